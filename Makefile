@@ -1,0 +1,11 @@
+.PHONY: build test lint bench clean
+build:
+	pip install --no-build-isolation -e .
+test:
+	python -m pytest
+lint:
+	ruff check . && ruff format --check . && clang-format --dry-run --Werror $$(git ls-files 'csrc/*' | grep -E '\.(h|cpp|cu|cuh)$$')
+bench:
+	python -m pytest benchmarks --benchmark-only
+clean:
+	rm -rf build htc_fast/*.so

@@ -1,0 +1,78 @@
+"""Which backend runs an operator.
+
+A CPU tensor runs in C++. A CUDA tensor runs in CUDA C++ where that was built, in Triton otherwise. `use_backend` or
+HTC_FAST_BACKEND forces one: a forced backend never falls back, it raises.
+"""
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Iterator
+
+import torch
+
+from htc_fast.ops import _native
+
+BACKENDS = ("cpp", "cuda", "triton", "reference")
+# What exists per operator; operators add themselves where they register an implementation.
+available: dict[str, set[str]] = {}
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("htc_fast_backend", default=None)
+
+
+def _check(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: expected one of {', '.join(BACKENDS)}.")
+    return name
+
+
+_from_environment = os.environ.get("HTC_FAST_BACKEND") or None
+if _from_environment is not None:
+    _check(_from_environment)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every operator called inside the block, in this thread or task, on one backend.
+
+    name    "cpp" (CPU tensors), "cuda", "triton" (CUDA tensors) or "reference" (plain PyTorch, any device)
+    raises  ValueError if the name is unknown; a call whose tensors or operator the backend lacks raises there
+    """
+    token = _forced.set(_check(name))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def register(op: str, *backends: str) -> None:
+    """Note that `op` has these backends (besides the reference, which every operator has)."""
+    available.setdefault(op, {"reference"}).update(backends)
+
+
+def backend_for(op: str, tensor: torch.Tensor) -> str:
+    """The backend that `op` uses for a tensor of this device.
+
+    raises  RuntimeError if a forced backend does not have the operator or cannot take the device;
+            ImportError if the native library that it needs is missing
+    """
+    forced, has = _forced.get() or _from_environment, available.get(op, {"reference"})
+    device = tensor.device.type
+    if forced is None:
+        if device == "cuda":
+            chosen = "cuda" if "cuda" in has and _native.has_cuda() else "triton" if "triton" in has else "cuda"
+        else:
+            chosen = "cpp" if device in ("cpu", "meta") else "reference"
+    else:
+        chosen = forced
+    if chosen == "reference":
+        return chosen
+    interpreted = chosen == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    wanted = "cpu" if chosen == "cpp" else "cuda"
+    if device not in (wanted, "meta") and not interpreted:
+        raise RuntimeError(f"the backend {chosen!r} was asked for and needs {wanted} tensors, got {device}: "
+                           "move the tensors or choose another backend.")  # fmt: skip
+    if chosen not in has:
+        raise RuntimeError(f"{op} has no {chosen!r} backend here: it has {', '.join(sorted(has))}.")
+    if chosen != "triton":
+        _native.require(cuda=chosen == "cuda")
+    return chosen
