@@ -1,0 +1,1 @@
+"""Training: matching, sampling, losses, and the loop around them."""

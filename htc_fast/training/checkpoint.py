@@ -1,0 +1,83 @@
+"""Checkpoints that are either whole or absent.
+
+A checkpoint is two files: `000120.safetensors`, weights that predict and evaluate read as they are, and
+`000120.state`, all else that an exact continuation needs. The state comes last: it makes the pair valid.
+"""
+
+import io
+import json
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from htc_fast.errors import UserError
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """A model as safetensors, with its configuration inside, so that the file alone rebuilds it."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return safetensors.torch.save(
+        tensors, {"model": model.config.name, "config": json.dumps(asdict(model.config))}
+    )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that its name never holds half of it.
+
+    raises  UserError if the disk is full or refuses
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"could not save {path} ({error.strerror}): the previous checkpoint is intact, "
+            "so make room and continue with --resume."
+        ) from None
+
+
+def save(folder: Path, iteration: int, model: nn.Module, state: dict, keep: int) -> Path:
+    """Save a checkpoint, then drop the oldest beyond `keep`; returns the weights' path."""
+    weights = folder / f"{iteration:06d}.safetensors"
+    write_whole(weights, weights_bytes(model))
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_whole(weights.with_suffix(".state"), content.getvalue())
+    for old in whole(folder)[:-keep]:
+        old.with_suffix(".state").unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+    return weights
+
+
+def whole(folder: Path) -> list[Path]:
+    """The weights of every complete checkpoint, oldest first."""
+    found = [path for path in folder.glob("*.state") if re.fullmatch(r"\d+", path.stem)]
+    weights = (path.with_suffix(".safetensors") for path in sorted(found, key=lambda path: int(path.stem)))
+    return [path for path in weights if path.exists()]
+
+
+def load(weights: Path, model: nn.Module) -> dict:
+    """Put a checkpoint's weights into the model and return its state.
+
+    raises  UserError if a file is damaged or of another model
+    """
+    try:
+        model.load_state_dict(safetensors.torch.load_file(weights))
+        return torch.load(weights.with_suffix(".state"), map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"cannot continue from {weights} ({reason}): give the options of the run that wrote it, "
+            "or delete this checkpoint to continue from the one before."
+        ) from error

@@ -1,0 +1,65 @@
+"""What several processes share: start-up under torchrun, who speaks, and small agreements."""
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; waits for all of them."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return bool(value.item())
+
+    def max(self, number: float) -> float:
+        """The largest of all processes' numbers."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number, device=self.device, dtype=torch.float64)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value.item()
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def start(device: str | None = None) -> World:
+    """Join the processes torchrun started, or stand alone.
+
+    device  "cpu", "cuda", "cuda:1"; None: this process's GPU if there is one
+    """
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if device is None:
+        device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return World(device=chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return World(dist.get_rank(), dist.get_world_size(), chosen)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,241 @@
+"""The training loop: steps, checkpoints, evaluation, and a clean way out of every trouble.
+
+All randomness is a function of (seed, rank, iteration), so a stopped run goes on as if never stopped.
+"""
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from htc_fast.training import checkpoint
+from htc_fast.training.distributed import World
+from htc_fast.training.losses import losses
+from htc_fast.training.optimizer import make_optimizer, set_rate
+from htc_fast.training.recipe import Position, Recipe
+from htc_fast.training.report import Report, memory_mb
+from htc_fast.training.watch import Alarm, Window, check_weights
+
+SCORE = "mask AP"
+
+
+class Step(nn.Module):
+    """Images to loss terms, as a module that DistributedDataParallel can wrap."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, image_sizes: Tensor, targets) -> dict[str, Tensor]:
+        return losses(self.model, images, image_sizes, targets)
+
+
+class Trainer:
+    """One run over one model.
+
+    feed      len(feed) batches per epoch for this process; feed.epoch(number, skip) yields
+              (images, image_sizes, targets, names of the images)
+    evaluate  model -> {"mask AP": 0.4, ...}; None: never
+    picture   called with (model, path of a PNG) at the end; None: no picture
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        feed,
+        recipe: Recipe,
+        folder: str | Path,
+        world: World | None = None,
+        evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+        picture: Callable[[nn.Module, Path], None] | None = None,
+    ):
+        self.world = world or World()
+        self.model = model.to(self.world.device, memory_format=torch.channels_last)
+        self.feed, self.recipe, self.folder = feed, recipe, Path(folder)
+        self.checkpoints = self.folder / "checkpoints"
+        self.evaluate, self.picture = evaluate, picture
+        self.optimizer = make_optimizer(model, recipe.optimizer, recipe.schedule.rate, recipe.weight_decay)
+        self.step: nn.Module = Step(model)
+        if self.world.size > 1:
+            self.step = nn.parallel.DistributedDataParallel(self.step)
+        self.steps_per_epoch = max(1, len(feed) // recipe.accumulate)
+        self.at = Position()
+        self.alarm, self.report = Alarm(), None
+        self.asked = self.stopping = False
+        self.saved = -1
+
+    def resume(self) -> bool:
+        """Continue from the newest checkpoint in the folder, if there is one."""
+        found = checkpoint.whole(self.checkpoints)
+        if found:
+            state = checkpoint.load(found[-1], self.model)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.at = Position(**state["position"])
+            self.saved = self.at.iteration
+            if state["feed"] != self._feed_shape() and self.at.batch:
+                print("the data, batch size or number of processes changed, so this epoch starts again.")
+                self.at = replace(self.at, batch=0)
+        return bool(found)
+
+    def run(self) -> Position:
+        """Train until the recipe's end or until asked to stop; save, and at the end evaluate and draw."""
+        self.report = Report(self.folder, self.at.iteration) if self.world.leads else None
+        self.started = time.monotonic() - self.at.seconds
+        try:
+            with _signals(self):
+                while self._share() < 1 and not self.stopping:
+                    self._epoch()
+                if self.saved != self.at.iteration:
+                    self._save()
+            if self.stopping:
+                self._say(f"stopped after iteration {self.at.iteration} and saved: --resume continues.")
+            else:
+                self._finish()
+        finally:
+            if self.report is not None:
+                self.report.close()
+        return self.at
+
+    def _share(self) -> float:
+        seconds = time.monotonic() - self.started
+        if self.recipe.minutes is not None:
+            seconds = self.world.max(seconds)
+        return self.recipe.share(self.at.iteration, self.steps_per_epoch, seconds)
+
+    def _epoch(self) -> None:
+        """Go on through the current epoch, to its end or the run's."""
+        recipe = self.recipe
+        self.model.train()
+        batches = iter(self.feed.epoch(self.at.epoch, self.at.batch))
+        window = Window()
+        while self.at.batch + recipe.accumulate <= len(self.feed):
+            share = self._share()
+            if share >= 1 or self.stopping:
+                return
+            set_rate(self.optimizer, recipe.schedule(self.at.iteration, share))
+            window.add(*self._step(batches))
+            self.at = replace(
+                self.at,
+                iteration=self.at.iteration + 1,
+                batch=self.at.batch + recipe.accumulate,
+                seconds=time.monotonic() - self.started,
+            )
+            self._after_step(window, share)
+        self.at = replace(self.at, epoch=self.at.epoch + 1, batch=0)
+        if recipe.evaluate_every and self.at.epoch % recipe.evaluate_every == 0 and self._share() < 1:
+            self._save()
+            self._evaluate()
+
+    def _step(self, batches) -> tuple[dict[str, Tensor], int]:
+        """One update of the weights; returns the mean loss terms and how many images all processes saw."""
+        recipe, total, seen = self.recipe, {}, 0
+        seed = (recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration
+        torch.manual_seed(seed % 2**63)
+        for part in range(recipe.accumulate):
+            images, image_sizes, targets, names = next(batches)
+            images = images.to(self.world.device, non_blocking=True, memory_format=torch.channels_last)
+            image_sizes = image_sizes.to(self.world.device, non_blocking=True)
+            targets = targets.to(self.world.device, non_blocking=True)
+            waits = self.world.size > 1 and part < recipe.accumulate - 1
+            with self.step.no_sync() if waits else contextlib.nullcontext():
+                with self._autocast():
+                    terms = self.step(images, image_sizes, targets)
+                self.alarm.look(terms, self.at.iteration, names)
+                (sum(terms.values()) / recipe.accumulate).backward()
+            for name, value in terms.items():
+                total[name] = total.get(name, 0) + value.detach() / recipe.accumulate
+            seen += len(images)
+        if recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total, seen * self.world.size
+
+    def _after_step(self, window: Window, share: float) -> None:
+        recipe, iteration = self.recipe, self.at.iteration
+        # Processes may be asked to stop at different steps; they agree every tenth.
+        if self.world.size == 1 or iteration % 10 == 0:
+            self.stopping = self.world.any(self.asked)
+        if iteration % recipe.log_every == 0 and self.report is not None:
+            numbers = window.flush()
+            numbers["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+            numbers["memory_mb"] = memory_mb(self.world.device)
+            self.report.losses(iteration, numbers)
+            self.report.progress(share, self.at.epoch, iteration, numbers)
+        if recipe.save_every and iteration % recipe.save_every == 0:
+            self._save()
+
+    def _autocast(self):
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.recipe.amp)
+
+    def _feed_shape(self) -> list[int]:
+        return [len(self.feed), self.world.size]
+
+    def _save(self) -> None:
+        """Write a checkpoint, if the losses and weights so far are finite."""
+        self.alarm.settle()
+        check_weights(self.model, self.at.iteration)
+        self.saved = self.at.iteration
+        if self.world.leads:
+            state = {
+                "optimizer": self.optimizer.state_dict(),
+                "position": asdict(self.at),
+                "feed": self._feed_shape(),
+            }
+            checkpoint.save(self.checkpoints, self.at.iteration, self.model, state, self.recipe.keep)
+        self.world.wait()
+
+    def _evaluate(self) -> None:
+        """Score the model on the validation images; the best weights are kept as best.safetensors."""
+        if self.world.leads and self.evaluate is not None:
+            self.model.eval()
+            with torch.no_grad(), self._autocast():
+                numbers = self.evaluate(self.model)
+            self.report.evaluation(self.at.iteration, numbers)
+            best = self.folder / "best.json"
+            if not best.exists() or numbers[SCORE] > json.loads(best.read_text())[SCORE]:
+                checkpoint.write_whole(self.folder / "best.safetensors", checkpoint.weights_bytes(self.model))
+                checkpoint.write_whole(best, json.dumps({"iteration": self.at.iteration, **numbers}).encode())
+        self.world.wait()
+
+    def _finish(self) -> None:
+        self._evaluate()
+        if not self.world.leads:
+            return
+        final = self.folder / "model.safetensors"
+        checkpoint.write_whole(final, checkpoint.weights_bytes(self.model))
+        if self.picture is not None:
+            self.model.eval()
+            self.picture(self.model, self.folder / "predictions.png")
+        minutes = self.at.seconds / 60
+        self._say(f"finished after {self.at.iteration} iterations in {minutes:.1f} minutes: {final}")
+
+    def _say(self, sentence: str) -> None:
+        if self.report is not None:
+            self.report.say(sentence)
+
+
+@contextlib.contextmanager
+def _signals(trainer: Trainer):
+    """Ctrl-C and SIGTERM ask the run to stop after this step; a second time they stop it at once."""
+
+    def ask(number, frame):
+        if trainer.asked:
+            raise KeyboardInterrupt
+        trainer.asked = True
+
+    previous = {}
+    # Only the main thread may set handlers; elsewhere the caller keeps its own.
+    with contextlib.suppress(ValueError):
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,129 @@
+"""What a run says and leaves: one progress line, metrics as CSV and TensorBoard, curves as a picture."""
+
+import csv
+import resource
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+LOSSES = "losses.csv"
+EVALUATIONS = "evaluations.csv"
+
+
+class Report:
+    """The leading process's record of a run, in a folder.
+
+    folder     where the CSV files, `tensorboard/` and `curves.png` go
+    iteration  where the run starts; rows from a killed run that lie beyond it are dropped
+    """
+
+    def __init__(self, folder: Path, iteration: int = 0):
+        self.folder = folder
+        self.started = time.monotonic()
+        self.first_share: float | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (LOSSES, EVALUATIONS):
+            _drop_rows_after(folder / name, iteration)
+        self.board = _tensorboard(folder / "tensorboard", iteration)
+        self.line = tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar:10}| {desc}", dynamic_ncols=True)
+
+    def losses(self, iteration: int, numbers: dict[str, float]) -> None:
+        """Add one row of loss terms, rate and speed."""
+        self._write(LOSSES, iteration, numbers, "train")
+
+    def evaluation(self, iteration: int, numbers: dict[str, float]) -> None:
+        """Add one row of AP values and redraw the curves."""
+        self._write(EVALUATIONS, iteration, numbers, "val")
+        shown = [f"{name} {value:.3f}" for name, value in numbers.items() if name.endswith(("AP", "AP50"))]
+        self.say(f"iteration {iteration}: " + ", ".join(shown))
+
+    def progress(self, share: float, epoch: int, iteration: int, numbers: dict[str, float]) -> None:
+        """Show the run's state in the one line."""
+        if self.first_share is None:
+            self.first_share, self.started = share, time.monotonic()
+        done = share - self.first_share
+        left = (time.monotonic() - self.started) / done * (1 - share) if done > 0 else 0.0
+        text = [
+            f"epoch {epoch + 1} it {iteration}",
+            f"loss {numbers['loss']:.2f} ({short_terms(numbers)})",
+            f"{numbers['images_per_second']:.2f} img/s",
+            f"{numbers['memory_mb'] / 1024:.1f} GB",
+            f"{int(left) // 60}:{int(left) % 60:02d} left",
+        ]
+        self.line.n = min(share, 1.0)
+        self.line.set_description_str(" · ".join(text), refresh=False)
+        self.line.refresh()
+
+    def say(self, sentence: str) -> None:
+        """Print a line above the progress line."""
+        self.line.write(sentence)
+
+    def close(self) -> None:
+        """Draw the curves and close the files."""
+        from htc_fast.training.plots import draw_curves
+
+        self.line.close()
+        if self.board is not None:
+            self.board.close()
+        if (self.folder / LOSSES).exists():
+            draw_curves(self.folder / LOSSES, self.folder / EVALUATIONS, self.folder / "curves.png")
+
+    def _write(self, name: str, iteration: int, numbers: dict[str, float], group: str) -> None:
+        path = self.folder / name
+        new = not path.exists()
+        with open(path, "a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["iteration", *numbers])
+            writer.writerow([iteration, *(f"{value:.6g}" for value in numbers.values())])
+        if self.board is not None:
+            for key, value in numbers.items():
+                self.board.add_scalar(f"{group}/{key}", value, iteration)
+
+
+def short_terms(numbers: dict[str, float]) -> str:
+    """The loss terms in few characters: rpn class/box, semantic, then each stage's class/box/mask."""
+    parts = [f"rpn {numbers['rpn_class']:.2f}/{numbers['rpn_box']:.2f}"]
+    if "semantic" in numbers:
+        parts.append(f"sem {numbers['semantic']:.2f}")
+    t = 1
+    while f"stage{t}_class" in numbers:
+        stage = [f"{numbers[f'stage{t}_{kind}']:.2f}" for kind in ("class", "box", "mask")]
+        parts.append(f"s{t} {'/'.join(stage)}")
+        t += 1
+    return " ".join(parts)
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """A metrics file as numbers; empty if there is none."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _drop_rows_after(path: Path, iteration: int) -> None:
+    if not path.exists():
+        return
+    with open(path, newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) <= iteration)])
+
+
+def _tensorboard(folder: Path, iteration: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("tensorboard is not installed, so metrics go to CSV only (pip install tensorboard).")
+        return None
+    return SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)
