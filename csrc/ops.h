@@ -16,4 +16,19 @@ using Parallel = std::function<void(int64_t count, int64_t grain, const std::fun
 // A cudaStream_t, unnamed so that this header needs no CUDA.
 using Stream = void*;
 
+// boxes [K, 4], scores [K], classes [K] -> indices [kept], decayed [kept], room for max_output of each.
+struct SoftNms {
+  int64_t count;
+  const float* boxes;
+  const float* scores;
+  const int64_t* classes;
+  bool gaussian;
+  float iou_threshold, sigma, min_score;
+  int64_t max_output;
+  int64_t* indices;
+  float* decayed;
+  int64_t* kept;
+};
+HTC_CPU_KERNEL(soft_nms, SoftNms)
+
 }  // namespace htc

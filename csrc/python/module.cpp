@@ -26,5 +26,6 @@ PYBIND11_MODULE(_build, m) {
   m.attr("instruction_sets") = words(HTC_INSTRUCTION_SETS);
   m.attr("instruction_set") = words(HTC_INSTRUCTION_SETS).at(htc::cpu::instruction_set());
   m.attr("cuda") = std::string(HTC_CUDA_VERSION);
-  m.attr("cuda_architectures") = std::string(HTC_CUDA_VERSION).empty() ? std::vector<std::string>{} : words(HTC_CUDA_ARCHITECTURES);
+  m.attr("cuda_architectures") =
+      std::string(HTC_CUDA_VERSION).empty() ? std::vector<std::string>{} : words(HTC_CUDA_ARCHITECTURES);
 }

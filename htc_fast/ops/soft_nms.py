@@ -1,0 +1,71 @@
+"""Soft-NMS per class (Bodla et al., ICCV 2017), on CPU tensors in C++."""
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend, _native
+from htc_fast.ops.reference import soft_nms as reference
+
+METHODS = ("linear", "gaussian")
+_backend.register("soft_nms", "cpp")
+
+
+@torch.no_grad()
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    idxs: Tensor,
+    *,
+    method: str = "linear",
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+    max_output: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Decay the scores of boxes that overlap better ones of their class, and keep those that stay visible.
+
+    boxes          [K, 4]  x1, y1, x2, y2 in pixels; NaN or infinite ones are never kept
+    scores         [K]
+    idxs           [K]     classes, any integers
+    method         "linear": times 1 - IoU where IoU >= iou_threshold; "gaussian": times exp(-IoU^2 / sigma)
+    iou_threshold  for "linear"
+    sigma          for "gaussian", > 0
+    min_score      boxes that fall below it are dropped
+    max_output     how many to return at most; None: all
+    returns        indices [n] int64 and decayed scores [n] float32, best first, ties by index; no gradient
+    raises         ValueError for wrong shapes or options
+    source         Soft-NMS, section 3; candidates and defaults as in mmcv
+    """
+    _check(boxes, scores, idxs, method, sigma, max_output)
+    most = len(boxes) if max_output is None else min(max_output, len(boxes))
+    if _backend.backend_for("soft_nms", boxes) == "reference":
+        return reference.soft_nms(boxes, scores, idxs, method, iou_threshold, sigma, min_score, most)
+    gaussian = method == "gaussian"
+    return torch.ops.htc_fast.soft_nms(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, most)
+
+
+def _check(
+    boxes: Tensor, scores: Tensor, idxs: Tensor, method: str, sigma: float, max_output: int | None
+) -> None:
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must be [K, 4], got {list(boxes.shape)}.")
+    for name, value in (("scores", scores), ("idxs", idxs)):
+        if value.shape != boxes.shape[:1]:
+            raise ValueError(f"{name} must be [K] = [{len(boxes)}] like boxes, got {list(value.shape)}.")
+        if value.device != boxes.device:
+            raise ValueError(f"{name} must be on {boxes.device} like boxes, got {value.device}.")
+    if not boxes.is_floating_point() or not scores.is_floating_point() or idxs.is_floating_point():
+        raise TypeError(f"boxes and scores must be floating point and idxs integers, got {boxes.dtype}, "
+                        f"{scores.dtype} and {idxs.dtype}.")  # fmt: skip
+    if method not in METHODS:
+        raise ValueError(f"unknown soft-NMS method {method!r}: expected 'linear' or 'gaussian'.")
+    if sigma <= 0:
+        raise ValueError(f"sigma must be positive, got {sigma}.")
+    if max_output is not None and max_output < 0:
+        raise ValueError(f"max_output must not be negative, got {max_output}.")
+
+
+@_native.register_fake("soft_nms")
+def _(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, max_output):
+    kept = torch.library.get_ctx().new_dynamic_size(min=0, max=max_output)
+    return idxs.new_empty(kept, dtype=torch.int64), scores.new_empty(kept, dtype=torch.float32)
