@@ -46,9 +46,7 @@ def test_equals_loops(seed, low_quality):
     gt_valid = torch.arange(8)[None] < torch.tensor(counts)[:, None]
     found = match(boxes, valid, gt, gt_valid, 0.7, 0.3, low_quality)
     for n, count in enumerate(counts):
-        expected = match_by_loops(
-            boxes[n].tolist(), valid[n].tolist(), gt[n, :count].tolist(), 0.7, 0.3, low_quality
-        )
+        expected = match_by_loops(boxes[n].tolist(), valid[n].tolist(), gt[n, :count].tolist(), 0.7, 0.3, low_quality)
         assert found[n].tolist() == expected
 
 
@@ -72,7 +70,10 @@ def test_no_ground_truth_is_all_background(gt_count):
 def test_anchors_inside():
     anchors = torch.tensor([[0.0, 0, 32, 32], [-1, 0, 31, 32], [68, 0, 100, 32], [67, 0, 99, 32], [90, 0, 130, 32]])
     sizes = torch.tensor([[64, 100], [64, 200]])
-    assert anchors_inside(anchors, sizes, 0).tolist() == [[True, False, False, True, False], [True, False] + [True] * 3]
+    assert anchors_inside(anchors, sizes, 0).tolist() == [
+        [True, False, False, True, False],
+        [True, False] + [True] * 3,
+    ]
     assert anchors_inside(anchors, sizes, 1)[0].tolist() == [True, True, True, True, False]
     # 100 pixels are padded to 128: centres up to there count when any border is allowed.
     assert anchors_inside(anchors + 25, sizes, -1)[0].tolist() == [True, True, True, True, False]
