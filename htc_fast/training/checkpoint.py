@@ -21,9 +21,7 @@ from htc_fast.errors import UserError
 def weights_bytes(model: nn.Module) -> bytes:
     """A model as safetensors, with its configuration inside, so that the file alone rebuilds it."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    return safetensors.torch.save(
-        tensors, {"model": model.config.name, "config": json.dumps(asdict(model.config))}
-    )
+    return safetensors.torch.save(tensors, {"model": model.config.name, "config": json.dumps(asdict(model.config))})
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -39,8 +39,7 @@ class Step(nn.Module):
 class Trainer:
     """One run over one model.
 
-    feed      len(feed) batches per epoch for this process; feed.epoch(number, skip) yields
-              (images, image_sizes, targets, names of the images)
+    feed      `Feed`: batches of (images, image_sizes, targets, names of the images)
     evaluate  model -> {"mask AP": 0.4, ...}; None: never
     picture   called with (model, path of a PNG) at the end; None: no picture
     """
@@ -64,7 +63,6 @@ class Trainer:
         self.step: nn.Module = Step(model)
         if self.world.size > 1:
             self.step = nn.parallel.DistributedDataParallel(self.step)
-        self.steps_per_epoch = max(1, len(feed) // recipe.accumulate)
         self.at = Position()
         self.alarm, self.report = Alarm(), None
         self.asked = self.stopping = False
@@ -89,8 +87,7 @@ class Trainer:
         self.started = time.monotonic() - self.at.seconds
         try:
             with _signals(self):
-                while self._share() < 1 and not self.stopping:
-                    self._epoch()
+                self._train()
                 if self.saved != self.at.iteration:
                     self._save()
             if self.stopping:
@@ -106,31 +103,20 @@ class Trainer:
         seconds = time.monotonic() - self.started
         if self.recipe.minutes is not None:
             seconds = self.world.max(seconds)
-        return self.recipe.share(self.at.iteration, self.steps_per_epoch, seconds)
+        return self.recipe.share(self.at.iteration, len(self.feed), seconds)
 
-    def _epoch(self) -> None:
-        """Go on through the current epoch, to its end or the run's."""
-        recipe = self.recipe
+    def _train(self) -> None:
+        """Steps until the run's end, or until asked to stop."""
+        batches, window = self.feed.batches(self.at.epoch, self.at.batch), Window()
         self.model.train()
-        batches = iter(self.feed.epoch(self.at.epoch, self.at.batch))
-        window = Window()
-        while self.at.batch + recipe.accumulate <= len(self.feed):
-            share = self._share()
-            if share >= 1 or self.stopping:
-                return
-            set_rate(self.optimizer, recipe.schedule(self.at.iteration, share))
+        share = self._share()
+        while share < 1 and not self.stopping:
+            set_rate(self.optimizer, self.recipe.schedule(self.at.iteration, share))
             window.add(*self._step(batches))
-            self.at = replace(
-                self.at,
-                iteration=self.at.iteration + 1,
-                batch=self.at.batch + recipe.accumulate,
-                seconds=time.monotonic() - self.started,
-            )
-            self._after_step(window, share)
-        self.at = replace(self.at, epoch=self.at.epoch + 1, batch=0)
-        if recipe.evaluate_every and self.at.epoch % recipe.evaluate_every == 0 and self._share() < 1:
-            self._save()
-            self._evaluate()
+            epochs, batch = divmod(self.at.batch + self.recipe.accumulate, len(self.feed))
+            self.at = Position(self.at.iteration + 1, self.at.epoch + epochs, batch, time.monotonic() - self.started)
+            share = self._share()
+            self._after_step(window, share, epochs > 0)
 
     def _step(self, batches) -> tuple[dict[str, Tensor], int]:
         """One update of the weights; returns the mean loss terms and how many images all processes saw."""
@@ -157,7 +143,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return total, seen * self.world.size
 
-    def _after_step(self, window: Window, share: float) -> None:
+    def _after_step(self, window: Window, share: float, epoch_ended: bool) -> None:
         recipe, iteration = self.recipe, self.at.iteration
         # Processes may be asked to stop at different steps; they agree every tenth.
         if self.world.size == 1 or iteration % 10 == 0:
@@ -168,8 +154,13 @@ class Trainer:
             numbers["memory_mb"] = memory_mb(self.world.device)
             self.report.losses(iteration, numbers)
             self.report.progress(share, self.at.epoch, iteration, numbers)
-        if recipe.save_every and iteration % recipe.save_every == 0:
+        evaluates = epoch_ended and recipe.evaluate_every and self.at.epoch % recipe.evaluate_every == 0
+        if share < 1 and (evaluates or (recipe.save_every and iteration % recipe.save_every == 0)):
             self._save()
+        if share < 1 and evaluates:
+            self._evaluate()
+            self.model.train()
+            window.restart()
 
     def _autocast(self):
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.recipe.amp)

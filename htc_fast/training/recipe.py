@@ -35,9 +35,9 @@ class Recipe:
     log_every: int = 10
     seed: int = 0
 
-    def share(self, iteration: int, steps_per_epoch: int, seconds: float) -> float:
+    def share(self, iteration: int, batches_per_epoch: int, seconds: float) -> float:
         """How much of the run is done, 0 to 1 or more."""
-        shares = [iteration / max(1, int(self.epochs * steps_per_epoch))]
+        shares = [iteration * self.accumulate / max(1, self.epochs * batches_per_epoch)]
         if self.iterations is not None:
             shares.append(iteration / max(1, self.iterations))
         if self.minutes is not None:

@@ -13,6 +13,10 @@ class Window:
     """Loss terms and speed since the last row of the log."""
 
     def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted."""
         self.terms: dict[str, Tensor] = {}
         self.steps = self.images = 0
         self.started = time.monotonic()
@@ -32,7 +36,7 @@ class Window:
             **dict(zip(self.terms, values, strict=True)),
             "images_per_second": self.images / max(time.monotonic() - self.started, 1e-9),
         }
-        self.__init__()
+        self.restart()
         return numbers
 
 

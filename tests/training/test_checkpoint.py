@@ -58,7 +58,7 @@ def test_half_a_checkpoint_does_not_count(tmp_path):
 def test_damaged_checkpoint_is_one_sentence(tmp_path):
     weights = checkpoint.save(tmp_path, 1, Tiny(), {}, keep=3)
     weights.write_bytes(weights.read_bytes()[:50])
-    with pytest.raises(UserError, match="cannot continue from .*000001"):
+    with pytest.raises(UserError, match=r"cannot continue from .*000001"):
         checkpoint.load(weights, Tiny())
 
 
