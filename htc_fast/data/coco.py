@@ -1,0 +1,243 @@
+"""Any data set in COCO format, by its root folder or by explicit paths."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from htc_fast.data import semantic as semantic_maps
+from htc_fast.data.annotations import Annotations, Picture, read_annotations
+from htc_fast.data.masks import to_bitmaps, to_rle
+from htc_fast.data.notes import say_once
+from htc_fast.data.pictures import load_image
+from htc_fast.errors import UserError
+from htc_fast.instances import Instances
+
+SMALLEST_SIDE = 32
+
+
+class CocoDataset(Dataset):
+    """Pictures and their instances, as dicts that torchvision's transforms v2 understand.
+
+    root              folder with annotations/ and pictures; None where both paths below are given
+    split             "train", "val", ...: finds annotations/instances_<split>2017.json and its relatives
+    annotations       instances file, instead of searching
+    images            folder that file names are relative to, instead of searching
+    semantic          None: pixel maps or panoptic files if there, else derived from the masks; "derive"; "none";
+                      or the path of a folder of pixel maps or of a panoptic JSON
+    semantic_classes  classes in pixel maps; None: the file's info.semantic_classes, else 183
+    classes           names to use, in this order; None: all categories by rank of their id
+    keep_empty        keep pictures without instances or below 32 pixels; None: unless split starts with "train"
+    transform         sample dict -> sample dict
+    source            HTC specification section 1.3
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        split: str = "train",
+        *,
+        annotations: str | Path | None = None,
+        images: str | Path | None = None,
+        semantic: str | Path | None = None,
+        semantic_classes: int | None = None,
+        classes: Sequence[str] | None = None,
+        keep_empty: bool | None = None,
+        transform: Callable[[dict], dict] | None = None,
+    ):
+        if root is None and annotations is None:
+            raise UserError("a data set needs its root folder (--data) or its annotation file (--annotations).")
+        root = Path(root) if root is not None else None
+        self.path = Path(annotations) if annotations is not None else find_annotations(root, split)
+        self.annotations: Annotations = read_annotations(self.path, classes)
+        self.pictures, self.classes = self.annotations.pictures, self.annotations.classes
+        self.category_ids = self.annotations.category_ids
+        self.images = find_images(self.path, root, split, images, self.annotations.file_names[0])
+        self.keep = self._kept(not split.startswith("train") if keep_empty is None else keep_empty)
+        _check_present(self.images, [self.annotations.file_names[i] for i in self.keep])
+        self.maps = self._maps(root, split, semantic, semantic_classes)
+        self.transform = transform
+
+    @property
+    def semantic_classes(self) -> int:
+        """Classes of the semantic maps; 0 without maps."""
+        return self.maps.classes if self.maps is not None else 0
+
+    @property
+    def groups(self) -> list[int]:
+        """Orientation by sample: 0 upright (width < height), 1 otherwise; batches do not mix them."""
+        sizes = self.annotations.sizes
+        return [int(sizes[i][1] >= sizes[i][0]) for i in self.keep]
+
+    def __len__(self) -> int:
+        return len(self.keep)
+
+    def picture(self, index: int) -> Picture:
+        """The picture of a sample, with all its annotations."""
+        return self.pictures[self.keep[index]]
+
+    def image(self, index: int) -> np.ndarray:
+        """Its pixels, uint8 [H, W, 3] RGB."""
+        picture = self.picture(index)
+        return load_image(self.images / picture.file_name, (picture.height, picture.width))
+
+    def __getitem__(self, index: int) -> dict:
+        """One sample.
+
+        image     uint8 [3, H, W] RGB
+        boxes     float32 [G, 4]; labels int64 [G]; masks uint8 [G, H, W]
+        semantic  uint8 [H, W], 255 = ignore; absent without maps
+        name      file name
+        """
+        picture = self.picture(index)
+        size = (picture.height, picture.width)
+        pixels = load_image(self.images / picture.file_name, size)
+        used = [item for item in picture.annotations if item.trainable]
+        masks = self._bitmaps(used, picture)
+        labels = np.array([item.label for item in used], dtype=np.int64)
+        boxes = torch.tensor([item.box for item in used], dtype=torch.float32).reshape(-1, 4)
+        sample = {
+            "image": tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)),
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+            "labels": torch.from_numpy(labels),
+            "masks": tv_tensors.Mask(torch.from_numpy(masks)),
+            "name": picture.file_name,
+        }
+        if self.maps is not None:
+            sample["semantic"] = tv_tensors.Mask(torch.from_numpy(self.maps.read(picture, masks, labels)))
+        return self.transform(sample) if self.transform else sample
+
+    def truth(self, index: int) -> Instances:
+        """The instances to be found in a picture, to draw beside predictions."""
+        picture = self.picture(index)
+        used = [item for item in picture.annotations if item.trainable]
+        return Instances(
+            boxes=torch.tensor([item.box for item in used], dtype=torch.float32).reshape(-1, 4),
+            scores=torch.ones(len(used)),
+            labels=torch.tensor([item.label for item in used], dtype=torch.int64),
+            rle=[to_rle(item.segmentation, picture.height, picture.width) for item in used],
+            size=(picture.height, picture.width),
+            class_names=self.classes,
+        )
+
+    def _bitmaps(self, used: list, picture: Picture) -> np.ndarray:
+        rles = [to_rle(item.segmentation, picture.height, picture.width) for item in used]
+        return to_bitmaps(rles, picture.height, picture.width)
+
+    def _kept(self, keep_empty: bool) -> list[int]:
+        """Indices of the pictures to use."""
+        everything = range(len(self.pictures))
+        if keep_empty:
+            return list(everything)
+        counts, sizes = self.annotations.trainable, self.annotations.sizes
+        kept = [i for i in everything if counts[i] and min(sizes[i]) >= SMALLEST_SIDE]
+        if not kept:
+            raise UserError(
+                f"{self.path} leaves nothing to train on: no picture of at least {SMALLEST_SIDE} pixels a side has "
+                "an instance with a mask, an area and a known category."
+            )
+        return kept
+
+    def _maps(self, root: Path | None, split: str, semantic: str | Path | None, classes: int | None):
+        if semantic == "none":
+            return None
+        classes = classes or self.annotations.semantic_classes
+        names = split_names(split, self.path)
+        found = semantic_maps.find_maps(root, self.path, names, classes) if semantic is None else None
+        if semantic is not None and semantic != "derive":
+            path = Path(semantic)
+            if path.is_dir():
+                found = semantic_maps.PixelMaps(path, classes or semantic_maps.STUFF_CLASSES)
+            elif path.is_file():
+                found = semantic_maps.PanopticMaps(path)
+            else:
+                raise UserError(
+                    f"semantic maps {path} are missing: give a folder of pixel maps, a panoptic JSON file, "
+                    '"derive" to make them of the instance masks, or "none".'
+                )
+        if found is None and semantic is None and split.startswith("train"):
+            say_once(
+                f"{self.path.name}: no semantic maps found (stuffthingmaps/ or panoptic_*.json), "
+                "so they are derived from the instance masks."
+            )
+        return found or semantic_maps.Derived(len(self.classes))
+
+
+def split_names(split: str, annotations: Path | None = None) -> list[str]:
+    """What files and folders of a split may be called, most likely first."""
+    names = [f"{split}2017", split]
+    if split in ("val", "valid"):
+        names += ["valid", "val", "validation"]
+    if annotations is not None:
+        names.insert(0, annotations.stem.removeprefix("instances_"))
+    return list(dict.fromkeys(names))
+
+
+def find_annotations(root: Path, split: str) -> Path:
+    """The instances file of a split below a root folder.
+
+    raises  UserError naming what was looked for and what is there
+    """
+    if not root.is_dir():
+        raise UserError(f"data set folder {root} is missing: expected a folder with annotations/ and pictures.")
+    tried = []
+    for name in split_names(split):
+        tried += [
+            Path("annotations") / f"instances_{name}.json",
+            Path("annotations") / f"{name}.json",
+            Path(f"{name}.json"),
+            Path(name) / "_annotations.coco.json",
+        ]
+    for path in tried:
+        if (root / path).is_file():
+            return root / path
+    there = sorted(str(path.relative_to(root)) for path in [*root.glob("*.json"), *root.glob("annotations/*.json")])
+    raise UserError(
+        f"{root} has no annotation file for split {split!r}: looked for {tried[0]}, {tried[1]} and others, "
+        f"found {', '.join(there[:5]) or 'no JSON file'}; name one with --annotations."
+    )
+
+
+def find_images(path: Path, root: Path | None, split: str, images: str | Path | None, first: str) -> Path:
+    """The folder that file names are relative to: the first likely one that holds the first picture.
+
+    raises  UserError if none does
+    """
+    if images is not None:
+        if not Path(images).is_dir():
+            raise UserError(f"image folder {images} is missing: check --images.")
+        return Path(images)
+    bases = dict.fromkeys([*([root] if root else []), path.parent.parent, path.parent])
+    names = split_names(split, path)
+    for base in bases:
+        inner = [base / part / name for part in ("", "images") for name in names]
+        for folder in (*inner, base / "images", base):
+            if (folder / first).is_file():
+                return folder
+    base = next(iter(bases))
+    raise UserError(
+        f"picture {first} of {path} is missing: looked in {base / names[0]}, {base / 'images'}, {base} and others; "
+        "name the folder with --images."
+    )
+
+
+def _check_present(folder: Path, names: list[str]) -> None:
+    """One directory listing per folder finds every missing picture before hours of training do."""
+    listed: dict[Path, set[str]] = {}
+    missing = []
+    for name in names:
+        place = (folder / name).parent
+        if place not in listed:
+            listed[place] = set(os.listdir(place)) if place.is_dir() else set()
+        if Path(name).name not in listed[place]:
+            missing.append(name)
+    if missing:
+        few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UserError(
+            f"{len(missing)} of {len(names)} pictures are missing in {folder} ({few}): "
+            "fetch them or take them out of the annotation file."
+        )

@@ -1,0 +1,23 @@
+"""A list that forked workers share: one buffer instead of millions of counted Python objects."""
+
+import pickle
+from collections.abc import Iterable
+
+import numpy as np
+
+
+class Packed:
+    """A read-only list of Python objects, each pickled into one long byte array."""
+
+    def __init__(self, items: Iterable):
+        parts = [pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL) for item in items]
+        self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        self._bytes = np.frombuffer(b"".join(parts), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int):
+        index = range(len(self))[index]
+        start = self._ends[index - 1] if index else 0
+        return pickle.loads(memoryview(self._bytes)[start : self._ends[index]])

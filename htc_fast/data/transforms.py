@@ -1,0 +1,154 @@
+"""Transforms of a sample dict, in the manner of torchvision's transforms v2: they mix with torchvision's own.
+
+All draws come from torch's generator, so seeding it fixes a sample.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from htc_fast.data.pictures import resize, resized_size
+
+
+def train_transform(
+    short: int | Sequence[int] | None = 800,
+    long: int = 1333,
+    flip: float = 0.5,
+    vertical_flip: float = 0.0,
+    crop: int | tuple[int, int] | None = None,
+) -> v2.Compose:
+    """Resize, crop, flip: the paper's single-scale recipe as default.
+
+    short          pixels of the short side; (lowest, highest): drawn in between; None: no resizing
+    long           limit of the long side
+    flip           probability of mirroring left-right, vertical_flip of top-bottom
+    crop           (height, width) of a random window, after resizing
+    """
+    steps: list = []
+    if short is not None:
+        steps.append(Resize(short, long))
+    if crop is not None:
+        steps.append(RandomCrop(crop))
+    if flip:
+        steps.append(v2.RandomHorizontalFlip(flip))
+    if vertical_flip:
+        steps.append(v2.RandomVerticalFlip(vertical_flip))
+    return v2.Compose([*steps, DropEmpty()])
+
+
+class Resize(v2.Transform):
+    """Resize keeping the aspect: images bilinear, masks nearest, boxes by the factor of each axis, then clipped.
+
+    short   pixels of the short side, or an inclusive range to draw from
+    long    limit of the long side
+    source  mmdetection's rule: both limits hold, sides rounded half up
+    """
+
+    def __init__(self, short: int | Sequence[int] = 800, long: int = 1333):
+        super().__init__()
+        self.short = (short, short) if isinstance(short, int) else (min(short), max(short))
+        self.long = long
+        if self.short[0] < 1 or long < 1:
+            raise ValueError(f"sides must be positive, got short={short}, long={long}.")
+
+    def make_params(self, flat_inputs: list) -> dict:
+        height, width = next(F.get_size(item) for item in flat_inputs if isinstance(item, tv_tensors.Image))
+        short = int(torch.randint(self.short[0], self.short[1] + 1, ()))
+        return {"size": resized_size(height, width, short, self.long)}
+
+    def transform(self, inpt, params: dict):
+        if isinstance(inpt, tv_tensors.Image):
+            return resize(inpt, params["size"])
+        if isinstance(inpt, tv_tensors.Mask) and inpt.numel() == 0:
+            return tv_tensors.Mask(inpt.new_zeros(*inpt.shape[:-2], *params["size"]))
+        return F.resize(inpt, list(params["size"]))
+
+
+class RandomCrop(torch.nn.Module):
+    """Cut a random window; instances that lie outside go, those that are cut get the box of what is left.
+
+    size  (height, width), or one number for both; a smaller image stays as it is along that side
+    Where the image has instances, the window holds at least one.
+    """
+
+    TRIALS = 10
+
+    def __init__(self, size: int | tuple[int, int]):
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+
+    def forward(self, sample: dict) -> dict:
+        height, width = F.get_size(sample["image"])
+        window = min(self.size[0], height), min(self.size[1], width)
+        if window == (height, width):
+            return sample
+        for _ in range(self.TRIALS):
+            top, left = (int(torch.randint(0, free + 1, ())) for free in (height - window[0], width - window[1]))
+            masks = sample["masks"][:, top : top + window[0], left : left + window[1]]
+            keep = masks.flatten(1).any(dim=1).bool()
+            if keep.any() or not len(keep):
+                return self._cut(sample, top, left, window, keep)
+        top, left = self._around(sample, height, width, window)
+        masks = sample["masks"][:, top : top + window[0], left : left + window[1]]
+        return self._cut(sample, top, left, window, masks.flatten(1).any(dim=1).bool())
+
+    def _around(self, sample: dict, height: int, width: int, window: tuple[int, int]) -> tuple[int, int]:
+        """A window whose centre is a pixel of a random instance, as far as the image's border lets it."""
+        chosen = sample["masks"][int(torch.randint(0, len(sample["labels"]), ()))]
+        pixels = chosen.nonzero()
+        if not len(pixels):
+            return 0, 0
+        y, x = pixels[int(torch.randint(0, len(pixels), ()))].tolist()
+        top = min(max(y - window[0] // 2, 0), height - window[0])
+        return top, min(max(x - window[1] // 2, 0), width - window[1])
+
+    def _cut(self, sample: dict, top: int, left: int, window: tuple[int, int], keep: Tensor) -> dict:
+        sample = select(sample, keep)
+        before = sample["boxes"].as_subclass(Tensor) - torch.tensor([left, top, left, top])
+        cut = {
+            key: F.crop(value, top, left, *window)
+            for key, value in sample.items()
+            if isinstance(value, (tv_tensors.Image, tv_tensors.Mask))
+        }
+        boxes = before.clone()
+        boxes[:, 0::2] = boxes[:, 0::2].clamp(0, window[1])
+        boxes[:, 1::2] = boxes[:, 1::2].clamp(0, window[0])
+        partial = (boxes != before).any(dim=1)
+        if partial.any():
+            boxes[partial] = _extent(cut["masks"][partial].as_subclass(Tensor))
+        cut["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=window)
+        return {**sample, **cut}
+
+
+class DropEmpty(torch.nn.Module):
+    """Drop instances whose box the other transforms left without a positive width and height."""
+
+    def forward(self, sample: dict) -> dict:
+        boxes = sample["boxes"].as_subclass(Tensor)
+        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        return sample if keep.all() else select(sample, keep)
+
+
+def select(sample: dict, keep: Tensor) -> dict:
+    """The sample with only the instances where keep [G] is True."""
+    boxes = sample["boxes"]
+    return {
+        **sample,
+        "boxes": tv_tensors.wrap(boxes.as_subclass(Tensor)[keep], like=boxes),
+        "labels": sample["labels"][keep],
+        "masks": tv_tensors.Mask(sample["masks"].as_subclass(Tensor)[keep]),
+    }
+
+
+def _extent(masks: Tensor) -> Tensor:
+    """Smallest boxes [G, 4] around non-empty masks [G, H, W], in whole pixels."""
+    columns, rows = masks.any(dim=1), masks.any(dim=2)
+    width, height = columns.shape[1], rows.shape[1]
+    x1, y1 = columns.int().argmax(dim=1), rows.int().argmax(dim=1)
+    x2 = width - columns.flip(1).int().argmax(dim=1)
+    y2 = height - rows.flip(1).int().argmax(dim=1)
+    return torch.stack([x1, y1, x2, y2], dim=1).float()

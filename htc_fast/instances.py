@@ -1,0 +1,87 @@
+"""What was found in one picture, in its own pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+
+@dataclass
+class Instances:
+    """The instances of one picture, best first.
+
+    boxes        [n, 4] float, x1, y1, x2, y2 in original pixels
+    scores       [n] float, 0 to 1
+    labels       [n] int64, index into class_names
+    rle          n COCO RLE dicts (compressed)
+    size         (height, width) of the picture
+    class_names  by label
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    rle: list[dict]
+    size: tuple[int, int]
+    class_names: Sequence[str] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rle)
+
+    def __getitem__(self, keep) -> "Instances":
+        """Some of them: a slice, a bool mask [n] or indices."""
+        index = torch.arange(len(self))[keep].reshape(-1)
+        return Instances(
+            self.boxes[index],
+            self.scores[index],
+            self.labels[index],
+            [self.rle[i] for i in index.tolist()],
+            self.size,
+            self.class_names,
+        )
+
+    @property
+    def masks(self) -> Tensor:
+        """[n, H, W] bool, decoded at every access."""
+        if not self.rle:
+            return torch.zeros((0, *self.size), dtype=torch.bool)
+        decoded = coco_mask.decode([_as_bytes(rle) for rle in self.rle])
+        return torch.from_numpy(np.ascontiguousarray(decoded.transpose(2, 0, 1))).bool()
+
+    def name(self, index: int) -> str:
+        """The class name of one instance."""
+        label = int(self.labels[index])
+        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int | str] | None = None) -> list[dict]:
+        """COCO result dicts, ready for JSON.
+
+        category_ids  by label; None: label + 1, as category ids begin at 1
+        """
+        results = []
+        for box, score, label, rle in zip(
+            self.boxes.double().tolist(), self.scores.tolist(), self.labels.tolist(), self.rle, strict=True
+        ):
+            x1, y1, x2, y2 = box
+            counts = rle["counts"]
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": category_ids[label] if category_ids else label + 1,
+                    "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+                    "score": round(score, 5),
+                    "segmentation": {
+                        "size": list(rle["size"]),
+                        "counts": counts.decode() if isinstance(counts, bytes) else counts,
+                    },
+                }
+            )
+        return results
+
+
+def _as_bytes(rle: dict) -> dict:
+    counts = rle["counts"]
+    return {"size": list(rle["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}
