@@ -51,7 +51,7 @@ def load_image(source, size: tuple[int, int] | None = None) -> np.ndarray:
         ) from error
 
 
-def resized_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
+def resized_size(height: int, width: int, short: float, long: float) -> tuple[int, int]:
     """The largest size of the same aspect whose short side is at most `short` and long side at most `long`."""
     scale = min(long / max(height, width), short / min(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))

@@ -20,45 +20,60 @@ def train_transform(
     flip: float = 0.5,
     vertical_flip: float = 0.0,
     crop: int | tuple[int, int] | None = None,
+    scale: tuple[float, float] = (1.0, 1.0),
+    turn: bool = False,
 ) -> v2.Compose:
     """Resize, crop, flip: the paper's single-scale recipe as default.
 
-    short          pixels of the short side; (lowest, highest): drawn in between; None: no resizing
+    short          pixels of the short side; (lowest, highest): drawn in between; None: the picture's own size
     long           limit of the long side
     flip           probability of mirroring left-right, vertical_flip of top-bottom
     crop           (height, width) of a random window, after resizing
+    scale          (lowest, highest) random factor on that size
+    turn           also turn by a random multiple of 90 degrees
     """
     steps: list = []
-    if short is not None:
-        steps.append(Resize(short, long))
+    if short is not None or tuple(scale) != (1.0, 1.0):
+        steps.append(Resize(short, long, scale))
     if crop is not None:
         steps.append(RandomCrop(crop))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
     if vertical_flip:
         steps.append(v2.RandomVerticalFlip(vertical_flip))
+    if turn:
+        steps.append(QuarterTurn())
     return v2.Compose([*steps, DropEmpty()])
 
 
 class Resize(v2.Transform):
     """Resize keeping the aspect: images bilinear, masks nearest, boxes by the factor of each axis, then clipped.
 
-    short   pixels of the short side, or an inclusive range to draw from
+    short   pixels of the short side, or an inclusive range to draw from; None: the picture's own size
     long    limit of the long side
+    scale   (lowest, highest) random factor on both
     source  mmdetection's rule: both limits hold, sides rounded half up
     """
 
-    def __init__(self, short: int | Sequence[int] = 800, long: int = 1333):
+    def __init__(
+        self,
+        short: int | Sequence[int] | None = 800,
+        long: int = 1333,
+        scale: tuple[float, float] = (1.0, 1.0),
+    ):
         super().__init__()
-        self.short = (short, short) if isinstance(short, int) else (min(short), max(short))
-        self.long = long
-        if self.short[0] < 1 or long < 1:
-            raise ValueError(f"sides must be positive, got short={short}, long={long}.")
+        self.short = (short, short) if isinstance(short, int) else short and (min(short), max(short))
+        self.long, self.scale = long, scale
+        if long < 1 or (self.short and self.short[0] < 1) or not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"sides and factors must be positive, got short={short}, long={long}, scale={scale}.")
 
     def make_params(self, flat_inputs: list) -> dict:
         height, width = next(F.get_size(item) for item in flat_inputs if isinstance(item, tv_tensors.Image))
-        short = int(torch.randint(self.short[0], self.short[1] + 1, ()))
-        return {"size": resized_size(height, width, short, self.long)}
+        short, long = min(height, width), max(height, width)
+        if self.short:
+            short, long = int(torch.randint(self.short[0], self.short[1] + 1, ())), self.long
+        factor = float(torch.empty(()).uniform_(*self.scale)) if self.scale[0] < self.scale[1] else self.scale[0]
+        return {"size": resized_size(height, width, short * factor, long * factor)}
 
     def transform(self, inpt, params: dict):
         if isinstance(inpt, tv_tensors.Image):
@@ -122,6 +137,24 @@ class RandomCrop(torch.nn.Module):
             boxes[partial] = _extent(cut["masks"][partial].as_subclass(Tensor))
         cut["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=window)
         return {**sample, **cut}
+
+
+class QuarterTurn(v2.Transform):
+    """Turn by 0, 90, 180 or 270 degrees, each as likely."""
+
+    def make_params(self, flat_inputs: list) -> dict:
+        return {"turns": int(torch.randint(0, 4, ()))}
+
+    def transform(self, inpt, params: dict):
+        for _ in range(params["turns"]):
+            if isinstance(inpt, tv_tensors.BoundingBoxes):
+                height, width = inpt.canvas_size
+                x1, y1, x2, y2 = inpt.as_subclass(Tensor).unbind(1)
+                turned = torch.stack([y1, width - x2, y2, width - x1], dim=1)
+                inpt = tv_tensors.BoundingBoxes(turned, format="XYXY", canvas_size=(width, height))
+            else:
+                inpt = tv_tensors.wrap(torch.rot90(inpt.as_subclass(Tensor), 1, (-2, -1)), like=inpt)
+        return inpt
 
 
 class DropEmpty(torch.nn.Module):
