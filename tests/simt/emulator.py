@@ -1,0 +1,103 @@
+"""Compile csrc/cuda against the emulator: one shared library per variant, cached by the content of its sources.
+
+plain  -O1
+race   kernels instrumented for the race check (race.h)
+asan   AddressSanitizer and UBSan; the process that loads it needs libasan preloaded
+"""
+
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CACHE = Path(os.environ.get("HTC_SIMT_CACHE", ROOT / "build" / "simt"))
+COMPILER = os.environ.get("CXX", "g++")
+COMMON = ["-std=c++20", "-fPIC", "-g1", "-O1", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off",
+          "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-parameter",
+          f"-I{HERE}", f"-I{ROOT / 'csrc'}"]  # fmt: skip
+SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
+# What a variant adds to every file, and to kernels alone.
+VARIANTS = {
+    "plain": ([], []),
+    "race": (["-DSIMT_RACE"], ["-fsanitize=thread"]),
+    "asan": (SANITIZERS, []),
+}
+
+
+def torch_flags() -> tuple[list[str], list[str]]:
+    """Compile and link flags of the stable ABI."""
+    import torch
+
+    folder = Path(torch.__file__).parent
+    version = "-DTORCH_TARGET_VERSION=0x020B000000000000"
+    return ([version, f"-isystem{folder / 'include'}"],
+            [f"-L{folder / 'lib'}", f"-Wl,-rpath,{folder / 'lib'}", "-ltorch_cpu", "-lc10"])  # fmt: skip
+
+
+@functools.cache
+def _headers_hash() -> bytes:
+    digest = hashlib.sha256()
+    files = [p for folder in (ROOT / "csrc", HERE) for p in folder.rglob("*.*h")]
+    for path in sorted(files):
+        digest.update(path.name.encode() + path.read_bytes())
+    digest.update(subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout)
+    return digest.digest()
+
+
+def _compile(source: Path, flags: list[str]) -> Path:
+    command = [COMPILER, *COMMON, *flags, "-x", "c++", "-c", str(source)]
+    name = hashlib.sha256(source.read_bytes() + _headers_hash() + " ".join(command).encode()).hexdigest()[:20]
+    target = CACHE / f"{source.stem}-{name}.o"
+    if not target.exists():
+        partial = target.with_suffix(f".{os.getpid()}.o")
+        result = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"{source.name} does not compile in the emulator:\n{result.stderr[:4000]}")
+        partial.replace(target)
+    return target
+
+
+def _link(objects: list[Path], flags: list[str], stem: str) -> Path:
+    name = hashlib.sha256("".join(map(str, objects)).encode() + " ".join(flags).encode()).hexdigest()[:20]
+    target = CACHE / f"lib{stem}-{name}.so"
+    if not target.exists():
+        partial = target.with_suffix(f".{os.getpid()}.so")
+        command = [COMPILER, "-shared", "-Wl,-Bsymbolic", *map(str, objects), *flags, "-o", str(partial)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"the emulator does not link:\n{result.stderr[:4000]}")
+        partial.replace(target)
+    return target
+
+
+def _library(stem: str, variant: str, kernels: list[Path], plain: list[Path], extra: list[str], link: list[str]) -> Path:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    every, kernels_only = VARIANTS[variant]
+    jobs = [(path, [*every, *extra, *kernels_only]) for path in kernels]
+    jobs += [(path, [*every, *extra]) for path in plain]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda job: _compile(*job), jobs))
+    return _link(objects, [*(SANITIZERS if variant == "asan" else []), *link], f"{stem}_{variant}")
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """The environment of a Python that may load the asan variant."""
+    paths = [subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+             for name in ("libasan.so", "libubsan.so", "libstdc++.so")]  # fmt: skip
+    options = "detect_leaks=0:abort_on_error=0:use_sigaltstack=0:detect_stack_use_after_return=0"
+    return {**os.environ, "LD_PRELOAD": ":".join(paths), "ASAN_OPTIONS": options, "UBSAN_OPTIONS": "print_stacktrace=1"}
+
+
+def self_test_library(variant: str) -> Path:
+    """The emulator with the kernels that test the emulator itself."""
+    return _library("self_test", variant, [HERE / "self_test.cpp"], [HERE / "simt.cpp", HERE / "race.cpp"], [], [])
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or VARIANTS:
+        print(self_test_library(wanted))
