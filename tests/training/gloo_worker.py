@@ -1,0 +1,59 @@
+"""One of two processes: half of the batch's gradients, then a short run; writes what it found."""
+
+import sys
+from pathlib import Path
+
+import torch
+from tests.training.tiny import Pictures, collate, tiny_feed, tiny_model, tiny_recipe
+
+from htc_fast.training import distributed
+from htc_fast.training.loop import Trainer
+from htc_fast.training.losses import losses
+
+# Unlike numbers of instances, one picture without any: the processes' own normalisers would differ.
+INDICES = (0, 4, 2, 5)
+
+
+def first_sampler(assigned, generator=None):
+    """No randomness: earlier candidates first."""
+    return -torch.arange(assigned.shape[1], dtype=torch.float32).expand(assigned.shape)
+
+
+class Step(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = tiny_model().train()
+        # Scores apart from one another, so that rounding cannot change the order of proposals.
+        torch.nn.init.normal_(self.model.rpn.objectness.weight, generator=torch.Generator().manual_seed(1))
+
+    def forward(self, images, image_sizes, targets):
+        return sum(losses(self.model, images, image_sizes, targets, first_sampler).values())
+
+
+def picture(index):
+    torch.manual_seed(index)
+    return Pictures()[index]
+
+
+def gradients(indices, wrap=lambda step: step):
+    step = wrap(Step())
+    *batch, _ = collate([picture(index) for index in indices])
+    step(*batch).backward()
+    module = getattr(step, "module", step)
+    return {name: p.grad for name, p in module.model.named_parameters() if p.requires_grad}
+
+
+def main(folder):
+    world = distributed.start("cpu")
+    assert world.size == 2
+    mine = INDICES[2 * world.rank : 2 * world.rank + 2]
+    torch.save(gradients(mine, torch.nn.parallel.DistributedDataParallel), folder / f"gradients{world.rank}.pt")
+    recipe = tiny_recipe(iterations=4, accumulate=2, save_every=2)
+    trainer = Trainer(tiny_model(), tiny_feed(world=world), recipe, folder / "run", world)
+    trainer.run()
+    torch.save(trainer.model.state_dict(), folder / f"weights{world.rank}.pt")
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

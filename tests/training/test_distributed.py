@@ -1,0 +1,54 @@
+"""Two real processes (gloo, started by torchrun) do what one does with the joint batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.gloo_worker import INDICES, gradients
+
+from htc_fast.training import checkpoint
+from htc_fast.training.distributed import World
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gloo")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tests.training.gloo_worker", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_gradients_equal_the_joint_batch(folder):
+    joint = gradients(INDICES)
+    for rank in range(2):
+        found = torch.load(folder / f"gradients{rank}.pt")
+        assert found.keys() == joint.keys()
+        for name, gradient in joint.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_joint_batch_is_not_the_mean_of_its_halves():
+    # Otherwise the test above could not fail.
+    halves = gradients(INDICES[:2]), gradients(INDICES[2:])
+    joint = gradients(INDICES)
+    name = "mask_heads.0.logits.weight"
+    mean = (halves[0][name] + halves[1][name]) / 2
+    assert (mean - joint[name]).norm() > 0.05 * joint[name].norm()
+
+
+def test_processes_end_with_the_same_weights(folder):
+    one, two = (torch.load(folder / f"weights{rank}.pt") for rank in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [path.stem for path in checkpoint.whole(folder / "run" / "checkpoints")] == ["000002", "000004"]
+
+
+def test_alone_nothing_waits():
+    assert World().any(True) and not World().any(False) and World().max(2.5) == 2.5

@@ -1,0 +1,160 @@
+"""The loop: exact continuation, and a clean way out of trouble."""
+
+import os
+import signal
+
+import pytest
+import torch
+from tests.training.tiny import tiny_feed, tiny_model, tiny_recipe
+
+from htc_fast import UserError
+from htc_fast.training import checkpoint
+from htc_fast.training.loop import Trainer
+from htc_fast.training.report import read_rows
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def differing(one, other):
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def uninterrupted(folder, **options):
+    trainer = Trainer(tiny_model(), tiny_feed(), tiny_recipe(**options), folder)
+    trainer.run()
+    return weights(trainer.model)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(trainer, iterations):
+    """Let the process die, as far as a test can: without a chance to save."""
+    step = trainer._step
+
+    def dying(batches):
+        if trainer.at.iteration == iterations:
+            raise Killed
+        return step(batches)
+
+    trainer._step = dying
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 3, "optimizer": "adamw"}, {"amp": True, "clip": 1.0}])
+def test_resume_after_a_kill_gives_the_same_weights(tmp_path, options):
+    # Saved in the middle of the second epoch (5 batches each), killed later, so a step is repeated too.
+    options = {"iterations": 8, "save_every": 7, **options}
+    expected = uninterrupted(tmp_path / "whole", **options)
+    trainer = Trainer(tiny_model(), tiny_feed(), tiny_recipe(**options), tmp_path / "killed")
+    kill_after(trainer, 7)
+    with pytest.raises(Killed):
+        trainer.run()
+    resumed = Trainer(tiny_model(seed=1), tiny_feed(), tiny_recipe(**options), tmp_path / "killed")
+    assert resumed.resume() and resumed.at.iteration == 7
+    torch.manual_seed(99)
+    resumed.run()
+    assert differing(expected, weights(resumed.model)) == []
+    assert differing(expected, weights(tiny_model())) != []
+    for name in ("whole", "killed"):
+        rows = read_rows(tmp_path / name / "losses.csv")
+        assert [row["iteration"] for row in rows] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_and_goes_on_later(tmp_path, number):
+    expected = uninterrupted(tmp_path / "whole")
+    trainer = Trainer(tiny_model(), tiny_feed(), tiny_recipe(), tmp_path / "stopped")
+    after_step = trainer._after_step
+
+    def interrupted(*arguments):
+        if trainer.at.iteration == 3:
+            os.kill(os.getpid(), number)
+        after_step(*arguments)
+
+    trainer._after_step = interrupted
+    assert trainer.run().iteration == 3
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    assert [path.stem for path in checkpoint.whole(tmp_path / "stopped" / "checkpoints")] == ["000003"]
+    resumed = Trainer(tiny_model(seed=1), tiny_feed(), tiny_recipe(), tmp_path / "stopped")
+    resumed.resume()
+    resumed.run()
+    assert differing(expected, weights(resumed.model)) == []
+
+
+def test_loss_that_is_not_finite(tmp_path):
+    trainer = Trainer(tiny_model(), tiny_feed(bad=7), tiny_recipe(save_every=1), tmp_path)
+    with pytest.raises(UserError, match=r"not finite at iteration (\d+): .*rpn_class = nan.*picture7\.png"):
+        trainer.run()
+    saved = checkpoint.whole(tmp_path / "checkpoints")
+    assert saved and int(saved[-1].stem) == trainer.at.iteration
+    checkpoint.load(saved[-1], trainer.model)
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    trainer = Trainer(tiny_model(), tiny_feed(), tiny_recipe(iterations=1), tmp_path)
+    step = trainer._step
+
+    def exploding(batches):
+        result = step(batches)
+        next(p for p in trainer.model.parameters() if p.requires_grad).data.fill_(float("inf"))
+        return result
+
+    trainer._step = exploding
+    with pytest.raises(UserError, match="weights are not finite after iteration 1"):
+        trainer.run()
+    assert not checkpoint.whole(tmp_path / "checkpoints")
+
+
+def test_what_a_run_leaves(tmp_path):
+    scores = iter([0.3, 0.1, 0.2])
+
+    def picture(model, path):
+        assert not model.training
+        path.write_bytes(b"png")
+
+    def evaluate(model):
+        assert not model.training
+        return {"mask AP": next(scores), "mask AP50": 0.5}
+
+    recipe = tiny_recipe(iterations=None, epochs=3, evaluate_every=1, keep=2)
+    Trainer(tiny_model(), tiny_feed(), recipe, tmp_path, evaluate=evaluate, picture=picture).run()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left >= {
+        "best.safetensors",
+        "best.json",
+        "model.safetensors",
+        "losses.csv",
+        "evaluations.csv",
+        "curves.png",
+        "predictions.png",
+        "tensorboard",
+    }
+    assert [row["mask AP"] for row in read_rows(tmp_path / "evaluations.csv")] == [0.3, 0.1, 0.2]
+    assert '"iteration": 5' in (tmp_path / "best.json").read_text()
+    assert [path.stem for path in checkpoint.whole(tmp_path / "checkpoints")] == ["000010", "000015"]
+    losses = read_rows(tmp_path / "losses.csv")
+    assert len(losses) == 15 and {"semantic", "stage3_mask", "images_per_second", "memory_mb"} <= losses[0].keys()
+
+
+def test_time_limit_ends_a_run(tmp_path):
+    recipe = tiny_recipe(iterations=None, minutes=1 / 60)
+    at = Trainer(tiny_model(), tiny_feed(), recipe, tmp_path).run()
+    assert at.iteration >= 1 and 1 <= at.seconds < 5
+
+
+def test_another_batch_size_starts_the_epoch_again(tmp_path, capsys):
+    Trainer(tiny_model(), tiny_feed(batch_size=2), tiny_recipe(iterations=6), tmp_path).run()
+    trainer = Trainer(tiny_model(), tiny_feed(batch_size=5), tiny_recipe(iterations=7), tmp_path)
+    trainer.resume()
+    assert (trainer.at.epoch, trainer.at.batch) == (1, 0)
+    assert "epoch starts again" in capsys.readouterr().out
+
+
+def test_learning_falls(tmp_path):
+    Trainer(tiny_model(), tiny_feed(), tiny_recipe(iterations=30), tmp_path).run()
+    losses = [row["loss"] for row in read_rows(tmp_path / "losses.csv")]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
