@@ -46,10 +46,19 @@ class Instances:
     @property
     def masks(self) -> Tensor:
         """[n, H, W] bool, decoded at every access."""
-        if not self.rle:
-            return torch.zeros((0, *self.size), dtype=torch.bool)
-        decoded = coco_mask.decode([_as_bytes(rle) for rle in self.rle])
-        return torch.from_numpy(np.ascontiguousarray(decoded.transpose(2, 0, 1))).bool()
+        masks = np.empty((len(self), *self.size), dtype=bool)
+        for i in range(len(self)):
+            masks[i] = self.mask(i)
+        return torch.from_numpy(masks)
+
+    @property
+    def areas(self) -> Tensor:
+        """[n] int64, pixels of each mask."""
+        return torch.tensor([int(coco_mask.area(_as_bytes(rle))) for rle in self.rle], dtype=torch.int64)
+
+    def mask(self, index: int) -> np.ndarray:
+        """One mask, bool [H, W]."""
+        return coco_mask.decode(_as_bytes(self.rle[index])).astype(bool)
 
     def name(self, index: int) -> str:
         """The class name of one instance."""

@@ -62,6 +62,13 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.resize(image, list(size), InterpolationMode.BILINEAR, antialias=False)
 
 
+def shrink(image: np.ndarray, size: tuple[int, int] | None) -> Tensor:
+    """uint8 [H, W, 3] to uint8 [3, h, w] of (short side, long side), or of its own size for None."""
+    # A copy only where torch cannot borrow the memory.
+    tensor = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
+    return tensor if size is None else resize(tensor, resized_size(*image.shape[:2], *size))
+
+
 def preprocess(
     images: Sequence[np.ndarray],
     size: tuple[int, int] | None = (800, 1333),
@@ -80,18 +87,10 @@ def preprocess(
                  scales [N, 4] float32, network pixels per original pixel, (x, y, x, y)
     source       mmdetection's test pipeline
     """
-    tensors, scales = [], []
-    for image in images:
-        # A copy only where torch cannot borrow the memory.
-        array = image if image.flags.writeable else image.copy()
-        tensor = torch.from_numpy(array).permute(2, 0, 1)
-        height, width = array.shape[:2]
-        if size is not None:
-            tensor = resize(tensor, resized_size(height, width, *size))
-        tensors.append(tensor)
-        x, y = tensor.shape[2] / width, tensor.shape[1] / height
-        scales.append((x, y, x, y))
+    tensors = [shrink(image, size) for image in images]
     batch, image_sizes = normalise_and_pad(tensors, mean, std, device, multiple)
+    pairs = zip(tensors, images)
+    scales = [(tensor.shape[2] / image.shape[1], tensor.shape[1] / image.shape[0]) * 2 for tensor, image in pairs]
     return batch, image_sizes, torch.tensor(scales, dtype=torch.float32, device=device)
 
 
