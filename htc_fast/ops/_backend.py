@@ -59,9 +59,7 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     device = tensor.device.type
     if forced is None:
         if device == "cuda":
-            chosen = (
-                "cuda" if "cuda" in has and _native.has_cuda() else "triton" if "triton" in has else "cuda"
-            )
+            chosen = "cuda" if "cuda" in has and _native.has_cuda() else "triton" if "triton" in has else "cuda"
         else:
             chosen = "cpp" if device in ("cpu", "meta") else "reference"
     else:

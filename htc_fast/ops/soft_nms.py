@@ -44,9 +44,7 @@ def soft_nms(
     return torch.ops.htc_fast.soft_nms(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, most)
 
 
-def _check(
-    boxes: Tensor, scores: Tensor, idxs: Tensor, method: str, sigma: float, max_output: int | None
-) -> None:
+def _check(boxes: Tensor, scores: Tensor, idxs: Tensor, method: str, sigma: float, max_output: int | None) -> None:
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must be [K, 4], got {list(boxes.shape)}.")
     for name, value in (("scores", scores), ("idxs", idxs)):

@@ -1,0 +1,75 @@
+"""Any timm model as a backbone with feature maps at strides 4, 8, 16 and 32."""
+
+import inspect
+
+import timm
+from torch import Tensor, nn
+
+from htc_fast.cli import choose
+from htc_fast.errors import UserError
+
+STRIDES = (4, 8, 16, 32)
+
+
+class Backbone(nn.Module):
+    """images [N, 3, H, W] -> C2..C5, channels-last in memory.
+
+    name           timm's name
+    pretrained     ImageNet weights through timm
+    frozen_stages  the stem and this many stages get no gradient; 0: all are trained
+    norm_eval      batch norms keep their running statistics, also in training
+    raises         UserError if timm has no such model or its features lack one of the strides
+    """
+
+    def __init__(self, name: str, pretrained: bool, frozen_stages: int, norm_eval: bool):
+        super().__init__()
+        self.net = _create(name, pretrained)
+        reductions = list(self.net.feature_info.reduction())
+        missing = [stride for stride in STRIDES if stride not in reductions]
+        if missing:
+            raise UserError(
+                f"backbone {name!r} has features at strides {reductions} and lacks {missing}: "
+                "choose one with strides 4, 8, 16 and 32, such as resnet50, convnext_tiny or swin_tiny_patch4_window7_224."
+            )
+        last = {stride: index for index, stride in enumerate(reductions)}
+        self.indices = [last[stride] for stride in STRIDES]
+        self.channels = [self.net.feature_info.channels()[index] for index in self.indices]
+        self.channels_first = str(getattr(self.net, "output_fmt", "NCHW")).upper().endswith("NCHW")
+        self.norm_eval = norm_eval
+        self._freeze(frozen_stages)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = self.net(images)
+        maps = [maps[index] for index in self.indices]
+        return maps if self.channels_first else [one.permute(0, 3, 1, 2) for one in maps]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self, stages: int) -> None:
+        if stages < 1:
+            return
+        end = self.net.feature_info.module_name(self.indices[min(stages, len(STRIDES)) - 1]).replace(".", "_")
+        children = [name for name, _ in self.net.named_children()]
+        if end not in children:
+            return
+        for name in children[: children.index(end) + 1]:
+            self.net.get_submodule(name).requires_grad_(False)
+
+
+def _create(name: str, pretrained: bool) -> nn.Module:
+    base = name.split(".")[0]
+    choose(base, timm.list_models(), "backbone")
+    options = {"features_only": True, "pretrained": pretrained}
+    # Transformers with a fixed window grid take any image size only when told so.
+    if "strict_img_size" in inspect.signature(timm.models.model_entrypoint(base)).parameters or "swin" in base:
+        options["strict_img_size"] = False
+    try:
+        return timm.create_model(name, **options)
+    except (RuntimeError, TypeError, AssertionError, AttributeError, ValueError) as error:
+        raise UserError(f"timm cannot give feature maps of {name!r} ({error}): choose another backbone.") from error

@@ -1,0 +1,97 @@
+"""What a detector is made of. Frozen: a variant is a copy with other values (`zoo.py` names them)."""
+
+from dataclasses import asdict, dataclass, field, fields
+
+SEMANTIC = ("none", "loss", "box", "mask", "both")
+
+
+@dataclass(frozen=True)
+class RPN:
+    """Region proposals; anchors have one size per level, anchor_scale times its stride."""
+
+    anchor_scale: float = 8.0
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    allowed_border: float = 0.0  # training uses anchors inside the image; negative: all of them
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+    low_quality_iou: float = 0.3
+    samples: int = 256
+    positive_fraction: float = 0.5
+    nms_iou: float = 0.7
+    train_proposals_per_level: int = 2000
+    train_proposals: int = 2000
+    proposals_per_level: int = 1000
+    proposals: int = 1000
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """What differs between stages, side by side."""
+
+    match_iou: tuple[float, ...] = (0.5, 0.6, 0.7)
+    loss_weight: tuple[float, ...] = (1.0, 0.5, 0.25)  # the paper's alpha
+    delta_std: tuple[tuple[float, ...], ...] = (
+        (0.1, 0.1, 0.2, 0.2),
+        (0.05, 0.05, 0.1, 0.1),
+        (0.033, 0.033, 0.067, 0.067),
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole detector."""
+
+    name: str
+    backbone: str = "resnet50"  # any timm model with features at strides 4, 8, 16 and 32
+    pretrained: bool = False  # ImageNet weights, through timm
+    frozen_stages: int = 1  # the stem and this many stages get no gradient
+    norm_eval: bool = True  # the backbone's batch norms keep their running statistics
+    num_classes: int = 80
+    channels: int = 256
+    rpn: RPN = field(default_factory=RPN)
+    stages: Cascade = field(default_factory=Cascade)
+    interleaved: bool = True  # masks are trained on boxes refined by their own stage
+    information_flow: bool = True  # each mask head starts from the previous one's features
+    semantic: str = "both"  # none | loss (auxiliary) | fused into box, mask or both
+    semantic_classes: int = 183
+    semantic_loss_weight: float = 1.0  # the paper's beta
+    class_agnostic: bool = True  # one box regression for all classes
+    box_channels: int = 1024
+    low_quality_match: bool = True
+    samples: int = 512
+    positive_fraction: float = 0.25
+    score_threshold: float = 0.001
+    nms_iou: float = 0.5
+    detections: int = 100
+    test_stage: int | None = None  # 1, 2, 3: that stage alone; None: the ensemble
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # RGB, 0-255
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+
+    def __post_init__(self):
+        count = len(self.stages.match_iou)
+        if self.semantic not in SEMANTIC:
+            raise ValueError(f"semantic must be one of {', '.join(SEMANTIC)}, got {self.semantic!r}.")
+        if len(self.stages.loss_weight) < count or len(self.stages.delta_std) < count:
+            raise ValueError(f"{count} stages need as many loss weights and delta stds.")
+        if self.test_stage is not None and not 1 <= self.test_stage <= count:
+            raise ValueError(f"test_stage must be None or 1 to {count}, got {self.test_stage!r}.")
+
+
+def as_dict(config: Model) -> dict:
+    """Plain values, for JSON."""
+    return asdict(config)
+
+
+def from_dict(values: dict) -> Model:
+    """The inverse of `as_dict`, also after a trip through JSON; unknown fields are ignored."""
+    known = {entry.name for entry in fields(Model)}
+    values = {key: _tuples(value) for key, value in values.items() if key in known}
+    for name, kind in (("rpn", RPN), ("stages", Cascade)):
+        if isinstance(values.get(name), dict):
+            inner = {entry.name for entry in fields(kind)}
+            values[name] = kind(**{key: _tuples(value) for key, value in values[name].items() if key in inner})
+    return Model(**values)
+
+
+def _tuples(value):
+    return tuple(_tuples(one) for one in value) if isinstance(value, (list, tuple)) else value

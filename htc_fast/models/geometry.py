@@ -1,0 +1,63 @@
+"""Boxes (x1, y1, x2, y2) in pixels: regression deltas, overlaps, clipping."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# A box changes its sides by at most this factor (62.5), both ways.
+LARGEST_CHANGE = abs(math.log(16 / 1000))
+
+
+def encode_boxes(boxes: Tensor, gt: Tensor, std: Sequence[float]) -> Tensor:
+    """Deltas (dx, dy, dw, dh) that turn `boxes` into `gt`, over std.
+
+    boxes, gt  [..., 4];  returns  [..., 4], finite for degenerate boxes too
+    """
+    size, gt_size = (boxes[..., 2:] - boxes[..., :2]), (gt[..., 2:] - gt[..., :2])
+    size, gt_size = size.clamp(min=1e-6), gt_size.clamp(min=1e-6)
+    centre, gt_centre = (boxes[..., :2] + boxes[..., 2:]) * 0.5, (gt[..., :2] + gt[..., 2:]) * 0.5
+    deltas = torch.cat([(gt_centre - centre) / size, torch.log(gt_size / size)], dim=-1)
+    return deltas / _row(std, deltas)
+
+
+def decode_boxes(deltas: Tensor, boxes: Tensor, std: Sequence[float], image_sizes: Tensor | None) -> Tensor:
+    """Apply deltas to boxes and clip them to their image.
+
+    deltas       [N, ..., 4];  boxes [N, ..., 4] (broadcast)
+    image_sizes  [N, 2] height, width; None: no clipping
+    """
+    deltas = deltas.float() * _row(std, deltas.float())
+    centre, size = (boxes[..., :2] + boxes[..., 2:]) * 0.5, boxes[..., 2:] - boxes[..., :2]
+    centre = centre + size * deltas[..., :2]
+    half = size * deltas[..., 2:].clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp() * 0.5
+    decoded = torch.cat([centre - half, centre + half], dim=-1)
+    return decoded if image_sizes is None else clip_boxes(decoded, image_sizes)
+
+
+def _row(std: Sequence[float], like: Tensor) -> Tensor:
+    # Built by filling, not by copying from the host: a copy would wait for the device.
+    return torch.stack([torch.full((), value, dtype=like.dtype, device=like.device) for value in std])
+
+
+def clip_boxes(boxes: Tensor, image_sizes: Tensor) -> Tensor:
+    """boxes [N, ..., 4] moved inside image_sizes [N, 2] (height, width)."""
+    limit = image_sizes.flip(1).repeat(1, 2).to(boxes.dtype)
+    limit = limit.view(len(limit), *[1] * (boxes.dim() - 2), 4)
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def box_iou(boxes: Tensor, gt: Tensor) -> Tensor:
+    """boxes [N | 1, R, 4], gt [N, G, 4] -> IoU [N, R, G]; 0 where both are empty."""
+    top_left = torch.maximum(boxes[:, :, None, :2], gt[:, None, :, :2])
+    bottom_right = torch.minimum(boxes[:, :, None, 2:], gt[:, None, :, 2:])
+    shared = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+    area, gt_area = ((one[..., 2:] - one[..., :2]).prod(dim=-1) for one in (boxes, gt))
+    return shared / (area[:, :, None] + gt_area[:, None] - shared).clamp(min=1e-6)
+
+
+def to_rois(boxes: Tensor) -> Tensor:
+    """boxes [N, R, 4] -> [N, R, 5] with the image's number in front."""
+    number = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+    return torch.cat([number[:, None, None].expand(-1, boxes.shape[1], 1), boxes], dim=2)

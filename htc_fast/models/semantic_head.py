@@ -1,0 +1,37 @@
+"""The semantic branch (paper, figure 3): the whole pyramid fused at stride 8, four convolutions, two outputs."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SemanticHead(nn.Module):
+    """P2..P6 -> the feature S that boxes and masks take in, and per-pixel class logits."""
+
+    FUSED_LEVEL = 1  # P3, stride 8
+
+    def __init__(self, channels: int, classes: int, levels: int = 5):
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+        self.embedding = nn.Conv2d(channels, channels, 1)
+        self.logits = nn.Conv2d(channels, classes, 1)
+        for conv in [*self.lateral, *self.convs, self.embedding, self.logits]:
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: list[Tensor], logits: bool = True) -> tuple[Tensor, Tensor | None]:
+        """P2..P6 [N, C, H_l, W_l] -> S [N, C, H/8, W/8] and logits [N, classes, H/8, W/8] (None if not wanted)."""
+        x = self.merge(features)
+        for conv in self.convs:
+            x = conv(x).relu_()
+        return self.embedding(x).relu_(), self.logits(x) if logits else None
+
+    def merge(self, features: list[Tensor]) -> Tensor:
+        """Resample to stride 8 first, then 1x1 and ReLU: with the ReLU the order matters."""
+        size = features[self.FUSED_LEVEL].shape[-2:]
+        total = self.lateral[self.FUSED_LEVEL](features[self.FUSED_LEVEL]).relu_()
+        for number, (conv, level) in enumerate(zip(self.lateral, features)):
+            if number != self.FUSED_LEVEL:
+                level = F.interpolate(level, size=size, mode="bilinear", align_corners=True)
+                total = total + conv(level).relu_()
+        return total

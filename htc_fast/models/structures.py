@@ -1,0 +1,82 @@
+"""What goes in and out: fixed shapes, padded, with -1 labels where nothing is."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+
+@dataclass
+class Detections:
+    """What was found in N images, best first.
+
+    boxes   [N, D, 4]       x1, y1, x2, y2 in pixels of the network's input
+    scores  [N, D]
+    labels  [N, D] int64    -1 where padded
+    masks   [N, D, 28, 28]  probabilities inside each box
+    count   [N] int32       how many are real
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+    count: Tensor
+
+
+@dataclass
+class Targets:
+    """Ground truth of N images.
+
+    boxes     [N, G, 4]          pixels of the network's input
+    labels    [N, G] int64       -1 where padded
+    masks     [N, G, H, W] uint8 at the network's input size
+    semantic  [N, H/8, W/8] int64, 255 = ignore; or None
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+    semantic: Tensor | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Targets":
+        values = (getattr(self, entry.name) for entry in fields(self))
+        return Targets(*(None if one is None else one.to(device, non_blocking=non_blocking) for one in values))
+
+    def pin_memory(self) -> "Targets":
+        values = (getattr(self, entry.name) for entry in fields(self))
+        return Targets(*(None if one is None else one.pin_memory() for one in values))
+
+
+def _flatten(detections: Detections):
+    return [getattr(detections, entry.name) for entry in fields(Detections)], None
+
+
+_pytree.register_pytree_node(
+    Detections,
+    _flatten,
+    lambda values, _: Detections(*values),
+    serialized_type_name="htc_fast.models.structures.Detections",
+)
+
+
+def may_wait(tensor: Tensor) -> bool:
+    """Whether looking at values costs nothing: eager, on the CPU."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def trim(valid: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The rows [K, ...] that are valid [K], where looking costs nothing; all of them elsewhere."""
+    if not may_wait(valid):
+        return tensors
+    return tuple(tensor[valid] for tensor in tensors)
+
+
+def trim_columns(valid: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors [N, R, ...] cut behind the last column that is valid [N, R] in any image; elsewhere unchanged."""
+    if not may_wait(valid):
+        return tensors
+    used = valid.any(dim=0).nonzero()
+    end = int(used[-1]) + 1 if len(used) else 0
+    return tuple(tensor[:, :end] for tensor in tensors)

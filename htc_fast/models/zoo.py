@@ -1,0 +1,74 @@
+"""The detectors by name: every row of the paper's tables, as one configuration each."""
+
+from dataclasses import fields, replace
+
+from htc_fast.cli import choose
+from htc_fast.models.config import RPN, Cascade, Model
+
+BACKBONES = {"r50": "resnet50", "r101": "resnet101", "x101_32x4d": "resnext101_32x4d", "x101_64x4d": "resnext101_64x4d"}
+ONE_STAGE = Cascade(match_iou=(0.5,), loss_weight=(1.0,), delta_std=((0.1, 0.1, 0.2, 0.2),))
+
+
+def _htc(name: str, backbone: str, **options) -> Model:
+    return Model(name=name, backbone=backbone, **options)
+
+
+def _cascade(name: str, backbone: str, **options) -> Model:
+    """Cascade Mask R-CNN: no flow, no semantic branch, parallel unless said otherwise."""
+    return Model(name=name, backbone=backbone, **{**_CASCADE, **options})
+
+
+def _mask_rcnn(name: str, backbone: str, **options) -> Model:
+    """Mask R-CNN: one stage, a box regression for every class."""
+    return Model(name=name, backbone=backbone, stages=ONE_STAGE, **{**_CASCADE, "class_agnostic": False, **options})
+
+
+_CASCADE = {"interleaved": False, "information_flow": False, "semantic": "none"}
+
+
+def _build() -> dict[str, Model]:
+    models = []
+    for short, backbone in BACKBONES.items():
+        models += [
+            _htc(f"htc_{short}", backbone),
+            _htc(f"htc_{short}_nosem", backbone, semantic="none"),  # Tables 2 and 4
+            _cascade(f"cascade_mask_{short}", backbone),
+            _cascade(f"cascade_mask_{short}_interleaved", backbone, interleaved=True),  # Tables 2, 3 and 4
+            _mask_rcnn(f"mask_rcnn_{short}", backbone),
+            _mask_rcnn(f"mask_rcnn_{short}_interleaved", backbone, interleaved=True),  # Table 3
+        ]
+    # Table 5: what the semantic branch is fused into; "none" is an auxiliary loss only.
+    for suffix, semantic in (("none", "loss"), ("bbox", "box"), ("mask", "mask"), ("both", "both")):
+        models.append(_cascade(f"cascade_mask_r50_sem_{suffix}", "resnet50", semantic=semantic))
+    # Table 6: the weight of the semantic loss; 0.2 is what mmdetection's released models were trained with.
+    for beta in (0.2, 0.5, 2.0, 3.0):
+        models.append(_htc(f"htc_r50_beta{beta:g}", "resnet50", semantic_loss_weight=beta))
+    return {model.name: model for model in models}
+
+
+MODELS = _build()
+
+
+def list_models() -> list[str]:
+    """Every name that `config` knows."""
+    return sorted(MODELS)
+
+
+def config(name: str, **overrides) -> Model:
+    """The configuration of a named detector, with fields of `Model`, `RPN` (rpn_...) or `Cascade` replaced.
+
+    overrides  backbone="convnext_tiny", semantic="box", rpn_proposals=300, loss_weight=(1, 0.5, 0.25), ...
+    raises     UserError for an unknown name or field
+    """
+    base = MODELS[choose(name, MODELS, "model")]
+    parts: dict[str, dict] = {"": {}, "rpn": {}, "stages": {}}
+    own = {entry.name for entry in fields(Model)}
+    stages = {entry.name for entry in fields(Cascade)}
+    rpn = {f"rpn_{entry.name}": entry.name for entry in fields(RPN)}
+    for key, value in overrides.items():
+        choose(key, [*sorted(own | stages), *rpn], "model option")
+        where, field = ("", key) if key in own else ("stages", key) if key in stages else ("rpn", rpn[key])
+        parts[where][field] = value
+    parts[""].setdefault("rpn", replace(base.rpn, **parts["rpn"]))
+    parts[""].setdefault("stages", replace(base.stages, **parts["stages"]))
+    return replace(base, **parts[""])
