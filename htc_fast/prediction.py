@@ -20,7 +20,7 @@ def predict(
     model,
     images,
     *,
-    size: tuple[int, int] | None = SIZE,
+    size: tuple[int, int] | None = None,
     batch_size: int = 1,
     score_threshold: float = 0.05,
     class_names: Sequence[str] | None = None,
@@ -29,7 +29,7 @@ def predict(
     """Find the instances in pictures.
 
     images           path, PIL image or uint8 array [H, W, 3] RGB, or a list of them
-    size             (short side, long side) the network sees; None: the pictures' own
+    size             (short side, long side) the network sees; None: the model's `image_size`, else 800, 1333
     batch_size       pictures at once
     score_threshold  0 to 1; lower-scored instances are left out
     class_names      by label; None: the model's own `class_names`, else COCO's for 80 classes
@@ -40,7 +40,7 @@ def predict(
     sources = list(images) if isinstance(images, (list, tuple)) else [images]
     options = {"size": size, "batch_size": batch_size, "score_threshold": score_threshold, "workers": workers}
     found: list[Instances | None] = [None] * len(sources)
-    for index, result in stream(model, len(sources), _Sources(sources), class_names=class_names, **options):
+    for index, result in stream(model, len(sources), Sources(sources), class_names=class_names, **options):
         if isinstance(result, UserError):
             raise result
         found[index] = result
@@ -52,7 +52,7 @@ def stream(
     count: int,
     load: Callable[[int], np.ndarray],
     *,
-    size: tuple[int, int] | None = SIZE,
+    size: tuple[int, int] | None = None,
     batch_size: int = 1,
     score_threshold: float = 0.0,
     class_names: Sequence[str] | None = None,
@@ -65,6 +65,7 @@ def stream(
     order  which pictures, and in which order; None: all
     """
     names = class_names or getattr(model, "class_names", None) or default_classes(model.config.num_classes)[0]
+    size = size or getattr(model, "image_size", None) or SIZE
     order = list(range(count)) if order is None else list(order)
     loader = DataLoader(
         _Loaded(load, size), batch_sampler=_batches(order, batch_size), num_workers=workers, collate_fn=list
@@ -84,7 +85,7 @@ def stream(
         model.train(training)
 
 
-class _Sources:
+class Sources:
     """Pictures by number, for workers."""
 
     def __init__(self, sources: list):
@@ -97,7 +98,7 @@ class _Sources:
 class _Loaded(Dataset):
     """(number, (uint8 [3, h, w] resized, original height and width)), or the error in its place."""
 
-    def __init__(self, load: Callable[[int], np.ndarray], size: tuple[int, int] | None):
+    def __init__(self, load: Callable[[int], np.ndarray], size: tuple[int, int]):
         self.load, self.size = load, size
 
     def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, tuple[int, int]] | UserError]:

@@ -159,12 +159,16 @@ class CocoDataset(Dataset):
                     f"semantic maps {path} are missing: give a folder of pixel maps, a panoptic JSON file, "
                     '"derive" to make them of the instance masks, or "none".'
                 )
-        if found is None and semantic is None and split.startswith("train"):
-            say_once(
-                f"{self.path.name}: no semantic maps found (stuffthingmaps/ or panoptic_*.json), "
-                "so they are derived from the instance masks."
-            )
         return found or semantic_maps.Derived(len(self.classes))
+
+
+def say_maps(dataset: CocoDataset) -> None:
+    """Say once that semantic maps are derived, where a user may expect real ones."""
+    if isinstance(dataset.maps, semantic_maps.Derived):
+        say_once(
+            f"{dataset.path.name}: no semantic maps found (stuffthingmaps/ or panoptic_*.json), "
+            "so they are derived from the instance masks."
+        )
 
 
 def split_names(split: str, annotations: Path | None = None) -> list[str]:

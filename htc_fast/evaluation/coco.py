@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -17,7 +16,7 @@ from htc_fast.data.coco import CocoDataset
 from htc_fast.data.masks import to_rle
 from htc_fast.errors import UserError
 from htc_fast.instances import Instances
-from htc_fast.prediction import SIZE, stream
+from htc_fast.prediction import stream
 
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
@@ -39,7 +38,7 @@ def evaluate(
     model,
     dataset: CocoDataset,
     *,
-    size: tuple[int, int] | None = SIZE,
+    size: tuple[int, int] | None = None,
     batch_size: int = 1,
     workers: int = 0,
     limit: int | None = None,
@@ -48,7 +47,7 @@ def evaluate(
 ) -> dict[str, float]:
     """AP of a model over a data set, by this process alone.
 
-    size       (short side, long side) the network sees; None: the pictures' own
+    size       (short side, long side) the network sees; None: the model's `image_size`, else 800, 1333
     limit      only the first pictures
     box_areas  small, medium and large masks by the area of their boxes, as in the paper's tables
     returns    box_AP, box_AP50, ..., mask_AP, mask_AP50, ..., 0 to 1
@@ -61,10 +60,11 @@ def collect(
     model,
     dataset: CocoDataset,
     *,
-    size: tuple[int, int] | None = SIZE,
+    size: tuple[int, int] | None = None,
     batch_size: int = 1,
     workers: int = 0,
     limit: int | None = None,
+    score_threshold: float = 0.0,
     progress: bool = True,
     rank: int = 0,
     world: int = 1,
@@ -89,6 +89,7 @@ def collect(
         dataset.image,
         size=size,
         batch_size=batch_size,
+        score_threshold=score_threshold,
         class_names=dataset.classes,
         workers=workers,
         order=order,
