@@ -1,11 +1,15 @@
 """`python -m htc_fast.train`: train a detector on a COCO-format data set, or, with no data named, on the sample."""
 
 import argparse
-import os
+import sys
 from pathlib import Path
 
-from htc_fast import cli
-from htc_fast.training import presets
+import torch
+
+from htc_fast import cli, train_setup
+from htc_fast.data.sample import make_sample_dataset
+from htc_fast.training import distributed, presets
+from htc_fast.training.loop import Trainer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +37,7 @@ def _data_options(group) -> None:
     add("--scales", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random factor on the size in training")
     add("--crop", type=int, metavar="PX", help="train on random squares of this many pixels")
     add("--flip", choices=("none", "horizontal", "both"), help="random flips in training")
-    add("--rotate", action="store_true", default=None, help="random quarter turns in training")
+    add("--turn", action=argparse.BooleanOptionalAction, help="random quarter turns in training")
     add("--workers", type=int, help="processes that load pictures; 0: load in the training process")
 
 
@@ -43,7 +47,7 @@ def _model_options(group) -> None:
     add("--weights", type=Path, help="start from this checkpoint (ours, mmdetection's, torchvision's, detectron2's)")
     add("--backbone", help="any timm model with features at strides 4 to 32")
     add("--pretrained", action=argparse.BooleanOptionalAction, help="ImageNet weights for the backbone")
-    add("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the model's configuration")
+    add("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="fields of the model's configuration")
 
 
 def _recipe_options(group) -> None:
@@ -72,3 +76,41 @@ def _run_options(group) -> None:
     add("--keep", type=int, help="checkpoints kept")
     add("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
     add("--threads", type=int, help="CPU threads")
+
+
+def main() -> int:
+    """Train, as the options say."""
+    options = parser().parse_args()
+    sample = options.data is None and options.train_json is None
+    options = train_setup.check(presets.fill(options, presets.SAMPLE if sample else presets.PAPER))
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    world = distributed.start(options.device)
+    try:
+        options.out = train_setup.choose_folder(options, world)
+        if sample:
+            options.data = make_sample_dataset()
+        config = train_setup.make_config(options)
+        train, val = train_setup.make_datasets(options, semantic=config.semantic != "none")
+        model = train_setup.make_model(config, options, train)
+        trainer = Trainer(
+            model,
+            train_setup.make_feed(options, train, config, world),
+            train_setup.make_recipe(options, world),
+            options.out,
+            world,
+            evaluate=val and train_setup.make_evaluation(val, world),
+            picture=val and train_setup.make_picture(val),
+        )
+        if world.leads:
+            print(train_setup.describe(options, model, train, val, trainer), file=sys.stderr)
+        if options.resume and not trainer.resume() and world.leads:
+            print(f"nothing to resume in {options.out}: starting anew.", file=sys.stderr)
+        trainer.run()
+    finally:
+        distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -15,9 +15,12 @@ class MaskHead(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, classes, 1)
-        for layer in [*self.convs, self.upsample, self.logits, *([self.flow] if flow else [])]:
+        for layer in [*self.convs, self.upsample, *([self.flow] if flow else [])]:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+        # By fan-out, few classes would start with huge logits and diverge.
+        nn.init.normal_(self.logits.weight, std=0.01)
+        nn.init.zeros_(self.logits.bias)
 
     def features(self, x: Tensor, previous: Tensor | None = None) -> Tensor:
         """x [K, C, 14, 14] and, with information flow, the previous head's features -> this head's features."""

@@ -15,9 +15,12 @@ class SemanticHead(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
         self.embedding = nn.Conv2d(channels, channels, 1)
         self.logits = nn.Conv2d(channels, classes, 1)
-        for conv in [*self.lateral, *self.convs, self.embedding, self.logits]:
+        for conv in [*self.lateral, *self.convs, self.embedding]:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(conv.bias)
+        # By fan-out, few classes would start with huge logits and diverge.
+        nn.init.normal_(self.logits.weight, std=0.01)
+        nn.init.zeros_(self.logits.bias)
 
     def forward(self, features: list[Tensor], logits: bool = True) -> tuple[Tensor, Tensor | None]:
         """P2..P6 [N, C, H_l, W_l] -> S [N, C, H/8, W/8] and logits [N, classes, H/8, W/8] (None if not wanted)."""

@@ -22,7 +22,7 @@ from htc_fast.training.recipe import Position, Recipe
 from htc_fast.training.report import Report, memory_mb
 from htc_fast.training.watch import Alarm, Window, check_weights
 
-SCORE = "mask AP"
+SCORE = "mask_AP"
 
 
 class Step(nn.Module):
@@ -40,7 +40,7 @@ class Trainer:
     """One run over one model.
 
     feed      `Feed`: batches of (images, image_sizes, targets, names of the images)
-    evaluate  model -> {"mask AP": 0.4, ...}; None: never
+    evaluate  model -> {"mask_AP": 0.4, ...}, called in all processes; None: never
     picture   called with (model, path of a PNG) at the end; None: no picture
     """
 
@@ -184,10 +184,11 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Score the model on the validation images; the best weights are kept as best.safetensors."""
-        if self.world.leads and self.evaluate is not None:
-            self.model.eval()
-            with torch.no_grad(), self._autocast():
-                numbers = self.evaluate(self.model)
+        if self.evaluate is None:
+            return
+        with torch.no_grad(), self._autocast():
+            numbers = self.evaluate(self.model.eval())
+        if self.world.leads:
             self.report.evaluation(self.at.iteration, numbers)
             best = self.folder / "best.json"
             if not best.exists() or numbers[SCORE] > json.loads(best.read_text())[SCORE]:

@@ -1,11 +1,10 @@
-"""Pictures of a run: its curves, and predictions beside the truth."""
+"""A run's curves as a picture."""
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from htc_fast.training.report import read_rows
+from htc_fast.training.report import SHOWN, read_rows
 
 
 def draw_curves(losses: Path, evaluations: Path, out: Path) -> None:
@@ -27,7 +26,7 @@ def draw_curves(losses: Path, evaluations: Path, out: Path) -> None:
         left.legend(fontsize=7, ncols=2)
     rows = read_rows(evaluations)
     for name in rows[0] if rows else []:
-        if name.endswith(("AP", "AP50", "AP75")):
+        if name in SHOWN:
             right.plot([row["iteration"] for row in rows], [row[name] for row in rows], "o-", label=name)
     right.set(xlabel="iteration", ylabel="AP on the validation images", ylim=(0, 1))
     if rows:
@@ -40,18 +39,3 @@ def smooth(values: list[float], share: float = 0.05) -> np.ndarray:
     width = max(1, int(len(values) * share)) | 1
     padded = np.pad(np.asarray(values, dtype=float), width // 2, mode="edge")
     return np.convolve(padded, np.ones(width) / width, mode="valid")
-
-
-def beside(rows: list[tuple[Image.Image, Image.Image]], out: Path, width: int = 480) -> None:
-    """Write pairs of pictures as one PNG: predictions left, truth right."""
-    scaled = [
-        [picture.resize((width, max(1, round(picture.height * width / picture.width)))) for picture in pair]
-        for pair in rows
-    ]
-    sheet = Image.new("RGB", (2 * width + 6, sum(pair[0].height + 6 for pair in scaled)), "white")
-    top = 0
-    for prediction, truth in scaled:
-        sheet.paste(prediction, (0, top))
-        sheet.paste(truth, (width + 6, top))
-        top += prediction.height + 6
-    sheet.save(out)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 LOSSES = "losses.csv"
 EVALUATIONS = "evaluations.csv"
+SHOWN = ("box_AP", "box_AP50", "mask_AP", "mask_AP50", "mask_AP75")
 
 
 class Report:
@@ -36,8 +37,9 @@ class Report:
     def evaluation(self, iteration: int, numbers: dict[str, float]) -> None:
         """Add one row of AP values and redraw the curves."""
         self._write(EVALUATIONS, iteration, numbers, "val")
-        shown = [f"{name} {value:.3f}" for name, value in numbers.items() if name.endswith(("AP", "AP50"))]
-        self.say(f"iteration {iteration}: " + ", ".join(shown))
+        shown = [f"{name} {numbers[name]:.3f}" for name in SHOWN if name in numbers]
+        self.say(f"iteration {iteration}: {', '.join(shown)}")
+        self.draw()
 
     def progress(self, share: float, epoch: int, iteration: int, numbers: dict[str, float]) -> None:
         """Show the run's state in the one line."""
@@ -60,15 +62,19 @@ class Report:
         """Print a line above the progress line."""
         self.line.write(sentence)
 
-    def close(self) -> None:
-        """Draw the curves and close the files."""
+    def draw(self) -> None:
+        """Draw the curves so far."""
         from htc_fast.training.plots import draw_curves
 
+        if (self.folder / LOSSES).exists():
+            draw_curves(self.folder / LOSSES, self.folder / EVALUATIONS, self.folder / "curves.png")
+
+    def close(self) -> None:
+        """Draw the curves and close the files."""
         self.line.close()
         if self.board is not None:
             self.board.close()
-        if (self.folder / LOSSES).exists():
-            draw_curves(self.folder / LOSSES, self.folder / EVALUATIONS, self.folder / "curves.png")
+        self.draw()
 
     def _write(self, name: str, iteration: int, numbers: dict[str, float], group: str) -> None:
         path = self.folder / name

@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import torch
-from tests.training.tiny import Pictures, collate, tiny_feed, tiny_model, tiny_recipe
 
 from htc_fast.training import distributed
 from htc_fast.training.loop import Trainer
 from htc_fast.training.losses import losses
+from tests.training.tiny import Pictures, collate, tiny_feed, tiny_model, tiny_recipe
 
 # Unlike numbers of instances, one picture without any: the processes' own normalisers would differ.
 INDICES = (0, 4, 2, 5)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.gloo_worker import INDICES, gradients
 
 from htc_fast.training import checkpoint
 from htc_fast.training.distributed import World
+from tests.training.gloo_worker import INDICES, gradients
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,12 +5,12 @@ import signal
 
 import pytest
 import torch
-from tests.training.tiny import tiny_feed, tiny_model, tiny_recipe
 
 from htc_fast import UserError
 from htc_fast.training import checkpoint
 from htc_fast.training.loop import Trainer
 from htc_fast.training.report import read_rows
+from tests.training.tiny import tiny_feed, tiny_model, tiny_recipe
 
 
 def weights(model):
@@ -118,7 +118,7 @@ def test_what_a_run_leaves(tmp_path):
 
     def evaluate(model):
         assert not model.training
-        return {"mask AP": next(scores), "mask AP50": 0.5}
+        return {"mask_AP": next(scores), "mask_AP50": 0.5}
 
     recipe = tiny_recipe(iterations=None, epochs=3, evaluate_every=1, keep=2)
     Trainer(tiny_model(), tiny_feed(), recipe, tmp_path, evaluate=evaluate, picture=picture).run()
@@ -133,7 +133,7 @@ def test_what_a_run_leaves(tmp_path):
         "predictions.png",
         "tensorboard",
     }
-    assert [row["mask AP"] for row in read_rows(tmp_path / "evaluations.csv")] == [0.3, 0.1, 0.2]
+    assert [row["mask_AP"] for row in read_rows(tmp_path / "evaluations.csv")] == [0.3, 0.1, 0.2]
     assert '"iteration": 5' in (tmp_path / "best.json").read_text()
     assert [path.stem for path in checkpoint.whole(tmp_path / "checkpoints")] == ["000010", "000015"]
     losses = read_rows(tmp_path / "losses.csv")

@@ -20,7 +20,11 @@ def tiny_model(seed=0):
         backbone="test_resnet",
         pretrained=False,
         channels=16,
+        box_channels=32,
         samples=32,
+        rpn_samples=64,
+        rpn_train_proposals_per_level=50,
+        rpn_train_proposals=50,
         semantic_classes=4,
     )
 

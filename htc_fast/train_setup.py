@@ -1,0 +1,251 @@
+"""From the command line's options to data, model and recipe."""
+
+import ast
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+
+from htc_fast.data import CocoDataset
+from htc_fast.data.loader import Collate
+from htc_fast.data.transforms import train_transform
+from htc_fast.detector import Detector
+from htc_fast.errors import UserError
+from htc_fast.evaluation import coco
+from htc_fast.models import zoo
+from htc_fast.models.weights import load_weights
+from htc_fast.restore import find_device, image_size
+from htc_fast.training import imagenet
+from htc_fast.training.distributed import World
+from htc_fast.training.feed import Feed
+from htc_fast.training.optimizer import Schedule, scaled_rate
+from htc_fast.training.recipe import Recipe
+from htc_fast.visualization import side_by_side
+
+
+def check(options: Namespace) -> Namespace:
+    """Refuse numbers that make no sense.
+
+    raises  UserError naming the option
+    """
+    for name in (
+        "epochs",
+        "iterations",
+        "max_minutes",
+        "batch_size",
+        "accumulate",
+        "lr",
+        "clip",
+        "crop",
+        "threads",
+        "keep",
+    ):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise UserError(f"--{name.replace('_', '-')} must be more than 0, got {value}.")
+    if options.scales[0] <= 0 or options.scales[1] < options.scales[0]:
+        raise UserError(f"--scales takes two factors, the smaller first, got {options.scales[0]} {options.scales[1]}.")
+    if (options.train_json is None) != (options.train_images is None) and options.data is None:
+        raise UserError("--train-json and --train-images belong together: give both, or --data with the root folder.")
+    if options.device is not None:
+        find_device(options.device)
+    return options
+
+
+def choose_folder(options: Namespace, world: World) -> Path:
+    """Where the run goes: --out, or the next free default folder; with --resume the last one used.
+
+    raises  UserError if --out holds another run
+    """
+    folder = Path(options.out)
+    numbered = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
+    free = next(number for number, each in enumerate(numbered) if not (each / "checkpoints").is_dir())
+    world.wait()
+    if options.out_given:
+        if free and not options.resume:
+            raise UserError(f"{folder} holds a run already: go on with --resume, or give another --out.")
+        return folder
+    return numbered[max(free - 1, 0) if options.resume else free]
+
+
+def make_datasets(options: Namespace, semantic: bool) -> tuple[CocoDataset, CocoDataset | None]:
+    """The training pictures with their augmentation, and the validation pictures, if any are named."""
+    short, long = image_size(options.image_size)
+    transform = train_transform(
+        short,
+        long,
+        flip=0.0 if options.flip == "none" else 0.5,
+        vertical_flip=0.5 if options.flip == "both" else 0.0,
+        crop=options.crop,
+        scale=tuple(options.scales),
+        turn=options.turn,
+    )
+    train = CocoDataset(
+        options.data,
+        "train",
+        annotations=options.train_json,
+        images=options.train_images,
+        semantic=options.semantic if semantic else "none",
+        transform=transform,
+    )
+    if options.data is None and options.val_json is None:
+        return train, None
+    paths = {"annotations": options.val_json, "images": options.val_images}
+    return train, CocoDataset(options.data, "val", **paths, semantic="none", classes=train.classes)
+
+
+def make_config(options: Namespace):
+    """The network's configuration, but for the number of classes, which the data knows."""
+    overrides = parse_fields(options.set)
+    if options.backbone is not None:
+        overrides["backbone"] = options.backbone
+    try:
+        config = zoo.config(options.model, **overrides)
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, UserError) else UserError(f"--set: {error}") from error
+    _check_types(config, zoo.config(options.model))
+    if options.pretrained and imagenet.packaged_file(config.backbone):
+        config = replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
+    return config
+
+
+def parse_fields(pairs: list[str]) -> dict:
+    """FIELD=VALUE pairs, values as Python writes them; what Python cannot read is text."""
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UserError(f"--set takes FIELD=VALUE, such as channels=128, got {pair!r}.")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return found
+
+
+def _check_types(config, base) -> None:
+    """A value that was set must be of the kind that stood there."""
+    for part in ("", "rpn", "stages"):
+        new, old = (getattr(one, part) if part else one for one in (config, base))
+        for entry in fields(old):
+            value, before = getattr(new, entry.name), getattr(old, entry.name)
+            kinds = (int, float) if isinstance(before, float) else (type(before),)
+            if before is not None and (
+                not isinstance(value, kinds) or isinstance(value, bool) != isinstance(before, bool)
+            ):
+                name = f"rpn_{entry.name}" if part == "rpn" else entry.name
+                raise UserError(f"--set {name} takes {type(before).__name__}, such as {before!r}, got {value!r}.")
+
+
+def make_model(config, options: Namespace, train: CocoDataset) -> Detector:
+    """The detector, with ImageNet or other weights to start from."""
+    file = imagenet.packaged_file(config.backbone) if options.pretrained else None
+    downloads = options.pretrained and file is None and options.weights is None and not options.resume
+    sizes = {"num_classes": len(train.classes), "semantic_classes": max(train.semantic_classes, 1)}
+    torch.manual_seed(options.seed)
+    try:
+        model = Detector(replace(config, pretrained=downloads, **sizes))
+    except OSError as error:
+        raise UserError(
+            f"the ImageNet weights of {config.backbone} cannot be had ({str(error).splitlines()[0]}): go online once, "
+            f"or train with --no-pretrained or --backbone {imagenet.PACKAGED}, whose weights a package carries."
+        ) from error
+    if file is not None:
+        imagenet.load_packaged(model.backbone.net, file)
+    if options.weights is not None:
+        _start_from(model, options.weights)
+    model.class_names, model.category_ids = train.classes, train.category_ids
+    model.image_size = image_size(options.image_size)
+    return model
+
+
+def _start_from(model: Detector, weights: Path) -> None:
+    """Load what fits: last layers for other classes keep their fresh values.
+
+    raises  UserError if anything else differs
+    """
+    report = load_weights(model, weights, strict=False)
+    last = ("classes", "deltas", "logits")
+    foreign = [key for key in report.wrong_shape if key.split(" ")[0].split(".")[-2] not in last]
+    if report.missing or foreign:
+        raise UserError(
+            f"{weights} holds weights of another architecture than {model.config.name} on {model.config.backbone} "
+            f"({report}): choose --model, --backbone and --set as the file was trained with."
+        )
+    print(f"{weights}: {report}", file=sys.stderr)
+
+
+def make_evaluation(val: CocoDataset, world: World) -> Callable[[Detector], dict[str, float]]:
+    """Model -> AP of boxes and masks; every process predicts its share, the leading one gets the numbers."""
+
+    def evaluate(model: Detector) -> dict[str, float]:
+        found = coco.collect(model, val, rank=world.rank, world=world.size, progress=sys.stderr.isatty())
+        found = coco.gather(found)
+        return coco.score(val, found).metrics if world.leads else {}
+
+    return evaluate
+
+
+def make_picture(val: CocoDataset, count: int = 6) -> Callable[[Detector, Path], None]:
+    """(model, path) -> predictions beside the truth, for pictures spread over the validation set."""
+
+    def draw(model: Detector, path: Path) -> None:
+        chosen = sorted({round(i * (len(val) - 1) / max(count - 1, 1)) for i in range(count)})
+        pictures = [val.image(index) for index in chosen]
+        found = model.predict(pictures, score_threshold=0.5, class_names=val.classes)
+        side_by_side([(p, one, val.truth(i)) for p, one, i in zip(pictures, found, chosen)]).save(path)
+
+    return draw
+
+
+def make_feed(options: Namespace, train: CocoDataset, config, world: World) -> Feed:
+    """Endless training batches."""
+    workers = options.workers
+    if workers is None:
+        # On a CPU the loader would take the cores that train.
+        workers = 0 if world.device.type == "cpu" else min(8, (os.cpu_count() or 1) // world.size)
+    collate = Collate(config.mean, config.std)
+    return Feed(train, collate, options.batch_size, world, train.groups, options.seed, workers)
+
+
+def make_recipe(options: Namespace, world: World) -> Recipe:
+    """How long and how fast."""
+    images = options.batch_size * options.accumulate * world.size
+    rate = scaled_rate(images) if options.lr is None else options.lr
+    return Recipe(
+        schedule=Schedule(rate, options.schedule, warmup=options.warmup),
+        epochs=options.epochs,
+        iterations=options.iterations,
+        minutes=options.max_minutes,
+        optimizer=options.optimizer,
+        weight_decay=options.weight_decay,
+        accumulate=options.accumulate,
+        amp=options.amp,
+        clip=options.clip,
+        evaluate_every=options.evaluate_every,
+        save_every=options.save_every,
+        keep=options.keep,
+        log_every=10,
+        seed=options.seed,
+    )
+
+
+def describe(options: Namespace, model: Detector, train: CocoDataset, val: CocoDataset | None, trainer) -> str:
+    """The run in two lines."""
+    config, recipe = model.config, trainer.recipe
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    images = options.batch_size * options.accumulate * trainer.world.size
+    limits = [f"{recipe.epochs:g} epochs"]
+    limits += [f"{recipe.iterations} iterations"] if recipe.iterations else []
+    limits += [f"{recipe.minutes:g} minutes"] if recipe.minutes else []
+    return (
+        f"{config.name}, {config.backbone}, {millions:.1f} M parameters, on {trainer.world.size} x "
+        f"{trainer.world.device.type}{' in bf16' if recipe.amp else ''}: {len(train)} pictures to train on, "
+        f"{len(val) if val else 'none'} held out, {len(train.classes)} classes\n"
+        f"{images} pictures per step, learning rate {recipe.schedule.rate:g}, {recipe.schedule.shape} schedule, "
+        f"until {' or '.join(limits)}; results in {options.out}"
+    )

