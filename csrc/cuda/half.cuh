@@ -75,39 +75,70 @@ __device__ __forceinline__ T from_float(float value) {
 template <class T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
+// V neighbouring elements as they lie in memory: one, or a 16-byte vector.
+template <class T, int V>
+using Vector = std::conditional_t<V == 1, T, uint4>;
+
+// Through the read-only path; vectors must be 16-byte aligned.
+template <class T, int V>
+__device__ __forceinline__ Vector<T, V> load_elements(const T* address) {
+  if constexpr (V == 1) {
+    return *address;
+  } else {
+    static_assert(V == kVector<T>);
+    return __ldg(reinterpret_cast<const uint4*>(address));
+  }
+}
+
 template <class T>
-__device__ __forceinline__ void unpack_vector(uint4 raw, float (&out)[kVector<T>]) {
+__device__ __forceinline__ void unpack_elements(T raw, float (&out)[1]) {
+  out[0] = to_float(raw);
+}
+__device__ __forceinline__ void unpack_elements(uint4 raw, float (&out)[4]) {
+  out[0] = __uint_as_float(raw.x);
+  out[1] = __uint_as_float(raw.y);
+  out[2] = __uint_as_float(raw.z);
+  out[3] = __uint_as_float(raw.w);
+}
+template <class T>
+__device__ __forceinline__ void unpack_elements(T type, uint4 raw, float (&out)[8]) {
   const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    if constexpr (std::is_same_v<T, float>) {
-      out[i] = __uint_as_float(words[i]);
-    } else {
-      const float2 two = unpack(T{}, words[i]);
-      out[2 * i] = two.x;
-      out[2 * i + 1] = two.y;
-    }
+    const float2 two = unpack(type, words[i]);
+    out[2 * i] = two.x;
+    out[2 * i + 1] = two.y;
   }
 }
 
-// Through the read-only path; the address must be 16-byte aligned.
-template <class T>
-__device__ __forceinline__ uint4 load_vector(const T* address) {
-  return __ldg(reinterpret_cast<const uint4*>(address));
+template <class T, int V>
+__device__ __forceinline__ void load_floats(const Vector<T, V>& raw, float (&out)[V]) {
+  if constexpr (V == 8) {
+    unpack_elements(T{}, raw, out);
+  } else {
+    unpack_elements(raw, out);
+  }
 }
 
-template <class T>
-__device__ __forceinline__ void store_vector(T* address, const float (&in)[kVector<T>]) {
-  uint32_t words[4];
+// sum += weight * value, for every element
+template <class T, int V>
+__device__ __forceinline__ void multiply_add(float weight, const Vector<T, V>& raw, float (&sum)[V]) {
+  float value[V];
+  load_floats<T, V>(raw, value);
 #pragma unroll
-  for (int i = 0; i < 4; i++) {
-    if constexpr (std::is_same_v<T, float>) {
-      words[i] = __float_as_uint(in[i]);
-    } else {
-      words[i] = pack(T{}, in[2 * i], in[2 * i + 1]);
-    }
+  for (int i = 0; i < V; i++) sum[i] = fmaf(weight, value[i], sum[i]);
+}
+
+template <class T, int V>
+__device__ __forceinline__ void store_elements(T* address, const float (&in)[V]) {
+  if constexpr (V == 1) {
+    *address = from_float<T>(in[0]);
+  } else if constexpr (V == 4) {
+    *reinterpret_cast<float4*>(address) = make_float4(in[0], in[1], in[2], in[3]);
+  } else {
+    *reinterpret_cast<uint4*>(address) = make_uint4(pack(T{}, in[0], in[1]), pack(T{}, in[2], in[3]),
+                                                    pack(T{}, in[4], in[5]), pack(T{}, in[6], in[7]));
   }
-  *reinterpret_cast<uint4*>(address) = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 }  // namespace htc::cuda

@@ -5,6 +5,7 @@ race   kernels instrumented for the race check (race.h)
 asan   AddressSanitizer and UBSan; the process that loads it needs libasan preloaded
 """
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -96,6 +97,28 @@ def sanitizer_environment() -> dict[str, str]:
 def self_test_library(variant: str) -> Path:
     """The emulator with the kernels that test the emulator itself."""
     return _library("self_test", variant, [HERE / "self_test.cpp"], [HERE / "simt.cpp", HERE / "race.cpp"], [], [])
+
+
+@functools.cache
+def kernels(variant: str = "plain"):
+    """torch.ops.htc_simt_<variant>: every kernel of csrc/cuda as an operator on CPU tensors (adapter.cpp)."""
+    import torch
+
+    compile_flags, link_flags = torch_flags()
+    name = f"htc_simt_{variant}"
+    path = _library("htc_simt", variant, sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
+                    [HERE / "simt.cpp", HERE / "race.cpp", HERE / "adapter.cpp"],
+                    [*compile_flags, f"-DHTC_SIMT_LIBRARY={name}"], link_flags)  # fmt: skip
+    torch.ops.load_library(str(path))
+    return getattr(torch.ops, name)
+
+
+def set_seed(variant: str, seed: int) -> None:
+    """0: threads and blocks in order; any other: shuffled."""
+    import torch
+
+    path = next(p for p in torch.ops.loaded_libraries if f"libhtc_simt_{variant}-" in p)
+    ctypes.CDLL(path).simt_set_seed(ctypes.c_uint64(seed))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,220 @@
+// Where a RoI lies on its maps, and which pixels make up a bin with which weights. Everything here is separable: a
+// weight of the bin is a weight along y times a weight along x.
+#pragma once
+#include <algorithm>
+
+#include "cuda/half.cuh"
+#include "geometry.h"
+
+namespace htc::cuda {
+
+constexpr int kMaxMaps = kMaxLevels + 1;  // the pyramid's levels, and the semantic map after the last of them
+
+struct Map {
+  void* data;
+  int height, width;
+  float scale;
+  int64_t stride_n, stride_c, stride_h, stride_w;  // in elements
+};
+
+// What both kernels of RoIAlign are given, by value.
+struct RoiParams {
+  Map maps[kMaxMaps];
+  int levels, semantic;  // semantic: the semantic map's index, or -1
+  const float* rois;
+  int64_t count, rois_per_image;  // rois_per_image: R of [N, R, 4]; 0 where rois are [K, 5]
+  int images, channels, out_h, out_w, semantic_grid, sampling_ratio;
+  bool aligned;
+  float finest_size;
+};
+
+inline RoiParams roi_params(const RoiAlign& a) {
+  RoiParams p{};
+  p.levels = a.levels;
+  p.semantic = a.has_semantic ? a.levels : -1;
+  for (int m = 0; m < a.levels + a.has_semantic; m++) {
+    const FeatureMap& map = a.maps[m];
+    p.maps[m] = {map.data, static_cast<int>(map.height), static_cast<int>(map.width), map.scale,
+                 map.stride_n, map.stride_c, map.stride_h, map.stride_w};
+  }
+  p.rois = a.rois;
+  p.count = a.count;
+  p.rois_per_image = a.rois_per_image;
+  p.images = static_cast<int>(a.images);
+  p.channels = static_cast<int>(a.channels);
+  p.out_h = a.out_h;
+  p.out_w = a.out_w;
+  p.semantic_grid = a.semantic_grid;
+  p.sampling_ratio = a.sampling_ratio;
+  p.aligned = a.aligned;
+  p.finest_size = a.finest_size;
+  return p;
+}
+
+// Vectors need channels side by side, and every pixel of the maps and of `pooled` on a 16-byte boundary.
+inline bool vectorised(const RoiParams& p, const void* pooled, int vector) {
+  if (p.channels % vector != 0 || reinterpret_cast<uintptr_t>(pooled) % 16 != 0) return false;
+  for (int m = 0; m < p.levels + (p.semantic >= 0); m++) {
+    const Map& map = p.maps[m];
+    if (map.stride_c != 1 || map.stride_n % vector || map.stride_h % vector || map.stride_w % vector ||
+        reinterpret_cast<uintptr_t>(map.data) % 16)
+      return false;
+  }
+  return true;
+}
+
+struct RoiPlace {
+  Box box;
+  int image, level;
+  bool valid;  // finite, and of an image that is there; any other gives zeros
+};
+
+__device__ __forceinline__ RoiPlace place_roi(const RoiParams& p, int64_t k) {
+  RoiPlace roi;
+  const bool has_image = p.rois_per_image == 0;
+  const float* row = p.rois + k * (has_image ? 5 : 4);
+  // Compared as a float first: a NaN or a huge index has no meaning as an integer.
+  const float image = has_image ? *row++ : static_cast<float>(k / p.rois_per_image);
+  roi.box = {row[0], row[1], row[2], row[3]};
+  roi.valid = image >= 0.0f && image < static_cast<float>(p.images) && is_finite(roi.box);
+  roi.image = roi.valid ? static_cast<int>(image) : 0;
+  roi.level = roi.valid ? pyramid_level(roi.box, p.finest_size, p.levels) : 0;
+  return roi;
+}
+
+// One axis of a RoI on a map: `grid` sub-bins of equal length, each sampled `samples` times, pooled into `bins` bins.
+struct RoiAxis {
+  float start, length;  // of the first sub-bin, of every sub-bin, in pixels of the map
+  int samples, size, grid, bins;
+};
+
+__device__ __forceinline__ RoiAxis roi_axis(const RoiParams& p, const RoiPlace& roi, int map, bool vertical) {
+  const Map& m = p.maps[map];
+  RoiAxis axis;
+  axis.bins = vertical ? p.out_h : p.out_w;
+  axis.grid = map == p.semantic ? p.semantic_grid : axis.bins;
+  axis.size = vertical ? m.height : m.width;
+  const Extent extent = vertical ? roi_extent(roi.box.y1, roi.box.y2, m.scale, p.aligned)
+                                 : roi_extent(roi.box.x1, roi.box.x2, m.scale, p.aligned);
+  axis.start = extent.start;
+  axis.length = extent.length / static_cast<float>(axis.grid);
+  axis.samples = sample_count(axis.length, p.sampling_ratio);
+  return axis;
+}
+
+__device__ __forceinline__ int first_sub_bin(const RoiAxis& axis, int bin) { return bin * axis.grid / axis.bins; }
+__device__ __forceinline__ int last_sub_bin(const RoiAxis& axis, int bin) {
+  return ((bin + 1) * axis.grid + axis.bins - 1) / axis.bins;
+}
+
+// Calls visit(tap, weight) for every sample of a bin that falls on the map and, where a range of pixels is given, may
+// touch it. The range keeps a gigantic box from costing a gigantic loop.
+template <class Visit>
+__device__ __forceinline__ void visit_samples(const RoiAxis& axis, int bin, float from, float to, Visit visit) {
+  const int begin = first_sub_bin(axis, bin), end = last_sub_bin(axis, bin);
+  const float weight = 1.0f / (static_cast<float>(axis.samples) * static_cast<float>(end - begin));
+  for (int sub = begin; sub < end; sub++) {
+    const float base = axis.start + static_cast<float>(sub) * axis.length;
+    int first = 0, last = axis.samples;
+    if (axis.samples > 8 && axis.length != 0.0f) {
+      // One sample of slack on either side: rounding must not lose one, and tap_at drops those outside anyway.
+      const float density = static_cast<float>(axis.samples) / axis.length;
+      const float a = (from - base) * density, b = (to - base) * density, most = static_cast<float>(axis.samples);
+      first = static_cast<int>(fminf(fmaxf(fminf(a, b) - 2.0f, 0.0f), most));
+      last = static_cast<int>(fminf(fmaxf(fmaxf(a, b) + 2.0f, 0.0f), most));
+    }
+    for (int i = first; i < last; i++) {
+      const float at = base + (static_cast<float>(i) + 0.5f) * axis.length / static_cast<float>(axis.samples);
+      const Tap tap = tap_at(at, axis.size);
+      if (tap.low >= 0) visit(tap, weight);
+    }
+  }
+}
+
+// What a bin's samples along one axis weigh on one pixel.
+__device__ __forceinline__ float weight_on(const RoiAxis& axis, int bin, int pixel) {
+  // Beyond the edge, samples count for the pixel at the edge.
+  const float from = pixel == 0 ? -1.0f : static_cast<float>(pixel - 1);
+  const float to = pixel == axis.size - 1 ? static_cast<float>(axis.size) : static_cast<float>(pixel + 1);
+  float sum = 0.0f;
+  visit_samples(axis, bin, from, to, [&](Tap tap, float weight) {
+    if (tap.low == pixel) sum += weight * (1.0f - tap.fraction);
+    if (tap.high == pixel) sum += weight * tap.fraction;
+  });
+  return sum;
+}
+
+struct PixelWeight {
+  int pixel;
+  float weight;
+};
+
+// The pixels of a bin along one axis with their weights, each once. Where there are more than the table has room for,
+// `listed` is false and the pixels are `first` and the count - 1 after it.
+struct TableLine {
+  int count, first;
+  bool listed;
+  const PixelWeight* pixels;
+};
+
+// Enough for boxes of some 200 pixels of their level's map; a few kilobytes per block.
+inline int table_room(const RoiParams& p) { return std::clamp(256 / std::max(p.out_h, p.out_w), 4, 32); }
+
+// For every map in use (0 the RoI's level, 1 the semantic one), a line for every row of bins and every column of bins.
+// In memory a line is {count, first} and then its pixels; count is negative where they are not listed.
+struct RoiTables {
+  int2* memory;
+  int out_h, out_w, room;
+
+  static size_t bytes(const RoiParams& p, int room) {
+    return static_cast<size_t>(p.out_h + p.out_w) * (p.semantic >= 0 ? 2 : 1) * (room + 1) * sizeof(int2);
+  }
+  __device__ __forceinline__ int2* at(int slot, bool vertical, int bin) const {
+    return memory + (slot * (out_h + out_w) + (vertical ? bin : out_h + bin)) * (room + 1);
+  }
+  __device__ __forceinline__ TableLine line(int slot, bool vertical, int bin) const {
+    const int2* start = at(slot, vertical, bin);
+    return {abs(start->x), start->y, start->x >= 0, reinterpret_cast<const PixelWeight*>(start + 1)};
+  }
+  __device__ __forceinline__ void fill(const RoiParams& p, const RoiPlace& roi, int thread, int threads) const {
+    const int lines = out_h + out_w, all = lines * (p.semantic >= 0 ? 2 : 1);
+    for (int i = thread; i < all; i += threads) {
+      const int slot = i / lines, line = i - slot * lines;
+      const bool vertical = line < out_h;
+      const int bin = vertical ? line : line - out_h;
+      fill_line(roi_axis(p, roi, slot == 0 ? roi.level : p.semantic, vertical), bin, at(slot, vertical, bin));
+    }
+  }
+  __device__ __forceinline__ void fill_line(const RoiAxis& axis, int bin, int2* start) const {
+    PixelWeight* pixels = reinterpret_cast<PixelWeight*>(start + 1);
+    int count = 0, low = axis.size, high = -1;
+    auto add = [&](int pixel, float weight) {
+      if (weight == 0.0f) return;
+      low = min(low, pixel);
+      high = max(high, pixel);
+      // Samples go one way along the axis, so that a pixel seen before is among the last three.
+      for (int i = max(count - 3, 0); i < min(count, room); i++)
+        if (pixels[i].pixel == pixel) {
+          pixels[i].weight += weight;
+          return;
+        }
+      if (count < room) pixels[count] = {pixel, weight};
+      count++;
+    };
+    visit_samples(axis, bin, -1.0f, static_cast<float>(axis.size), [&](Tap tap, float weight) {
+      add(tap.low, weight * (1.0f - tap.fraction));
+      add(tap.high, weight * tap.fraction);
+    });
+    *start = count <= room ? make_int2(count, low) : make_int2(low - high - 1, low);
+  }
+};
+
+// One pixel of a line. A line too long for its table works its weights out one by one: slow, and right.
+__device__ __forceinline__ PixelWeight pixel_at(const RoiParams& p, int64_t k, int map, bool vertical, int bin,
+                                                const TableLine& line, int i) {
+  if (line.listed) return line.pixels[i];
+  // The RoI is read again rather than kept: registers are for the common case.
+  return {line.first + i, weight_on(roi_axis(p, place_roi(p, k), map, vertical), bin, line.first + i)};
+}
+
+}  // namespace htc::cuda

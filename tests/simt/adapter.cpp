@@ -1,0 +1,63 @@
+// The emulated kernels as torch operators on CPU tensors: torch.ops.htc_simt_<variant>.*. No checks: tests behave.
+#include "torch/common.h"
+
+namespace htc {
+namespace {
+
+RoiAlign arguments(const std::vector<Tensor>& maps, bool semantic, const Tensor& rois,
+                   const std::vector<double>& scales, const std::vector<int64_t>& options, bool aligned) {
+  RoiAlign a{};
+  a.dtype = dtype_of(maps[0]);
+  a.levels = static_cast<int>(maps.size()) - semantic;
+  a.has_semantic = semantic;
+  for (size_t m = 0; m < maps.size(); m++) {
+    const Tensor& t = maps[m];
+    a.maps[m] = {t.mutable_data_ptr(), t.size(2), t.size(3), static_cast<float>(scales[m]), t.stride(0), t.stride(1),
+                 t.stride(2), t.stride(3)};
+  }
+  a.images = maps[0].size(0);
+  a.channels = maps[0].size(1);
+  a.rois = static_cast<const float*>(rois.const_data_ptr());
+  a.count = rois.dim() == 3 ? rois.size(0) * rois.size(1) : rois.size(0);
+  a.rois_per_image = rois.dim() == 3 ? rois.size(1) : 0;
+  a.out_h = static_cast<int>(options[0]);
+  a.out_w = static_cast<int>(options[1]);
+  a.sampling_ratio = static_cast<int>(options[2]);
+  a.semantic_grid = static_cast<int>(options[3]);
+  a.aligned = aligned;
+  a.finest_size = 56.0f;
+  return a;
+}
+
+// options: out_h, out_w, sampling_ratio, semantic_grid
+void roi_align(std::vector<Tensor> maps, bool semantic, Tensor rois, std::vector<double> scales,
+               std::vector<int64_t> options, bool aligned, Tensor out) {
+  RoiAlign a = arguments(maps, semantic, rois, scales, options, aligned);
+  a.out = out.mutable_data_ptr();
+  cuda::roi_align(a, nullptr);
+}
+
+// grad is channels-last; the maps receive the gradient (fp32 zeros where it is scattered).
+void roi_align_backward(Tensor grad, std::vector<Tensor> maps, bool semantic, Tensor rois, std::vector<double> scales,
+                        std::vector<int64_t> options, bool aligned, bool deterministic) {
+  RoiAlign a = arguments(maps, semantic, rois, scales, options, aligned);
+  a.dtype = dtype_of(grad);
+  a.out = grad.mutable_data_ptr();
+  if (!deterministic) return cuda::roi_align_scatter(a, nullptr);
+  Tensor workspace = torch::stable::new_empty(grad, {cuda::roi_align_workspace(a)}, ScalarType::Byte);
+  cuda::roi_align_backward(a, workspace.mutable_data_ptr(), nullptr);
+}
+
+}  // namespace
+}  // namespace htc
+
+STABLE_TORCH_LIBRARY(HTC_SIMT_LIBRARY, m) {
+  m.def("roi_align(Tensor[] maps, bool semantic, Tensor rois, float[] scales, int[] options, bool aligned, Tensor(a!) out) -> ()");
+  m.def(
+      "roi_align_backward(Tensor grad, Tensor(a!)[] maps, bool semantic, Tensor rois, float[] scales, int[] options, "
+      "bool aligned, bool deterministic) -> ()");
+}
+STABLE_TORCH_LIBRARY_IMPL(HTC_SIMT_LIBRARY, CPU, m) {
+  m.impl("roi_align", TORCH_BOX(&htc::roi_align));
+  m.impl("roi_align_backward", TORCH_BOX(&htc::roi_align_backward));
+}
