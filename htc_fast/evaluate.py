@@ -50,6 +50,10 @@ def main() -> int:
     world = distributed.start(options.device)
     try:
         model = restore(options.weights, options.model, len(dataset.classes), str(world.device))
+        names = getattr(model, "class_names", None)
+        if names and names != dataset.classes and set(names) <= set(dataset.classes):
+            # The file numbers or orders the classes in another way than the training data did.
+            dataset = CocoDataset(options.data, options.split, **paths, semantic="none", keep_empty=True, classes=names)
         stages = [options.stage] if options.stage != "all" else [*map(str, range(1, count_stages(model) + 1)), None]
         report = {}
         for stage in stages:

@@ -1,5 +1,6 @@
 """COCO segmentations (polygons, compressed and uncompressed RLE) as bitmaps and as RLE."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -52,12 +53,14 @@ def from_bitmaps(bitmaps: np.ndarray) -> list[dict]:
 
 def _polygons(segmentation: list) -> list[list[float]]:
     """The polygons with at least three points, each number finite."""
-    found = []
-    for polygon in segmentation:
-        if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0:
-            if all(isinstance(value, (int, float)) and math.isfinite(value) for value in polygon):
-                found.append(polygon)
-    return found
+    return [polygon for polygon in segmentation if isinstance(polygon, list) and _is_polygon(polygon)]
+
+
+def _is_polygon(polygon: list) -> bool:
+    # A sum is finite only if every number is; it is many times quicker than asking each.
+    with contextlib.suppress(TypeError):
+        return len(polygon) >= 6 and len(polygon) % 2 == 0 and math.isfinite(sum(polygon))
+    return False
 
 
 def _fills(text: str | bytes, pixels: int) -> bool:

@@ -46,8 +46,16 @@ def test_nothing_left_to_train_on(tmp_path):
         CocoDataset(write(tmp_path, content, "train"), "train")
 
 
-@pytest.mark.parametrize("names", ["annotations/val.json val", "annotations/instances_val.json images/val", "val.json images",
-                                   "valid/_annotations.coco.json valid", "annotations/instances_val2017.json ."])  # fmt: skip
+LAYOUTS = [
+    "annotations/val.json val",
+    "annotations/instances_val.json images/val",
+    "val.json images",
+    "valid/_annotations.coco.json valid",
+    "annotations/instances_val2017.json .",
+]
+
+
+@pytest.mark.parametrize("names", LAYOUTS)
 def test_layouts(tmp_path, names):
     file, folder = names.split()
     write(tmp_path, folder=folder)
@@ -64,9 +72,9 @@ def test_missing_places(tmp_path):
     with pytest.raises(UserError, match="is missing"):
         CocoDataset(tmp_path / "no")
     write(tmp_path)
-    with pytest.raises(UserError, match="no annotation file for split 'train'.*found .*instances_val2017.json"):
+    with pytest.raises(UserError, match=r"no annotation file for split 'train'.*found .*instances_val2017.json"):
         CocoDataset(tmp_path, "train")
-    with pytest.raises(UserError, match="image folder .* is missing"):
+    with pytest.raises(UserError, match=r"image folder .* is missing"):
         CocoDataset(tmp_path, "val", images=tmp_path / "no")
 
 
@@ -107,7 +115,7 @@ def test_bad_picture(tmp_path, damage, sentence):
 def test_a_worker_hands_over_the_sentence_alone(tmp_path):
     dataset = CocoDataset(write(tmp_path), "val")
     truncate(tmp_path / "val2017" / "000000000010.png")
-    with pytest.raises(UserError, match="^picture .*000000000010.png cannot be read") as error:
+    with pytest.raises(UserError, match=r"^picture .*000000000010.png cannot be read") as error:
         list(DataLoader(dataset, num_workers=1, batch_size=None))
     assert "Traceback" not in str(error.value)
 
@@ -207,7 +215,7 @@ def test_bad_pixel_maps(stuff):
     path.unlink()
     with pytest.raises(UserError, match=r"semantic map .* is missing"):
         CocoDataset(stuff, "val")[0]
-    with pytest.raises(UserError, match="semantic maps .* are missing"):
+    with pytest.raises(UserError, match=r"semantic maps .* are missing"):
         CocoDataset(stuff, "val", semantic=stuff / "no")
 
 

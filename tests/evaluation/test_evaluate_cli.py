@@ -56,6 +56,19 @@ def test_without_annotations_only_results(tmp_path, run):
     assert len(json.loads((tmp_path / "out" / "results.segm.json").read_text())) == 1
 
 
+def test_classes_are_matched_by_name(tmp_path, monkeypatch, capsys):
+    model = Fake(2)
+    model.class_names = ["owl", "dog"]
+    monkeypatch.setattr(command, "restore", lambda *_: model)
+    given = ["--weights", "w", "--data", str(write(tmp_path / "data")), "--image-size", "64", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["evaluate", *given])
+    with pytest.raises(SystemExit) as end:
+        cli.run(command.main)
+    assert end.value.code == 0 and "cat" not in capsys.readouterr().out
+    results = json.loads((tmp_path / "results.bbox.json").read_text())
+    assert [item["category_id"] for item in results[:2]] == [3, 90]
+
+
 ERRORS = {
     "no data": ([], "needs its root folder"),
     "no such folder": (["--data", "{root}/no"], "is missing"),

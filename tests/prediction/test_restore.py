@@ -36,7 +36,7 @@ def test_files_that_give_no_detector(saved, tmp_path):
         restore(tmp_path / "no.pth")
     with pytest.raises(UserError, match="architecture"):
         restore(path, "mask_rcnn_r50")
-    with pytest.raises(UserError, match="unknown model 'htc_r5'.*did you mean"):
+    with pytest.raises(UserError, match=r"unknown model 'htc_r5'.*did you mean"):
         restore(path, "htc_r5")
     foreign = tmp_path / "foreign.pth"
     torch.save({"state_dict": {}}, foreign)
