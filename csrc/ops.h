@@ -16,6 +16,41 @@ using Parallel = std::function<void(int64_t count, int64_t grain, const std::fun
 // A cudaStream_t, unnamed so that this header needs no CUDA.
 using Stream = void*;
 
+// A map [N, C, H, W] with any strides; scale: its pixels per pixel of the image.
+struct FeatureMap {
+  void* data;
+  int64_t height, width;
+  float scale;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+};
+
+// One launch over a pyramid and, if present, a semantic map (kept behind the last level, averaged from a finer grid).
+// Backward: the maps are float32 (float64) gradients to add to, `out` is the gradient of the output.
+struct RoiAlign {
+  DType dtype;
+  FeatureMap maps[9];
+  int levels;
+  bool has_semantic;
+  int64_t images, channels, count;
+  int64_t rois_per_image;  // R of rois [N, R, 4]; 0 where rois are [K, 5]
+  const float* rois;
+  int out_h, out_w, sampling_ratio, semantic_grid;
+  bool aligned;
+  float finest_size;
+  void* out;  // [K, out_h, out_w, C]
+};
+HTC_CPU_KERNEL(roi_align, RoiAlign)
+HTC_CPU_KERNEL(roi_align_backward, RoiAlign)
+namespace cuda {
+void roi_align(const RoiAlign&, Stream);
+// Here the maps are gradients of type `dtype`, written whole, the same bits every time. workspace: roi_align_workspace
+// bytes.
+void roi_align_backward(const RoiAlign&, void* workspace, Stream);
+int64_t roi_align_workspace(const RoiAlign&);
+// The same with atomic additions to maps in float32.
+void roi_align_scatter(const RoiAlign&, Stream);
+}  // namespace cuda
+
 // boxes [K, 4], scores [K], classes [K] -> indices [kept], decayed [kept], room for max_output of each.
 struct SoftNms {
   int64_t count;

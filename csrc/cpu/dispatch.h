@@ -1,29 +1,37 @@
 // Every file in csrc/cpu is compiled once per instruction set, into namespace htc::cpu::<set>; the best one is called.
-// A kernel file opens `namespace htc::cpu::HTC_INSTRUCTION_SET {` and defines `void roi_align(const RoiAlign&, const Parallel&)`;
-// ops.h declares all of them and the chooser with HTC_CPU_KERNEL(roi_align, RoiAlign).
+// A kernel file opens `namespace htc::cpu::HTC_INSTRUCTION_SET {` and defines `void roi_align(const RoiAlign&, const
+// Parallel&)`; ops.h declares all of them and the chooser with HTC_CPU_KERNEL(roi_align, RoiAlign).
 #pragma once
 
 #if defined(__x86_64__)
-#define HTC_CPU_KERNEL(name, Arguments)                                              \
-  namespace cpu {                                                                    \
-  namespace baseline { void name(const Arguments&, const Parallel&); }               \
-  namespace avx2 { void name(const Arguments&, const Parallel&); }                   \
-  namespace avx512 { void name(const Arguments&, const Parallel&); }                 \
-  inline void name(const Arguments& arguments, const Parallel& parallel) {           \
-    switch (instruction_set()) {                                                     \
-      case 2: return avx512::name(arguments, parallel);                              \
-      case 1: return avx2::name(arguments, parallel);                                \
-      default: return baseline::name(arguments, parallel);                           \
-    }                                                                                \
-  }                                                                                  \
+#define HTC_CPU_KERNEL(name, Arguments)                                    \
+  namespace cpu {                                                          \
+  namespace baseline {                                                     \
+  void name(const Arguments&, const Parallel&);                            \
+  }                                                                        \
+  namespace avx2 {                                                         \
+  void name(const Arguments&, const Parallel&);                            \
+  }                                                                        \
+  namespace avx512 {                                                       \
+  void name(const Arguments&, const Parallel&);                            \
+  }                                                                        \
+  inline void name(const Arguments& arguments, const Parallel& parallel) { \
+    switch (instruction_set()) {                                           \
+      case 2: return avx512::name(arguments, parallel);                    \
+      case 1: return avx2::name(arguments, parallel);                      \
+      default: return baseline::name(arguments, parallel);                 \
+    }                                                                      \
+  }                                                                        \
   }
 #else
-#define HTC_CPU_KERNEL(name, Arguments)                                              \
-  namespace cpu {                                                                    \
-  namespace baseline { void name(const Arguments&, const Parallel&); }               \
-  inline void name(const Arguments& arguments, const Parallel& parallel) {           \
-    return baseline::name(arguments, parallel);                                      \
-  }                                                                                  \
+#define HTC_CPU_KERNEL(name, Arguments)                                    \
+  namespace cpu {                                                          \
+  namespace baseline {                                                     \
+  void name(const Arguments&, const Parallel&);                            \
+  }                                                                        \
+  inline void name(const Arguments& arguments, const Parallel& parallel) { \
+    return baseline::name(arguments, parallel);                            \
+  }                                                                        \
   }
 #endif
 

@@ -1,6 +1,7 @@
 // What every adapter needs: element types, threads, the current stream. The only header that sees Torch.
 #pragma once
 #include <dlfcn.h>
+#include <sys/mman.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -36,6 +37,17 @@ inline Parallel torch_threads() {
     torch::stable::parallel_for(0, count, grain, body);
   };
 }
+
+// Fresh memory costs a page fault every 4 KB: 12 ms for 50 MB, more than filling it. Huge pages cost a tenth.
+inline void advise_huge_pages(const Tensor& tensor, int64_t element_size) {
+  constexpr uintptr_t kPage = uintptr_t{2} << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+  const uintptr_t last = (begin + static_cast<uintptr_t>(tensor.numel() * element_size)) / kPage * kPage;
+  if (last > first + kPage) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+}
+
+inline int64_t element_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
 
 // The symbol lives in libtorch_cuda.so, which a CPU build of torch lacks; looked up late, one binary loads in both.
 inline Stream current_stream(int32_t device) {

@@ -1,15 +1,54 @@
-"""RoIAlign on one map or on a whole pyramid."""
+"""RoIAlign on one map or on a whole pyramid: every RoI's features in one call, in channels-last memory.
+
+Which level a RoI reads, where its samples lie and what they weigh is decided in float32 inside the kernel; feature
+maps are read as they are, in 16 bits too, and summed in float32.
+"""
 
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from htc_fast.ops import _backend, _native
 from htc_fast.ops.reference import roi_align as reference
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_backend.register("multi_level_roi_align", "cpp")
+_backend.register("roi_align", "cpp")
+
+
+def roi_align(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor:
+    """Average each box's bilinear samples into a grid of bins.
+
+    input           [N, C, H, W]
+    boxes           [K, 5]  image number, x1, y1, x2, y2; or a list of N tensors [L, 4]
+    output_size     h, w of the grid
+    spatial_scale   pixels of `input` per pixel of the boxes
+    sampling_ratio  samples per bin and axis; <= 0: one per pixel that the bin spans
+    aligned         shift by half a pixel (right), or not (as RoIAlign first had it)
+    returns         [K, C, h, w]  of the input's dtype; zeros for boxes that are not finite
+    raises          ValueError, TypeError; RuntimeError for an image number out of range (on the CPU)
+    source          Mask R-CNN, section 3; torchvision's signature and results
+    """
+    if not isinstance(boxes, Tensor):
+        boxes = _with_numbers(boxes, input)
+    size, rois = _size(output_size), boxes
+    _check([input], rois, size, [spatial_scale], None)
+    if _backend.backend_for("roi_align", input) == "reference":
+        return reference.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
+    return _call([input], rois, size, [spatial_scale], sampling_ratio, aligned, 1.0, None, 1.0, 1)
 
 
 def multi_level_roi_align(
-    features: list[Tensor],
+    features: Sequence[Tensor],
     rois: Tensor,
     output_size: int | tuple[int, int],
     spatial_scales: Sequence[float],
@@ -22,28 +61,110 @@ def multi_level_roi_align(
     semantic_scale: float = 1 / 8,
     semantic_grid: int = 14,
 ) -> Tensor:
+    """RoIAlign where every RoI reads the pyramid level that fits its size, and may add a semantic map's features.
+
+    features         L tensors [N, C, H_l, W_l], finest first
+    rois             [K, 5]  image number, x1, y1, x2, y2 in pixels; or [N, R, 4]
+    output_size      h, w
+    spatial_scales   L numbers, such as 1/4, 1/8, 1/16, 1/32
+    sampling_ratio   samples per bin and axis; <= 0: one per pixel that the bin spans
+    canonical_size   boxes of this side (pixels) read level `canonical_level`, scale 2 ** -canonical_level
+    semantic         [N, C, H, W] or None: its RoIAlign on a semantic_grid x semantic_grid grid, averaged to h, w,
+                     is added
+    returns          [K, C, h, w] or [N * R, C, h, w], channels-last in memory; zeros for boxes that are not finite
+    raises           ValueError, TypeError; RuntimeError for an image number out of range (on the CPU)
+    source           FPN, equation 1 for the level; HTC, equation 6 for the sum
+    """
+    features, scales, size = list(features), [float(scale) for scale in spatial_scales], _size(output_size)
+    _check(features, rois, size, scales, semantic)
+    finest_size = canonical_size / (2.0**canonical_level * scales[0])
+    backend = _backend.backend_for("multi_level_roi_align", features[0])
+    arguments = sampling_ratio, aligned, finest_size, semantic, semantic_scale, semantic_grid
+    if backend == "reference":
+        return reference.multi_level_roi_align(features, rois, size, scales, *arguments)
+    return _call(features, rois, size, scales, *arguments)
+
+
+def _call(features, rois, size, scales, *arguments) -> Tensor:
+    return torch.ops.htc_fast.multi_level_roi_align(features, rois.detach(), *size, scales, *arguments)
+
+
+def _with_numbers(boxes: Sequence[Tensor], like: Tensor) -> Tensor:
+    """One tensor [L, 4] per image -> [K, 5]."""
+    if len(boxes) != len(like):
+        raise ValueError(f"boxes must be one tensor per image, got {len(boxes)} for {len(like)} images.")
+    for one in boxes:
+        if one.dim() != 2 or one.shape[1] != 4:
+            raise ValueError(f"boxes must be a list of [L, 4], got {list(one.shape)}.")
+    rows = [torch.cat([one.new_full((len(one), 1), number), one], dim=1) for number, one in enumerate(boxes)]
+    return torch.cat(rows) if rows else like.new_zeros(0, 5)
+
+
+def _size(output_size: int | tuple[int, int]) -> tuple[int, int]:
     size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    if rois.dim() == 3:
-        from htc_fast.models.geometry import to_rois
-
-        rois = to_rois(rois).flatten(0, 1)
-    finest = round(-math.log2(spatial_scales[0]))
-    return reference.multi_level_roi_align(
-        features,
-        rois,
-        size,
-        list(spatial_scales),
-        finest,
-        sampling_ratio,
-        aligned,
-        canonical_size,
-        canonical_level,
-        semantic,
-        semantic_scale,
-        semantic_grid,
-    )
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"output_size must be one or two positive integers, got {output_size!r}.")
+    return size
 
 
-def roi_align(input, boxes, output_size, spatial_scale=1.0, sampling_ratio=-1, aligned=False):
-    size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    return reference.roi_align(input, boxes, size, spatial_scale, sampling_ratio, aligned)
+def _check(features: list[Tensor], rois: Tensor, size, scales: list[float], semantic: Tensor | None) -> None:
+    if not 1 <= len(features) <= 8:
+        raise ValueError(f"expected 1 to 8 feature levels, got {len(features)}.")
+    if len(scales) != len(features):
+        raise ValueError(f"expected one spatial scale per level, got {len(scales)} for {len(features)} levels.")
+    if not all(scale > 0 and math.isfinite(scale) for scale in scales):
+        raise ValueError(f"spatial scales must be positive, got {scales}.")
+    first = features[0]
+    if first.dtype not in FLOATS:
+        raise TypeError(f"feature maps must be float32, float64, float16 or bfloat16, got {first.dtype}.")
+    if not rois.is_floating_point():
+        raise TypeError(f"rois must be floating point, got {rois.dtype}.")
+    for name, one in [*((f"level {i}", one) for i, one in enumerate(features)), ("semantic", semantic)]:
+        if one is None:
+            continue
+        if one.dim() != 4 or first.dim() != 4 or one.shape[:2] != first.shape[:2]:
+            raise ValueError(
+                f"{name} must be [N, C, H, W] with level 0's N and C, got {list(one.shape)} beside {list(first.shape)}."
+            )
+        if one.dtype != first.dtype:
+            raise TypeError(f"{name} must be {first.dtype} like level 0, got {one.dtype}.")
+        if one.device != rois.device:
+            raise ValueError(f"{name} is on {one.device} and the rois on {rois.device}: move them together.")
+    if not ((rois.dim() == 2 and rois.shape[1] == 5) or (rois.dim() == 3 and rois.shape[2] == 4)):
+        raise ValueError(f"rois must be [K, 5] (image number first) or [N, R, 4], got {list(rois.shape)}.")
+    if rois.dim() == 3 and rois.shape[0] != first.shape[0]:
+        raise ValueError(f"rois [N, R, 4] must have one row per image, got {rois.shape[0]} for {first.shape[0]}.")
+
+
+@_native.register_fake("multi_level_roi_align")
+def _(features, rois, out_h, out_w, scales, ratio, aligned, finest_size, semantic, semantic_scale, semantic_grid):
+    count = rois.shape[0] * rois.shape[1] if rois.dim() == 3 else rois.shape[0]
+    return features[0].new_empty(count, out_h, out_w, features[0].shape[1]).permute(0, 3, 1, 2)
+
+
+@_native.register_fake("multi_level_roi_align_backward")
+def _(grad, rois, sizes, scales, ratio, aligned, finest_size, has_semantic, semantic_scale, semantic_grid):
+    return [
+        grad.new_empty(sizes[0], height, width, grad.shape[1]).permute(0, 3, 1, 2)
+        for height, width in zip(sizes[1::2], sizes[2::2])
+    ]
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    features, rois, _, _, *ctx.options = inputs
+    ctx.semantic = ctx.options[4] is not None
+    maps = [*features, *([ctx.options[4]] if ctx.semantic else [])]
+    ctx.options[4] = ctx.semantic
+    ctx.sizes = [maps[0].shape[0], *(side for one in maps for side in one.shape[2:])]
+    ctx.levels = len(features)
+    ctx.save_for_backward(rois)
+
+
+def _backward(ctx, grad):
+    (rois,) = ctx.saved_tensors
+    grads = torch.ops.htc_fast.multi_level_roi_align_backward(grad, rois, ctx.sizes, *ctx.options)
+    semantic = grads[ctx.levels] if ctx.semantic else None
+    return grads[: ctx.levels], None, None, None, None, None, None, None, semantic, None, None
+
+
+_native.register_autograd("multi_level_roi_align", _backward, _setup_context)

@@ -48,25 +48,32 @@ def _used(weights: Tensor) -> slice:
     return slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0)
 
 
-def level_of(boxes: Tensor, finest: int, count: int, canonical_size: float, canonical_level: int) -> Tensor:
-    """boxes [K, 4] -> index of the pyramid level [K]."""
+def level_of(boxes: Tensor, finest_size: float, count: int) -> Tensor:
+    """boxes [K, 4] -> index of the pyramid level [K]; those of side finest_size to twice that read level 0."""
     size = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt()
-    finest_size = canonical_size / 2.0 ** (canonical_level - finest)
     return torch.log2(size / finest_size + 1e-6).floor().nan_to_num(0).clamp(0, count - 1).long()
 
 
 def roi_align(input: Tensor, rois: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool) -> Tensor:
-    """input [N, C, H, W], rois [K, 5] -> [K, C, *size]."""
+    """input [N, C, H, W], rois [K, 5] -> [K, C, *size]; geometry in float32, 16-bit maps summed in float32."""
+    rois = rois.detach().float()
+    _check_images(rois, len(input))
     wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-    out = [wide.new_zeros(wide.shape[1], *size)] * 0
-    for roi in rois.to(wide.dtype if wide.dtype == torch.float64 else torch.float32):
-        if not roi.isfinite().all():
-            out.append(wide.new_zeros(wide.shape[1], *size))
-        else:
-            out.append(roi_align_one(wide[int(roi[0])], roi[1:], size, scale, ratio, aligned))
-    if not out:
-        return input.new_zeros(0, input.shape[1], *size) + 0 * input.sum()
-    return torch.stack(out).to(input.dtype)
+    nothing = wide.new_zeros(wide.shape[1], *size)
+    bins = [
+        roi_align_one(wide[int(roi[0])], roi[1:], size, scale, ratio, aligned) if roi.isfinite().all() else nothing
+        for roi in rois
+    ]
+    out = torch.stack(bins) if bins else wide.new_zeros(0, wide.shape[1], *size) + 0 * wide.sum()
+    return out.to(input.dtype)
+
+
+def _check_images(rois: Tensor, images: int) -> None:
+    number = rois[:, 0][~rois[:, 0].isnan()]
+    if len(number) and not (number.min() >= 0 and number.max() < images):
+        raise RuntimeError(
+            f"roi_align: rois name images {number.min():g} to {number.max():g}, but there are {images} images."
+        )
 
 
 def multi_level_roi_align(
@@ -74,22 +81,23 @@ def multi_level_roi_align(
     rois: Tensor,
     size: tuple[int, int],
     scales: list[float],
-    finest: int,
     ratio: int,
     aligned: bool,
-    canonical_size: float,
-    canonical_level: int,
+    finest_size: float,
     semantic: Tensor | None,
     semantic_scale: float,
     semantic_grid: int,
 ) -> Tensor:
-    """features: list of [N, C, H_l, W_l], rois [K, 5] -> [K, C, *size]."""
-    levels = level_of(rois[:, 1:].float(), finest, len(features), canonical_size, canonical_level).tolist()
+    """features: list of [N, C, H_l, W_l], rois [K, 5] or [N, R, 4] -> [K, C, *size]."""
+    if rois.dim() == 3:
+        number = torch.arange(len(rois), device=rois.device, dtype=rois.dtype).repeat_interleave(rois.shape[1])
+        rois = torch.cat([number[:, None], rois.flatten(0, 1)], dim=1)
+    levels = level_of(rois[:, 1:].float(), finest_size, len(features)).tolist()
     parts = [
         roi_align(features[level], roi[None], size, scales[level], ratio, aligned) for level, roi in zip(levels, rois)
     ]
-    out = torch.cat(parts) if parts else features[0].new_zeros(0, features[0].shape[1], *size)
+    out = torch.cat(parts) if parts else roi_align(features[0], rois, size, scales[0], ratio, aligned)
     if semantic is not None:
         grid = roi_align(semantic, rois, (semantic_grid, semantic_grid), semantic_scale, ratio, aligned)
-        out = out + F.adaptive_avg_pool2d(grid, size).to(out.dtype)
+        out = out + F.adaptive_avg_pool2d(grid, size)
     return out

@@ -1,0 +1,120 @@
+// One vector of floats of this instruction set, and how the element types become one.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace htc::cpu::HTC_INSTRUCTION_SET {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+constexpr int kRegisters = 16;  // accumulators that leave room for operands
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+constexpr int kRegisters = 8;
+#else
+constexpr int kWidth = 4;
+constexpr int kRegisters = 8;
+#endif
+
+typedef float Vec __attribute__((vector_size(kWidth * 4)));
+typedef float Unaligned __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(kWidth * 4)));
+typedef uint16_t Halves __attribute__((vector_size(kWidth * 2)));
+typedef uint16_t UnalignedHalves __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+inline float to_float(float x) { return x; }
+inline float to_float(bf16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+inline float to_float(f16 x) {
+  const uint32_t sign = (x.bits & 0x8000u) << 16, rest = x.bits & 0x7fffu;
+  uint32_t bits = (rest << 13) + (112u << 23);
+  if (rest >= 0x7c00u) bits += 112u << 23;
+  float out;
+  std::memcpy(&out, &bits, 4);
+  if (rest < 0x0400u) out = static_cast<float>(rest) * 0x1p-24f;
+  std::memcpy(&bits, &out, 4);
+  bits |= sign;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+inline void from_float(float x, float* out) { *out = x; }
+inline void from_float(float x, bf16* out) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) {
+    out->bits = 0x7fc0;
+    return;
+  }
+  out->bits = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+inline void from_float(float x, f16* out) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  bits &= 0x7fffffffu;
+  if (bits >= 0x7f800000u) {
+    out->bits = sign | (bits > 0x7f800000u ? 0x7e00u : 0x7c00u);
+  } else if (bits >= 0x477ff000u) {
+    out->bits = sign | 0x7c00u;
+  } else if (bits < 0x38800000u) {
+    // Subnormal: adding one half leaves the rounded value in the low bits.
+    float value;
+    std::memcpy(&value, &bits, 4);
+    value += 0.5f;
+    std::memcpy(&bits, &value, 4);
+    out->bits = sign | static_cast<uint16_t>(bits - 0x3f000000u);
+  } else {
+    out->bits = sign | static_cast<uint16_t>((bits - (112u << 23) + 0xfffu + ((bits >> 13) & 1u)) >> 13);
+  }
+}
+
+inline Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+inline Vec load(const bf16* p) {
+  const Halves halves = *reinterpret_cast<const UnalignedHalves*>(p);
+  return reinterpret_cast<Vec>(__builtin_convertvector(halves, Bits) << 16);
+}
+inline Vec load(const f16* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__F16C__)
+  return reinterpret_cast<Vec>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  Vec out;
+  for (int i = 0; i < kWidth; ++i) out[i] = to_float(p[i]);
+  return out;
+#endif
+}
+inline void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
+template <class T>
+inline void store(T* p, Vec v) {
+  for (int i = 0; i < kWidth; ++i) from_float(v[i], p + i);
+}
+
+// a * b + c, fused where the instruction set has it.
+inline Vec fma(Vec a, float b, Vec c) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec>(
+      _mm512_fmadd_ps(reinterpret_cast<__m512>(a), _mm512_set1_ps(b), reinterpret_cast<__m512>(c)));
+#elif defined(__FMA__)
+  return reinterpret_cast<Vec>(
+      _mm256_fmadd_ps(reinterpret_cast<__m256>(a), _mm256_set1_ps(b), reinterpret_cast<__m256>(c)));
+#else
+  return a * b + c;
+#endif
+}
+
+}  // namespace htc::cpu::HTC_INSTRUCTION_SET
