@@ -1,4 +1,4 @@
-"""RoIAlign over all levels of a pyramid and the semantic map in one launch, and its gradient, in Triton.
+"""RoIAlign over all levels of a pyramid and the semantic map in one launch, in Triton.
 
 One program makes one row of bins for a block of channels: loads run along the channels, 128 bits at a time, and every
 cell that a bin touches is read once, with the weights of all samples that hit it summed up first.
@@ -6,50 +6,47 @@ cell that a bin touches is read once, with the weights of all samples that hit i
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from htc_fast.ops.triton.taps import along, level_of, load_box, tap, tap_range, window
+from htc_fast.ops.triton.launch import channels_last, check_floats, launch, power_of_two, widest_window
+from htc_fast.ops.triton.taps import along, level_of, load_box, pick, tap, tap_range, window
 
-
-@triton.jit
-def pick(values, index):
-    """values[index] for a tuple of kernel arguments."""
-    chosen = values[0]
-    for i in tl.static_range(1, len(values)):
-        chosen = tl.where(index == i, values[i], chosen)
-    return chosen
+ROWS = tl.constexpr(16)
 
 
 @triton.jit
-def pool(total, plane, row_stride, cell_stride, height, width, box_y, box_x, p_y, p_x, channel, wanted,
-         BINS_Y: tl.constexpr, BINS_X: tl.constexpr, GRID_Y: tl.constexpr, GRID_X: tl.constexpr,
-         WIDE_Y: tl.constexpr, WIDE_X: tl.constexpr, TAPS: tl.constexpr, LARGE: tl.constexpr):  # fmt: skip
-    """Add one map's bins (p_y, p_x[BINS]) to total [TAPS, BINS, C]; the sum over TAPS is the caller's."""
-    first_y, count_y = window(p_y, box_y[0], box_y[1], box_y[2], BINS_Y, GRID_Y)
-    first_x, count_x = window(p_x, box_x[0], box_x[1], box_x[2], BINS_X, GRID_X)
-    most_y, most_x = box_y[2] * WIDE_Y, box_x[2] * WIDE_X
-    low_y, taps_y = tap_range(first_y, box_y[3], count_y, most_y, height)
-    low_x, taps_x = tap_range(first_x, box_x[3], count_x, most_x, width)
+def pool(total, plane, row_stride, cell_stride, height, width, first_y, step_y, count_y, most_y, first_x, step_x,
+         count_x, most_x, channel, wanted, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr, TAPS: tl.constexpr,
+         LARGE: tl.constexpr):  # fmt: skip
+    """Add a row of one map's bins to total [BLOCK_X, BLOCK_C]."""
+    low_y, taps_y = tap_range(first_y, step_y, count_y, most_y, height)
+    low_x, taps_x = tap_range(first_x, step_x, count_x, most_x, width)
     taps_x = tl.where(wanted, taps_x, 0)
     samples = tl.maximum(count_y, 1).to(tl.float32) * tl.maximum(count_x, 1).to(tl.float32)
     share = tl.div_rn(1.0, samples)[None, :]
     longest = tl.max(taps_x, axis=0)
-    for start in range(0, longest, TAPS):
-        j = start + tl.arange(0, TAPS)[:, None]
-        cell_x, weight_x = tap(j, low_x[None, :], first_x[None, :], box_x[3], count_x[None, :], most_x, width)
-        mask = (j < taps_x[None, :])[:, :, None] & channel[1]
-        weight_x = weight_x * share
-        at_x = (cell_x.to(tl.int64) if LARGE else cell_x) * cell_stride
-        for i in range(taps_y):
-            cell_y, weight_y = tap(i, low_y, first_y, box_y[3], count_y, most_y, height)
-            at = (cell_y.to(tl.int64) if LARGE else cell_y) * row_stride + at_x
-            value = tl.load(plane + at[:, :, None] + channel[0], mask=mask, other=0.0)
-            total = tl.fma(value.to(tl.float32), (weight_x * weight_y)[:, :, None], total)
+    # Rows' weights are made side by side, one per lane, and handed round by shuffles.
+    for top in range(0, taps_y, ROWS):
+        rows, weight_rows = tap(top + tl.arange(0, ROWS), low_y, first_y, step_y, count_y, most_y, height)
+        for left in range(0, longest, TAPS):
+            j = left + tl.arange(0, TAPS)[:, None]
+            columns, weight_x = tap(j, low_x[None, :], first_x[None, :], step_x, count_x[None, :], most_x, width)
+            mask = (j < taps_x[None, :])[:, :, None] & channel[1]
+            at_x = ((columns.to(tl.int64) if LARGE else columns) * cell_stride)[:, :, None]
+            column = tl.zeros([TAPS, BLOCK_X, BLOCK_C], tl.float32)
+            for i in range(0, tl.minimum(taps_y - top, ROWS)):
+                lane = tl.full([1], i, tl.int32)
+                row = tl.gather(rows, lane, 0)[:, None, None]
+                at = (row.to(tl.int64) if LARGE else row) * row_stride + at_x
+                value = tl.load(plane + at + channel[0], mask=mask, other=0.0).to(tl.float32)
+                column = tl.fma(value, tl.gather(weight_rows, lane, 0)[:, None, None], column)
+            total += tl.sum(column * (weight_x * share)[:, :, None], axis=0)
     return total
 
 
 @triton.jit
 def forward(maps, heights, widths, image_strides, row_strides, cell_strides, scales,
-            rois, out, per_image, images, channels, sampling_ratio, canonical_size, canonical_level, first_level,
+            rois, out, per_image, images, channels, sampling_ratio, finest_size,
             BINS_Y: tl.constexpr, BINS_X: tl.constexpr, GRID_Y: tl.constexpr, GRID_X: tl.constexpr,
             WIDE_Y: tl.constexpr, WIDE_X: tl.constexpr, LEVELS: tl.constexpr, SEMANTIC: tl.constexpr,
             ALIGNED: tl.constexpr, HAS_IMAGE: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -67,24 +64,72 @@ def forward(maps, heights, widths, image_strides, row_strides, cell_strides, sca
 
     image, x1, y1, x2, y2, good = load_box(rois, k, per_image, images, HAS_IMAGE)
     channel = (c[None, None, :], (c < channels)[None, None, :])
-    total = tl.zeros([TAPS, BLOCK_X, BLOCK_C], tl.float32)
+    total = tl.zeros([BLOCK_X, BLOCK_C], tl.float32)
     if good:
-        level = level_of(x1, y1, x2, y2, canonical_size, canonical_level, first_level, LEVELS)
-        for which in tl.static_range(0, 1 + SEMANTIC):
-            m = level if which == 0 else LEVELS
+        level = level_of(x1, y1, x2, y2, finest_size, LEVELS)
+        # A loop, not two copies of the code: the second map costs no registers.
+        for which in range(0, 1 + SEMANTIC):
+            m = tl.where(which == 0, level, LEVELS)
+            grid_y, grid_x = tl.where(which == 0, BINS_Y, GRID_Y), tl.where(which == 0, BINS_X, GRID_X)
+            box_y = along(y1, y2, pick(scales, m), sampling_ratio, grid_y, ALIGNED)
+            box_x = along(x1, x2, pick(scales, m), sampling_ratio, grid_x, ALIGNED)
+            most_y = box_y[2] * tl.where(which == 0, 1, WIDE_Y)
+            most_x = box_x[2] * tl.where(which == 0, 1, WIDE_X)
+            height, width = pick(heights, m), pick(widths, m)
+            first_y, count_y = window(p_y, box_y[0], box_y[1], box_y[2], BINS_Y, grid_y)
+            first_x, count_x = window(p_x, box_x[0], box_x[1], box_x[2], BINS_X, grid_x)
             plane = pick(maps, m) + image.to(tl.int64) * pick(image_strides, m)
-            if which == 0:
-                box_y = along(y1, y2, pick(scales, m), sampling_ratio, BINS_Y, ALIGNED)
-                box_x = along(x1, x2, pick(scales, m), sampling_ratio, BINS_X, ALIGNED)
-                total = pool(total, plane, pick(row_strides, m), pick(cell_strides, m), pick(heights, m),
-                             pick(widths, m), box_y, box_x, p_y, p_x, channel, p_x < BINS_X,
-                             BINS_Y, BINS_X, BINS_Y, BINS_X, 1, 1, TAPS, LARGE)  # fmt: skip
-            else:
-                box_y = along(y1, y2, pick(scales, m), sampling_ratio, GRID_Y, ALIGNED)
-                box_x = along(x1, x2, pick(scales, m), sampling_ratio, GRID_X, ALIGNED)
-                total = pool(total, plane, pick(row_strides, m), pick(cell_strides, m), pick(heights, m),
-                             pick(widths, m), box_y, box_x, p_y, p_x, channel, p_x < BINS_X,
-                             BINS_Y, BINS_X, GRID_Y, GRID_X, WIDE_Y, WIDE_X, TAPS, LARGE)  # fmt: skip
-    result = tl.sum(total, axis=0)
+            total = pool(total, plane, pick(row_strides, m), pick(cell_strides, m), height, width, first_y, box_y[3],
+                         count_y, most_y, first_x, box_x[3], count_x, most_x, channel, p_x < BINS_X,
+                         BLOCK_X, BLOCK_C, TAPS, LARGE)  # fmt: skip
     at = ((k * BINS_Y + p_y) * BINS_X + p_x[:, None]) * channels + c[None, :]
-    tl.store(out + at, result.to(out.dtype.element_ty), mask=(p_x < BINS_X)[:, None] & (c < channels)[None, :])
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=(p_x < BINS_X)[:, None] & (c < channels)[None, :])
+
+
+def block_sizes(bins_x: int, channels: int, element_size: int) -> dict[str, int]:
+    """A program's tile: 2 taps x 8 bins x channels, 16 bytes of channels per thread and tap."""
+    block_x = power_of_two(bins_x, 8, 1)
+    block_c = power_of_two(channels, 512 // element_size)
+    warps = max(1, 2 * block_x * block_c * element_size // 1024)
+    return {"BLOCK_X": block_x, "BLOCK_C": block_c, "TAPS": 2, "num_warps": warps}
+
+
+def programs(count: int, out_h: int, out_w: int, channels: int, sizes: dict[str, int]) -> int:
+    return count * out_h * triton.cdiv(out_w, sizes["BLOCK_X"]) * triton.cdiv(channels, sizes["BLOCK_C"])
+
+
+def bins_and_grid(out_h: int, out_w: int, grid: int) -> dict[str, int]:
+    return {"BINS_Y": out_h, "BINS_X": out_w, "GRID_Y": grid, "GRID_X": grid,
+            "WIDE_Y": widest_window(out_h, grid), "WIDE_X": widest_window(out_w, grid)}  # fmt: skip
+
+
+def multi_level_roi_align(
+    features: list[Tensor],
+    rois: Tensor,
+    out_h: int,
+    out_w: int,
+    spatial_scales: list[float],
+    sampling_ratio: int,
+    aligned: bool,
+    finest_size: float,
+    semantic: Tensor | None,
+    semantic_scale: float,
+    semantic_grid: int,
+) -> Tensor:
+    """See `htc_fast.ops.multi_level_roi_align`; rois [K, 5] or [N, R, 4]; RoIs of no image give zeros."""
+    check_floats("feature maps", features[0])
+    maps = channels_last([*features, *([] if semantic is None else [semantic])])
+    images, channels = maps[0].shape[:2]
+    count = rois.numel() // rois.shape[-1]
+    out = features[0].new_empty(count, out_h, out_w, channels)
+    sizes = block_sizes(out_w, channels, out.element_size())
+    furthest = max((m.shape[2] - 1) * m.stride(2) + (m.shape[3] - 1) * m.stride(3) + channels for m in maps)
+    launch(
+        forward, programs(count, out_h, out_w, channels, sizes), out.device,
+        tuple(maps), *(tuple(m.shape[i] for m in maps) for i in (2, 3)), *(tuple(m.stride(i) for m in maps) for i in (0, 2, 3)),
+        (*map(float, spatial_scales), *([] if semantic is None else [float(semantic_scale)])),
+        rois.detach().float().contiguous(), out, rois.shape[-2], images, channels, sampling_ratio, float(finest_size),
+        **bins_and_grid(out_h, out_w, semantic_grid), LEVELS=len(features), SEMANTIC=int(semantic is not None),
+        ALIGNED=aligned, HAS_IMAGE=rois.dim() == 2, LARGE=furthest >= 2**31, **sizes,
+    )  # fmt: skip
+    return out.permute(0, 3, 1, 2)

@@ -10,6 +10,15 @@ import triton.language as tl
 
 
 @triton.jit
+def pick(values, index):
+    """values[index] for a tuple of kernel arguments."""
+    chosen = values[0]
+    for i in tl.static_range(1, len(values)):
+        chosen = tl.where(index == i, values[i], chosen)
+    return chosen
+
+
+@triton.jit
 def load_box(rois, k, per_image, images, HAS_IMAGE: tl.constexpr, mask=True):
     """RoI k of [K, 5] or [N, R, 4]: image, x1, y1, x2, y2, and whether they can be used."""
     if HAS_IMAGE:
@@ -33,32 +42,32 @@ def load_box(rois, k, per_image, images, HAS_IMAGE: tl.constexpr, mask=True):
 
 
 @triton.jit
-def level_of(x1, y1, x2, y2, canonical_size, canonical_level, first_level, LEVELS: tl.constexpr):
-    """Index of the map that a box of this size is read from: floor(level + log2(sqrt(area) / size + 1e-6))."""
+def level_of(x1, y1, x2, y2, finest_size, LEVELS: tl.constexpr):
+    """Index of the map that a box is read from: floor(log2(sqrt(area) / finest_size + 1e-6)), kept on the pyramid."""
     side = tl.sqrt_rn(tl.maximum((x2 - x1) * (y2 - y1), 0.0))
-    level = tl.floor(canonical_level + tl.log2(tl.div_rn(side, canonical_size) + 1e-6)) - first_level
+    level = tl.floor(tl.log2(tl.div_rn(side, finest_size) + 1e-6))
     return tl.minimum(tl.maximum(level, 0.0), LEVELS - 1.0).to(tl.int32)
 
 
 @triton.jit
-def along(low, high, scale, sampling_ratio, BINS: tl.constexpr, ALIGNED: tl.constexpr):
+def along(low, high, scale, sampling_ratio, bins, ALIGNED: tl.constexpr):
     """One axis of a RoI in cells of its map: start, length of a bin, samples per bin, distance between samples."""
     offset = 0.5 if ALIGNED else 0.0
     start = low * scale - offset
     extent = (high * scale - offset) - start
     if not ALIGNED:
         extent = tl.maximum(extent, 1.0)
-    length = tl.div_rn(extent, BINS * 1.0)
+    length = tl.div_rn(extent, bins.to(tl.float32))
     adaptive = tl.minimum(tl.maximum(tl.ceil(length), 0.0), 1048576.0)
     samples = tl.where(sampling_ratio > 0, sampling_ratio, adaptive.to(tl.int32))
     return start, length, samples, tl.div_rn(length, tl.maximum(samples, 1).to(tl.float32))
 
 
 @triton.jit
-def window(p, start, length, samples, BINS: tl.constexpr, GRID: tl.constexpr):
+def window(p, start, length, samples, BINS: tl.constexpr, grid):
     """First coordinate and sample count of output bin p, the mean of one or more bins of a finer grid."""
-    first = p * GRID // BINS
-    last = ((p + 1) * GRID + BINS - 1) // BINS
+    first = p * grid // BINS
+    last = ((p + 1) * grid + BINS - 1) // BINS
     return start + first.to(tl.float32) * length, (last - first) * samples
 
 

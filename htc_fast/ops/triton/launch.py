@@ -1,0 +1,47 @@
+"""How a kernel is started, and what the launchers share."""
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+import triton
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def launch(kernel, programs: int | tuple[int, ...], device: torch.device, *arguments, **options) -> None:
+    """Start a kernel on the device's current stream.
+
+    Without fused multiply-add unless written as one: rounding, and with it sample counts and ties, is the reference's.
+    """
+    grid = (programs,) if isinstance(programs, int) else programs
+    if min(grid) == 0:
+        return
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        kernel[grid](*arguments, enable_fp_fusion=False, **options)
+
+
+def check_floats(what: str, tensor: Tensor) -> None:
+    """raises  TypeError for element types that the Triton kernels do not take"""
+    if tensor.dtype not in FLOATS:
+        raise TypeError(f"{what} must be float32, float16 or bfloat16 on the backend 'triton', got {tensor.dtype}: "
+                        "convert it, or use the backend 'reference'.")  # fmt: skip
+
+
+def power_of_two(count: int, most: int, least: int = 16) -> int:
+    """The block that covers `count`, or the largest allowed."""
+    return max(least, min(most, triton.next_power_of_2(max(count, 1))))
+
+
+def channels_last(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Maps [N, C, H, W] whose channels lie side by side, with whatever other strides; others are copied once."""
+    return [
+        one if one.stride(1) == 1 or one.shape[1] == 1 else one.contiguous(memory_format=torch.channels_last)
+        for one in maps
+    ]
+
+
+def widest_window(bins: int, grid: int) -> int:
+    """How many bins of a grid the widest of `bins` output bins averages (as adaptive average pooling does)."""
+    return max(-((p + 1) * grid // -bins) - p * grid // bins for p in range(bins))
