@@ -1,8 +1,10 @@
 """Any timm model as a backbone with feature maps at strides 4, 8, 16 and 32."""
 
+import contextlib
 import inspect
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from htc_fast.cli import choose
@@ -36,10 +38,14 @@ class Backbone(nn.Module):
         self.channels = [self.net.feature_info.channels()[index] for index in self.indices]
         self.channels_first = str(getattr(self.net, "output_fmt", "NCHW")).upper().endswith("NCHW")
         self.norm_eval = norm_eval
+        self.depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in self.net.modules())
         self._freeze(frozen_stages)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps = self.net(images)
+        # On a CPU, depthwise convolutions go backwards more slowly in bf16 than in fp32.
+        slow = images.device.type == "cpu" and self.training and self.depthwise
+        with torch.autocast("cpu", enabled=False) if slow else contextlib.nullcontext():
+            maps = self.net(images)
         maps = [maps[index] for index in self.indices]
         return maps if self.channels_first else [one.permute(0, 3, 1, 2) for one in maps]
 

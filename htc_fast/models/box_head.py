@@ -1,5 +1,6 @@
 """Box head of one stage: two fully connected layers, then classes and deltas."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,6 +32,9 @@ class BoxHead(nn.Module):
 def dense(x: Tensor, layer: nn.Linear) -> Tensor:
     """A fully connected layer over x [K, C, h, w] -> [K, out, 1, 1].
 
-    Run as a convolution: on two CPU cores oneDNN's reaches 540 GFLOP/s where the matrix product reaches 200.
+    In fp32 on a CPU as a convolution: on two cores oneDNN's reaches 540 GFLOP/s where the matrix product reaches 200.
+    In bf16 the product reaches 800, and its backward is the faster one.
     """
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return layer(x.flatten(1))[..., None, None]
     return F.conv2d(x, layer.weight.view(-1, *x.shape[1:]), layer.bias)
