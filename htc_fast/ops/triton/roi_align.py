@@ -126,7 +126,8 @@ def multi_level_roi_align(
     furthest = max((m.shape[2] - 1) * m.stride(2) + (m.shape[3] - 1) * m.stride(3) + channels for m in maps)
     launch(
         forward, programs(count, out_h, out_w, channels, sizes), out.device,
-        tuple(maps), *(tuple(m.shape[i] for m in maps) for i in (2, 3)), *(tuple(m.stride(i) for m in maps) for i in (0, 2, 3)),
+        tuple(maps), *(tuple(m.shape[i] for m in maps) for i in (2, 3)),
+        *(tuple(m.stride(i) for m in maps) for i in (0, 2, 3)),
         (*map(float, spatial_scales), *([] if semantic is None else [float(semantic_scale)])),
         rois.detach().float().contiguous(), out, rois.shape[-2], images, channels, sampling_ratio, float(finest_size),
         **bins_and_grid(out_h, out_w, semantic_grid), LEVELS=len(features), SEMANTIC=int(semantic is not None),
