@@ -121,7 +121,7 @@ __device__ __forceinline__ float* column_weights(const RoiParams& p, int i, int 
   return dynamic_shared<float>() + kBatch * p.out_h * kTileH + (i * p.out_w + bin) * kTileW;
 }
 
-// The bins that can reach a pixel: those with a sample less than a pixel away, or beyond it at the map's edge.
+// The bins that can have a sample between two places.
 __device__ __forceinline__ int2 reaching_bins(const RoiAxis& axis, float from, float to) {
   const float bins = static_cast<float>(axis.bins);
   const float length = axis.length * static_cast<float>(axis.grid) / bins;
@@ -137,9 +137,7 @@ __device__ void fill_weights(const RoiAxis& axis, int pixel, float* weights, int
   last = -1;
   for (int bin = 0; bin < axis.bins; bin++) weights[bin * stride] = 0.0f;
   if (pixel >= axis.size) return;
-  const float from = pixel == 0 ? -1.0f : static_cast<float>(pixel - 1);
-  const float to = pixel == axis.size - 1 ? static_cast<float>(axis.size) : static_cast<float>(pixel + 1);
-  const int2 range = reaching_bins(axis, from, to);
+  const int2 range = reaching_bins(axis, static_cast<float>(pixel - 1), static_cast<float>(pixel + 1));
   for (int bin = range.x; bin <= range.y; bin++) {
     const float sum = weight_on(axis, bin, pixel);
     weights[bin * stride] = sum;

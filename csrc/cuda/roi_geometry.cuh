@@ -133,11 +133,8 @@ __device__ __forceinline__ void visit_samples(const RoiAxis& axis, int bin, floa
 
 // What a bin's samples along one axis weigh on one pixel.
 __device__ __forceinline__ float weight_on(const RoiAxis& axis, int bin, int pixel) {
-  // Beyond the edge, samples count for the pixel at the edge.
-  const float from = pixel == 0 ? -1.0f : static_cast<float>(pixel - 1);
-  const float to = pixel == axis.size - 1 ? static_cast<float>(axis.size) : static_cast<float>(pixel + 1);
   float sum = 0.0f;
-  visit_samples(axis, bin, from, to, [&](Tap tap, float weight) {
+  visit_samples(axis, bin, static_cast<float>(pixel - 1), static_cast<float>(pixel + 1), [&](Tap tap, float weight) {
     if (tap.low == pixel) sum += weight * (1.0f - tap.fraction);
     if (tap.high == pixel) sum += weight * tap.fraction;
   });

@@ -1,4 +1,4 @@
-// The emulated kernels as torch operators on CPU tensors: torch.ops.htc_simt_<variant>.*. No checks: tests behave.
+// The emulated kernels as torch operators on CPU tensors: torch.ops.htc_simt.*. No checks: tests behave.
 #include "torch/common.h"
 
 namespace htc {
@@ -51,13 +51,13 @@ void roi_align_backward(Tensor grad, std::vector<Tensor> maps, bool semantic, Te
 }  // namespace
 }  // namespace htc
 
-STABLE_TORCH_LIBRARY(HTC_SIMT_LIBRARY, m) {
+STABLE_TORCH_LIBRARY(htc_simt, m) {
   m.def("roi_align(Tensor[] maps, bool semantic, Tensor rois, float[] scales, int[] options, bool aligned, Tensor(a!) out) -> ()");
   m.def(
       "roi_align_backward(Tensor grad, Tensor(a!)[] maps, bool semantic, Tensor rois, float[] scales, int[] options, "
       "bool aligned, bool deterministic) -> ()");
 }
-STABLE_TORCH_LIBRARY_IMPL(HTC_SIMT_LIBRARY, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(htc_simt, CPU, m) {
   m.impl("roi_align", TORCH_BOX(&htc::roi_align));
   m.impl("roi_align_backward", TORCH_BOX(&htc::roi_align_backward));
 }

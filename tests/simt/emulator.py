@@ -76,14 +76,19 @@ def _link(objects: list[Path], flags: list[str], stem: str) -> Path:
     return target
 
 
-def _library(stem: str, variant: str, kernels: list[Path], plain: list[Path], extra: list[str], link: list[str]) -> Path:
+def _library(stem: str, build: str, kernels: list[Path], plain: list[Path], extra: list[str], link: list[str]) -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
-    every, kernels_only = VARIANTS[variant]
+    every, kernels_only = VARIANTS[build]
     jobs = [(path, [*every, *extra, *kernels_only]) for path in kernels]
     jobs += [(path, [*every, *extra]) for path in plain]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: _compile(*job), jobs))
-    return _link(objects, [*(SANITIZERS if variant == "asan" else []), *link], f"{stem}_{variant}")
+    return _link(objects, [*(SANITIZERS if build == "asan" else []), *link], f"{stem}_{build}")
+
+
+def environment() -> dict[str, str]:
+    """For a process of its own: single-threaded, since several of them share the machine."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def sanitizer_environment() -> dict[str, str]:
@@ -91,7 +96,7 @@ def sanitizer_environment() -> dict[str, str]:
     paths = [subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
              for name in ("libasan.so", "libubsan.so", "libstdc++.so")]  # fmt: skip
     options = "detect_leaks=0:abort_on_error=0:use_sigaltstack=0:detect_stack_use_after_return=0"
-    return {**os.environ, "LD_PRELOAD": ":".join(paths), "ASAN_OPTIONS": options, "UBSAN_OPTIONS": "print_stacktrace=1"}
+    return {**environment(), "LD_PRELOAD": ":".join(paths), "ASAN_OPTIONS": options, "UBSAN_OPTIONS": "print_stacktrace=1"}
 
 
 def self_test_library(variant: str) -> Path:
@@ -99,26 +104,34 @@ def self_test_library(variant: str) -> Path:
     return _library("self_test", variant, [HERE / "self_test.cpp"], [HERE / "simt.cpp", HERE / "race.cpp"], [], [])
 
 
+def variant() -> str:
+    """Which build of the kernels this process tests: HTC_SIMT_VARIANT, set by test_variants.py."""
+    return os.environ.get("HTC_SIMT_VARIANT", "plain")
+
+
 @functools.cache
-def kernels(variant: str = "plain"):
-    """torch.ops.htc_simt_<variant>: every kernel of csrc/cuda as an operator on CPU tensors (adapter.cpp)."""
+def _kernel_library() -> Path:
     import torch
 
     compile_flags, link_flags = torch_flags()
-    name = f"htc_simt_{variant}"
-    path = _library("htc_simt", variant, sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
+    path = _library("htc_simt", variant(), sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
                     [HERE / "simt.cpp", HERE / "race.cpp", HERE / "adapter.cpp"],
-                    [*compile_flags, f"-DHTC_SIMT_LIBRARY={name}"], link_flags)  # fmt: skip
+                    compile_flags, link_flags)
     torch.ops.load_library(str(path))
-    return getattr(torch.ops, name)
+    return path
 
 
-def set_seed(variant: str, seed: int) -> None:
-    """0: threads and blocks in order; any other: shuffled."""
+def kernels():
+    """torch.ops.htc_simt: every kernel of csrc/cuda as an operator on CPU tensors (adapter.cpp)."""
     import torch
 
-    path = next(p for p in torch.ops.loaded_libraries if f"libhtc_simt_{variant}-" in p)
-    ctypes.CDLL(path).simt_set_seed(ctypes.c_uint64(seed))
+    _kernel_library()
+    return torch.ops.htc_simt
+
+
+def set_seed(seed: int) -> None:
+    """0: threads and blocks in order; any other: shuffled."""
+    ctypes.CDLL(str(_kernel_library())).simt_set_seed(ctypes.c_uint64(seed))
 
 
 if __name__ == "__main__":
