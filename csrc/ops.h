@@ -51,6 +51,23 @@ int64_t roi_align_workspace(const RoiAlign&);
 void roi_align_scatter(const RoiAlign&, Stream);
 }  // namespace cuda
 
+// N images of B candidates: boxes [N, B, 4], scores [N, B], classes [N, B] (or none: all alike) -> the kept ones'
+// indices, best first, ties by index: indices [N, max_output] padded with -1, counts [N]. Boxes that are not finite and
+// NaN scores are never kept.
+struct BatchedNms {
+  int64_t images, count;
+  const float* boxes;
+  const float* scores;
+  const int64_t* classes;
+  double iou_threshold;
+  bool has_score_threshold;
+  float score_threshold;  // candidates must exceed it
+  int64_t max_output;
+  int64_t* indices;
+  int32_t* counts;
+};
+HTC_CPU_KERNEL(batched_nms, BatchedNms)
+
 // boxes [K, 4], scores [K], classes [K] -> indices [kept], decayed [kept], room for max_output of each.
 struct SoftNms {
   int64_t count;

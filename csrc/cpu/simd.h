@@ -117,4 +117,35 @@ inline Vec fma(Vec a, float b, Vec c) {
 #endif
 }
 
+#if defined(__AVX512F__)
+inline Vec larger(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(_mm512_max_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+}
+inline Vec smaller(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(_mm512_min_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+}
+inline bool any_above(Vec a, Vec b) {
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_GT_OQ) != 0;
+}
+#elif defined(__AVX2__)
+inline Vec larger(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+inline Vec smaller(Vec a, Vec b) {
+  return reinterpret_cast<Vec>(_mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+inline bool any_above(Vec a, Vec b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), _CMP_GT_OQ)) != 0;
+}
+#else
+inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
+inline bool any_above(Vec a, Vec b) {
+  const auto mask = a > b;
+  int any = 0;
+  for (int i = 0; i < kWidth; ++i) any |= mask[i];
+  return any != 0;
+}
+#endif
+
 }  // namespace htc::cpu::HTC_INSTRUCTION_SET

@@ -1,8 +1,8 @@
 """The operators: drop-in functions for two-stage detectors, in C++, CUDA and Triton."""
 
 from htc_fast.ops._backend import use_backend
-from htc_fast.ops.nms import batched_nms, batched_nms_padded
+from htc_fast.ops.nms import batched_nms, batched_nms_padded, nms
 from htc_fast.ops.roi_align import multi_level_roi_align, roi_align
 from htc_fast.ops.soft_nms import soft_nms
 
-__all__ = ["batched_nms", "batched_nms_padded", "multi_level_roi_align", "roi_align", "soft_nms", "use_backend"]
+__all__ = ["batched_nms", "batched_nms_padded", "multi_level_roi_align", "nms", "roi_align", "soft_nms", "use_backend"]

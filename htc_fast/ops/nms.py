@@ -1,3 +1,93 @@
-"""Non-maximum suppression."""
+"""Non-maximum suppression: torchvision's functions, exact per class, and a padded one that never waits."""
 
-from htc_fast.ops.reference.nms import batched_nms, batched_nms_padded  # noqa: F401
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend, _native
+from htc_fast.ops.reference import nms as reference
+
+for _name in ("nms", "batched_nms", "batched_nms_padded"):
+    _backend.register(_name, "cpp")
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Keep the best boxes, and drop those that overlap a better one.
+
+    boxes          [K, 4]  x1, y1, x2, y2 in pixels; ones that are not finite are never kept
+    scores         [K]     ties go to the lower index; NaN is never kept
+    iou_threshold  a box goes if its IoU with a kept one is larger
+    returns        [n] int64 indices, best first
+    raises         ValueError, TypeError
+    source         torchvision's signature and results
+    """
+    _check(boxes, scores, None, 2)
+    if _backend.backend_for("nms", boxes) == "reference":
+        return reference.batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
+    return torch.ops.htc_fast.batched_nms(boxes.detach(), scores.detach(), None, iou_threshold)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """`nms` within each class; no coordinate is shifted, so 16-bit boxes are right too.
+
+    boxes    [K, 4];  scores [K];  idxs [K] any integers
+    returns  [n] int64 indices, best first over all classes
+    raises   ValueError, TypeError
+    source   torchvision's signature and results
+    """
+    _check(boxes, scores, idxs, 2)
+    if _backend.backend_for("batched_nms", boxes) == "reference":
+        return reference.batched_nms(boxes, scores, idxs, iou_threshold)
+    return torch.ops.htc_fast.batched_nms(boxes.detach(), scores.detach(), idxs, iou_threshold)
+
+
+def batched_nms_padded(
+    boxes: Tensor,
+    scores: Tensor,
+    idxs: Tensor,
+    iou_threshold: float,
+    max_output: int,
+    score_threshold: float = -torch.inf,
+) -> tuple[Tensor, Tensor]:
+    """`batched_nms` of many images at once, with shapes that do not depend on the data.
+
+    boxes            [N, B, 4];  scores [N, B];  idxs [N, B] any integers
+    max_output       how many to keep at most; the search ends there
+    score_threshold  candidates must score more
+    returns          indices [N, max_output] int64, best first, padded with -1; counts [N] int32
+    raises           ValueError, TypeError
+    """
+    _check(boxes, scores, idxs, 3)
+    if max_output < 0:
+        raise ValueError(f"max_output must not be negative, got {max_output}.")
+    arguments = iou_threshold, max_output, score_threshold
+    if _backend.backend_for("batched_nms_padded", boxes) == "reference":
+        return reference.batched_nms_padded(boxes, scores, idxs, *arguments)
+    return torch.ops.htc_fast.batched_nms_padded(boxes.detach(), scores.detach(), idxs, *arguments)
+
+
+def _check(boxes: Tensor, scores: Tensor, idxs: Tensor | None, rank: int) -> None:
+    wanted = "[K, 4]" if rank == 2 else "[N, B, 4]"
+    if boxes.dim() != rank or boxes.shape[-1] != 4:
+        raise ValueError(f"boxes must be {wanted}, got {list(boxes.shape)}.")
+    if not (boxes.is_floating_point() and scores.is_floating_point()):
+        raise TypeError(f"boxes and scores must be floating point, got {boxes.dtype} and {scores.dtype}.")
+    for name, value in (("scores", scores), ("idxs", idxs)):
+        if value is None:
+            continue
+        if value.shape != boxes.shape[:-1]:
+            raise ValueError(f"{name} must be {list(boxes.shape[:-1])} like boxes, got {list(value.shape)}.")
+        if value.device != boxes.device:
+            raise ValueError(f"{name} is on {value.device} and boxes on {boxes.device}: move them together.")
+    if idxs is not None and (idxs.is_floating_point() or idxs.is_complex()):
+        raise TypeError(f"idxs must be integers, got {idxs.dtype}.")
+
+
+@_native.register_fake("batched_nms")
+def _(boxes, scores, idxs, iou_threshold):
+    return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+@_native.register_fake("batched_nms_padded")
+def _(boxes, scores, idxs, iou_threshold, max_output, score_threshold):
+    images = boxes.shape[0]
+    return boxes.new_empty(images, max_output, dtype=torch.int64), boxes.new_empty(images, dtype=torch.int32)

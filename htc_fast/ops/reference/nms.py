@@ -1,30 +1,55 @@
-"""Non-maximum suppression, box by box."""
+"""Non-maximum suppression: in order of score, a box goes if it overlaps a kept one of its class too much."""
 
 import torch
 from torch import Tensor
 
-from htc_fast.ops.reference.soft_nms import overlaps
+
+def pairwise_iou(boxes: Tensor) -> Tensor:
+    """boxes [..., B, 4] -> IoU [..., B, B]; NaN where both are empty."""
+    top_left = torch.maximum(boxes[..., :, None, :2], boxes[..., None, :, :2])
+    bottom_right = torch.minimum(boxes[..., :, None, 2:], boxes[..., None, :, 2:])
+    sides = (bottom_right - top_left).clamp(min=0)
+    shared = sides[..., 0] * sides[..., 1]
+    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    return shared / (area[..., :, None] + area[..., None, :] - shared)
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, limit: int | None = None) -> Tensor:
+def survivors(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
+    """boxes [N, B, 4], scores [N, B] (-inf: no candidate), idxs [N, B] -> order [N, B] by score, kept [N, B] in it."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    scores, idxs = scores.gather(1, order), idxs.gather(1, order)
+    conflict = (pairwise_iou(boxes) > iou_threshold) & (idxs[:, :, None] == idxs[:, None, :])
+    kept = scores > -torch.inf
+    for i in range(boxes.shape[1]):
+        later = torch.arange(boxes.shape[1], device=boxes.device) > i
+        kept = kept & ~(kept[:, i : i + 1] & conflict[:, i] & later)
+    return order, kept
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """boxes [K, 4] -> kept indices, best first."""
     boxes, scores = boxes.float(), scores.float()
-    good = boxes.isfinite().all(dim=1) & ~scores.isnan() & (scores > -torch.inf)
-    order = scores.argsort(descending=True, stable=True)
-    order = order[good[order]]
-    kept = []
-    while len(order) and (limit is None or len(kept) < limit):
-        best, order = order[0], order[1:]
-        kept.append(best)
-        order = order[~((overlaps(boxes[best], boxes[order]) > iou_threshold) & (idxs[order] == idxs[best]))]
-    return torch.stack(kept) if kept else idxs.new_zeros(0, dtype=torch.int64)
+    # A score of -inf is a candidate here: the worst one.
+    scores = scores.clamp(min=torch.finfo(torch.float32).min)
+    order, kept = survivors(boxes[None], _candidates(boxes, scores)[None], idxs[None], iou_threshold)
+    return order[0][kept[0]]
 
 
-def batched_nms_padded(boxes, scores, idxs, iou_threshold, max_output, score_threshold=-torch.inf):
-    out = torch.full((len(boxes), max_output), -1, dtype=torch.int64, device=boxes.device)
-    counts = torch.zeros(len(boxes), dtype=torch.int32, device=boxes.device)
-    for n in range(len(boxes)):
-        score = scores[n].masked_fill(~(scores[n] > score_threshold), -torch.inf)
-        kept = batched_nms(boxes[n], score, idxs[n], iou_threshold, max_output)
-        out[n, : len(kept)] = kept
-        counts[n] = len(kept)
-    return out, counts
+def batched_nms_padded(
+    boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, max_output: int, score_threshold: float
+) -> tuple[Tensor, Tensor]:
+    """boxes [N, B, 4] -> indices [N, max_output] padded with -1, counts [N]; no shape depends on values."""
+    boxes, scores = boxes.float(), scores.float()
+    scores = _candidates(boxes, torch.where(scores > score_threshold, scores, -torch.inf))
+    order, kept = survivors(boxes, scores, idxs, iou_threshold)
+    # Kept ones move to the front in their order, the others behind.
+    front = (~kept).to(torch.int8).argsort(dim=1, stable=True)
+    indices = torch.where(kept.gather(1, front), order.gather(1, front), -1)[:, :max_output]
+    indices = torch.nn.functional.pad(indices, (0, max_output - indices.shape[1]), value=-1)
+    return indices, (indices >= 0).sum(dim=1, dtype=torch.int32)
+
+
+def _candidates(boxes: Tensor, scores: Tensor) -> Tensor:
+    """Scores with -inf where a box is not finite or the score is NaN."""
+    return torch.where(boxes.isfinite().all(dim=-1) & ~scores.isnan(), scores, -torch.inf)
