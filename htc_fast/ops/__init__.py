@@ -4,5 +4,6 @@ from htc_fast.ops._backend import use_backend
 from htc_fast.ops.nms import batched_nms, batched_nms_padded, nms
 from htc_fast.ops.roi_align import multi_level_roi_align, roi_align
 from htc_fast.ops.soft_nms import soft_nms
+from htc_fast.ops.triton import library as _triton_library  # noqa: F401  declares htc_fast_triton::
 
 __all__ = ["batched_nms", "batched_nms_padded", "multi_level_roi_align", "nms", "roi_align", "soft_nms", "use_backend"]

@@ -76,3 +76,8 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     if chosen != "triton":
         _native.require(cuda=chosen == "cuda")
     return chosen
+
+
+def library(backend: str):
+    """The namespace that a backend's operators are in; both have the same schemas."""
+    return torch.ops.htc_fast_triton if backend == "triton" else torch.ops.htc_fast

@@ -21,9 +21,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     source         torchvision's signature and results
     """
     _check(boxes, scores, None, 2)
-    if _backend.backend_for("nms", boxes) == "reference":
+    backend = _backend.backend_for("nms", boxes)
+    if backend == "reference":
         return reference.batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
-    return torch.ops.htc_fast.batched_nms(boxes.detach(), scores.detach(), None, iou_threshold)
+    return _backend.library(backend).batched_nms(boxes.detach(), scores.detach(), None, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -35,9 +36,10 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     source   torchvision's signature and results
     """
     _check(boxes, scores, idxs, 2)
-    if _backend.backend_for("batched_nms", boxes) == "reference":
+    backend = _backend.backend_for("batched_nms", boxes)
+    if backend == "reference":
         return reference.batched_nms(boxes, scores, idxs, iou_threshold)
-    return torch.ops.htc_fast.batched_nms(boxes.detach(), scores.detach(), idxs, iou_threshold)
+    return _backend.library(backend).batched_nms(boxes.detach(), scores.detach(), idxs, iou_threshold)
 
 
 def batched_nms_padded(
@@ -60,9 +62,10 @@ def batched_nms_padded(
     if max_output < 0:
         raise ValueError(f"max_output must not be negative, got {max_output}.")
     arguments = iou_threshold, max_output, score_threshold
-    if _backend.backend_for("batched_nms_padded", boxes) == "reference":
+    backend = _backend.backend_for("batched_nms_padded", boxes)
+    if backend == "reference":
         return reference.batched_nms_padded(boxes, scores, idxs, *arguments)
-    return torch.ops.htc_fast.batched_nms_padded(boxes.detach(), scores.detach(), idxs, *arguments)
+    return _backend.library(backend).batched_nms_padded(boxes.detach(), scores.detach(), idxs, *arguments)
 
 
 def _check(boxes: Tensor, scores: Tensor, idxs: Tensor | None, rank: int) -> None:

@@ -14,8 +14,8 @@ from htc_fast.ops import _backend, _native
 from htc_fast.ops.reference import roi_align as reference
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_backend.register("multi_level_roi_align", "cpp")
-_backend.register("roi_align", "cpp")
+_backend.register("multi_level_roi_align", "cpp", "cuda")
+_backend.register("roi_align", "cpp", "cuda")
 
 
 def roi_align(
@@ -42,9 +42,10 @@ def roi_align(
         boxes = _with_numbers(boxes, input)
     size, rois = _size(output_size), boxes
     _check([input], rois, size, [spatial_scale], None)
-    if _backend.backend_for("roi_align", input) == "reference":
+    backend = _backend.backend_for("roi_align", input)
+    if backend == "reference":
         return reference.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
-    return _call([input], rois, size, [spatial_scale], sampling_ratio, aligned, 1.0, None, 1.0, 1)
+    return _call(backend, [input], rois, size, [spatial_scale], sampling_ratio, aligned, 1.0, None, 1.0, 1)
 
 
 def multi_level_roi_align(
@@ -82,11 +83,12 @@ def multi_level_roi_align(
     arguments = sampling_ratio, aligned, finest_size, semantic, semantic_scale, semantic_grid
     if backend == "reference":
         return reference.multi_level_roi_align(features, rois, size, scales, *arguments)
-    return _call(features, rois, size, scales, *arguments)
+    return _call(backend, features, rois, size, scales, *arguments)
 
 
-def _call(features, rois, size, scales, *arguments) -> Tensor:
-    return torch.ops.htc_fast.multi_level_roi_align(features, rois.detach(), *size, scales, *arguments)
+def _call(backend, features, rois, size, scales, *arguments) -> Tensor:
+    operator = _backend.library(backend).multi_level_roi_align
+    return operator(features, rois.detach(), *size, scales, *arguments)
 
 
 def _with_numbers(boxes: Sequence[Tensor], like: Tensor) -> Tensor:

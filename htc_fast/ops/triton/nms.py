@@ -250,7 +250,8 @@ def _by_class(boxes: Tensor, classes: Tensor, keys: Tensor, order: Tensor, iou_t
     return keep
 
 
-def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
     """See `htc_fast.ops.batched_nms`: indices [kept] of boxes [K, 4]; waits for the device, to know how many."""
+    idxs = scores.new_zeros(scores.shape, dtype=torch.int64) if idxs is None else idxs
     indices, counts = batched_nms_padded(boxes[None], scores[None], idxs[None], iou_threshold, len(boxes), -math.inf)
     return indices[0, : int(counts)].clone()
