@@ -67,67 +67,118 @@ void check_images(const RoiAlign& op) {
   }
 }
 
-Tensor forward_cpu(const std::vector<Tensor>& features, const Tensor& rois_any, int64_t out_h, int64_t out_w,
-                   const std::vector<double>& scales, int64_t sampling_ratio, bool aligned, double finest_size,
-                   const std::optional<Tensor>& semantic, double semantic_scale, int64_t semantic_grid) {
+#ifdef HTC_CUDA
+// Kernels read NHWC; turning a map costs less than many RoIs reading it the other way.
+Tensor channels_last(const Tensor& map) {
+  return torch::stable::permute(torch::stable::contiguous(torch::stable::permute(map, {0, 2, 3, 1})), {0, 3, 1, 2});
+}
+
+bool worth_turning(const RoiAlign& op, const Tensor& map) {
+  return map.stride(1) != 1 && op.count * op.out_h * op.out_w * 64 > map.size(0) * map.size(2) * map.size(3);
+}
+#endif
+
+Tensor forward(const std::vector<Tensor>& features, const Tensor& rois_any, int64_t out_h, int64_t out_w,
+               const std::vector<double>& scales, int64_t sampling_ratio, bool aligned, double finest_size,
+               const std::optional<Tensor>& semantic, double semantic_scale, int64_t semantic_grid) {
   const Tensor rois = float_rois(rois_any);
   const Options options{out_h, out_w, scales, sampling_ratio, aligned, finest_size, semantic_scale, semantic_grid};
   STD_TORCH_CHECK(!features.empty(), "roi_align: expected 1 to 8 levels, got none");
-  const Tensor& first = features[0];
+  const Tensor first = features[0];
   STD_TORCH_CHECK(first.dim() == 4, "roi_align: feature maps must be [N, C, H, W]");
   RoiAlign op = describe(rois, options, first.size(0), first.size(1), static_cast<int64_t>(features.size()),
                          semantic.has_value());
+  op.dtype = dtype_of(first);
   std::vector<Tensor> maps = features;
   if (semantic) maps.push_back(*semantic);
   for (size_t m = 0; m < maps.size(); ++m) {
     STD_TORCH_CHECK(maps[m].dim() == 4 && maps[m].size(0) == op.images && maps[m].size(1) == op.channels &&
-                        maps[m].scalar_type() == first.scalar_type() && maps[m].is_cpu(),
-                    "roi_align: all maps must be [N, C, H, W] with the same N, C, type and device");
+                        maps[m].scalar_type() == first.scalar_type() && maps[m].is_cuda() == first.is_cuda() &&
+                        maps[m].get_device_index() == rois.get_device_index(),
+                    "roi_align: all maps must be [N, C, H, W] with the same N, C, type and device, the rois' too");
+#ifdef HTC_CUDA
+    if (first.is_cuda() && worth_turning(op, maps[m])) maps[m] = channels_last(maps[m]);
+#endif
     op.maps[m] = describe_map(maps[m], m < features.size() ? scales[m] : semantic_scale);
   }
-  op.dtype = dtype_of(first);
-  check_images(op);
   Tensor out = torch::stable::new_empty(first, {op.count, out_h, out_w, op.channels});
-  advise_huge_pages(out, element_size(op.dtype));
   op.out = out.mutable_data_ptr();
-  if (op.count * op.channels > 0) cpu::roi_align(op, torch_threads());
+  if (first.is_cpu()) {
+    check_images(op);
+    if (op.count * op.channels > 0) cpu::roi_align(op, torch_threads());
+  }
+#ifdef HTC_CUDA
+  if (first.is_cuda()) {
+    torch::stable::accelerator::DeviceGuard guard(first.get_device_index());
+    cuda::roi_align(op, current_stream(first.get_device_index()));
+  }
+#endif
   return torch::stable::permute(out, {0, 3, 1, 2});
 }
 
+// Describes the op and allocates the maps' gradients, [N, H, W, C] of type `sum`.
 // sizes: N, then height and width of every level and, last, of the semantic map.
-std::vector<Tensor> backward_cpu(const Tensor& grad, const Tensor& rois_any, const std::vector<int64_t>& sizes,
-                                 const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
-                                 double finest_size, bool has_semantic, double semantic_scale, int64_t semantic_grid) {
+std::vector<Tensor> gradients(RoiAlign& op, const Tensor& like, const std::vector<int64_t>& sizes, const Options& o,
+                              ScalarType sum) {
+  std::vector<Tensor> grads;
+  for (size_t m = 0; 2 * m + 2 < sizes.size(); ++m) {
+    const int64_t height = sizes[1 + 2 * m], width = sizes[2 + 2 * m];
+    grads.push_back(torch::stable::new_empty(like, {op.images, height, width, op.channels}, sum));
+    op.maps[m] = {grads.back().mutable_data_ptr(), height, width,
+                  static_cast<float>(static_cast<int>(m) < op.levels ? o.scales[m] : o.semantic_scale),
+                  height * width * op.channels, 1, width * op.channels, op.channels};
+  }
+  return grads;
+}
+
+std::vector<Tensor> backward(const Tensor& grad, const Tensor& rois_any, const std::vector<int64_t>& sizes,
+                             const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
+                             double finest_size, bool has_semantic, double semantic_scale, int64_t semantic_grid,
+                             bool atomic) {
   STD_TORCH_CHECK(grad.dim() == 4, "roi_align_backward: grad must be [K, C, h, w]");
   const Tensor rois = float_rois(rois_any);
-  const Options options{grad.size(2), grad.size(3), scales,         sampling_ratio,
-                        aligned,      finest_size,  semantic_scale, semantic_grid};
+  const Options options{grad.size(2), grad.size(3), scales, sampling_ratio, aligned, finest_size, semantic_scale,
+                        semantic_grid};
   const int64_t maps = (static_cast<int64_t>(sizes.size()) - 1) / 2;
   RoiAlign op = describe(rois, options, sizes.at(0), grad.size(1), maps - has_semantic, has_semantic);
-  STD_TORCH_CHECK(grad.size(0) == op.count, "roi_align_backward: grad is of ", grad.size(0), " RoIs, rois are ",
-                  op.count);
+  STD_TORCH_CHECK(grad.size(0) == op.count, "roi_align_backward: grad is of ", grad.size(0), " RoIs, rois are ", op.count);
   op.dtype = dtype_of(grad);
-  check_images(op);
   const Tensor dense = torch::stable::contiguous(torch::stable::permute(grad, {0, 2, 3, 1}));
   op.out = const_cast<void*>(dense.const_data_ptr());
-  const ScalarType sum = op.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float;
-  std::vector<Tensor> grads;
-  for (int64_t m = 0; m < maps; ++m) {
-    const int64_t height = sizes[1 + 2 * m], width = sizes[2 + 2 * m];
-    grads.push_back(torch::stable::new_empty(grad, {op.images, height, width, op.channels}, sum));
-    advise_huge_pages(grads.back(), element_size(op.dtype == DType::f64 ? DType::f64 : DType::f32));
-    op.maps[m] = {grads.back().mutable_data_ptr(),
-                  height,
-                  width,
-                  static_cast<float>(m < op.levels ? scales[m] : semantic_scale),
-                  height * width * op.channels,
-                  1,
-                  width * op.channels,
-                  op.channels};
+  // Gathering on CUDA rounds once, to the gradient's own type; everyone else adds up in float32.
+  const bool gathers = grad.is_cuda() && !atomic;
+  const ScalarType sum = op.dtype == DType::f64 ? ScalarType::Double
+                         : gathers              ? grad.scalar_type()
+                                                : ScalarType::Float;
+  std::vector<Tensor> grads = gradients(op, grad, sizes, options, sum);
+  if (grad.is_cpu()) {
+    check_images(op);
+    cpu::roi_align_backward(op, torch_threads());
   }
-  cpu::roi_align_backward(op, torch_threads());
-  for (Tensor& one : grads) one = torch::stable::permute(torch::stable::to(one, grad.scalar_type()), {0, 3, 1, 2});
+#ifdef HTC_CUDA
+  if (grad.is_cuda()) {
+    torch::stable::accelerator::DeviceGuard guard(grad.get_device_index());
+    const Stream stream = current_stream(grad.get_device_index());
+    if (gathers) {
+      Tensor workspace = torch::stable::new_empty(grad, {cuda::roi_align_workspace(op)}, ScalarType::Byte);
+      cuda::roi_align_backward(op, workspace.mutable_data_ptr(), stream);
+    } else {
+      for (Tensor& one : grads) torch::stable::fill_(one, 0.0);
+      cuda::roi_align_scatter(op, stream);
+    }
+  }
+#endif
+  for (Tensor& one : grads)
+    one = torch::stable::permute(torch::stable::to(one, grad.scalar_type()), {0, 3, 1, 2});
   return grads;
+}
+
+std::vector<Tensor> backward_deterministic(const Tensor& grad, const Tensor& rois, const std::vector<int64_t>& sizes,
+                                           const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
+                                           double finest_size, bool has_semantic, double semantic_scale,
+                                           int64_t semantic_grid) {
+  return backward(grad, rois, sizes, scales, sampling_ratio, aligned, finest_size, has_semantic, semantic_scale,
+                  semantic_grid, false);
 }
 
 }  // namespace
@@ -142,8 +193,20 @@ STABLE_TORCH_LIBRARY_FRAGMENT(htc_fast, m) {
       "multi_level_roi_align_backward(Tensor grad, Tensor rois, int[] sizes, float[] spatial_scales, "
       "int sampling_ratio, bool aligned, float finest_size, bool has_semantic, float semantic_scale, "
       "int semantic_grid) -> Tensor[]");
+  // On CUDA only, with atomic additions: for comparison.
+  m.def(
+      "multi_level_roi_align_scatter(Tensor grad, Tensor rois, int[] sizes, float[] spatial_scales, "
+      "int sampling_ratio, bool aligned, float finest_size, bool has_semantic, float semantic_scale, "
+      "int semantic_grid, bool atomic=True) -> Tensor[]");
 }
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
-  m.impl("multi_level_roi_align", TORCH_BOX(&htc::forward_cpu));
-  m.impl("multi_level_roi_align_backward", TORCH_BOX(&htc::backward_cpu));
+  m.impl("multi_level_roi_align", TORCH_BOX(&htc::forward));
+  m.impl("multi_level_roi_align_backward", TORCH_BOX(&htc::backward_deterministic));
 }
+#ifdef HTC_CUDA
+STABLE_TORCH_LIBRARY_IMPL(htc_fast, CUDA, m) {
+  m.impl("multi_level_roi_align", TORCH_BOX(&htc::forward));
+  m.impl("multi_level_roi_align_backward", TORCH_BOX(&htc::backward_deterministic));
+  m.impl("multi_level_roi_align_scatter", TORCH_BOX(&htc::backward));
+}
+#endif
