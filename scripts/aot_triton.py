@@ -1,0 +1,179 @@
+"""Compile every Triton kernel, as it is really launched, for sm_80, sm_90 and sm_100, and hold it to a budget.
+
+    python scripts/aot_triton.py                      print the table, compare it with tests/budget_triton.json
+    python scripts/aot_triton.py --update             write what was found as the new budget
+    python scripts/aot_triton.py --arch 90 --only nms  part of it
+
+Needs Triton, no GPU: the launchers run on tensors without data and what they launch is recorded. A spill fails.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ.pop("TRITON_INTERPRET", None)
+import torch
+import triton
+from aot_check import ARCHITECTURES, INSTRUCTIONS, ROOT, Kernel, find_cuobjdump, print_table
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+BUDGET = ROOT / "tests" / "budget_triton.json"
+POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64",
+            torch.int32: "*i32", torch.int8: "*i8"}  # fmt: skip
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+launched: list[tuple] = []
+
+
+def record() -> None:
+    """Make the launchers note what they would launch."""
+    from htc_fast.ops.triton import nms, roi_align, roi_align_backward
+
+    for module in (nms, roi_align, roi_align_backward):
+        module.launch = lambda kernel, programs, device, *arguments, **options: launched.append(
+            (kernel, arguments, options)
+        )
+
+
+def cases() -> dict[str, tuple]:
+    """name -> (kernel, arguments, options): an 800 x 1344 image, 256 channels, and what the network asks for."""
+    from htc_fast.ops.triton import nms, roi_align, roi_align_backward
+
+    found: dict[str, tuple] = {}
+
+    def take(suffix: str, call, *arguments) -> None:
+        launched.clear()
+        call(*arguments)
+        for kernel, given, options in launched:
+            found.setdefault(f"{kernel.fn.__name__}<{suffix}>" if suffix else kernel.fn.__name__, (kernel, given, options))
+
+    def empty(*shape: int, dtype=torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    scales, sides = [1 / 4, 1 / 8, 1 / 16, 1 / 32], [(200, 336), (100, 168), (50, 84), (25, 42)]
+    for name, dtype in TYPES.items():
+        maps = [empty(2, h, w, 256, dtype=dtype).permute(0, 3, 1, 2) for h, w in sides]
+        sizes = [2, *(side for pair in [*sides, sides[1]] for side in pair)]
+        for bins in (7, 14):
+            grad = empty(512, bins, bins, 256, dtype=dtype).permute(0, 3, 1, 2)
+            for semantic in (maps[1], None):
+                options = (scales, 0, True, 56.0)
+                label = f"{name}, {bins}" + (", semantic" if semantic is not None else "")
+                take(label, roi_align.multi_level_roi_align, maps, empty(512, 5), bins, bins, *options, semantic, 1 / 8, 14)
+                if semantic is not None:
+                    for deterministic in (True, False):
+                        take(f"{name}, {bins}", roi_align_backward.multi_level_roi_align_backward, grad, empty(512, 5),
+                             sizes, *options, True, 1 / 8, 14, deterministic)  # fmt: skip
+        odd = [empty(2, 50, 50, 19, dtype=dtype).permute(0, 3, 1, 2)]
+        take(f"{name}, odd", roi_align.multi_level_roi_align, odd, empty(2, 33, 4), 3, 5, [0.25], 2, False, 1.0, None, 1.0, 1)
+    several = lambda most: (empty(2, 5000, 4), empty(2, 5000), empty(2, 5000, dtype=torch.int64), 0.5, most, 0.0)
+    take("", nms.batched_nms_padded, *several(100))
+    take("", nms.batched_nms_padded, *several(1000))
+    return found
+
+
+def source_of(kernel, arguments: tuple, options: dict) -> tuple[ASTSource, dict]:
+    """What Triton's launcher makes of these arguments: types, alignments, ones turned into constants."""
+    bound = dict(zip(kernel.arg_names, arguments))
+    constants = {(kernel.arg_names.index(name),): value for name, value in options.items() if name in kernel.arg_names}
+    attributes: dict[tuple, list] = {}
+
+    def describe(value, path: tuple):
+        if isinstance(value, tuple):
+            return tuple(describe(one, (*path, i)) for i, one in enumerate(value))
+        if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
+            attributes[path] = [["tt.divisibility", 16]]
+        if isinstance(value, Tensor):
+            return POINTERS[value.dtype]
+        if isinstance(value, float):
+            return "fp32"
+        if value == 1:
+            constants[path] = 1
+            return "constexpr"
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+    signature = {name: describe(bound[name], (i,)) if name in bound else "constexpr"
+                 for i, name in enumerate(kernel.arg_names)}  # fmt: skip
+    rest = {name: value for name, value in options.items() if name not in kernel.arg_names}
+    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes), rest
+
+
+def compile_case(name: str, architecture: str) -> dict:
+    record()
+    source, options = source_of(*cases()[name])
+    compiled = triton.compile(
+        source, target=GPUTarget("cuda", int(architecture), 32), options={"enable_fp_fusion": False, **options}
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        run = lambda flag: subprocess.run([find_cuobjdump(), flag, file.name], capture_output=True, text=True).stdout
+        usage, code = run("-res-usage"), run("-sass")
+    kernel = Kernel(
+        registers=int(re.search(r"REG:(\d+)", usage).group(1)),
+        spills=len(re.findall(r"\b(?:STL|LDL)\b", code)),
+        stack=int(re.search(r"STACK:(\d+)", usage).group(1)),
+        shared=compiled.metadata.shared,
+        **{what: len(re.findall(pattern, code)) for what, pattern in INSTRUCTIONS.items()},
+    )
+    return asdict(kernel)
+
+
+def measure(architectures: tuple[str, ...], only: str) -> dict[str, dict[str, dict]]:
+    """kernel -> architecture -> what it needs"""
+    record()
+    jobs = [(name, a) for name in cases() if only in name for a in architectures]
+    table: dict[str, dict[str, dict]] = {}
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for (name, architecture), needs in zip(jobs, pool.map(compile_case, *zip(*jobs))):
+            table.setdefault(name, {})[f"sm_{architecture}"] = needs
+    return table
+
+
+def compare(table: dict, budget: dict) -> list[str]:
+    """What breaks the budget, one sentence each. Triton's versions differ by a few registers: an eighth is allowed."""
+    wrong = []
+    for name, found in table.items():
+        for architecture, kernel in found.items():
+            if kernel["spills"]:
+                wrong.append(f"{name} on {architecture} has {kernel['spills']} spill instructions")
+            limit = budget.get(name, {}).get(architecture)
+            if limit is None:
+                wrong.append(f"{name} on {architecture} has no budget: run scripts/aot_triton.py --update")
+                continue
+            for what in ("registers", "shared"):
+                if kernel[what] > limit[what] * 1.125:
+                    wrong.append(f"{name} on {architecture}: {what} {kernel[what]}, the budget is {limit[what]}")
+            wrong += [f"{name} on {architecture} has lost its {what} instructions"
+                      for what in INSTRUCTIONS if limit[what] and not kernel[what]]  # fmt: skip
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--update", action="store_true", help="write tests/budget_triton.json")
+    parser.add_argument("--arch", nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
+    parser.add_argument("--only", default="", help="part of a kernel's name")
+    arguments = parser.parse_args()
+    budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}
+    table = measure(tuple(arguments.arch), arguments.only)
+    print_table(table)
+    if arguments.update:
+        for name, found in table.items():
+            budget.setdefault(name, {}).update(found)
+        BUDGET.write_text(json.dumps(dict(sorted(budget.items())), indent=1) + "\n")
+    wrong = compare(table, budget)
+    print("\n".join(wrong) if wrong else f"{len(table)} kernels within budget (Triton {triton.__version__})")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
