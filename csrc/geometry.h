@@ -57,4 +57,23 @@ HTC_BOTH Tap tap_at(float at, int size) {
   return {low, low + 1, at - static_cast<float>(low)};
 }
 
+// Where the centre of a pixel of the image falls on a mask of `size` cells that fills low..high, in the order of
+// operations of grid_sample (corners not aligned), so that thresholds agree with it.
+HTC_BOTH float mask_position(int64_t pixel, float low, float high, int size) {
+  const float unit = (static_cast<float>(pixel) + 0.5f - low) / (high - low) * 2.0f - 1.0f;
+  return ((unit + 1.0f) * static_cast<float>(size) - 1.0f) * 0.5f;
+}
+
+// The pixels whose centres lie in low..high, as first and one behind the last; none for a box without extent.
+struct PixelRange {
+  int64_t first, end;
+};
+HTC_BOTH PixelRange pixels_inside(float low, float high, int64_t size) {
+  if (!(high > low)) return {0, 0};
+  const float most = static_cast<float>(size);
+  int64_t first = static_cast<int64_t>(fminf(fmaxf(ceilf(low - 0.5f), 0.0f), most));
+  int64_t end = static_cast<int64_t>(fminf(fmaxf(floorf(high - 0.5f) + 1.0f, 0.0f), most));
+  return {first, end > first ? end : first};
+}
+
 }  // namespace htc

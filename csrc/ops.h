@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "cpu/dispatch.h"
 
@@ -50,6 +52,30 @@ int64_t roi_align_workspace(const RoiAlign&);
 // The same with atomic additions to maps in float32.
 void roi_align_scatter(const RoiAlign&, Stream);
 }  // namespace cuda
+
+// masks [K, h, w] and the boxes [K, 4] they fill -> out [K, height, width], 1 where the mask reaches the threshold.
+struct PasteMasks {
+  int64_t count;
+  int mask_h, mask_w;
+  const float* masks;
+  const float* boxes;
+  int64_t height, width;
+  float threshold;
+  uint8_t* out;
+};
+HTC_CPU_KERNEL(paste_masks, PasteMasks)
+
+// The same masks as COCO run lengths: `strings` receives one compressed string per mask.
+struct EncodeMasks {
+  int64_t count;
+  int mask_h, mask_w;
+  const float* masks;
+  const float* boxes;
+  int64_t height, width;
+  float threshold;
+  std::vector<std::string>* strings;
+};
+HTC_CPU_KERNEL(encode_masks, EncodeMasks)
 
 // N images of B candidates: boxes [N, B, 4], scores [N, B], classes [N, B] (or none: all alike) -> the kept ones'
 // indices, best first, ties by index: indices [N, max_output] padded with -1, counts [N]. Boxes that are not finite and

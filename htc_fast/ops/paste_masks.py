@@ -1,0 +1,46 @@
+"""From the mask head's small masks to masks of the image."""
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend, _native
+from htc_fast.ops.reference import paste_masks as reference
+
+_backend.register("paste_masks", "cpp")
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float = 0.5) -> Tensor:
+    """Put each box's small mask back into the image.
+
+    masks       [K, h, w]  probabilities
+    boxes       [K, 4]     x1, y1, x2, y2 in pixels of the image
+    image_size  height, width
+    returns     [K, H, W]  bool, mask >= threshold at every pixel centre, False outside the box; no gradient
+    raises      ValueError if masks and boxes differ in K, TypeError for integers
+    source      Mask R-CNN, detectron2's pixel-centre convention
+    """
+    height, width = check_masks(masks, boxes, image_size)
+    if _backend.backend_for("paste_masks", masks) == "reference":
+        return reference.paste_masks(masks, boxes, height, width, threshold)
+    return torch.ops.htc_fast.paste_masks(masks.detach(), boxes.detach(), height, width, threshold)
+
+
+def check_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tuple[int, int]:
+    """The image's height and width, once everything fits together."""
+    if masks.dim() != 3 or 0 in masks.shape[1:]:
+        raise ValueError(f"masks must be [K, h, w] with h and w at least 1, got {list(masks.shape)}.")
+    if boxes.dim() != 2 or boxes.shape[1] != 4 or boxes.shape[0] != masks.shape[0]:
+        raise ValueError(f"boxes must be [K, 4] = [{masks.shape[0]}, 4] like masks, got {list(boxes.shape)}.")
+    if not (masks.is_floating_point() and boxes.is_floating_point()):
+        raise TypeError(f"masks and boxes must be floating point, got {masks.dtype} and {boxes.dtype}.")
+    if masks.device != boxes.device:
+        raise ValueError(f"masks are on {masks.device} and boxes on {boxes.device}: move them together.")
+    height, width = (int(side) for side in image_size)
+    if height < 0 or width < 0:
+        raise ValueError(f"image_size must be height, width, neither negative, got {tuple(image_size)}.")
+    return height, width
+
+
+@_native.register_fake("paste_masks")
+def _(masks, boxes, height, width, threshold):
+    return masks.new_empty(masks.shape[0], height, width, dtype=torch.bool)
