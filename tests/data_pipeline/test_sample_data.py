@@ -1,5 +1,6 @@
 """The data set made on the spot: the same every time, exact, and safe to make twice at once."""
 
+import errno
 import json
 import multiprocessing
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from htc_fast import UserError
-from htc_fast.data import CocoDataset, make_sample_dataset
+from htc_fast.data import CocoDataset, make_sample_dataset, sample, scenes
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,13 @@ def test_whole(root):
     train, val = CocoDataset(root, "train"), CocoDataset(root, "val")
     assert len(train) == 6 and len(val) == 4 and len(train.classes) == 10 and train.semantic_classes == 12
     for dataset in (train, val):
-        for sample in dataset:
-            masks, semantic = sample["masks"].numpy(), sample["semantic"].numpy()
+        for item in dataset:
+            masks, semantic = item["masks"].numpy(), item["semantic"].numpy()
             assert masks.sum(axis=0).max() == 1, "what hides an object is not part of it"
-            assert all((semantic[mask > 0] == label).all() for mask, label in zip(masks, sample["labels"].tolist()))
+            assert all((semantic[mask > 0] == label).all() for mask, label in zip(masks, item["labels"].tolist()))
             assert np.isin(semantic[masks.sum(axis=0) == 0], (10, 11)).all()
             assert masks.sum(axis=(1, 2)).min() >= 100
-            for mask, (x1, y1, x2, y2) in zip(masks, sample["boxes"].int().tolist()):
+            for mask, (x1, y1, x2, y2) in zip(masks, item["boxes"].int().tolist()):
                 assert mask.sum() == mask[y1:y2, x1:x2].sum() and mask[y1].any() and mask[:, x2 - 1].any()
 
 
@@ -62,6 +63,29 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         make_sample_dataset(tmp_path / "note.txt" / "inside")
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_what_lies_on_top_is_what_is_seen():
+    pixels, owner, areas = np.zeros((40, 40, 3), np.float32), np.full((40, 40), -1, np.int16), []
+    opacity = np.full((24, 24), 0.4, np.float32)
+    opacity[1:-1, 1:-1] = 1
+    for colour in (100.0, 200.0):
+        assert scenes._paste(pixels, owner, areas, np.full((24, 24, 3), colour), opacity, np.random.default_rng(5))
+    assert areas == [22 * 22] * 2 and (owner == 1).sum() >= 0.3 * areas[1]
+    seen = pixels[..., 0]
+    assert (seen[owner == 1] == 200).all() and (seen[owner == 0] <= 140).all() and (seen[owner == -1] <= 110).all()
+    assert (seen[owner == 0] >= 100).all()
+
+
+def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
+    def full(root, recipe):
+        (root / "annotations").mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sample, "_write", full)
+    with pytest.raises(UserError, match="No space left"):
+        make_sample_dataset(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
 
 
 def make(folder: Path, results) -> None:
