@@ -4,10 +4,9 @@ import ctypes
 import subprocess
 import sys
 
+import emulator
 import numpy as np
 import pytest
-
-import emulator
 
 
 class Kernels:

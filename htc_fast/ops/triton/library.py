@@ -33,7 +33,7 @@ def installed() -> bool:
     """Whether Triton can be imported; does not import it."""
     try:
         return importlib.util.find_spec("triton") is not None
-    except ValueError:
+    except (ImportError, ValueError):
         return False
 
 
@@ -50,7 +50,9 @@ for _name, _file, _schema in OPERATORS:
     _library.define(_name + _schema)
     for _device in ("CUDA", "CPU"):
         _library.impl(_name, _runner(_name, _file), _device)
-    if installed() and _native.loaded() and not _native.has_cuda() and hasattr(torch.ops.htc_fast, _name):
+    if f"htc_fast::{_name}" in _native.cuda_operators:
+        continue
+    if installed() and _native.loaded() and hasattr(torch.ops.htc_fast, _name):
         _native_library.impl(_name, _runner(_name, _file), "CUDA")
 if installed():
     for _name in ("roi_align", "multi_level_roi_align", "nms", "batched_nms", "batched_nms_padded"):
