@@ -26,8 +26,12 @@ BUDGET = ROOT / "tests" / "budget.json"
 CACHE = ROOT / "build" / "aot"
 ARCHITECTURES = ("80", "90", "100")
 FLAGS = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-DNDEBUG"]
-INSTRUCTIONS = {"load128": r"\bLDG\.E\.128", "store128": r"\bSTG\.E\.128", "red128": r"\bRED\S*\.128|\bREDG?\S*F32x4",
-                "tensor": r"\b(HGMMA|HMMA|UTCHMMA|UTCMMA)\b"}  # fmt: skip
+INSTRUCTIONS = {
+    "load128": r"\bLDG\.E\.128",
+    "store128": r"\bSTG\.E\.128",
+    "red128": r"\bRED\S*\.128|\bREDG?\S*F32x4",
+    "tensor": r"\b(HGMMA|HMMA|UTCHMMA|UTCMMA)\b",
+}
 
 
 @dataclass
@@ -69,8 +73,10 @@ def parse_ptxas(log: str) -> dict[str, Kernel]:
     """The -Xptxas -v report, by symbol."""
     kernels = {}
     for block in log.split("Compiling entry function '")[1:]:
-        stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads",
-                                                  block).groups())  # fmt: skip
+        stack, stores, loads = map(
+            int,
+            re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", block).groups(),
+        )
         shared = re.search(r"(\d+) bytes smem", block)
         registers = int(re.search(r"Used (\d+) registers", block).group(1))
         kernels[block.split("'")[0]] = Kernel(registers, stores + loads, stack, int(shared.group(1)) if shared else 0)
@@ -87,8 +93,17 @@ def count_instructions(kernels: dict[str, Kernel], machine_code: str) -> None:
 
 def compile_source(nvcc: str, cuobjdump: str | None, source: Path, architecture: str) -> dict[str, dict]:
     """The kernels of one file for one architecture, from the cache where nothing changed."""
-    command = [nvcc, *FLAGS, f"-I{ROOT / 'csrc'}", "-gencode", f"arch=compute_{architecture},code=sm_{architecture}",
-               "-Xptxas", "-v", "-cubin", str(source)]  # fmt: skip
+    command = [
+        nvcc,
+        *FLAGS,
+        f"-I{ROOT / 'csrc'}",
+        "-gencode",
+        f"arch=compute_{architecture},code=sm_{architecture}",
+        "-Xptxas",
+        "-v",
+        "-cubin",
+        str(source),
+    ]
     headers = sorted([*(ROOT / "csrc").rglob("*.h"), *(ROOT / "csrc").rglob("*.cuh")])
     digest = hashlib.sha256(" ".join(command).encode() + str(cuobjdump).encode() + Path(__file__).read_bytes())
     for path in [source, *headers]:
@@ -101,7 +116,9 @@ def compile_source(nvcc: str, cuobjdump: str | None, source: Path, architecture:
             raise RuntimeError(f"{source.name} does not compile for sm_{architecture}:\n{result.stderr[:4000]}")
         kernels = parse_ptxas(result.stderr)
         if cuobjdump:
-            dump = subprocess.run([cuobjdump, "-sass", str(target.with_suffix(".cubin"))], capture_output=True, text=True)
+            dump = subprocess.run(
+                [cuobjdump, "-sass", str(target.with_suffix(".cubin"))], capture_output=True, text=True
+            )
             count_instructions(kernels, dump.stdout)
         named = {readable(symbol): asdict(kernel) for symbol, kernel in kernels.items()}
         target.with_suffix(".json").write_text(json.dumps(named))
@@ -123,7 +140,9 @@ def measure(architectures: tuple[str, ...] = ARCHITECTURES) -> dict[str, dict[st
     return dict(sorted(table.items()))
 
 
-def compare(table: dict, budget: dict, architectures: tuple[str, ...] = ARCHITECTURES, machine_code: bool = True) -> list[str]:
+def compare(
+    table: dict, budget: dict, architectures: tuple[str, ...] = ARCHITECTURES, machine_code: bool = True
+) -> list[str]:
     """What breaks the budget, one sentence each."""
     wrong = [f"{name} is in the budget and no longer in csrc/cuda" for name in budget if name not in table]
     for name, found in table.items():
@@ -158,10 +177,16 @@ def main() -> int:
     table = measure()
     print_table(table)
     if arguments.update:
-        budget = {name: {a: {**kernel, "registers": -(-kernel["registers"] // 8) * 8} for a, kernel in found.items()}
-                  for name, found in table.items()}  # fmt: skip
-        lines = [f'  {json.dumps(n)}: {{\n' + ",\n".join(f"    {json.dumps(a)}: {json.dumps(k)}" for a, k in f.items()) + "\n  }"
-                 for n, f in budget.items()]  # fmt: skip
+        budget = {
+            name: {a: {**kernel, "registers": -(-kernel["registers"] // 8) * 8} for a, kernel in found.items()}
+            for name, found in table.items()
+        }
+        lines = [
+            f"  {json.dumps(n)}: {{\n"
+            + ",\n".join(f"    {json.dumps(a)}: {json.dumps(k)}" for a, k in f.items())
+            + "\n  }"
+            for n, f in budget.items()
+        ]
         BUDGET.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     wrong = compare(table, json.loads(BUDGET.read_text()), machine_code=find_cuobjdump() is not None)
     print("\n".join(wrong) if wrong else f"{len(table)} kernels within budget")

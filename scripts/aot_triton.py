@@ -16,7 +16,6 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)
 import torch
@@ -53,7 +52,8 @@ def cases() -> dict[str, tuple]:
         launched.clear()
         call(*arguments)
         for kernel, given, options in launched:
-            found.setdefault(f"{kernel.fn.__name__}<{suffix}>" if suffix else kernel.fn.__name__, (kernel, given, options))
+            name = kernel.fn.__name__
+            found.setdefault(f"{name}<{suffix}>" if suffix else name, (kernel, given, options))
 
     def empty(*shape: int, dtype=torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -67,16 +67,18 @@ def cases() -> dict[str, tuple]:
             for semantic in (maps[1], None):
                 options = (scales, 0, True, 56.0)
                 label = f"{name}, {bins}" + (", semantic" if semantic is not None else "")
-                take(label, roi_align.multi_level_roi_align, maps, empty(512, 5), bins, bins, *options, semantic, 1 / 8, 14)
+                take(label, roi_align.multi_level_roi_align, maps, empty(512, 5), bins, bins, *options, semantic, 1 / 8,
+                     14)  # fmt: skip
                 if semantic is not None:
                     for deterministic in (True, False):
                         take(f"{name}, {bins}", roi_align_backward.multi_level_roi_align_backward, grad, empty(512, 5),
                              sizes, *options, True, 1 / 8, 14, deterministic)  # fmt: skip
         odd = [empty(2, 50, 50, 19, dtype=dtype).permute(0, 3, 1, 2)]
-        take(f"{name}, odd", roi_align.multi_level_roi_align, odd, empty(2, 33, 4), 3, 5, [0.25], 2, False, 1.0, None, 1.0, 1)
-    several = lambda most: (empty(2, 5000, 4), empty(2, 5000), empty(2, 5000, dtype=torch.int64), 0.5, most, 0.0)
-    take("", nms.batched_nms_padded, *several(100))
-    take("", nms.batched_nms_padded, *several(1000))
+        take(f"{name}, odd", roi_align.multi_level_roi_align, odd, empty(2, 33, 4), 3, 5, [0.25], 2, False, 1.0, None,
+             1.0, 1)  # fmt: skip
+    boxes, scores, idxs = empty(2, 5000, 4), empty(2, 5000), empty(2, 5000, dtype=torch.int64)
+    for most in (100, 1000):
+        take("", nms.batched_nms_padded, boxes, scores, idxs, 0.5, most, 0.0)
     return found
 
 
@@ -115,8 +117,8 @@ def compile_case(name: str, architecture: str) -> dict:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        run = lambda flag: subprocess.run([find_cuobjdump(), flag, file.name], capture_output=True, text=True).stdout
-        usage, code = run("-res-usage"), run("-sass")
+        usage, code = (subprocess.run([find_cuobjdump(), flag, file.name], capture_output=True, text=True).stdout
+                       for flag in ("-res-usage", "-sass"))  # fmt: skip
     kernel = Kernel(
         registers=int(re.search(r"REG:(\d+)", usage).group(1)),
         spills=len(re.findall(r"\b(?:STL|LDL)\b", code)),

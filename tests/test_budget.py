@@ -18,8 +18,16 @@ def table(**change) -> dict:
     return {"kernel": {f"sm_{a}": {**SMALL, **change} for a in aot_check.ARCHITECTURES}}
 
 
-@pytest.mark.parametrize("change, said", [({}, None), ({"spills": 8}, "spills 8"), ({"registers": 41}, "registers 41"),
-                                          ({"load128": 0}, "lost its load128"), ({"shared": 4}, "shared 4")])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({}, None),
+        ({"spills": 8}, "spills 8"),
+        ({"registers": 41}, "registers 41"),
+        ({"load128": 0}, "lost its load128"),
+        ({"shared": 4}, "shared 4"),
+    ],
+)
 def test_what_breaks_a_budget(change, said):
     wrong = aot_check.compare(table(**change), table())
     assert len(wrong) == (3 if said else 0) and all(said in line for line in wrong)

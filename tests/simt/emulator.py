@@ -18,9 +18,22 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CACHE = Path(os.environ.get("HTC_SIMT_CACHE", ROOT / "build" / "simt"))
 COMPILER = os.environ.get("CXX", "g++")
-COMMON = ["-std=c++20", "-fPIC", "-g1", "-O1", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off",
-          "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-parameter",
-          f"-I{HERE}", f"-I{ROOT / 'csrc'}"]  # fmt: skip
+COMMON = [
+    "-std=c++20",
+    "-fPIC",
+    "-g1",
+    "-O1",
+    "-fvisibility=hidden",
+    "-fno-gnu-unique",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-parameter",
+    f"-I{HERE}",
+    f"-I{ROOT / 'csrc'}",
+]
 SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 # What a variant adds to every file, and to kernels alone.
 VARIANTS = {
@@ -36,8 +49,10 @@ def torch_flags() -> tuple[list[str], list[str]]:
 
     folder = Path(torch.__file__).parent
     version = "-DTORCH_TARGET_VERSION=0x020B000000000000"
-    return ([version, f"-isystem{folder / 'include'}"],
-            [f"-L{folder / 'lib'}", f"-Wl,-rpath,{folder / 'lib'}", "-ltorch_cpu", "-lc10"])  # fmt: skip
+    return (
+        [version, f"-isystem{folder / 'include'}"],
+        [f"-L{folder / 'lib'}", f"-Wl,-rpath,{folder / 'lib'}", "-ltorch_cpu", "-lc10"],
+    )
 
 
 @functools.cache
@@ -93,10 +108,19 @@ def environment() -> dict[str, str]:
 
 def sanitizer_environment() -> dict[str, str]:
     """The environment of a Python that may load the asan variant."""
-    paths = [subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
-             for name in ("libasan.so", "libubsan.so", "libstdc++.so")]  # fmt: skip
+    paths = [
+        subprocess.run(
+            [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so", "libstdc++.so")
+    ]
     options = "detect_leaks=0:abort_on_error=0:use_sigaltstack=0:detect_stack_use_after_return=0"
-    return {**environment(), "LD_PRELOAD": ":".join(paths), "ASAN_OPTIONS": options, "UBSAN_OPTIONS": "print_stacktrace=1"}
+    return {
+        **environment(),
+        "LD_PRELOAD": ":".join(paths),
+        "ASAN_OPTIONS": options,
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
 
 
 def self_test_library(variant: str) -> Path:
@@ -114,9 +138,14 @@ def _kernel_library() -> Path:
     import torch
 
     compile_flags, link_flags = torch_flags()
-    path = _library("htc_simt", variant(), sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
-                    [HERE / "simt.cpp", HERE / "race.cpp", HERE / "adapter.cpp"],
-                    compile_flags, link_flags)
+    path = _library(
+        "htc_simt",
+        variant(),
+        sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
+        [HERE / "simt.cpp", HERE / "race.cpp", HERE / "adapter.cpp"],
+        compile_flags,
+        link_flags,
+    )
     torch.ops.load_library(str(path))
     return path
 

@@ -76,8 +76,17 @@ def draw_boxes(case: Case, generator: torch.Generator) -> Tensor:
     if case.boxes == "same":
         boxes = boxes[:1].expand(count, 4) + torch.rand(count, 4, generator=generator)
     if case.boxes == "strange":
-        odd = [[float("nan"), 0, 20, 20], [0, 0, float("inf"), 9], [30, 30, 10, 10], [5, 5, 5, 5], [-1e6, -1e6, 1e6, 1e6],
-               [-90, -90, -50, -50], [0, 0, width, height], [-2, -2, 2, 2], [width - 2, height - 2, width + 9, height + 9]]  # fmt: skip
+        odd = [
+            [float("nan"), 0, 20, 20],
+            [0, 0, float("inf"), 9],
+            [30, 30, 10, 10],
+            [5, 5, 5, 5],
+            [-1e6, -1e6, 1e6, 1e6],
+            [-90, -90, -50, -50],
+            [0, 0, width, height],
+            [-2, -2, 2, 2],
+            [width - 2, height - 2, width + 9, height + 9],
+        ]
         boxes[: len(odd)] = torch.tensor(odd)[: len(boxes)]
     return boxes
 
@@ -116,7 +125,16 @@ class Inputs:
         maps = [map.double().requires_grad_() for map in self.maps]
         semantic = maps[-1] if self.case.semantic else None
         out = reference.multi_level_roi_align(
-            maps[: self.levels], self.rois, self.case.size, self.scales[: self.levels], self.case.ratio, self.case.aligned,
-            56.0, semantic, 0.125, self.case.semantic or 1)  # fmt: skip
+            maps[: self.levels],
+            self.rois,
+            self.case.size,
+            self.scales[: self.levels],
+            self.case.ratio,
+            self.case.aligned,
+            56.0,
+            semantic,
+            0.125,
+            self.case.semantic or 1,
+        )
         grads = torch.autograd.grad(out, maps, self.grad.double(), allow_unused=True)
         return out.detach(), [torch.zeros_like(m) if g is None else g for g, m in zip(grads, maps)]

@@ -65,12 +65,28 @@ def test_halves_round_like_numpy_and_torch(plain):
     import torch
 
     bits = np.random.default_rng(0).integers(0, 2**32, 64_000, dtype=np.uint32)
-    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 65504, 65519.99, 65520, 6e-8, 2.9e-8, 6.1e-5, 1 + 2**-11, 1 + 3 * 2**-11]
-    values = np.concatenate([bits.view(np.float32), np.geomspace(1e-9, 1e6, 6400, dtype=np.float32), np.float32(special)])
+    special = [
+        0.0,
+        -0.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        65504,
+        65519.99,
+        65520,
+        6e-8,
+        2.9e-8,
+        6.1e-5,
+        1 + 2**-11,
+        1 + 3 * 2**-11,
+    ]
+    values = np.concatenate(
+        [bits.view(np.float32), np.geomspace(1e-9, 1e6, 6400, dtype=np.float32), np.float32(special)]
+    )
     values = np.resize(values, len(values) // 32 * 32 + 32).astype(np.float32)
     out = np.zeros(4 * len(values), np.float32)
     assert plain.run("roundtrip", values, out, len(values)) == ""
-    back = out[2 * len(values):].reshape(-1, 2)
+    back = out[2 * len(values) :].reshape(-1, 2)
     tensor = torch.from_numpy(values)
     np.testing.assert_array_equal(back[:, 0], tensor.half().float().numpy())
     np.testing.assert_array_equal(back[:, 1], tensor.bfloat16().float().numpy())

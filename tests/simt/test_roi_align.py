@@ -16,7 +16,9 @@ class Problem(Inputs):
 
     def forward(self) -> Tensor:
         out = torch.full(self.grad.permute(0, 2, 3, 1).shape, float("nan"), dtype=self.case.dtype).permute(0, 3, 1, 2)
-        kernels().roi_align(self.maps, self.case.semantic > 0, self.rois, self.scales, self.options, self.case.aligned, out)
+        kernels().roi_align(
+            self.maps, self.case.semantic > 0, self.rois, self.scales, self.options, self.case.aligned, out
+        )
         return out
 
     def backward(self, deterministic: bool) -> list[Tensor]:

@@ -1,0 +1,52 @@
+"""Every CUDA kernel once, on small inputs: what compute-sanitizer watches (scripts/gpu_check.sh). Needs no pytest."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "simt"), str(Path(__file__).resolve().parents[2])]
+
+from roi_cases import CASES, Inputs  # noqa: E402
+
+from htc_fast import ops  # noqa: E402
+from htc_fast.ops import _native  # noqa: E402
+
+
+def run_roi_align(name: str) -> None:
+    inputs = Inputs(replace(CASES[name], count=min(CASES[name].count, 6)))
+    case, levels = inputs.case, inputs.levels
+    maps = [map.cuda().requires_grad_() for map in inputs.maps]
+    out = ops.multi_level_roi_align(
+        maps[:levels],
+        inputs.rois.cuda(),
+        case.size,
+        inputs.scales[:levels],
+        sampling_ratio=case.ratio,
+        aligned=case.aligned,
+        semantic=maps[-1] if case.semantic else None,
+        semantic_grid=case.semantic or 1,
+    )
+    torch.autograd.grad(out, maps, torch.ones_like(out))
+
+
+def main() -> None:
+    with ops.use_backend("cuda"):
+        for name in ("plain", "brain", "brain_odd", "nchw", "strange", "long_boxes", "tiny_maps"):
+            run_roi_align(name)
+        boxes = torch.rand(2, 300, 4).cuda() * 50
+        boxes[..., 2:] += boxes[..., :2]
+        scores, idxs = torch.rand(2, 300).cuda(), torch.randint(0, 3, (2, 300)).cuda()
+        if "htc_fast::batched_nms_padded" in _native.cuda_operators:
+            ops.batched_nms_padded(boxes, scores, idxs, 0.5, 100)
+        masks = torch.rand(5, 28, 28).cuda()
+        for op in (ops.paste_masks, ops.encode_masks):
+            if f"htc_fast::{op.__name__}" in _native.cuda_operators:
+                op(masks, boxes[0, :5], (120, 140))
+    torch.cuda.synchronize()
+    print("ran")
+
+
+if __name__ == "__main__":
+    main()

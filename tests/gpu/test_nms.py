@@ -1,0 +1,119 @@
+"""NMS and the mask operators on a GPU against the reference on the CPU."""
+
+import pytest
+import torch
+
+from htc_fast import ops
+from htc_fast.ops import _backend, _native
+
+
+def need(op: str, backend: str) -> None:
+    if backend not in _backend.available.get(op, ()) or (
+        backend == "cuda" and f"htc_fast::{op}" not in _native.cuda_operators
+    ):
+        pytest.skip(f"{op} has no {backend} backend here")
+
+
+def draw(images: int, count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.rand(images, count, 2, generator=generator) * 300
+    size = torch.rand(images, count, 2, generator=generator) * 80 + 1
+    # Rounded scores: ties must be broken by index.
+    scores = (torch.rand(images, count, generator=generator) * 200).round() / 200
+    idxs = torch.randint(0, classes, (images, count), generator=generator)
+    return torch.cat([centre - size / 2, centre + size / 2], dim=2), scores, idxs
+
+
+CASES = [
+    (1, 1, 1, 5),
+    (2, 63, 1, 100),
+    (3, 64, 3, 10),
+    (2, 65, 80, 100),
+    (5, 1000, 1, 1000),
+    (1, 3000, 80, 100),
+    (2, 2049, 5, 2000),
+]
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("images, count, classes, most", CASES)
+def test_padded(images, count, classes, most, backend):
+    need("batched_nms_padded", backend)
+    boxes, scores, idxs = draw(images, count, classes)
+    boxes[0, count // 2] = float("nan")
+    with ops.use_backend("reference"):
+        wanted, counts = ops.batched_nms_padded(boxes, scores, idxs, 0.5, most, 0.05)
+    with ops.use_backend(backend):
+        found, found_counts = ops.batched_nms_padded(boxes.cuda(), scores.cuda(), idxs.cuda(), 0.5, most, 0.05)
+    assert found_counts.tolist() == counts.tolist() and torch.equal(found.cpu(), wanted)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("count, classes", [(0, 1), (1, 1), (300, 1), (5000, 80)])
+def test_ragged(count, classes, backend):
+    need("batched_nms", backend)
+    boxes, scores, idxs = (one[0] for one in draw(1, count, classes))
+    with ops.use_backend("cpp"):
+        wanted = ops.batched_nms(boxes, scores, idxs, 0.5)
+    with ops.use_backend(backend):
+        found = ops.batched_nms(boxes.cuda(), scores.cuda(), idxs.cuda(), 0.5)
+    assert found.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_padded_in_a_graph_without_waiting(backend):
+    need("batched_nms_padded", backend)
+    boxes, scores, idxs = (one.cuda() for one in draw(2, 500, 3))
+    with ops.use_backend(backend):
+        run = lambda: ops.batched_nms_padded(boxes, scores, idxs, 0.5, 100)  # noqa: E731
+        run()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        run()
+        torch.cuda.set_sync_debug_mode("default")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found, counts = run()
+        boxes.add_(3)
+        scores.copy_(scores.flip(1))
+        graph.replay()
+        wanted, wanted_counts = run()
+    assert torch.equal(found, wanted) and torch.equal(counts, wanted_counts)
+
+
+def mask_inputs(count: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(count, 28, 28, generator=generator)
+    corner = torch.rand(count, 2, generator=generator) * 300 - 30
+    return masks, torch.cat([corner, corner + torch.rand(count, 2, generator=generator) * 150], dim=1)
+
+
+def test_paste_masks():
+    need("paste_masks", "cuda")
+    masks, boxes = mask_inputs()
+    wanted = ops.paste_masks(masks, boxes, (240, 320))
+    assert torch.equal(ops.paste_masks(masks.cuda(), boxes.cuda(), (240, 320)).cpu(), wanted)
+
+
+def test_encode_masks():
+    need("encode_masks", "cuda")
+    masks, boxes = mask_inputs()
+    assert ops.encode_masks(masks.cuda(), boxes.cuda(), (240, 320)) == ops.encode_masks(masks, boxes, (240, 320))
+
+
+def test_detect_never_waits():
+    pytest.importorskip("timm")
+    from htc_fast.models import htc, zoo
+
+    model = htc.HTC(zoo.config("htc_r50", pretrained=False)).cuda().eval().to(memory_format=torch.channels_last)
+    images = torch.randn(1, 3, 320, 448, device="cuda").contiguous(memory_format=torch.channels_last)
+    sizes = torch.tensor([[310, 440]], device="cuda")
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+        model.detect(images, sizes)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = model.detect(images, sizes)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert found.boxes.shape == (1, 100, 4)
