@@ -66,13 +66,13 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
         chosen = forced
     if chosen == "reference":
         return chosen
+    if chosen not in has:
+        raise RuntimeError(f"{op} has no {chosen!r} backend here: it has {', '.join(sorted(has))}.")
     interpreted = chosen == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     wanted = "cpu" if chosen == "cpp" else "cuda"
     if device not in (wanted, "meta") and not interpreted:
         raise RuntimeError(f"the backend {chosen!r} was asked for and needs {wanted} tensors, got {device}: "
                            "move the tensors or choose another backend.")  # fmt: skip
-    if chosen not in has:
-        raise RuntimeError(f"{op} has no {chosen!r} backend here: it has {', '.join(sorted(has))}.")
     if chosen != "triton":
         _native.require(cuda=chosen == "cuda")
     return chosen

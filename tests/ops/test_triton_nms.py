@@ -34,7 +34,9 @@ def chunks(request, monkeypatch):
     monkeypatch.setattr(nms, "WALKED", 20)
 
 
-@pytest.mark.parametrize("images, count, classes", [(1, 1, 1), (2, 64, 1), (1, 65, 2), (2, 300, 1), (1, 330, 3), (1, 400, 50), (1, 520, 2)])
+@pytest.mark.parametrize(
+    "images, count, classes", [(1, 1, 1), (2, 64, 1), (1, 65, 2), (2, 300, 1), (1, 330, 3), (1, 400, 50), (1, 520, 2)]
+)
 @pytest.mark.parametrize("most", [10, 33, 1000])
 def test_equals_reference(chunks, images, count, classes, most):
     boxes, scores, idxs = draw(images, count, classes)
@@ -142,10 +144,11 @@ with ops.use_backend("triton"):
 """
 
 
-@pytest.mark.parametrize("state, sentence", [("absent", "has no 'triton' backend here"), ("there", "needs cuda tensors")])
+@pytest.mark.parametrize("state, sentence", [("absent", "has no 'triton' backend"), ("there", "needs cuda tensors")])
 def test_importing_needs_no_triton(state, sentence):
     environment = {"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "", "HTC_FAST_BACKEND": ""}
-    result = subprocess.run([sys.executable, "-c", WITHOUT_TRITON, state], capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-c", WITHOUT_TRITON, state]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0 and sentence in result.stdout, result.stdout + result.stderr
 
 
@@ -153,7 +156,10 @@ def test_importing_needs_no_triton(state, sentence):
 @pytest.mark.parametrize("most", [100, 1000])
 def test_graph_without_synchronisation(most):
     boxes, scores, idxs = draw(4, 2000, 5)
-    call = lambda: ops.batched_nms_padded(boxes, scores, idxs, 0.5, most, 0.1)
+
+    def call():
+        return ops.batched_nms_padded(boxes, scores, idxs, 0.5, most, 0.1)
+
     with ops.use_backend("triton"):
         want = call()
         torch.cuda.set_sync_debug_mode("error")

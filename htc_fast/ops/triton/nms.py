@@ -217,7 +217,7 @@ def batched_nms_padded(
     if limit <= WALKED:
         kept_boxes, kept_classes = boxes.new_empty(images, limit, 4), classes.new_empty(images, limit)
         launch(walk, images, boxes.device, boxes, classes, keys, order, kept_boxes, kept_classes, out, counts, count,
-               limit, max_output, iou_threshold, num_warps=4)  # fmt: skip
+               limit, max_output, iou_threshold, num_warps=8)  # fmt: skip
         return out, counts
     keep = _by_class(boxes, classes, keys, order, iou_threshold)
     place = keep.cumsum(dim=1, dtype=torch.int32)
@@ -241,12 +241,12 @@ def _by_class(boxes: Tensor, classes: Tensor, keys: Tensor, order: Tensor, iou_t
     for begin in range(0, count, 64 * tiles):
         here = min(tiles, triton.cdiv(count - begin, 64))
         launch(suppressor_words, (here * here, images), boxes.device, boxes, labels, alive, words, begin, here, count,
-               iou_threshold, num_warps=4)  # fmt: skip
+               iou_threshold, num_warps=8)  # fmt: skip
         launch(resolve, (here, images), boxes.device, labels, alive, rank, words, kept_words, keep, begin, here, count,
                BLOCK=16, num_warps=4)  # fmt: skip
         behind = triton.cdiv(max(0, count - begin - 64 * here), 64)
         launch(suppress_later, (behind, images), boxes.device, boxes, labels, alive, begin, here, count, iou_threshold,
-               num_warps=4)  # fmt: skip
+               num_warps=8)  # fmt: skip
     return keep
 
 

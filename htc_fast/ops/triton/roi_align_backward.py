@@ -235,7 +235,7 @@ def _gathered(grad, rois, images, heights, widths, scales, sampling_ratio, fines
     block_c = power_of_two(channels, 32 if grad.dtype == torch.float32 else 64)
     launch(gather, total * triton.cdiv(channels, block_c), grad.device, tuple(grads), heights, widths, scales,
            tuple(tile_ends), rois, order, starts, grad, rois.shape[-2], images, channels, sampling_ratio,
-           **common, TILE=tile, BINS=8, BLOCK_C=block_c, BLOCK_R=128, num_warps=4)  # fmt: skip
+           **common, TILE=tile, BINS=8, BLOCK_C=block_c, BLOCK_R=128, num_warps=4, maxnreg=255)  # fmt: skip
     return grads
 
 
