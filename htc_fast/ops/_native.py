@@ -33,6 +33,11 @@ def loaded() -> bool:
     return _failure is None
 
 
+def problem() -> str | None:
+    """Why the library is not loaded and how to build it; None where it is."""
+    return _failure
+
+
 def has_cuda() -> bool:
     """Whether the CUDA kernels were compiled into the library."""
     return bool(cuda_operators)

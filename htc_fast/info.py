@@ -1,0 +1,199 @@
+"""`python -m htc_fast.info`: versions, devices, what was built, which backend each operator uses, what to do next.
+
+Works without the native library too: that is when it is needed most.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+import htc_fast
+from htc_fast import cli, ops
+from htc_fast.ops import _backend, _native
+from htc_fast.ops.triton.library import installed as triton_installed
+
+PACKAGES = ("torch", "torchvision", "timm", "triton", "numpy", "pycocotools", "safetensors")
+DRIVER = Path("/dev/nvidiactl")
+
+
+def versions() -> dict[str, str | None]:
+    """Of this package, Python and what it stands on; None where a package is missing."""
+    found: dict[str, str | None] = {"htc_fast": htc_fast.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = torch.__version__ if name == "torch" else importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def processor() -> str:
+    """The CPU's name and architecture, and the threads that operators use."""
+    name = ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{name or 'CPU'} ({platform.machine()}), {torch.get_num_threads()} threads"
+
+
+def gpus() -> list[dict]:
+    """One row per CUDA device; built says how this build's kernels reach it: "sm_90", "PTX" or None."""
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        it = torch.cuda.get_device_properties(index)
+        memory = round(it.total_memory / 2**30, 1)
+        built = reach(it.major, it.minor, architectures())
+        found.append(
+            {"name": it.name, "architecture": f"sm_{it.major}{it.minor}", "memory_gib": memory, "built": built}
+        )
+    return found
+
+
+def architectures() -> list[str]:
+    """What CUDA kernels were compiled for, as CMake says it: 90-real (machine code), 90-virtual (PTX), 90 (both)."""
+    return list(_native.build.cuda_architectures) if _native.build is not None else []
+
+
+def reach(major: int, minor: int, built: list[str]) -> str | None:
+    """Machine code serves its own generation from its minor number on; PTX is compiled at load for anything newer."""
+    best = None
+    for entry in built:
+        name, _, kind = entry.partition("-")
+        digits = name.rstrip("af")
+        has = int(digits[:-1]), int(digits[-1])
+        if kind != "virtual" and has[0] == major and has[1] <= minor and (name == digits or has[1] == minor):
+            return f"sm_{name}"
+        if kind != "real" and name == digits and has <= (major, minor):
+            best = "PTX"
+    return best
+
+
+def native() -> dict:
+    """What the native library holds, or why there is none."""
+    if not _native.loaded():
+        return {"loaded": False, "problem": _native.problem()}
+    build = _native.build
+    return {
+        "loaded": True,
+        "compiler": build.compiler if build else None,
+        "instruction_set": build.instruction_set if build else None,
+        "instruction_sets": list(build.instruction_sets) if build else None,
+        "cuda": (build.cuda or None) if build else None,
+        "cuda_architectures": architectures(),
+        "cuda_operators": sorted(name.removeprefix("htc_fast::") for name in _native.cuda_operators),
+    }
+
+
+def backend(op: str, device: str) -> tuple[str | None, str | None]:
+    """The backend that `op` would use on a device, or None and why."""
+    try:
+        return _backend.backend_for(op, SimpleNamespace(device=torch.device(device))), None
+    except (RuntimeError, ImportError) as error:
+        return None, str(error)
+
+
+def operators() -> dict[str, dict]:
+    """For each operator the backend it would use per device, and all that are written."""
+    names = sorted(name for name in ops.__all__ if name != "use_backend")
+    return {
+        name: {
+            "cpu": backend(name, "cpu")[0],
+            "cuda": backend(name, "cuda")[0],
+            "implemented": sorted(_backend.available.get(name, {"reference"})),
+        }
+        for name in names
+    }
+
+
+def advice() -> list[str]:
+    """One sentence for each thing that is missing and how to get it."""
+    out = []
+    if not _native.loaded():
+        out.append(_native.problem())
+    elif _native.build is None:
+        out.append(f"htc_fast._build was built for another Python than {sys.version_info[0]}.{sys.version_info[1]}: "
+                   f"{_native.HOW_TO_BUILD}.")  # fmt: skip
+    missing = [name for name, version in versions().items() if version is None and name != "triton"]
+    if missing:
+        out.append(f"missing packages: pip install {' '.join(missing)}")
+    if DRIVER.exists() and not torch.cuda.is_available():
+        hint = "install a CUDA build of torch." if torch.version.cuda is None else "is the driver too old for it?"
+        out.append(f"an NVIDIA driver is here, but this torch sees no GPU: {hint}")
+    for row in gpus():
+        if _native.has_cuda() and row["built"] is None:
+            digits = row["architecture"].removeprefix("sm_")
+            out.append(f"{row['name']} is {row['architecture']}, which the CUDA kernels were not compiled for: rebuild "
+                       f"with TORCH_CUDA_ARCH_LIST={digits[:-1]}.{digits[-1]}.")  # fmt: skip
+    if gpus() and not _native.has_cuda():
+        out.append("CUDA tensors use Triton kernels; for CUDA C++ install nvcc and rebuild with `pip install -e .`."
+                   if triton_installed() else "CUDA tensors have no kernels: pip install triton, or install nvcc and "
+                   "rebuild with `pip install -e .`.")  # fmt: skip
+    forced = os.environ.get("HTC_FAST_BACKEND")
+    if forced:
+        out.append(f"HTC_FAST_BACKEND={forced} forces that backend for every operator: unset it to choose by device.")
+    return out
+
+
+def report() -> dict:
+    """All of it, ready for JSON."""
+    return {
+        "versions": versions(),
+        "cpu": processor(),
+        "gpus": gpus(),
+        "torch_cuda": torch.version.cuda,
+        "native": native(),
+        "operators": operators(),
+        "advice": advice(),
+    }
+
+
+def lines(found: dict) -> list[str]:
+    """The report as text."""
+    out = ["  ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items()), "", "Devices"]
+    out.append(f"  cpu     {found['cpu']}")
+    for index, row in enumerate(found["gpus"]):
+        how = f"built kernels: {row['built'] or 'none for it'}"
+        out.append(f"  cuda:{index}  {row['name']}, {row['architecture']}, {row['memory_gib']} GiB, {how}")
+    if not found["gpus"]:
+        cuda = found["torch_cuda"]
+        out.append(f"  cuda    none found (torch is built {f'for CUDA {cuda}' if cuda else 'without CUDA'})")
+    out += ["", "Native library", *(f"  {line}" for line in _native_lines(found["native"])), ""]
+    width = max(map(len, found["operators"])) + 2
+    out.append(f"{'Operators':{width + 2}}{'cpu':11}{'cuda':11}implemented")
+    for name, row in found["operators"].items():
+        cells = "".join(f"{row[device] or 'none':11}" for device in ("cpu", "cuda"))
+        out.append(f"  {name:{width}}{cells}{', '.join(row['implemented'])}")
+    todo = [f"  * {line}" for line in found["advice"]] or ["  nothing: all is in place for the devices found"]
+    return [*out, "", "To do", *todo]
+
+
+def _native_lines(found: dict) -> list[str]:
+    if not found["loaded"]:
+        return ["none"]
+    sets = found["instruction_sets"]
+    cpu = f"{found['instruction_set']} in use, of {', '.join(sets)}; {found['compiler']}" if sets else "unknown build"
+    if not found["cuda"]:
+        return [f"cpu     {cpu}", "cuda    not built"]
+    names = [entry.replace("-real", "").replace("-virtual", "+PTX") for entry in found["cuda_architectures"]]
+    some = ", ".join(found["cuda_operators"])
+    return [f"cpu     {cpu}", f"cuda    nvcc {found['cuda']} for sm_{', '.join(names)}: {some}"]
+
+
+def main() -> int:
+    """Print the report."""
+    parser = cli.Parser(prog="python -m htc_fast.info", description="What is installed, built and used.")
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    options = parser.parse_args()
+    found = report()
+    print(json.dumps(found, indent=2) if options.json else "\n".join(lines(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,88 @@
+"""`python -m htc_fast.info` tells what is there, what is used and what to do, with and without the native library."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from htc_fast import info, ops
+from htc_fast.ops import _backend, _native
+
+NAMES = {name for name in ops.__all__ if name != "use_backend"}
+
+
+def test_report_names_every_operator_and_version():
+    report = info.report()
+    assert set(report["operators"]) == NAMES
+    assert {row["cpu"] for row in report["operators"].values()} == {"cpp"}
+    assert report["versions"]["torch"] and report["versions"]["htc_fast"]
+    assert report["native"]["instruction_set"] in report["native"]["instruction_sets"]
+    text = "\n".join(info.lines(report))
+    assert all(name in text for name in NAMES) and "To do" in text
+    json.dumps(report)
+
+
+def test_without_the_native_library_it_says_how_to_build_it(monkeypatch):
+    monkeypatch.setattr(_native, "_failure", "htc_fast's native library is missing: gone; build it.")
+    report = info.report()
+    assert report["native"] == {"loaded": False, "problem": _native.problem()}
+    assert {row["cpu"] for row in report["operators"].values()} == {None}
+    assert report["advice"][0] == _native.problem()
+    assert "To do\n  * htc_fast's native library is missing" in "\n".join(info.lines(report))
+
+
+def test_a_forced_backend_is_reported(monkeypatch):
+    monkeypatch.setenv("HTC_FAST_BACKEND", "reference")
+    monkeypatch.setattr(_backend, "_from_environment", "reference")
+    report = info.report()
+    assert {row["cpu"] for row in report["operators"].values()} == {"reference"}
+    assert any("HTC_FAST_BACKEND=reference" in line for line in report["advice"])
+
+
+@pytest.mark.parametrize(
+    "device, built, answer",
+    [
+        ((9, 0), ["80-real", "90-real"], "sm_90"),
+        ((8, 9), ["80-real"], "sm_80"),
+        ((8, 0), ["86-real"], None),
+        ((10, 3), ["90a-real", "100-real", "120"], "sm_100"),
+        ((12, 1), ["120"], "sm_120"),
+        ((13, 0), ["90-real", "120"], "PTX"),
+        ((9, 0), ["120"], None),
+        ((9, 0), ["80-real", "80-virtual"], "PTX"),
+        ((9, 0), ["90a-real"], "sm_90a"),
+        ((10, 0), [], None),
+    ],
+)
+def test_which_built_kernels_reach_a_gpu(device, built, answer):
+    assert info.reach(*device, built) == answer
+
+
+def test_a_gpu_that_nothing_was_compiled_for(monkeypatch):
+    properties = SimpleNamespace(major=7, minor=5, name="Old", total_memory=16 << 30)
+    monkeypatch.setattr(info.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(info.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(info.torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(_native, "cuda_operators", frozenset({"htc_fast::batched_nms"}))
+    monkeypatch.setattr(info, "architectures", lambda: ["80-real", "120"])
+    report = info.report()
+    assert report["gpus"] == [{"name": "Old", "architecture": "sm_75", "memory_gib": 16.0, "built": None}]
+    assert any("TORCH_CUDA_ARCH_LIST=7.5" in line for line in report["advice"])
+    assert "cuda:0  Old, sm_75, 16.0 GiB" in "\n".join(info.lines(report))
+
+
+def test_command_line():
+    done = subprocess.run([sys.executable, "-m", "htc_fast.info", "--json"], capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)["operators"]) == NAMES
+    wrong = subprocess.run([sys.executable, "-m", "htc_fast.info", "--jsn"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "--json" in wrong.stderr
+
+
+@pytest.mark.parametrize("cuda, hint", [(None, "install a CUDA build of torch"), ("13.0", "driver too old")])
+def test_a_driver_without_a_visible_gpu(monkeypatch, tmp_path, cuda, hint):
+    monkeypatch.setattr(info, "DRIVER", tmp_path)
+    monkeypatch.setattr(info.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(info.torch.version, "cuda", cuda)
+    assert any(hint in line for line in info.advice())
