@@ -36,11 +36,11 @@ RENAMES = (
     (r"^roi_head\.semantic_head\.convs\.(\d)\.conv\.", r"semantic_head.convs.\1."),
     (r"^roi_head\.semantic_head\.conv_embedding\.conv\.", "semantic_head.embedding."),
     (r"^roi_head\.semantic_head\.conv_logits\.", "semantic_head.logits."),
-    (r"^backbone\.", "backbone.net."),
+    (r"^backbone\.(?!net\.)", "backbone.net."),
 )
 # Head 1 of version 1 has a flow convolution that nothing ever used.
 UNUSED = re.compile(r"mask_heads\.0\.flow\.|num_batches_tracked$")
-HEAD_OF_VERSION_1 = re.compile(r"^(bbox_head|mask_head|semantic_head)\.")
+HEAD_OF_VERSION_1 = re.compile(r"^(bbox_head|mask_head)\.|^semantic_head\.(lateral_convs|convs\.\d\.conv|conv_)")
 
 
 @dataclass

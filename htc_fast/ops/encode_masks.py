@@ -1,5 +1,7 @@
 """From the mask head's small masks to COCO run lengths, without the masks in between."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def encode_masks(
     else:
         packed, offsets = torch.ops.htc_fast.encode_masks(masks.detach(), boxes.detach(), height, width, threshold)
         everything, ends = packed.cpu().numpy().tobytes(), offsets.tolist()
-        strings = [everything[begin:end] for begin, end in zip(ends, ends[1:])]
+        strings = [everything[begin:end] for begin, end in pairwise(ends)]
     return [{"size": [height, width], "counts": one} for one in strings]
 
 
