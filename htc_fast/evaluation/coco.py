@@ -95,7 +95,9 @@ def collect(
         order=order,
     )
     found = {}
-    with tqdm(total=len(order), desc="evaluating", unit="img", leave=False, disable=not progress or rank > 0) as bar:
+    with tqdm(
+        total=len(order), desc="evaluating", unit="img", leave=False, disable=None if progress and rank == 0 else True
+    ) as bar:
         for index, instances in results:
             if isinstance(instances, UserError):
                 raise instances
