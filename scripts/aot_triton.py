@@ -29,6 +29,7 @@ BUDGET = ROOT / "tests" / "budget_triton.json"
 POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64",
             torch.int32: "*i32", torch.int8: "*i8"}  # fmt: skip
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+COMPILER = ".".join(triton.__version__.split(".")[:2])
 launched: list[tuple] = []
 
 
@@ -87,17 +88,19 @@ def source_of(kernel, arguments: tuple, options: dict) -> tuple[ASTSource, dict]
     bound = dict(zip(kernel.arg_names, arguments))
     constants = {(kernel.arg_names.index(name),): value for name, value in options.items() if name in kernel.arg_names}
     attributes: dict[tuple, list] = {}
+    general = {(i,) for i, parameter in enumerate(kernel.params) if parameter.do_not_specialize}
 
     def describe(value, path: tuple):
         if isinstance(value, tuple):
             return tuple(describe(one, (*path, i)) for i, one in enumerate(value))
-        if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
+        special = path not in general
+        if isinstance(value, Tensor) or (special and isinstance(value, int) and value % 16 == 0):
             attributes[path] = [["tt.divisibility", 16]]
         if isinstance(value, Tensor):
             return POINTERS[value.dtype]
         if isinstance(value, float):
             return "fp32"
-        if value == 1:
+        if value == 1 and special:
             constants[path] = 1
             return "constexpr"
         return "i32" if -(2**31) <= value < 2**31 else "i64"
@@ -129,10 +132,10 @@ def compile_case(name: str, architecture: str) -> dict:
     return asdict(kernel)
 
 
-def measure(architectures: tuple[str, ...], only: str) -> dict[str, dict[str, dict]]:
+def measure(architectures: tuple[str, ...], only: list[str]) -> dict[str, dict[str, dict]]:
     """kernel -> architecture -> what it needs"""
     record()
-    jobs = [(name, a) for name in cases() if only in name for a in architectures]
+    jobs = [(name, a) for name in cases() if any(part in name for part in only) for a in architectures]
     table: dict[str, dict[str, dict]] = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for (name, architecture), needs in zip(jobs, pool.map(compile_case, *zip(*jobs))):
@@ -141,18 +144,18 @@ def measure(architectures: tuple[str, ...], only: str) -> dict[str, dict[str, di
 
 
 def compare(table: dict, budget: dict) -> list[str]:
-    """What breaks the budget, one sentence each. Triton's versions differ by a few registers: an eighth is allowed."""
-    wrong = []
+    """What breaks the budget, one sentence each. Register allocation is held only for the Triton it was measured with."""
+    wrong, same_compiler = [], budget.get("triton") == COMPILER
     for name, found in table.items():
         for architecture, kernel in found.items():
-            if kernel["spills"]:
-                wrong.append(f"{name} on {architecture} has {kernel['spills']} spill instructions")
             limit = budget.get(name, {}).get(architecture)
             if limit is None:
                 wrong.append(f"{name} on {architecture} has no budget: run scripts/aot_triton.py --update")
                 continue
+            if kernel["spills"] and same_compiler:
+                wrong.append(f"{name} on {architecture} has {kernel['spills']} spill instructions")
             for what in ("registers", "shared"):
-                if kernel[what] > limit[what] * 1.125:
+                if kernel[what] > limit[what] * 1.125 and same_compiler:
                     wrong.append(f"{name} on {architecture}: {what} {kernel[what]}, the budget is {limit[what]}")
             wrong += [f"{name} on {architecture} has lost its {what} instructions"
                       for what in INSTRUCTIONS if limit[what] and not kernel[what]]  # fmt: skip
@@ -163,17 +166,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--update", action="store_true", help="write tests/budget_triton.json")
     parser.add_argument("--arch", nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
-    parser.add_argument("--only", default="", help="part of a kernel's name")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of kernels' names")
     arguments = parser.parse_args()
     budget = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}
     table = measure(tuple(arguments.arch), arguments.only)
     print_table(table)
     if arguments.update:
+        budget["triton"] = COMPILER
         for name, found in table.items():
             budget.setdefault(name, {}).update(found)
         BUDGET.write_text(json.dumps(dict(sorted(budget.items())), indent=1) + "\n")
     wrong = compare(table, budget)
-    print("\n".join(wrong) if wrong else f"{len(table)} kernels within budget (Triton {triton.__version__})")
+    print("\n".join(wrong) if wrong else f"{len(table)} kernels within budget (of Triton {budget['triton']})")
     return 1 if wrong else 0
 
 

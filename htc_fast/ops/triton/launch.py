@@ -29,6 +29,15 @@ def check_floats(what: str, tensor: Tensor) -> None:
                         "convert it, or use the backend 'reference'.")  # fmt: skip
 
 
+def odd(values: Sequence[int]) -> tuple[int, ...]:
+    """Sizes as odd numbers above 1, for `taps.size_of`.
+
+    Triton compiles a kernel anew where an integer becomes 1 or divisible by 16, and elements of a tuple cannot be
+    exempted: five maps of any size would be a thousand kernels.
+    """
+    return tuple(2 * value + 3 for value in values)
+
+
 def power_of_two(count: int, most: int, least: int = 16) -> int:
     """The block that covers `count`, or the largest allowed."""
     return max(least, min(most, triton.next_power_of_2(max(count, 1))))

@@ -70,7 +70,7 @@ def settle(candidate, suppressors):
     return candidate & ((suppressors & word) == 0), word
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "limit", "width"])
 def walk(boxes, classes, keys, order, kept_boxes, kept_classes, out, counts, count, limit, width, threshold):
     """One image: best first in tiles of 64, each against what is kept and then among itself, until `limit` are kept."""
     n = tl.program_id(0).to(tl.int64)
@@ -106,7 +106,7 @@ def walk(boxes, classes, keys, order, kept_boxes, kept_classes, out, counts, cou
     tl.store(counts + n, found)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["begin", "tiles", "count"])
 def suppressor_words(boxes, classes, alive, words, begin, tiles, count, threshold):
     """words [N, u, v, 64]: which boxes of tile v suppress each box of tile u >= v of the chunk, where classes meet."""
     u, v = tl.program_id(0) // tiles, tl.program_id(0) % tiles
@@ -126,7 +126,7 @@ def suppressor_words(boxes, classes, alive, words, begin, tiles, count, threshol
         tl.store(words + ((n * tiles + u) * tiles + v) * TILE + lane, word)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["begin", "tiles", "count"])
 def resolve(classes, alive, rank, words, kept_words, keep, begin, tiles, count, BLOCK: tl.constexpr):
     """Keep or drop the boxes of a chunk. One program per tile: it settles the classes that begin there, to their end.
 
@@ -169,7 +169,7 @@ def resolve(classes, alive, rank, words, kept_words, keep, begin, tiles, count, 
         more = tl.max(mine.to(tl.int32), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["begin", "tiles", "count"])
 def suppress_later(boxes, classes, alive, begin, tiles, count, threshold):
     """Boxes behind the chunk that belong to its last class are dropped where a kept box of the chunk overlaps them."""
     n = tl.program_id(1).to(tl.int64)
@@ -191,7 +191,7 @@ def suppress_later(boxes, classes, alive, begin, tiles, count, threshold):
         tl.store(alive + at, tl.zeros([TILE], tl.int8), mask=mine & (dead != 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "width"])
 def emit(keep, place, order, out, count, width, BLOCK: tl.constexpr):
     """out[place - 1] = index of each kept box, best first; place is the running count of kept boxes."""
     n = tl.program_id(1).to(tl.int64)

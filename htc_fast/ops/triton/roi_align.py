@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.launch import channels_last, check_floats, launch, power_of_two, widest_window
-from htc_fast.ops.triton.taps import along, level_of, load_box, pick, tap, tap_range, window
+from htc_fast.ops.triton.launch import channels_last, check_floats, launch, odd, power_of_two, widest_window
+from htc_fast.ops.triton.taps import along, level_of, load_box, pick, size_of, tap, tap_range, window
 
 ROWS = tl.constexpr(16)
 
@@ -44,7 +44,7 @@ def pool(total, plane, row_stride, cell_stride, height, width, first_y, step_y, 
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per_image", "images", "sampling_ratio"])
 def forward(maps, heights, widths, image_strides, row_strides, cell_strides, scales,
             rois, out, per_image, images, channels, sampling_ratio, finest_size,
             BINS_Y: tl.constexpr, BINS_X: tl.constexpr, GRID_Y: tl.constexpr, GRID_X: tl.constexpr,
@@ -75,7 +75,7 @@ def forward(maps, heights, widths, image_strides, row_strides, cell_strides, sca
             box_x = along(x1, x2, pick(scales, m), sampling_ratio, grid_x, ALIGNED)
             most_y = box_y[2] * tl.where(which == 0, 1, WIDE_Y)
             most_x = box_x[2] * tl.where(which == 0, 1, WIDE_X)
-            height, width = pick(heights, m), pick(widths, m)
+            height, width = size_of(heights, m), size_of(widths, m)
             first_y, count_y = window(p_y, box_y[0], box_y[1], box_y[2], BINS_Y, grid_y)
             first_x, count_x = window(p_x, box_x[0], box_x[1], box_x[2], BINS_X, grid_x)
             plane = pick(maps, m) + image.to(tl.int64) * pick(image_strides, m)
@@ -129,7 +129,7 @@ def multi_level_roi_align(
     furthest = max((m.shape[2] - 1) * m.stride(2) + (m.shape[3] - 1) * m.stride(3) + channels for m in maps)
     launch(
         forward, programs(count, out_h, out_w, channels, sizes), out.device,
-        tuple(maps), *(tuple(m.shape[i] for m in maps) for i in (2, 3)),
+        tuple(maps), *(odd([m.shape[i] for m in maps]) for i in (2, 3)),
         *(tuple(m.stride(i) for m in maps) for i in (0, 2, 3)),
         (*map(float, spatial_scales), *([] if semantic is None else [float(semantic_scale)])),
         rois.detach().float().contiguous(), out, rois.shape[-2], images, channels, sampling_ratio, float(finest_size),

@@ -10,14 +10,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.launch import check_floats, launch, power_of_two
+from htc_fast.ops.triton.launch import check_floats, launch, odd, power_of_two
 from htc_fast.ops.triton.roi_align import bins_and_grid, block_sizes, programs
-from htc_fast.ops.triton.taps import along, cell_weight, level_of, load_box, pick, tap, tap_range, window
+from htc_fast.ops.triton.taps import along, cell_weight, level_of, load_box, pick, size_of, tap, tap_range, window
 
 ROWS = tl.constexpr(16)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "per_image", "images"])
 def sort_keys(rois, keys, count, per_image, images, finest_size, LEVELS: tl.constexpr, HAS_IMAGE: tl.constexpr,
               BLOCK: tl.constexpr):  # fmt: skip
     """keys [K] = image * LEVELS + level; RoIs that count for nothing come last."""
@@ -78,7 +78,7 @@ def add_roi(total, rois, grad, k, per_image, images, channels, scale, height, wi
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per_image", "images", "sampling_ratio"])
 def gather(grads, heights, widths, scales, tile_ends, rois, order, starts, grad, per_image, images, channels,
            sampling_ratio, BINS_Y: tl.constexpr, BINS_X: tl.constexpr, GRID_Y: tl.constexpr, GRID_X: tl.constexpr,
            WIDE_Y: tl.constexpr, WIDE_X: tl.constexpr, LEVELS: tl.constexpr, ALIGNED: tl.constexpr,
@@ -91,9 +91,10 @@ def gather(grads, heights, widths, scales, tile_ends, rois, order, starts, grad,
     tile = program // blocks_c
     m, begin = 0, 0
     for i in tl.static_range(0, len(tile_ends) - 1):
-        m = tl.where(tile >= tile_ends[i], i + 1, m)
-        begin = tl.where(tile >= tile_ends[i], tile_ends[i], begin)
-    height, width, scale = pick(heights, m), pick(widths, m), pick(scales, m)
+        end = size_of(tile_ends, i)
+        m = tl.where(tile >= end, i + 1, m)
+        begin = tl.where(tile >= end, end, begin)
+    height, width, scale = size_of(heights, m), size_of(widths, m), pick(scales, m)
     tiles_x = tl.cdiv(width, TILE)
     per_map = tiles_x * tl.cdiv(height, TILE)
     image = (tile - begin) // per_map
@@ -150,7 +151,7 @@ def add_bins(plane, row_stride, given, height, width, first_y, step_y, count_y, 
                 tl.atomic_add(plane + at, value, mask=mask, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["per_image", "images", "sampling_ratio"])
 def scatter(grads, heights, widths, scales, rois, grad, per_image, images, channels, sampling_ratio, finest_size,
             BINS_Y: tl.constexpr, BINS_X: tl.constexpr, GRID_Y: tl.constexpr, GRID_X: tl.constexpr,
             WIDE_Y: tl.constexpr, WIDE_X: tl.constexpr, LEVELS: tl.constexpr, SEMANTIC: tl.constexpr,
@@ -179,7 +180,7 @@ def scatter(grads, heights, widths, scales, rois, grad, per_image, images, chann
             box_x = along(x1, x2, pick(scales, m), sampling_ratio, grid_x, ALIGNED)
             most_y = box_y[2] * tl.where(which == 0, 1, WIDE_Y)
             most_x = box_x[2] * tl.where(which == 0, 1, WIDE_X)
-            height, width = pick(heights, m), pick(widths, m)
+            height, width = size_of(heights, m), size_of(widths, m)
             first_y, count_y = window(p_y, box_y[0], box_y[1], box_y[2], BINS_Y, grid_y)
             first_x, count_x = window(p_x, box_x[0], box_x[1], box_x[2], BINS_X, grid_x)
             plane = pick(grads, m) + image.to(tl.int64) * height * width * channels
@@ -233,8 +234,8 @@ def _gathered(grad, rois, images, heights, widths, scales, sampling_ratio, fines
         tile_ends.append(total)
     # Chosen so that nothing spills: three TF32 products per float32 one need twice the registers.
     block_c = power_of_two(channels, 32 if grad.dtype == torch.float32 else 64)
-    launch(gather, total * triton.cdiv(channels, block_c), grad.device, tuple(grads), heights, widths, scales,
-           tuple(tile_ends), rois, order, starts, grad, rois.shape[-2], images, channels, sampling_ratio,
+    launch(gather, total * triton.cdiv(channels, block_c), grad.device, tuple(grads), odd(heights), odd(widths), scales,
+           odd(tile_ends), rois, order, starts, grad, rois.shape[-2], images, channels, sampling_ratio,
            **common, TILE=tile, BINS=8, BLOCK_C=block_c, BLOCK_R=128, num_warps=4, maxnreg=255)  # fmt: skip
     return grads
 
@@ -246,7 +247,7 @@ def _scattered(grad, rois, images, heights, widths, scales, sampling_ratio, fine
         for height, width in zip(heights, widths)
     ]
     sizes = block_sizes(out_w, channels, 4)
-    launch(scatter, programs(count, out_h, out_w, channels, sizes), grad.device, tuple(grads), heights, widths, scales,
-           rois, grad, rois.shape[-2], images, channels, sampling_ratio, finest_size, **common,
+    launch(scatter, programs(count, out_h, out_w, channels, sizes), grad.device, tuple(grads), odd(heights),
+           odd(widths), scales, rois, grad, rois.shape[-2], images, channels, sampling_ratio, finest_size, **common,
            SEMANTIC=len(heights) - common["LEVELS"], **sizes)  # fmt: skip
     return [one.to(grad.dtype) for one in grads]

@@ -19,6 +19,12 @@ def pick(values, index):
 
 
 @triton.jit
+def size_of(sizes, index):
+    """sizes[index] of numbers passed as `launch.odd`."""
+    return (pick(sizes, index) - 3) // 2
+
+
+@triton.jit
 def load_box(rois, k, per_image, images, HAS_IMAGE: tl.constexpr, mask=True):
     """RoI k of [K, 5] or [N, R, 4]: image, x1, y1, x2, y2, and whether they can be used."""
     if HAS_IMAGE:
