@@ -99,7 +99,7 @@ def _cut_out(photo: dict, labels: dict[int, int], turn: float) -> list[Cutout]:
         window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         alpha = np.where(mask, 255, 0).astype(np.uint8)
         rgba = np.dstack([photo["rgb"][window], alpha[window]])
-        found.append(Cutout(Image.fromarray(rgba, "RGBA"), labels[key], turn))
+        found.append(Cutout(Image.fromarray(rgba), labels[key], turn))
     return found
 
 
