@@ -144,7 +144,7 @@ def measure(architectures: tuple[str, ...], only: list[str]) -> dict[str, dict[s
 
 
 def compare(table: dict, budget: dict) -> list[str]:
-    """What breaks the budget, one sentence each. Register allocation is held only for the Triton it was measured with."""
+    """What breaks the budget, one sentence each. Registers are held for the Triton they were measured with."""
     wrong, same_compiler = [], budget.get("triton") == COMPILER
     for name, found in table.items():
         for architecture, kernel in found.items():
