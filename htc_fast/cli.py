@@ -35,6 +35,10 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unexpected argument {unknown[0]!r}: see --help.")
         return parsed
 
+    def error(self, message: str):
+        """One sentence, without a page of usage before it."""
+        self.exit(2, f"error: {message}\n")
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a command line: a UserError becomes one line on stderr and exit status 2, Ctrl-C status 130."""

@@ -11,6 +11,8 @@ from htc_fast.data.sample import make_sample_dataset
 from htc_fast.training import distributed, presets
 from htc_fast.training.loop import Trainer
 
+STOPPED = 130  # as a shell names a program that Ctrl-C ended: `train && evaluate` must not go on
+
 
 def parser() -> argparse.ArgumentParser:
     """All options; what is left out comes from `training.presets`."""
@@ -47,7 +49,14 @@ def _model_options(group) -> None:
     add("--weights", type=Path, help="start from this checkpoint (ours, mmdetection's, torchvision's, detectron2's)")
     add("--backbone", help="any timm model with features at strides 4 to 32")
     add("--pretrained", action=argparse.BooleanOptionalAction, help="ImageNet weights for the backbone")
-    add("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="fields of the model's configuration")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="fields of the model's configuration",
+    )
 
 
 def _recipe_options(group) -> None:
@@ -109,7 +118,7 @@ def main() -> int:
         trainer.run()
     finally:
         distributed.stop()
-    return 0
+    return STOPPED if trainer.stopping else 0
 
 
 if __name__ == "__main__":
