@@ -1,9 +1,10 @@
-"""setuptools' build backend, plus torch as a build requirement only where the target environment lacks it.
+"""setuptools' build backend, plus torch as a build requirement only where no torch is installed.
 
-Under pip's build isolation `sysconfig` still names the target environment's site-packages, so an installed torch
-is found there, its headers are used, and nothing is downloaded a second time.
+Under pip's build isolation `sysconfig` still names the target environment's site-packages, and under `python -m build`
+VIRTUAL_ENV the one it was called from: a torch there lends its headers, and nothing is downloaded a second time.
 """
 
+import os
 import sysconfig
 from pathlib import Path
 
@@ -11,9 +12,17 @@ from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403
 
 
+def installed_torch() -> Path | None:
+    """The folder of an installed torch package with its headers."""
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    if base := os.environ.get("VIRTUAL_ENV"):
+        folders.append(sysconfig.get_path("purelib", "posix_prefix", vars={"base": base, "platbase": base}))
+    found = (Path(folder) / "torch" for folder in folders)
+    return next((torch for torch in found if (torch / "include").is_dir()), None)
+
+
 def _torch() -> list[str]:
-    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    return [] if any((Path(folder) / "torch" / "include").is_dir() for folder in folders) else ["torch>=2.11"]
+    return [] if installed_torch() else ["torch>=2.11"]
 
 
 def get_requires_for_build_wheel(config_settings=None):
