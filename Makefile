@@ -4,7 +4,7 @@ build:
 test:
 	python -m pytest
 lint:
-	ruff check . && ruff format --check . && clang-format --dry-run --Werror $$(git ls-files 'csrc/*' | grep -E '\.(h|cpp|cu|cuh)$$')
+	ruff check . && ruff format --check . && clang-format --dry-run --Werror $$(git ls-files "csrc/*" "tests/simt/*" | grep -E '\.(h|cpp|cu|cuh)$$')
 bench:
 	python -m pytest benchmarks --benchmark-only
 clean:

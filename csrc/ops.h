@@ -93,6 +93,10 @@ struct BatchedNms {
   int32_t* counts;
 };
 HTC_CPU_KERNEL(batched_nms, BatchedNms)
+namespace cuda {
+void batched_nms(const BatchedNms&, void* workspace, Stream);
+int64_t batched_nms_workspace(const BatchedNms&);
+}  // namespace cuda
 
 // boxes [K, 4], scores [K], classes [K] -> indices [kept], decayed [kept], room for max_output of each.
 struct SoftNms {

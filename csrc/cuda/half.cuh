@@ -8,12 +8,18 @@
 
 namespace htc::cuda {
 
-struct f16 { uint16_t bits; };
-struct bf16 { uint16_t bits; };
+struct f16 {
+  uint16_t bits;
+};
+struct bf16 {
+  uint16_t bits;
+};
 
 #if defined(__CUDACC__)
 
-__device__ __forceinline__ float2 unpack(f16, uint32_t pair) { return __half22float2(*reinterpret_cast<__half2*>(&pair)); }
+__device__ __forceinline__ float2 unpack(f16, uint32_t pair) {
+  return __half22float2(*reinterpret_cast<__half2*>(&pair));
+}
 __device__ __forceinline__ uint32_t pack(f16, float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
@@ -136,8 +142,8 @@ __device__ __forceinline__ void store_elements(T* address, const float (&in)[V])
   } else if constexpr (V == 4) {
     *reinterpret_cast<float4*>(address) = make_float4(in[0], in[1], in[2], in[3]);
   } else {
-    *reinterpret_cast<uint4*>(address) = make_uint4(pack(T{}, in[0], in[1]), pack(T{}, in[2], in[3]),
-                                                    pack(T{}, in[4], in[5]), pack(T{}, in[6], in[7]));
+    *reinterpret_cast<uint4*>(address) =
+        make_uint4(pack(T{}, in[0], in[1]), pack(T{}, in[2], in[3]), pack(T{}, in[4], in[5]), pack(T{}, in[6], in[7]));
   }
 }
 

@@ -28,7 +28,8 @@ __device__ T* dynamic_shared() {
 }
 
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string("htc_fast: ") + what + ": " + cudaGetErrorString(error));
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string("htc_fast: ") + what + ": " + cudaGetErrorString(error));
 }
 
 template <class... P>

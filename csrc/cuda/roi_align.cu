@@ -1,7 +1,7 @@
 // RoIAlign forward over all levels, and the semantic map, in one launch.
 // A block owns some bins of one RoI and one slice of channels; a group of lanes owns a bin, each lane a 16-byte vector
-// of channels. Since weights are separable, samples that fall on the same pixels are merged along each axis first: a bin
-// of n x n samples reads about (n + 1)^2 pixels instead of 4 n^2.
+// of channels. Since weights are separable, samples that fall on the same pixels are merged along each axis first: a
+// bin of n x n samples reads about (n + 1)^2 pixels instead of 4 n^2.
 #include <algorithm>
 
 #include "cuda/roi_geometry.cuh"
@@ -15,7 +15,7 @@ constexpr int kInFlight = 4;  // pixels a lane asks for before it uses the first
 struct ForwardParams {
   RoiParams roi;
   void* out;  // [K, out_h, out_w, C]
-  int room;            // weights per table line
+  int room;   // weights per table line
   int bins_per_block;
 };
 

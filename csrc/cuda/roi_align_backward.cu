@@ -2,7 +2,8 @@
 // owns its tile; the block goes through the RoIs that touch the tile in their order. No atomics, no fp32 copy of the
 // maps, no memset, and the same bits every time.
 //   sort_rois  puts the RoIs of every (map, image) next to each other, in order, with the pixels they touch
-//   gather     one block per tile of pixels: finds its RoIs, works out weights for a batch of them, sums their gradients
+//   gather     one block per tile of pixels: finds its RoIs, works out weights for a batch of them, sums their
+//   gradients
 #include "cuda/roi_geometry.cuh"
 
 namespace htc::cuda {
@@ -171,8 +172,8 @@ __device__ void fill_batch(const GatherParams& p, const Tile& tile, GatherShared
                    shared.row_first[i][line], shared.row_last[i][line]);
     } else {
       const int column = line - kTileH;
-      fill_weights(roi_axis(p.roi, roi, tile.map, false), tile.x + column, column_weights(p.roi, i, 0) + column,
-                   kTileW, shared.column_first[i][column], shared.column_last[i][column]);
+      fill_weights(roi_axis(p.roi, roi, tile.map, false), tile.x + column, column_weights(p.roi, i, 0) + column, kTileW,
+                   shared.column_first[i][column], shared.column_last[i][column]);
     }
   }
 }

@@ -1,5 +1,6 @@
-// RoIAlign backward, the scattering way: every bin adds its gradient to its pixels atomically, into fp32 maps that start
-// at zero. The sum's order, and so its last bits, change from run to run; roi_align_backward.cu is what runs by default.
+// RoIAlign backward, the scattering way: every bin adds its gradient to its pixels atomically, into fp32 maps that
+// start at zero. The sum's order, and so its last bits, change from run to run; roi_align_backward.cu is what runs by
+// default.
 #include <algorithm>
 
 #include "cuda/roi_geometry.cuh"

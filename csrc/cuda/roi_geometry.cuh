@@ -34,8 +34,14 @@ inline RoiParams roi_params(const RoiAlign& a) {
   p.semantic = a.has_semantic ? a.levels : -1;
   for (int m = 0; m < a.levels + a.has_semantic; m++) {
     const FeatureMap& map = a.maps[m];
-    p.maps[m] = {map.data, static_cast<int>(map.height), static_cast<int>(map.width), map.scale,
-                 map.stride_n, map.stride_c, map.stride_h, map.stride_w};
+    p.maps[m] = {map.data,
+                 static_cast<int>(map.height),
+                 static_cast<int>(map.width),
+                 map.scale,
+                 map.stride_n,
+                 map.stride_c,
+                 map.stride_h,
+                 map.stride_w};
   }
   p.rois = a.rois;
   p.count = a.count;

@@ -47,8 +47,8 @@ Tensor batched_nms_cpu(const Tensor& boxes, const Tensor& scores, const std::opt
   return out;
 }
 
-std::tuple<Tensor, Tensor> batched_nms_padded_cpu(const Tensor& boxes, const Tensor& scores, const Tensor& classes,
-                                                  double iou_threshold, int64_t max_output, double score_threshold) {
+std::tuple<Tensor, Tensor> batched_nms_padded(const Tensor& boxes, const Tensor& scores, const Tensor& classes,
+                                              double iou_threshold, int64_t max_output, double score_threshold) {
   STD_TORCH_CHECK(boxes.dim() == 3 && boxes.size(2) == 4, "batched_nms_padded: boxes must be [N, B, 4]");
   const Inputs in = float_inputs(boxes, scores, classes);
   BatchedNms op = describe(in, boxes.size(0), boxes.size(1), iou_threshold);
@@ -59,7 +59,14 @@ std::tuple<Tensor, Tensor> batched_nms_padded_cpu(const Tensor& boxes, const Ten
   op.max_output = max_output;
   op.indices = static_cast<int64_t*>(indices.mutable_data_ptr());
   op.counts = static_cast<int32_t*>(counts.mutable_data_ptr());
-  if (op.images > 0) cpu::batched_nms(op, torch_threads());
+  if (boxes.is_cpu() && op.images > 0) cpu::batched_nms(op, torch_threads());
+#ifdef HTC_CUDA
+  if (boxes.is_cuda()) {
+    torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
+    Tensor workspace = torch::stable::new_empty(boxes, {cuda::batched_nms_workspace(op)}, ScalarType::Byte);
+    cuda::batched_nms(op, workspace.mutable_data_ptr(), current_stream(boxes.get_device_index()));
+  }
+#endif
   return {indices, counts};
 }
 
@@ -74,5 +81,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(htc_fast, m) {
 }
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
   m.impl("batched_nms", TORCH_BOX(&htc::batched_nms_cpu));
-  m.impl("batched_nms_padded", TORCH_BOX(&htc::batched_nms_padded_cpu));
+  m.impl("batched_nms_padded", TORCH_BOX(&htc::batched_nms_padded));
 }
+#ifdef HTC_CUDA
+STABLE_TORCH_LIBRARY_IMPL(htc_fast, CUDA, m) { m.impl("batched_nms_padded", TORCH_BOX(&htc::batched_nms_padded)); }
+#endif

@@ -124,9 +124,14 @@ std::vector<Tensor> gradients(RoiAlign& op, const Tensor& like, const std::vecto
   for (size_t m = 0; 2 * m + 2 < sizes.size(); ++m) {
     const int64_t height = sizes[1 + 2 * m], width = sizes[2 + 2 * m];
     grads.push_back(torch::stable::new_empty(like, {op.images, height, width, op.channels}, sum));
-    op.maps[m] = {grads.back().mutable_data_ptr(), height, width,
+    op.maps[m] = {grads.back().mutable_data_ptr(),
+                  height,
+                  width,
                   static_cast<float>(static_cast<int>(m) < op.levels ? o.scales[m] : o.semantic_scale),
-                  height * width * op.channels, 1, width * op.channels, op.channels};
+                  height * width * op.channels,
+                  1,
+                  width * op.channels,
+                  op.channels};
   }
   return grads;
 }
@@ -137,19 +142,18 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& rois_any, const s
                              bool atomic) {
   STD_TORCH_CHECK(grad.dim() == 4, "roi_align_backward: grad must be [K, C, h, w]");
   const Tensor rois = float_rois(rois_any);
-  const Options options{grad.size(2), grad.size(3), scales, sampling_ratio, aligned, finest_size, semantic_scale,
-                        semantic_grid};
+  const Options options{grad.size(2), grad.size(3), scales,         sampling_ratio,
+                        aligned,      finest_size,  semantic_scale, semantic_grid};
   const int64_t maps = (static_cast<int64_t>(sizes.size()) - 1) / 2;
   RoiAlign op = describe(rois, options, sizes.at(0), grad.size(1), maps - has_semantic, has_semantic);
-  STD_TORCH_CHECK(grad.size(0) == op.count, "roi_align_backward: grad is of ", grad.size(0), " RoIs, rois are ", op.count);
+  STD_TORCH_CHECK(grad.size(0) == op.count, "roi_align_backward: grad is of ", grad.size(0), " RoIs, rois are ",
+                  op.count);
   op.dtype = dtype_of(grad);
   const Tensor dense = torch::stable::contiguous(torch::stable::permute(grad, {0, 2, 3, 1}));
   op.out = const_cast<void*>(dense.const_data_ptr());
   // Gathering on CUDA rounds once, to the gradient's own type; everyone else adds up in float32.
   const bool gathers = grad.is_cuda() && !atomic;
-  const ScalarType sum = op.dtype == DType::f64 ? ScalarType::Double
-                         : gathers              ? grad.scalar_type()
-                                                : ScalarType::Float;
+  const ScalarType sum = op.dtype == DType::f64 ? ScalarType::Double : gathers ? grad.scalar_type() : ScalarType::Float;
   std::vector<Tensor> grads = gradients(op, grad, sizes, options, sum);
   if (grad.is_cpu()) {
     check_images(op);
@@ -168,8 +172,7 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& rois_any, const s
     }
   }
 #endif
-  for (Tensor& one : grads)
-    one = torch::stable::permute(torch::stable::to(one, grad.scalar_type()), {0, 3, 1, 2});
+  for (Tensor& one : grads) one = torch::stable::permute(torch::stable::to(one, grad.scalar_type()), {0, 3, 1, 2});
   return grads;
 }
 

@@ -31,7 +31,7 @@ class Backbone(nn.Module):
         if missing:
             raise UserError(
                 f"backbone {name!r} has features at strides {reductions} and lacks {missing}: "
-                "choose one with strides 4, 8, 16 and 32, such as resnet50, convnext_tiny or swin_tiny_patch4_window7_224."
+                "choose one with strides 4, 8, 16 and 32, such as resnet50 or convnext_tiny."
             )
         last = {stride: index for index, stride in enumerate(reductions)}
         self.indices = [last[stride] for stride in STRIDES]

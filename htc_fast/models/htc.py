@@ -1,4 +1,4 @@
-"""Hybrid Task Cascade (Chen et al., CVPR 2019), figure 1d: boxes and masks refined in turn, a semantic branch feeding both."""
+"""Hybrid Task Cascade (Chen et al., CVPR 2019, figure 1d): boxes and masks refined in turn, semantics feeding both."""
 
 import torch
 from torch import Tensor, nn

@@ -35,7 +35,7 @@ class MaskHead(nn.Module):
         return self.logits(self.upsample(features).relu_())
 
     def predict_class(self, features: Tensor, labels: Tensor) -> Tensor:
-        """features [K, C, 14, 14], labels [K] -> logits [K, 28, 28] of each RoI's own class; the rest is never computed."""
+        """features [K, C, 14, 14], labels [K] -> logits [K, 28, 28] of each RoI's own class, no other."""
         labels = labels.clamp(min=0)
         x = self.upsample(features).relu_()
         weight = self.logits.weight[labels].flatten(1)

@@ -157,7 +157,7 @@ def test_gradcheck_and_determinism():
 
 
 def test_gradient_with_odd_strides():
-    features, semantic = pyramid(1, 16)
+    features, _ = pyramid(1, 16)
     rois = draw_rois(10, 1)
     leaves = [one.detach().clone().requires_grad_() for one in features]
     out = ops.multi_level_roi_align(leaves, rois, 7, SCALES)
@@ -272,7 +272,7 @@ def test_errors_before_any_work():
         ops.multi_level_roi_align([], rois, 7, [])
     with pytest.raises(ValueError, match="semantic must be"):
         ops.multi_level_roi_align(features, rois, 7, SCALES, semantic=semantic[:, :3])
-    with pytest.raises(TypeError, match="semantic must be torch.float32"):
+    with pytest.raises(TypeError, match=r"semantic must be torch\.float32"):
         ops.multi_level_roi_align(features, rois, 7, SCALES, semantic=semantic.double())
     with pytest.raises(TypeError, match="feature maps must be"):
         ops.roi_align(torch.zeros(1, 1, 4, 4, dtype=torch.int32), rois, 7)

@@ -78,9 +78,7 @@ def test_other_dtypes_are_computed_in_float32(dtype):
 
 def test_opcheck_and_compile():
     boxes, scores, idxs = draw(50, 3)
-    torch.library.opcheck(
-        torch.ops.htc_fast.soft_nms.default, (boxes, scores, idxs, False, 0.3, 0.5, 1e-3, 50)
-    )
+    torch.library.opcheck(torch.ops.htc_fast.soft_nms.default, (boxes, scores, idxs, False, 0.3, 0.5, 1e-3, 50))
     compiled = torch.compile(lambda b, s, i: ops.soft_nms(b, s, i)[1], backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(boxes, scores, idxs), ops.soft_nms(boxes, scores, idxs)[1])
 

@@ -12,8 +12,8 @@ RoiAlign arguments(const std::vector<Tensor>& maps, bool semantic, const Tensor&
   a.has_semantic = semantic;
   for (size_t m = 0; m < maps.size(); m++) {
     const Tensor& t = maps[m];
-    a.maps[m] = {t.mutable_data_ptr(), t.size(2), t.size(3), static_cast<float>(scales[m]), t.stride(0), t.stride(1),
-                 t.stride(2), t.stride(3)};
+    a.maps[m] = {t.mutable_data_ptr(), t.size(2),   t.size(3),   static_cast<float>(scales[m]),
+                 t.stride(0),          t.stride(1), t.stride(2), t.stride(3)};
   }
   a.images = maps[0].size(0);
   a.channels = maps[0].size(1);
@@ -48,16 +48,42 @@ void roi_align_backward(Tensor grad, std::vector<Tensor> maps, bool semantic, Te
   cuda::roi_align_backward(a, workspace.mutable_data_ptr(), nullptr);
 }
 
+// As htc_fast::batched_nms_padded, with outputs given.
+void batched_nms(Tensor boxes, Tensor scores, std::optional<Tensor> classes, double iou_threshold,
+                 double score_threshold, Tensor indices, Tensor counts) {
+  BatchedNms op{};
+  op.images = boxes.size(0);
+  op.count = boxes.size(1);
+  op.boxes = static_cast<const float*>(boxes.const_data_ptr());
+  op.scores = static_cast<const float*>(scores.const_data_ptr());
+  op.classes = classes ? static_cast<const int64_t*>(classes->const_data_ptr()) : nullptr;
+  op.iou_threshold = iou_threshold;
+  op.has_score_threshold = true;
+  op.score_threshold = static_cast<float>(score_threshold);
+  op.max_output = indices.size(1);
+  op.indices = static_cast<int64_t*>(indices.mutable_data_ptr());
+  op.counts = static_cast<int32_t*>(counts.mutable_data_ptr());
+  Tensor workspace = torch::stable::new_empty(boxes, {cuda::batched_nms_workspace(op)}, ScalarType::Byte);
+  torch::stable::fill_(workspace, 255);
+  cuda::batched_nms(op, workspace.mutable_data_ptr(), nullptr);
+}
+
 }  // namespace
 }  // namespace htc
 
 STABLE_TORCH_LIBRARY(htc_simt, m) {
-  m.def("roi_align(Tensor[] maps, bool semantic, Tensor rois, float[] scales, int[] options, bool aligned, Tensor(a!) out) -> ()");
+  m.def(
+      "roi_align(Tensor[] maps, bool semantic, Tensor rois, float[] scales, int[] options, bool aligned, Tensor(a!) "
+      "out) -> ()");
   m.def(
       "roi_align_backward(Tensor grad, Tensor(a!)[] maps, bool semantic, Tensor rois, float[] scales, int[] options, "
       "bool aligned, bool deterministic) -> ()");
+  m.def(
+      "batched_nms(Tensor boxes, Tensor scores, Tensor? classes, float iou_threshold, float score_threshold, "
+      "Tensor(a!) indices, Tensor(b!) counts) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(htc_simt, CPU, m) {
   m.impl("roi_align", TORCH_BOX(&htc::roi_align));
   m.impl("roi_align_backward", TORCH_BOX(&htc::roi_align_backward));
+  m.impl("batched_nms", TORCH_BOX(&htc::batched_nms));
 }

@@ -26,7 +26,7 @@ struct Touch {
 struct Byte {
   Touch write, read;
 };
-std::unordered_map<uintptr_t, std::array<Byte, 16>> shadow;  // by 16-byte line
+std::unordered_map<uintptr_t, std::array<Byte, 16> > shadow;  // by 16-byte line
 std::string found;
 
 // Whether what `before` did is finished and visible for the thread that runs now.
@@ -40,8 +40,9 @@ bool ordered(const Touch& before, const Place& now) {
 void report(const void* address, const char* first, const Touch& before, const char* second, const Place& now) {
   if (!found.empty()) return;
   char text[256];
-  std::snprintf(text, sizeof text, "race at %p: %s by block %u thread %d, then %s by block %u thread %u, unordered, in ",
-                address, first, before.block, static_cast<int>(before.thread), second, now.block, now.thread);
+  std::snprintf(text, sizeof text,
+                "race at %p: %s by block %u thread %d, then %s by block %u thread %u, unordered, in ", address, first,
+                before.block, static_cast<int>(before.thread), second, now.block, now.thread);
   found = text + kernel_place();
 }
 
@@ -87,12 +88,12 @@ void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
-#define SIMT_ACCESS(bytes)                                                   \
-  void __tsan_read##bytes(void* p) { access(p, bytes, false, false); }       \
-  void __tsan_write##bytes(void* p) { access(p, bytes, true, false); }       \
-  void __tsan_unaligned_read##bytes(void* p) { access(p, bytes, false, false); }  \
-  void __tsan_unaligned_write##bytes(void* p) { access(p, bytes, true, false); }  \
-  void __tsan_volatile_read##bytes(void* p) { access(p, bytes, false, false); }   \
+#define SIMT_ACCESS(bytes)                                                       \
+  void __tsan_read##bytes(void* p) { access(p, bytes, false, false); }           \
+  void __tsan_write##bytes(void* p) { access(p, bytes, true, false); }           \
+  void __tsan_unaligned_read##bytes(void* p) { access(p, bytes, false, false); } \
+  void __tsan_unaligned_write##bytes(void* p) { access(p, bytes, true, false); } \
+  void __tsan_volatile_read##bytes(void* p) { access(p, bytes, false, false); }  \
   void __tsan_volatile_write##bytes(void* p) { access(p, bytes, true, false); }
 SIMT_ACCESS(1)
 SIMT_ACCESS(2)

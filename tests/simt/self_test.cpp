@@ -6,13 +6,16 @@
 namespace {
 using namespace htc::cuda;
 
-struct Parts { float part[32]; };
+struct Parts {
+  float part[32];
+};
 
 // Sum of a block: shuffles, one shared array, one barrier, one atomic.
 __global__ void block_sum(const float* x, float* out, int count) {
   HTC_SHARED(Parts, shared);
   float sum = 0;
-  for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < static_cast<unsigned>(count); i += gridDim.x * blockDim.x)
+  for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < static_cast<unsigned>(count);
+       i += gridDim.x * blockDim.x)
     sum += x[i];
   for (int flip = 16; flip; flip /= 2) sum += __shfl_xor_sync(~0u, sum, flip);
   if (threadIdx.x % 32 == 0) shared.part[threadIdx.x / 32] = sum;
@@ -58,7 +61,12 @@ __global__ void votes(uint32_t* out) {
   const int total = __syncthreads_count(lane < 3);
   const unsigned up = __shfl_up_sync(~0u, lane, 2), down = __shfl_down_sync(~0u, lane, 3, 8);
   uint32_t* row = out + threadIdx.x * 6;
-  row[0] = odd; row[1] = half; row[2] = same; row[3] = static_cast<uint32_t>(total); row[4] = up; row[5] = down;
+  row[0] = odd;
+  row[1] = half;
+  row[2] = same;
+  row[3] = static_cast<uint32_t>(total);
+  row[4] = up;
+  row[5] = down;
 }
 __global__ void roundtrip(const float* in, uint32_t* halves, uint32_t* brains, float* back) {
   const unsigned i = threadIdx.x + blockIdx.x * blockDim.x;

@@ -87,7 +87,7 @@ struct Fiber : Thread {
   void* fake_stack = nullptr;
   bool ready = false, done = false;
   const char* waits = "";
-  uint64_t seen[32];    // the last collective's values
+  uint64_t seen[32];  // the last collective's values
   size_t shared_calls = 0;
 
   Fiber() {
@@ -206,7 +206,10 @@ std::string deadlock() {
   unsigned done = 0;
   std::vector<std::pair<std::string, unsigned>> waiting;
   for (unsigned i = 0; i < block_size.x * block_size.y * block_size.z; i++) {
-    if (fibers[i]->done) { done++; continue; }
+    if (fibers[i]->done) {
+      done++;
+      continue;
+    }
     auto at = std::find_if(waiting.begin(), waiting.end(), [&](auto& w) { return w.first == fibers[i]->waits; });
     if (at == waiting.end()) waiting.emplace_back(fibers[i]->waits, 1);
     else at->second++;
@@ -292,9 +295,7 @@ int block_barrier_count(bool predicate) {
   return static_cast<int>(barrier_result);
 }
 
-void warp_barrier(unsigned mask) {
-  warp_exchange(mask, 0, "__syncwarp");
-}
+void warp_barrier(unsigned mask) { warp_exchange(mask, 0, "__syncwarp"); }
 
 const uint64_t* warp_exchange(unsigned mask, uint64_t value, const char* what) {
   Fiber& fiber = self();

@@ -27,12 +27,24 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
-struct alignas(8) float2 { float x, y; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
@@ -169,19 +181,47 @@ inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
 }
 inline unsigned __activemask() { return 1u << simt::current->lane; }  // honest: no two lanes run together here
 
-template <class T> T atomicAdd(T* p, T v) { return simt::atomic(p, [=](T o) { return static_cast<T>(o + v); }); }
-template <class T> T atomicMax(T* p, T v) { return simt::atomic(p, [=](T o) { return std::max(o, v); }); }
-template <class T> T atomicMin(T* p, T v) { return simt::atomic(p, [=](T o) { return std::min(o, v); }); }
-template <class T> T atomicOr(T* p, T v) { return simt::atomic(p, [=](T o) { return static_cast<T>(o | v); }); }
-template <class T> T atomicAnd(T* p, T v) { return simt::atomic(p, [=](T o) { return static_cast<T>(o & v); }); }
-template <class T> T atomicExch(T* p, T v) { return simt::atomic(p, [=](T) { return v; }); }
-template <class T> T atomicCAS(T* p, T expected, T v) {
+template <class T>
+T atomicAdd(T* p, T v) {
+  return simt::atomic(p, [=](T o) { return static_cast<T>(o + v); });
+}
+template <class T>
+T atomicMax(T* p, T v) {
+  return simt::atomic(p, [=](T o) { return std::max(o, v); });
+}
+template <class T>
+T atomicMin(T* p, T v) {
+  return simt::atomic(p, [=](T o) { return std::min(o, v); });
+}
+template <class T>
+T atomicOr(T* p, T v) {
+  return simt::atomic(p, [=](T o) { return static_cast<T>(o | v); });
+}
+template <class T>
+T atomicAnd(T* p, T v) {
+  return simt::atomic(p, [=](T o) { return static_cast<T>(o & v); });
+}
+template <class T>
+T atomicExch(T* p, T v) {
+  return simt::atomic(p, [=](T) { return v; });
+}
+template <class T>
+T atomicCAS(T* p, T expected, T v) {
   return simt::atomic(p, [=](T o) { return o == expected ? v : o; });
 }
 
-template <class T> T __ldg(const T* p) { return *p; }
-template <class T> T __ldcs(const T* p) { return *p; }
-template <class T> void __stcs(T* p, T value) { *p = value; }
+template <class T>
+T __ldg(const T* p) {
+  return *p;
+}
+template <class T>
+T __ldcs(const T* p) {
+  return *p;
+}
+template <class T>
+void __stcs(T* p, T value) {
+  *p = value;
+}
 inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
 inline int __clzll(long long v) { return v == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(v)); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
@@ -192,8 +232,14 @@ inline unsigned __float_as_uint(float v) { return simt::from_bits<unsigned>(simt
 inline int __float_as_int(float v) { return simt::from_bits<int>(simt::to_bits(v)); }
 inline float __uint_as_float(unsigned v) { return simt::from_bits<float>(v); }
 inline float __int_as_float(int v) { return simt::from_bits<float>(simt::to_bits(v)); }
-inline float __fmul_rn(float a, float b) { volatile float r = a * b; return r; }
-inline float __fadd_rn(float a, float b) { volatile float r = a + b; return r; }
+inline float __fmul_rn(float a, float b) {
+  volatile float r = a * b;
+  return r;
+}
+inline float __fadd_rn(float a, float b) {
+  volatile float r = a + b;
+  return r;
+}
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float v) { return std::exp(v); }

@@ -1,4 +1,4 @@
-"""`python -m htc_fast.train` as its users meet it: the default run learns, leaves what it promises, takes bad options well."""
+"""`python -m htc_fast.train` as its users meet it: the default run learns, bad options are one sentence."""
 
 import csv
 import os
