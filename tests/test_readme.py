@@ -52,7 +52,7 @@ def test_ci_runs_the_test_command():
 def test_files_named_are_there(text):
     links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
     paths = re.findall(r"`((?:csrc|htc_fast|tests|scripts|benchmarks)/[\w./]*\w\.?\w*)`", text)
-    assert links and paths
+    assert links + paths
     assert not [path for path in links + paths if not (ROOT / path).exists()]
 
 

@@ -1,0 +1,40 @@
+"""Whole detectors on one 800×1333 picture: ours, and torchvision's Mask R-CNN. Weights do not matter and are random."""
+
+import pytest
+import torch
+import torchvision
+
+import htc_fast
+
+
+def picture():
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(1, 3, 800, 1344, generator=rng), torch.tensor([[800, 1333]])
+
+
+@pytest.mark.parametrize("name", ["htc_r50", "cascade_mask_r50", "mask_rcnn_r50"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def bench_detect(compare, name, dtype):
+    torch.manual_seed(0)
+    model = htc_fast.create_model(name).eval()
+    images, sizes = picture()
+
+    def run():
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            return model.detect(images, sizes)
+
+    assert run().count.item() == 100  # random weights: every place is filled, so the work is the most there is
+    compare("model", name, {"htc_fast": run}, dtype=dtype, rounds=5)
+
+
+def bench_torchvision(compare):
+    torch.manual_seed(0)
+    made = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81,
+                                                              box_score_thresh=0.0).eval()  # fmt: skip
+    images, _ = picture()
+
+    def run():
+        with torch.no_grad():
+            return made([images[0, :, :, :1333]])
+
+    compare("model", "torchvision maskrcnn_resnet50_fpn", {"torchvision": run}, rounds=5)

@@ -1,0 +1,155 @@
+"""What every benchmark shares: the machine's limits, rivals beside each other, results as JSON and as a table.
+
+A benchmark is a test with the fixture `compare`: it is given a case, everyone who can do it, and a check. Everyone's
+result is checked before it is timed; who is not installed is reported as absent. Results of a session are merged into
+`results/<device>/<suite>.json`, from which `scripts/bench_tables.py` makes the README's tables.
+"""
+
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import re
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import slower
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = ("htc_fast", "torch", "torchvision", "triton", "pycocotools", "numpy")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="all sizes (about an hour on two cores) instead of the usual")
+    parser.addoption("--no-store", action="store_true", help="leave benchmarks/results as it is")
+
+
+def pytest_configure(config):
+    config.stash[ROWS] = []
+
+
+ROWS = pytest.StashKey[list]()
+
+
+def device_name() -> str:
+    """As the hardware calls itself, with its cores: "amd-epyc-9b45-2-cores", "nvidia-h200"."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    else:
+        info = Path("/proc/cpuinfo")
+        found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+        name = f"{found[1] if found else platform.processor() or platform.machine()} {torch.get_num_threads()} cores"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+@pytest.fixture(scope="session")
+def limits() -> dict[str, float]:
+    """GB/s of a copy (read and written), GFLOP/s of a product of square matrices; the best of several, this minute."""
+    source = torch.ones(1 << 26)
+    target = torch.empty_like(source)
+    left = torch.randn(2048, 2048)
+    moved = min(_seconds(lambda: target.copy_(source)) for _ in range(7))
+    rates = {"copy GB/s": 2 * source.nbytes / moved / 1e9}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = left.to(dtype)
+        seconds = min(_seconds(lambda matrix=matrix: matrix @ matrix) for _ in range(7))
+        rates[f"{str(dtype)[6:]} GFLOP/s"] = 2 * 2048**3 / seconds / 1e9
+    return {name: round(rate, 1) for name, rate in rates.items()}
+
+
+def _seconds(call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+@pytest.fixture
+def compare(benchmark, limits, request):
+    """compare(suite, case, calls, check, gigabytes=None, gflop=None, dtype="float32", rounds=None)
+
+    calls   who -> callable, or None where that one is not installed; the first is ours and goes to pytest-benchmark
+    check   result of ours, result of another, who -> None, or an AssertionError
+    """
+
+    def run(suite, case, calls, check=None, gigabytes=None, gflop=None, dtype="float32", rounds=None):
+        (ours, call), *rivals = calls.items()
+        result = call()
+        row = {"case": case, "dtype": dtype, "absent": [who for who, rival in rivals if rival is None]}
+        for who, rival in rivals:
+            if rival is not None and check is not None:
+                check(result, rival(), who)
+        benchmark.group = suite
+        benchmark.extra_info.update(case=case)
+        first = _seconds(call)
+        rounds = rounds or max(3, min(50, int(1.0 / max(first, 1e-6))))
+        benchmark.pedantic(call, rounds=rounds, iterations=1 if first > 2e-4 else 20, warmup_rounds=2)
+        times = sorted(benchmark.stats.stats.data) if benchmark.stats else [first]
+        row["milliseconds"] = {ours: _summary(times)}
+        for who, rival in rivals:
+            if rival is not None:
+                row["milliseconds"][who] = _summary(_time(rival))
+        median = statistics.median(times)
+        if gigabytes is not None:
+            row["GB/s"] = round(gigabytes / median, 2)
+            row["share of copy"] = round(gigabytes / median / limits["copy GB/s"], 3)
+        if gflop is not None:
+            row["GFLOP/s"] = round(gflop / median, 1)
+            row["share of product"] = round(gflop / median / limits[f"{dtype} GFLOP/s"], 3)
+        row["ratio"] = {
+            who: round(entry["median"] / row["milliseconds"][ours]["median"], 2)
+            for who, entry in row["milliseconds"].items()
+            if who != ours
+        }
+        request.config.stash[ROWS].append((suite, row, limits))
+        return row
+
+    return run
+
+
+def _time(call, budget: float = 1.0) -> list[float]:
+    """Seconds of each of at least three rounds, more if they fit into the budget."""
+    first = _seconds(call)
+    repeat = 1 if first > 2e-4 else 20
+    times = []
+    for _ in range(max(3, min(50, int(budget / max(first, 1e-6))))):
+        times.append(_seconds(lambda: [call() for _ in range(repeat)]) / repeat)
+    return sorted(times)
+
+
+def _summary(times: list[float]) -> dict[str, float]:
+    """Median and the span of the middle half, in milliseconds."""
+    quarters = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
+    return {"median": round(statistics.median(times) * 1e3, 4), "spread": round((quarters[2] - quarters[0]) * 1e3, 4)}
+
+
+def pytest_sessionfinish(session):
+    rows = session.config.stash[ROWS]
+    if not rows or session.config.getoption("--no-store"):
+        return
+    folder = RESULTS / device_name()
+    folder.mkdir(parents=True, exist_ok=True)
+    for suite in sorted({suite for suite, _, _ in rows}):
+        own = [(row, limits) for name, row, limits in rows if name == suite]
+        path = folder / f"{suite}.json"
+        before = json.loads(path.read_text()) if path.exists() else {"rows": []}
+        for sentence in slower.than(before, [row for row, _ in own]):
+            print(f"\nslower than stored: {suite} {sentence}", end="")
+        merged = {(row["case"], row["dtype"]): row for row in [*before["rows"], *(row for row, _ in own)]}
+        stored = {"machine": machine(), "limits": own[-1][1], "rows": list(merged.values())}
+        path.write_text(json.dumps(stored, indent=1) + "\n")
+    print(f"\nresults in benchmarks/results/{folder.name}: `make bench-tables` puts them into README.md", end="")
+
+
+def machine() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)}
+    return {
+        "device": device_name(),
+        "date": str(datetime.date.today()),
+        "python": platform.python_version(),
+        **versions,
+    }

@@ -1,0 +1,117 @@
+"""Fill the README's tables from benchmarks/results.
+
+python scripts/bench_tables.py            write them between <!-- bench:NAME --> and <!-- /bench -->
+python scripts/bench_tables.py --check    fail if README.md and the results disagree
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+UNMEASURED = "not measured"
+
+
+def stored(suite: str) -> list[dict]:
+    """Every device's results of a suite, CPUs first."""
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"*/{suite}.json"))]
+    return sorted(found, key=lambda result: "nvidia" in result["machine"]["device"])
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def caption(result: dict) -> str:
+    machine, limits = result["machine"], result["limits"]
+    words = ", ".join(f"{rate:g} {name}" for name, rate in limits.items())
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "torchvision") if name in machine)
+    return f"{machine['device']}, {machine['date']}, {versions}; measured limits: {words}"
+
+
+def operators(suite: str) -> str:
+    """Case, ours, rival, ratio: one table per device."""
+    blocks = []
+    for result in stored(suite):
+        rows = []
+        for row in result["rows"]:
+            times = row["milliseconds"]
+            if "htc_fast" not in times:
+                continue
+            rivals = [f"{who}: {milliseconds(entry['median'])}" for who, entry in times.items() if who != "htc_fast"]
+            ratios = [f"{ratio:.1f}×" for ratio in row["ratio"].values()]
+            case = row["case"] + ("" if row["dtype"] == "float32" else f", {row['dtype']}")
+            rows.append(
+                [case, milliseconds(times["htc_fast"]["median"]), "; ".join(rivals) or "–", "; ".join(ratios) or "–"]
+            )
+        blocks.append(table(["", "htc_fast, ms", "rival, ms", "ratio"], rows) + f"\n\n{caption(result)}")
+    return "\n\n".join(blocks + gpu_missing(suite))
+
+
+def gpu_missing(suite: str) -> list[str]:
+    return [] if any("nvidia" in one["machine"]["device"] for one in stored(suite)) else [f"On a GPU: {UNMEASURED}."]
+
+
+def models(suite: str) -> str:
+    """Seconds per picture, one row per network."""
+    blocks = []
+    for result in stored(suite):
+        names = dict.fromkeys(row["case"] for row in result["rows"])
+        times = {(row["case"], row["dtype"]): next(iter(row["milliseconds"].values())) for row in result["rows"]}
+        rows = []
+        for name in names:
+            found = [times.get((name, dtype)) for dtype in ("float32", "bfloat16")]
+            rows.append([name, *(f"{one['median'] / 1e3:.2f}" if one else "–" for one in found)])
+        blocks.append(table(["800×1333, one picture", "fp32, s", "bf16, s"], rows) + f"\n\n{caption(result)}")
+    return "\n\n".join(blocks + gpu_missing(suite))
+
+
+def training(suite: str) -> str:
+    """What a run reached, beside its rival."""
+    path = RESULTS / f"{suite}.json"
+    if not path.exists():
+        return UNMEASURED
+    result = json.loads(path.read_text())
+    rows = [
+        [who, str(one["images"]), *(f"{one[name]:.3f}" for name in ("mask_AP", "mask_AP50", "mask_AP75"))]
+        for who, one in result["runs"].items()
+    ]
+    head = ["30 minutes, two cores", "images seen", "mask AP", "AP50", "AP75"]
+    return table(head, rows) + f"\n\n{result['note']}"
+
+
+TABLES = {"roi_align": operators, "nms": operators, "masks": operators, "model": models, "training": training}
+
+
+def fill(text: str) -> str:
+    """README.md with every table made anew."""
+
+    def one(found: re.Match) -> str:
+        make = TABLES.get(found[1])
+        if make is None:
+            raise SystemExit(f"README.md asks for a table {found[1]!r}: known are {', '.join(TABLES)}")
+        return f"<!-- bench:{found[1]} -->\n{make(found[1])}\n<!-- /bench -->"
+
+    return re.sub(r"<!-- bench:(\w+) -->\n.*?<!-- /bench -->", one, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    text = README.read_text()
+    filled = fill(text)
+    if "--check" in sys.argv:
+        print("README.md and benchmarks/results agree" if filled == text else "README.md is stale: make bench-tables")
+        return int(filled != text)
+    README.write_text(filled)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
