@@ -58,6 +58,7 @@ def batched_nms_padded(
     score_threshold  candidates must score more
     returns          indices [N, max_output] int64, best first, padded with -1; counts [N] int32
     raises           ValueError, TypeError
+    source           the boxes that torchvision's batched_nms keeps, equal scores in order of their index
     """
     _check(boxes, scores, idxs, 3)
     if max_output < 0:
