@@ -47,6 +47,14 @@ inline void advise_huge_pages(const Tensor& tensor, int64_t element_size) {
   if (last > first + kPage) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 }
 
+// The stable ABI of torch 2.11 knows transpose, but not yet permute.
+inline Tensor channels_at_the_end(const Tensor& x) {  // a view [N, H, W, C] of [N, C, H, W]
+  return torch::stable::transpose(torch::stable::transpose(x, 1, 2), 2, 3);
+}
+inline Tensor channels_second(const Tensor& x) {  // a view [N, C, H, W] of [N, H, W, C]
+  return torch::stable::transpose(torch::stable::transpose(x, 2, 3), 1, 2);
+}
+
 inline int64_t element_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
 
 // The symbol lives in libtorch_cuda.so, which a CPU build of torch lacks; looked up late, one binary loads in both.

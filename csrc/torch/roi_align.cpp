@@ -69,9 +69,7 @@ void check_images(const RoiAlign& op) {
 
 #ifdef HTC_CUDA
 // Kernels read NHWC; turning a map costs less than many RoIs reading it the other way.
-Tensor channels_last(const Tensor& map) {
-  return torch::stable::permute(torch::stable::contiguous(torch::stable::permute(map, {0, 2, 3, 1})), {0, 3, 1, 2});
-}
+Tensor channels_last(const Tensor& map) { return channels_second(torch::stable::contiguous(channels_at_the_end(map))); }
 
 bool worth_turning(const RoiAlign& op, const Tensor& map) {
   return map.stride(1) != 1 && op.count * op.out_h * op.out_w * 64 > map.size(0) * map.size(2) * map.size(3);
@@ -113,7 +111,7 @@ Tensor forward(const std::vector<Tensor>& features, const Tensor& rois_any, int6
     cuda::roi_align(op, current_stream(first.get_device_index()));
   }
 #endif
-  return torch::stable::permute(out, {0, 3, 1, 2});
+  return channels_second(out);
 }
 
 // Describes the op and allocates the maps' gradients, [N, H, W, C] of type `sum`.
@@ -149,7 +147,7 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& rois_any, const s
   STD_TORCH_CHECK(grad.size(0) == op.count, "roi_align_backward: grad is of ", grad.size(0), " RoIs, rois are ",
                   op.count);
   op.dtype = dtype_of(grad);
-  const Tensor dense = torch::stable::contiguous(torch::stable::permute(grad, {0, 2, 3, 1}));
+  const Tensor dense = torch::stable::contiguous(channels_at_the_end(grad));
   op.out = const_cast<void*>(dense.const_data_ptr());
   // Gathering on CUDA rounds once, to the gradient's own type; everyone else adds up in float32.
   const bool gathers = grad.is_cuda() && !atomic;
@@ -172,7 +170,7 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& rois_any, const s
     }
   }
 #endif
-  for (Tensor& one : grads) one = torch::stable::permute(torch::stable::to(one, grad.scalar_type()), {0, 3, 1, 2});
+  for (Tensor& one : grads) one = channels_second(torch::stable::to(one, grad.scalar_type()));
   return grads;
 }
 
