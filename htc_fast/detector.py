@@ -24,7 +24,7 @@ def create_model(name: str, *, num_classes: int = 80, weights: str | None = None
 
     name         one of `list_models()`
     num_classes  foreground classes
-    weights      path of a checkpoint: ours (safetensors), mmdetection's, torchvision's or detectron2's
+    weights      path of a checkpoint: ours (safetensors) or mmdetection's (1.x to 3.x)
     overrides    fields of `models.config.Model`, such as backbone="convnext_tiny", pretrained=True, semantic="box"
     raises       UserError for an unknown name or option, or weights that do not fit
     """
