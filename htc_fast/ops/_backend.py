@@ -44,6 +44,13 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+# Dynamo of torch 2.11 cannot look into a ContextVar: a compiled function keeps the backend it was compiled under.
+@torch.compiler.assume_constant_result
+def forced_backend() -> str | None:
+    """What `use_backend` or HTC_FAST_BACKEND asks for here; None: the device decides."""
+    return _forced.get() or _from_environment
+
+
 def register(op: str, *backends: str) -> None:
     """Note that `op` has these backends (besides the reference, which every operator has)."""
     available.setdefault(op, {"reference"}).update(backends)
@@ -55,7 +62,7 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     raises  RuntimeError if a forced backend does not have the operator or cannot take the device;
             ImportError if the native library that it needs is missing
     """
-    forced, has = _forced.get() or _from_environment, available.get(op, {"reference"})
+    forced, has = forced_backend(), available.get(op, {"reference"})
     device = tensor.device.type
     if forced is None:
         if device == "cuda":
