@@ -29,7 +29,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             options = [name for action in self._actions for name in action.option_strings]
             try:
-                choose(unknown[0].split("=")[0], options, "option")
+                if unknown[0].startswith("-"):
+                    choose(unknown[0].split("=")[0], options, "option")
             except UserError as error:
                 self.error(str(error))
             self.error(f"unexpected argument {unknown[0]!r}: see --help.")

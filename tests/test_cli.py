@@ -1,0 +1,81 @@
+"""Every command line: help, and wrong options answered in one sentence with exit status 2."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "htc_fast"
+COMMANDS = sorted(path.stem for path in PACKAGE.glob("*.py") if 'if __name__ == "__main__"' in path.read_text())
+NO_FILE = "there is no weights file"
+WRONG = {
+    "train: near miss": (["train", "--epoch-s", "3"], "did you mean --epochs"),
+    "train: no number": (["train", "--epochs", "many"], "--epochs"),
+    "train: model": (["train", "--model", "htc_r5O"], "did you mean htc_r50"),
+    "train: backbone": (["train", "--backbone", "resnet5O"], "resnet50"),
+    "train: field": (["train", "--set", "semantik=box"], "did you mean semantic"),
+    "train: size": (["train", "--image-size", "3"], "--image-size"),
+    "train: optimizer": (["train", "--optimizer", "sdg"], "did you mean sgd"),
+    "train: device": (["train", "--device", "toaster"], "choose cpu"),
+    "train: no data": (["train", "--data", "nowhere"], "nowhere"),
+    "train: empty batch": (["train", "--batch-size", "0"], "--batch-size"),
+    "evaluate: near miss": (["evaluate", "--weights", "x", "--splitt", "val"], "did you mean --split"),
+    "evaluate: weights left out": (["evaluate"], "--weights"),
+    "evaluate: stage": (["evaluate", "--weights", "x", "--stage", "4"], "--stage"),
+    "evaluate: empty batch": (["evaluate", "--weights", "x", "--batch-size", "0"], "--batch-size"),
+    "evaluate: no data": (["evaluate", "--weights", "x", "--data", "nowhere"], "nowhere"),
+    "predict: near miss": (["predict", "a.jpg", "--weight", "x", "--no-overlay-s"], "--no-overlays"),
+    "predict: weights left out": (["predict", "a.jpg"], "--weights"),
+    "predict: score": (["predict", "a.jpg", "--weights", "x", "--score", "2"], "--score"),
+    "predict: no pictures": (["predict", "--weights", "x"], "name files, folders or globs"),
+    "predict: glob": (["predict", "*.nothing", "--weights", "x"], "nothing matches"),
+    "predict: no file": (["predict", "a.jpg", "--weights", "x"], NO_FILE),
+    "info: near miss": (["info", "--jsn"], "did you mean --json"),
+    "info: argument": (["info", "all"], "unexpected argument 'all'"),
+}
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Run a module as `python -m` does, in an empty folder; returns exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name, *options):
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        monkeypatch.delitem(sys.modules, f"htc_fast.{name}", raising=False)
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module(f"htc_fast.{name}", run_name="__main__", alter_sys=True)
+        return end.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_four_are_there():
+    assert {"train", "evaluate", "predict", "info"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(command, name):
+    status, out, _ = command(name, "--help")
+    assert status == 0 and out.startswith(f"usage: python -m htc_fast.{name}")
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_one_sentence_and_status_2(command, case):
+    (name, *options), expected = WRONG[case]
+    status, out, err = command(name, *options)
+    assert status == 2 and not out
+    assert err.startswith("error: ") and len(err.splitlines()) == 1 and expected in err
+    assert not list(Path.cwd().iterdir()), "a refused command leaves nothing behind"
+
+
+def test_every_command_has_wrong_options():
+    assert {options[0] for options, _ in WRONG.values()} >= set(COMMANDS)
+
+
+def test_as_a_process():
+    done = subprocess.run([sys.executable, "-m", "htc_fast.predict", "--wieghts", "x"], capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
