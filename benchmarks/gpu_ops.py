@@ -196,6 +196,16 @@ def bench_nms(table: Table, generator: torch.Generator) -> None:
         )
 
 
+def bench_soft_nms(table: Table, generator: torch.Generator) -> None:
+    for count, classes, most in [(1000, 80, 100), (5000, 80, 100), (5000, 1, 5000)]:
+        boxes, scores = proposals(count, generator), torch.rand(count, generator=generator).cuda()
+        idxs = torch.randint(0, classes, (count,), generator=generator).cuda()
+        run = lambda a=(boxes, scores, idxs), m=most: ops.soft_nms(*a, max_output=m)  # noqa: E731
+        for backend in backends("soft_nms"):
+            with ops.use_backend(backend):
+                table.add(f"soft_nms {count}, {classes} classes, {most} wanted", backend, run)
+
+
 def bench_masks(table: Table, generator: torch.Generator) -> None:
     masks, boxes = torch.rand(100, 28, 28, generator=generator).cuda(), proposals(100, generator)
     for op in (ops.paste_masks, ops.encode_masks):
@@ -211,7 +221,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     table = Table()
-    for bench in (bench_roi_align, bench_nms, bench_masks):
+    for bench in (bench_roi_align, bench_nms, bench_soft_nms, bench_masks):
         bench(table, generator)
     device = torch.cuda.get_device_properties(0)
     report = {

@@ -23,9 +23,11 @@ struct Tap {
   float fraction;
 };
 
-struct Extent {
-  float start, length;
+template <class Real>
+struct ExtentOf {
+  Real start, length;
 };
+using Extent = ExtentOf<float>;
 
 HTC_BOTH bool is_finite(Box b) { return fabsf(b.x1) + fabsf(b.y1) + fabsf(b.x2) + fabsf(b.y2) < INFINITY; }
 
@@ -74,6 +76,84 @@ HTC_BOTH PixelRange pixels_inside(float low, float high, int64_t size) {
   int64_t first = static_cast<int64_t>(fminf(fmaxf(ceilf(low - 0.5f), 0.0f), most));
   int64_t end = static_cast<int64_t>(fminf(fmaxf(floorf(high - 0.5f) + 1.0f, 0.0f), most));
   return {first, end > first ? end : first};
+}
+
+// A pixel between two cells of one axis of a mask: the lower one, and what either counts. Cells are counted from 1;
+// cells 0 and size + 1 are the zeros outside the mask.
+struct MaskPoint {
+  int cell;
+  float lower, upper;
+};
+HTC_BOTH MaskPoint mask_point(int64_t pixel, float low, float high, int size) {
+  const float at = mask_position(pixel, low, high, size), below = floorf(at);
+  const float cell = fminf(fmaxf(below + 1.0f, 0.0f), static_cast<float>(size));
+  return {static_cast<int>(cell), 1.0f - (at - below), at - below};
+}
+
+// Precise RoI pooling: one axis of a box, in pixels of the map; no length where the box has none. Real is float, or
+// double where gradients are checked.
+template <class Real>
+HTC_BOTH ExtentOf<Real> precise_extent(Real low, Real high, Real scale, bool aligned) {
+  const Real length = (high - low) * scale;
+  return {low * scale - (aligned ? Real(0.5) : Real(0)), length > 0 && length < Real(INFINITY) ? length : Real(0)};
+}
+
+template <class Real>
+struct Interval {
+  Real low, high;
+};
+
+// `first` is the first of the bins; those without length are empty (1, 0).
+template <class Real>
+HTC_BOTH Interval<Real> precise_bin(ExtentOf<Real> first, int bin) {
+  if (!(first.length > 0)) return {1, 0};
+  return {first.start + static_cast<Real>(bin) * first.length, first.start + static_cast<Real>(bin + 1) * first.length};
+}
+
+// A pixel's hat: 1 at the pixel, 0 one pixel away from it, linear in between: what bilinear interpolation weighs it.
+template <class Real>
+HTC_BOTH Real hat(Real at) {
+  const Real height = 1 - (at < 0 ? -at : at);
+  return height > 0 ? height : 0;
+}
+
+// The mean of a pixel's hat over an interval. Each side of the pixel is a product of a length and a height, so that
+// nothing cancels in short intervals.
+template <class Real>
+HTC_BOTH Real hat_mean(Interval<Real> over, int pixel) {
+  const Real low = over.low - static_cast<Real>(pixel), high = over.high - static_cast<Real>(pixel);
+  if (!(high > low)) return hat(low);
+  const Real left_low = low < -1 ? -1 : low > 0 ? 0 : low, left_high = high < -1 ? -1 : high > 0 ? 0 : high;
+  const Real right_low = low < 0 ? 0 : low > 1 ? 1 : low, right_high = high < 0 ? 0 : high > 1 ? 1 : high;
+  const Real area = (left_high - left_low) * (1 + (left_low + left_high) / 2) +
+                    (right_high - right_low) * (1 - (right_low + right_high) / 2);
+  return area / (high - low);
+}
+
+// How a bin's mean changes as the low and the high end of its box's axis move; all in pixels of the map.
+template <class Real>
+HTC_BOTH Interval<Real> hat_mean_slopes(ExtentOf<Real> first, int bin, int bins, int pixel) {
+  const Interval<Real> over = precise_bin(first, bin);
+  const Real length = over.high - over.low, mean = hat_mean(over, pixel);
+  if (!(length > 0)) return {0, 0};
+  const Real at_low = (mean - hat(over.low - static_cast<Real>(pixel))) / length;
+  const Real at_high = (hat(over.high - static_cast<Real>(pixel)) - mean) / length;
+  const Real low = static_cast<Real>(bin) / static_cast<Real>(bins);
+  const Real high = static_cast<Real>(bin + 1) / static_cast<Real>(bins);
+  return {(1 - low) * at_low + (1 - high) * at_high, low * at_low + high * at_high};
+}
+
+// The pixels of a map whose hats reach into an interval, as first and one behind the last.
+struct HatRange {
+  int first, end;
+};
+template <class Real>
+HTC_BOTH HatRange hat_pixels(Interval<Real> over, int size) {
+  const Real most = static_cast<Real>(size);
+  if (size < 1 || !(over.low <= over.high && over.low < most && over.high > -1)) return {0, 0};
+  const Real low = over.low < 0 ? 0 : over.low, high = over.high > most - 1 ? most - 1 : over.high;
+  const int first = static_cast<int>(low), last = static_cast<int>(high < 0 ? 0 : high);
+  return {first, last + (static_cast<Real>(last) < high ? 2 : 1)};
 }
 
 }  // namespace htc

@@ -39,7 +39,9 @@ struct RoiAlign {
   int out_h, out_w, sampling_ratio, semantic_grid;
   bool aligned;
   float finest_size;
-  void* out;  // [K, out_h, out_w, C]
+  void* out;                 // [K, out_h, out_w, C]
+  bool precise;              // the integral of the interpolated map instead of samples; then no semantic map
+  const double* exact_rois;  // the rois again, unrounded: where precise maps are float64
 };
 HTC_CPU_KERNEL(roi_align, RoiAlign)
 HTC_CPU_KERNEL(roi_align_backward, RoiAlign)
@@ -53,6 +55,17 @@ int64_t roi_align_workspace(const RoiAlign&);
 void roi_align_scatter(const RoiAlign&, Stream);
 }  // namespace cuda
 
+// What precise pooling gives the boxes: `pool` as forward has it, its `out` the output's gradient -> grad, float
+// (double), of the rois' shape.
+struct PrRoiPool {
+  RoiAlign pool;
+  void* grad;
+};
+HTC_CPU_KERNEL(pr_roi_pool_boxes, PrRoiPool)
+namespace cuda {
+void pr_roi_pool_boxes(const PrRoiPool&, Stream);
+}
+
 // masks [K, h, w] and the boxes [K, 4] they fill -> out [K, height, width], 1 where the mask reaches the threshold.
 struct PasteMasks {
   int64_t count;
@@ -64,6 +77,9 @@ struct PasteMasks {
   uint8_t* out;
 };
 HTC_CPU_KERNEL(paste_masks, PasteMasks)
+namespace cuda {
+void paste_masks(const PasteMasks&, Stream);
+}
 
 // The same masks as COCO run lengths: `strings` receives one compressed string per mask.
 struct EncodeMasks {
@@ -76,6 +92,23 @@ struct EncodeMasks {
   std::vector<std::string>* strings;
 };
 HTC_CPU_KERNEL(encode_masks, EncodeMasks)
+
+// Runs of ones [begin, end), counted in pixels column by column, as the GPU finds them: offsets [count + 1], those of
+// mask k are offsets[k] .. offsets[k + 1] - 1 -> one compressed string per mask.
+struct CompressRuns {
+  int64_t count, pixels;
+  const int64_t* offsets;
+  const uint32_t* runs;  // [offsets[count], 2]
+  std::vector<std::string>* strings;
+};
+HTC_CPU_KERNEL(compress_runs, CompressRuns)
+namespace cuda {
+// Finds where every mask's runs go, then writes them there: in between the caller learns how many there are.
+// workspace: encode_masks_workspace bytes, the same for both. The images have fewer than 2^32 pixels.
+int64_t encode_masks_workspace(const EncodeMasks&);
+void count_runs(const EncodeMasks&, void* workspace, int64_t* offsets, Stream);
+void write_runs(const EncodeMasks&, const void* workspace, uint32_t* runs, Stream);
+}  // namespace cuda
 
 // N images of B candidates: boxes [N, B, 4], scores [N, B], classes [N, B] (or none: all alike) -> the kept ones'
 // indices, best first, ties by index: indices [N, max_output] padded with -1, counts [N]. Boxes that are not finite and
@@ -112,5 +145,10 @@ struct SoftNms {
   int64_t* kept;
 };
 HTC_CPU_KERNEL(soft_nms, SoftNms)
+namespace cuda {
+// `kept` stays on the device: count. workspace: soft_nms_workspace bytes.
+void soft_nms(const SoftNms&, int32_t* count, void* workspace, Stream);
+int64_t soft_nms_workspace(const SoftNms&);
+}  // namespace cuda
 
 }  // namespace htc

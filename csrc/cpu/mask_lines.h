@@ -10,8 +10,7 @@
 
 namespace htc::cpu::HTC_INSTRUCTION_SET {
 
-// One axis of a pasted mask: for every pixel inside the box the lower of two cells and the upper one's share.
-// Cells are counted from 1; cells 0 and size + 1 are the zeros outside the mask.
+// One axis of a pasted mask, for every pixel inside the box.
 struct MaskAxis {
   PixelRange range;
   std::vector<int> cell;
@@ -22,11 +21,8 @@ struct MaskAxis {
     const size_t count = static_cast<size_t>(range.end - range.first);
     cell.resize(count), upper.resize(count), lower.resize(count);
     for (size_t i = 0; i < count; ++i) {
-      const float at = mask_position(range.first + static_cast<int64_t>(i), low, high, size);
-      const float floor = std::floor(at);
-      cell[i] = std::clamp(static_cast<int>(floor) + 1, 0, size);
-      upper[i] = at - floor;
-      lower[i] = 1.0f - upper[i];
+      const MaskPoint point = mask_point(range.first + static_cast<int64_t>(i), low, high, size);
+      cell[i] = point.cell, upper[i] = point.upper, lower[i] = point.lower;
     }
   }
 };

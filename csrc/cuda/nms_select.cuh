@@ -28,6 +28,11 @@ __device__ __forceinline__ int64_t index_of(uint64_t key) {
   return static_cast<int64_t>(~static_cast<uint32_t>(key) & 0xffffffffu);
 }
 
+__device__ __forceinline__ float score_of(uint64_t key) {
+  const auto ordered = static_cast<uint32_t>(key >> 32);
+  return __uint_as_float(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered);
+}
+
 // From the highest digit down: how many digits hold kBatch keys at most together (s.included), and how many (s.taken).
 __device__ __forceinline__ void include_digits(SelectShared& s) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;

@@ -67,4 +67,10 @@ inline Stream current_stream(int32_t device) {
   return stream;
 }
 
+// The first number of an int32 tensor on a device; waits for what the current stream has been given so far.
+inline int64_t read_count(const Tensor& counts) {
+  const Tensor host = torch::stable::to(counts, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  return *static_cast<const int32_t*>(host.const_data_ptr());
+}
+
 }  // namespace htc

@@ -47,6 +47,30 @@ Tensor batched_nms_cpu(const Tensor& boxes, const Tensor& scores, const std::opt
   return out;
 }
 
+#ifdef HTC_CUDA
+void run_cuda(const BatchedNms& op, const Tensor& boxes) {
+  torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
+  Tensor workspace = torch::stable::new_empty(boxes, {cuda::batched_nms_workspace(op)}, ScalarType::Byte);
+  cuda::batched_nms(op, workspace.mutable_data_ptr(), current_stream(boxes.get_device_index()));
+}
+
+// As the padded one with room for all; then it waits once, for how many were kept.
+Tensor batched_nms_cuda(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& classes,
+                        double iou_threshold) {
+  STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "nms: boxes must be [K, 4]");
+  const Inputs in = float_inputs(boxes, scores, classes);
+  BatchedNms op = describe(in, 1, boxes.size(0), iou_threshold);
+  if (op.count == 0) return torch::stable::new_empty(boxes, {0}, ScalarType::Long);
+  Tensor indices = torch::stable::new_empty(boxes, {op.count}, ScalarType::Long);
+  Tensor counts = torch::stable::new_empty(boxes, {1}, ScalarType::Int);
+  op.max_output = op.count;
+  op.indices = static_cast<int64_t*>(indices.mutable_data_ptr());
+  op.counts = static_cast<int32_t*>(counts.mutable_data_ptr());
+  run_cuda(op, boxes);
+  return torch::stable::clone(torch::stable::narrow(indices, 0, 0, read_count(counts)));
+}
+#endif
+
 std::tuple<Tensor, Tensor> batched_nms_padded(const Tensor& boxes, const Tensor& scores, const Tensor& classes,
                                               double iou_threshold, int64_t max_output, double score_threshold) {
   STD_TORCH_CHECK(boxes.dim() == 3 && boxes.size(2) == 4, "batched_nms_padded: boxes must be [N, B, 4]");
@@ -61,11 +85,7 @@ std::tuple<Tensor, Tensor> batched_nms_padded(const Tensor& boxes, const Tensor&
   op.counts = static_cast<int32_t*>(counts.mutable_data_ptr());
   if (boxes.is_cpu() && op.images > 0) cpu::batched_nms(op, torch_threads());
 #ifdef HTC_CUDA
-  if (boxes.is_cuda()) {
-    torch::stable::accelerator::DeviceGuard guard(boxes.get_device_index());
-    Tensor workspace = torch::stable::new_empty(boxes, {cuda::batched_nms_workspace(op)}, ScalarType::Byte);
-    cuda::batched_nms(op, workspace.mutable_data_ptr(), current_stream(boxes.get_device_index()));
-  }
+  if (boxes.is_cuda()) run_cuda(op, boxes);
 #endif
   return {indices, counts};
 }
@@ -84,5 +104,8 @@ STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
   m.impl("batched_nms_padded", TORCH_BOX(&htc::batched_nms_padded));
 }
 #ifdef HTC_CUDA
-STABLE_TORCH_LIBRARY_IMPL(htc_fast, CUDA, m) { m.impl("batched_nms_padded", TORCH_BOX(&htc::batched_nms_padded)); }
+STABLE_TORCH_LIBRARY_IMPL(htc_fast, CUDA, m) {
+  m.impl("batched_nms", TORCH_BOX(&htc::batched_nms_cuda));
+  m.impl("batched_nms_padded", TORCH_BOX(&htc::batched_nms_padded));
+}
 #endif

@@ -4,8 +4,7 @@
 namespace htc {
 namespace {
 
-Tensor paste_masks_cpu(const Tensor& masks_any, const Tensor& boxes_any, int64_t height, int64_t width,
-                       double threshold) {
+Tensor paste_masks(const Tensor& masks_any, const Tensor& boxes_any, int64_t height, int64_t width, double threshold) {
   STD_TORCH_CHECK(
       masks_any.dim() == 3 && boxes_any.dim() == 2 && boxes_any.size(1) == 4 && boxes_any.size(0) == masks_any.size(0),
       "paste_masks: masks must be [K, h, w] and boxes [K, 4] of the same K");
@@ -13,13 +12,26 @@ Tensor paste_masks_cpu(const Tensor& masks_any, const Tensor& boxes_any, int64_t
   const Tensor masks = torch::stable::contiguous(torch::stable::to(masks_any, ScalarType::Float));
   const Tensor boxes = torch::stable::contiguous(torch::stable::to(boxes_any, ScalarType::Float));
   Tensor out = torch::stable::new_empty(masks, {masks.size(0), height, width}, ScalarType::Bool);
-  advise_huge_pages(out, 1);
   if (out.numel() == 0) return out;
-  cpu::paste_masks(
-      {masks.size(0), static_cast<int>(masks.size(1)), static_cast<int>(masks.size(2)),
-       static_cast<const float*>(masks.const_data_ptr()), static_cast<const float*>(boxes.const_data_ptr()), height,
-       width, static_cast<float>(threshold), static_cast<uint8_t*>(out.mutable_data_ptr())},
-      torch_threads());
+  const PasteMasks op{masks.size(0),
+                      static_cast<int>(masks.size(1)),
+                      static_cast<int>(masks.size(2)),
+                      static_cast<const float*>(masks.const_data_ptr()),
+                      static_cast<const float*>(boxes.const_data_ptr()),
+                      height,
+                      width,
+                      static_cast<float>(threshold),
+                      static_cast<uint8_t*>(out.mutable_data_ptr())};
+  if (masks.is_cpu()) {
+    advise_huge_pages(out, 1);
+    cpu::paste_masks(op, torch_threads());
+  }
+#ifdef HTC_CUDA
+  if (masks.is_cuda()) {
+    torch::stable::accelerator::DeviceGuard guard(masks.get_device_index());
+    cuda::paste_masks(op, current_stream(masks.get_device_index()));
+  }
+#endif
   return out;
 }
 
@@ -29,4 +41,7 @@ Tensor paste_masks_cpu(const Tensor& masks_any, const Tensor& boxes_any, int64_t
 STABLE_TORCH_LIBRARY_FRAGMENT(htc_fast, m) {
   m.def("paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
 }
-STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) { m.impl("paste_masks", TORCH_BOX(&htc::paste_masks_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) { m.impl("paste_masks", TORCH_BOX(&htc::paste_masks)); }
+#ifdef HTC_CUDA
+STABLE_TORCH_LIBRARY_IMPL(htc_fast, CUDA, m) { m.impl("paste_masks", TORCH_BOX(&htc::paste_masks)); }
+#endif

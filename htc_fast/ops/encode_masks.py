@@ -9,7 +9,7 @@ from htc_fast.ops import _backend, _native
 from htc_fast.ops.paste_masks import check_masks
 from htc_fast.ops.reference import encode_masks as reference
 
-_backend.register("encode_masks", "cpp")
+_backend.register("encode_masks", "cpp", "cuda")
 
 
 def encode_masks(
@@ -29,12 +29,13 @@ def encode_masks(
         strings = reference.encode_masks(masks, boxes, height, width, threshold)
     else:
         packed, offsets = torch.ops.htc_fast.encode_masks(masks.detach(), boxes.detach(), height, width, threshold)
-        everything, ends = packed.cpu().numpy().tobytes(), offsets.tolist()
+        everything, ends = packed.numpy().tobytes(), offsets.tolist()
         strings = [everything[begin:end] for begin, end in pairwise(ends)]
     return [{"size": [height, width], "counts": one} for one in strings]
 
 
 @_native.register_fake("encode_masks")
 def _(masks, boxes, height, width, threshold):
-    packed = masks.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8)
-    return packed, masks.new_empty(masks.shape[0] + 1, dtype=torch.int64)
+    # Strings are the host's, wherever the masks are.
+    packed = torch.empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8, device="cpu")
+    return packed, torch.empty(masks.shape[0] + 1, dtype=torch.int64, device="cpu")

@@ -7,8 +7,7 @@ from htc_fast.ops import _backend, _native
 from htc_fast.ops.reference import nms as reference
 
 for _name in ("nms", "batched_nms", "batched_nms_padded"):
-    _backend.register(_name, "cpp")
-_backend.register("batched_nms_padded", "cuda")
+    _backend.register(_name, "cpp", "cuda")
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 from htc_fast.ops import _backend, _native
 from htc_fast.ops.reference import paste_masks as reference
 
-_backend.register("paste_masks", "cpp")
+_backend.register("paste_masks", "cpp", "cuda")
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float = 0.5) -> Tensor:

@@ -1,4 +1,4 @@
-"""Soft-NMS per class (Bodla et al., ICCV 2017), on CPU tensors in C++."""
+"""Soft-NMS per class (Bodla et al., ICCV 2017), in C++ and CUDA."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from htc_fast.ops import _backend, _native
 from htc_fast.ops.reference import soft_nms as reference
 
 METHODS = ("linear", "gaussian")
-_backend.register("soft_nms", "cpp")
+_backend.register("soft_nms", "cpp", "cuda")
 
 
 @torch.no_grad()

@@ -40,6 +40,9 @@ def main() -> None:
         scores, idxs = torch.rand(2, 300).cuda(), torch.randint(0, 3, (2, 300)).cuda()
         if "htc_fast::batched_nms_padded" in _native.cuda_operators:
             ops.batched_nms_padded(boxes, scores, idxs, 0.5, 100)
+        for method in ("linear", "gaussian"):
+            ops.soft_nms(boxes[0], scores[0], idxs[0], method=method)
+        ops.batched_nms(boxes[0], scores[0], idxs[0], 0.5)
         masks = torch.rand(5, 28, 28).cuda()
         for op in (ops.paste_masks, ops.encode_masks):
             if f"htc_fast::{op.__name__}" in _native.cuda_operators:

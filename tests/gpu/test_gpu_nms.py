@@ -81,6 +81,20 @@ def test_padded_in_a_graph_without_waiting(backend):
     assert torch.equal(found, wanted) and torch.equal(counts, wanted_counts)
 
 
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+@pytest.mark.parametrize(
+    "count, classes, most", [(0, 1, 10), (1, 1, 10), (700, 1, 100), (700, 80, 700), (5000, 80, 300)]
+)
+def test_soft(count, classes, most, method):
+    need("soft_nms", "cuda")
+    boxes, scores, idxs = (one[0] for one in draw(1, count, classes))
+    wanted, decayed = ops.soft_nms(boxes, scores, idxs, method=method, max_output=most)
+    found, found_decayed = ops.soft_nms(boxes.cuda(), scores.cuda(), idxs.cuda(), method=method, max_output=most)
+    # Scores that decay to the same but for rounding may change places.
+    torch.testing.assert_close(found_decayed.cpu(), decayed, rtol=1e-5, atol=1e-6)
+    assert sum(a == b for a, b in zip(found.tolist(), wanted.tolist())) >= 0.98 * len(wanted)
+
+
 def mask_inputs(count: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(count, 28, 28, generator=generator)

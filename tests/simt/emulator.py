@@ -142,7 +142,7 @@ def _kernel_library() -> Path:
         "htc_simt",
         variant(),
         sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
-        [HERE / "simt.cpp", HERE / "race.cpp", HERE / "adapter.cpp"],
+        [HERE / "simt.cpp", HERE / "race.cpp", *sorted(HERE.glob("adapter*.cpp"))],
         compile_flags,
         link_flags,
     )
@@ -151,7 +151,7 @@ def _kernel_library() -> Path:
 
 
 def kernels():
-    """torch.ops.htc_simt: every kernel of csrc/cuda as an operator on CPU tensors (adapter.cpp)."""
+    """torch.ops.htc_simt: every kernel of csrc/cuda as an operator on CPU tensors (adapter*.cpp)."""
     import torch
 
     _kernel_library()
