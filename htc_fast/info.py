@@ -16,7 +16,7 @@ import torch
 import htc_fast
 from htc_fast import cli, ops
 from htc_fast.ops import _backend, _native
-from htc_fast.ops.triton.library import installed as triton_installed
+from htc_fast.ops._backend import triton_installed
 
 PACKAGES = ("torch", "torchvision", "timm", "triton", "numpy", "pycocotools", "safetensors")
 DRIVER = Path("/dev/nvidiactl")
@@ -100,7 +100,7 @@ def backend(op: str, device: str) -> tuple[str | None, str | None]:
 
 def operators() -> dict[str, dict]:
     """For each operator the backend it would use per device, and all that are written."""
-    names = sorted(name for name in ops.__all__ if name != "use_backend")
+    names = sorted(name for name in ops.__all__ if name in _backend.available)
     return {
         name: {
             "cpu": backend(name, "cpu")[0],

@@ -27,7 +27,7 @@ CACHE = ROOT / "build" / "aot"
 ARCHITECTURES = ("80", "90", "100")
 FLAGS = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-DNDEBUG"]
 INSTRUCTIONS = {
-    "load128": r"\bLDG\.E\.128",
+    "load128": r"\bLDG(?:STS)?\.E\S*\.128",
     "store128": r"\bSTG\.E\.128",
     "red128": r"\bRED\S*\.128|\bREDG?\S*F32x4",
     "tensor": r"\b(HGMMA|HMMA|UTCHMMA|UTCMMA)\b",

@@ -27,13 +27,16 @@ print(torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available
 print("native library:", "loaded" if _native.loaded() else "missing", "; CUDA kernels of", sorted(_native.cuda_operators))
 PY
 
-step tests 240 $PYTHON -m pytest -q -p no:cacheprovider tests/gpu
+step tests 150 $PYTHON -m pytest -q -p no:cacheprovider tests/gpu
+step matrix 100 $PYTHON -m pytest -q -p no:cacheprovider tests/ops/test_conv3x3_relu.py tests/ops/test_mask_flow.py \
+  tests/ops/test_mask_predict.py tests/ops/test_semantic_merge.py tests/ops/test_mask_branch.py
 if command -v compute-sanitizer >/dev/null; then
-  step memcheck 90 compute-sanitizer --tool memcheck --error-exitcode 9 $PYTHON tests/gpu/small.py
-  step racecheck 90 compute-sanitizer --tool racecheck --error-exitcode 9 $PYTHON tests/gpu/small.py
+  step memcheck 70 compute-sanitizer --tool memcheck --error-exitcode 9 $PYTHON tests/gpu/small.py
+  step racecheck 70 compute-sanitizer --tool racecheck --error-exitcode 9 $PYTHON tests/gpu/small.py
 else
   echo "compute-sanitizer is not here: memcheck and racecheck were not run"
 fi
-step benchmarks 170 $PYTHON benchmarks/gpu_ops.py --out "$OUT/gpu_ops.json"
-cat "$OUT/benchmarks.log"
+step benchmarks 110 $PYTHON benchmarks/gpu_ops.py --out "$OUT/gpu_ops.json"
+step matrix_benchmarks 90 $PYTHON -m benchmarks.gpu_matrix --out "$OUT/gpu_matrix.json"
+cat "$OUT/benchmarks.log" "$OUT/matrix_benchmarks.log"
 exit $failed

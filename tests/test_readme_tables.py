@@ -22,3 +22,10 @@ def test_a_typed_number_is_noticed():
 
 def test_every_table_is_asked_for():
     assert all(f"<!-- bench:{name} -->" in README for name in bench_tables.TABLES)
+
+
+def test_counted_costs_are_current():
+    spec = importlib.util.spec_from_file_location("matrix_costs", ROOT / "scripts" / "matrix_costs.py")
+    costs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(costs)
+    assert costs.document() == costs.DOCUMENT.read_text(), "run python scripts/matrix_costs.py --update"

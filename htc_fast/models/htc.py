@@ -108,11 +108,13 @@ class HTC(nn.Module):
         """Mean probability of the stages' masks, for the detected class alone: [N, D, 28, 28]."""
         found, found_labels = trim_columns(labels >= 0, boxes, labels)
         x = self.mask_features(features, semantic, found)
-        last = (self.config.test_stage or len(self.mask_heads)) - 1
-        flow = self._flow(x, last)
-        wanted = range(len(flow)) if self.config.test_stage is None else [last]
-        logits = [self.mask_heads[t].predict_class(flow[t], found_labels.flatten()) for t in wanted]
-        masks = torch.stack([one.float().sigmoid() for one in logits]).mean(dim=0)
+        stage = self.config.test_stage
+        masks = ops.mask_branch(
+            x,
+            found_labels.flatten(),
+            [head.weights() for head in self.mask_heads],
+            averaged=None if stage is None else [stage - 1],
+        )
         return pad_masks(masks.unflatten(0, found.shape[:2]), labels)
 
     def _flow(self, x: Tensor, last: int) -> list[Tensor]:

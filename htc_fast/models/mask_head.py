@@ -1,7 +1,8 @@
 """Mask head of one stage (paper, figure 2): four convolutions, with the previous head's features flowing in."""
 
-import torch
 from torch import Tensor, nn
+
+from htc_fast import ops
 
 RESOLUTION = 14
 
@@ -25,20 +26,21 @@ class MaskHead(nn.Module):
     def features(self, x: Tensor, previous: Tensor | None = None) -> Tensor:
         """x [K, C, 14, 14] and, with information flow, the previous head's features -> this head's features."""
         if self.flow is not None and previous is not None:
-            x = x + self.flow(previous).relu()
+            x = ops.mask_flow(x, previous, self.flow.weight, self.flow.bias)
         for conv in self.convs:
-            x = conv(x).relu_()
+            x = ops.conv3x3_relu(x, conv.weight, conv.bias)
         return x
 
-    def predict(self, features: Tensor) -> Tensor:
-        """features [K, C, 14, 14] -> logits [K, classes, 28, 28]."""
-        return self.logits(self.upsample(features).relu_())
+    def predict(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """features [K, C, 14, 14] -> logits [K, classes, 28, 28]; with labels [K] those of one class [K, 28, 28]."""
+        return ops.mask_predict(features, *self._last(), labels)
 
-    def predict_class(self, features: Tensor, labels: Tensor) -> Tensor:
-        """features [K, C, 14, 14], labels [K] -> logits [K, 28, 28] of each RoI's own class, no other."""
-        labels = labels.clamp(min=0)
-        x = self.upsample(features).relu_()
-        weight = self.logits.weight[labels].flatten(1)
-        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
-        logits = torch.bmm(pixels, weight[:, :, None].to(pixels.dtype))[..., 0]
-        return (logits + self.logits.bias[labels][:, None]).unflatten(1, x.shape[-2:])
+    def weights(self) -> ops.MaskHeadWeights:
+        """What `ops.mask_branch` takes."""
+        layers = [(conv.weight, conv.bias) for conv in self.convs]
+        flow = None if self.flow is None else (self.flow.weight, self.flow.bias)
+        up_weight, up_bias, weight, bias = self._last()
+        return ops.MaskHeadWeights(tuple(layers), (up_weight, up_bias), (weight, bias), flow)
+
+    def _last(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.upsample.weight, self.upsample.bias, self.logits.weight, self.logits.bias

@@ -1,7 +1,8 @@
 """The semantic branch (paper, figure 3): the whole pyramid fused at stride 8, four convolutions, two outputs."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from htc_fast import ops
 
 
 class SemanticHead(nn.Module):
@@ -26,15 +27,10 @@ class SemanticHead(nn.Module):
         """P2..P6 [N, C, H_l, W_l] -> S [N, C, H/8, W/8] and logits [N, classes, H/8, W/8] (None if not wanted)."""
         x = self.merge(features)
         for conv in self.convs:
-            x = conv(x).relu_()
+            x = ops.conv3x3_relu(x, conv.weight, conv.bias)
         return self.embedding(x).relu_(), self.logits(x) if logits else None
 
     def merge(self, features: list[Tensor]) -> Tensor:
         """Resample to stride 8 first, then 1x1 and ReLU: with the ReLU the order matters."""
-        size = features[self.FUSED_LEVEL].shape[-2:]
-        total = self.lateral[self.FUSED_LEVEL](features[self.FUSED_LEVEL]).relu_()
-        for number, (conv, level) in enumerate(zip(self.lateral, features)):
-            if number != self.FUSED_LEVEL:
-                level = F.interpolate(level, size=size, mode="bilinear", align_corners=True)
-                total = total + conv(level).relu_()
-        return total
+        weights, biases = zip(*((conv.weight, conv.bias) for conv in self.lateral))
+        return ops.semantic_merge(features, weights, biases, level=self.FUSED_LEVEL)

@@ -1,21 +1,34 @@
 """The operators: drop-in functions for two-stage detectors, in C++, CUDA and Triton."""
 
 from htc_fast.ops._backend import use_backend
+from htc_fast.ops.conv3x3_relu import conv3x3_relu
 from htc_fast.ops.encode_masks import encode_masks
+from htc_fast.ops.mask_branch import MaskHeadWeights, mask_branch, mask_head_weights
+from htc_fast.ops.mask_flow import mask_flow
+from htc_fast.ops.mask_predict import mask_predict
 from htc_fast.ops.nms import batched_nms, batched_nms_padded, nms
 from htc_fast.ops.paste_masks import paste_masks
 from htc_fast.ops.roi_align import multi_level_roi_align, roi_align
+from htc_fast.ops.semantic_merge import semantic_merge
 from htc_fast.ops.soft_nms import soft_nms
 from htc_fast.ops.triton import library as _triton_library  # noqa: F401  declares htc_fast_triton::
+from htc_fast.ops.triton import matrix_library as _matrix_library  # noqa: F401  the rest of it
 
 __all__ = [
+    "MaskHeadWeights",
     "batched_nms",
     "batched_nms_padded",
+    "conv3x3_relu",
     "encode_masks",
+    "mask_branch",
+    "mask_flow",
+    "mask_head_weights",
+    "mask_predict",
     "multi_level_roi_align",
     "nms",
     "paste_masks",
     "roi_align",
+    "semantic_merge",
     "soft_nms",
     "use_backend",
 ]

@@ -2,10 +2,14 @@
 
 A CPU tensor runs in C++. A CUDA tensor runs in CUDA C++ where that was built, in Triton otherwise. `use_backend` or
 HTC_FAST_BACKEND forces one: a forced backend never falls back, it raises.
+
+Convolutions are what torch's own libraries do well: for the operators in `from_torch`, "cpp" means oneDNN and "cuda"
+means cuDNN, both through torch, and a CUDA tensor runs in Triton.
 """
 
 import contextlib
 import contextvars
+import importlib.util
 import os
 from collections.abc import Iterator
 
@@ -16,6 +20,7 @@ from htc_fast.ops import _native
 BACKENDS = ("cpp", "cuda", "triton", "reference")
 # What exists per operator; operators add themselves where they register an implementation.
 available: dict[str, set[str]] = {}
+from_torch: set[str] = set()
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("htc_fast_backend", default=None)
 
 
@@ -56,6 +61,28 @@ def register(op: str, *backends: str) -> None:
     available.setdefault(op, {"reference"}).update(backends)
 
 
+def triton_installed() -> bool:
+    """Whether Triton can be imported; does not import it."""
+    try:
+        return importlib.util.find_spec("triton") is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def register_over_torch(op: str) -> None:
+    """Note that `op` is written over torch's own convolutions on every device, and in Triton."""
+    from_torch.add(op)
+    register(op, "cpp", "cuda", *(["triton"] if triton_installed() else []))
+
+
+def _by_device(op: str, has: set[str], device: str) -> str:
+    if device != "cuda":
+        return "cpp" if device in ("cpu", "meta") else "reference"
+    if op in from_torch:
+        return "triton" if "triton" in has else "cuda"
+    return "cuda" if "cuda" in has and _native.has_cuda() else "triton" if "triton" in has else "cuda"
+
+
 def backend_for(op: str, tensor: torch.Tensor) -> str:
     """The backend that `op` uses for a tensor of this device.
 
@@ -64,13 +91,7 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     """
     forced, has = forced_backend(), available.get(op, {"reference"})
     device = tensor.device.type
-    if forced is None:
-        if device == "cuda":
-            chosen = "cuda" if "cuda" in has and _native.has_cuda() else "triton" if "triton" in has else "cuda"
-        else:
-            chosen = "cpp" if device in ("cpu", "meta") else "reference"
-    else:
-        chosen = forced
+    chosen = _by_device(op, has, device) if forced is None else forced
     if chosen == "reference":
         return chosen
     if chosen not in has:
@@ -80,7 +101,7 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     if device not in (wanted, "meta") and not interpreted:
         raise RuntimeError(f"the backend {chosen!r} was asked for and needs {wanted} tensors, got {device}: "
                            "move the tensors or choose another backend.")  # fmt: skip
-    if chosen != "triton":
+    if chosen != "triton" and op not in from_torch:
         _native.require(cuda=chosen == "cuda")
     return chosen
 

@@ -106,7 +106,7 @@ def test_mask_heads(model, expected, maps):
     rois = torch.cat([torch.zeros(100, 1), expected["det_boxes"]], dim=1)
     flow = model._flow(model.mask_features(features, semantic, rois), 2)
     for t, one in enumerate(flow):
-        got = model.mask_heads[t].predict_class(one, expected["det_labels"])
+        got = model.mask_heads[t].predict(one, expected["det_labels"])
         close(got, expected[f"mask_logits_stage{t}"], 1e-3)  # recorded in float16
         every = model.mask_stage(t, features, semantic, rois)
         own = every[torch.arange(100), expected["det_labels"]]
@@ -118,5 +118,5 @@ def test_last_stage_alone_is_what_mmdetection_3_does(model, expected, maps):
     rois = torch.cat([torch.zeros(100, 1), expected["det_boxes"]], dim=1)
     with torch.no_grad():
         flow = model._flow(model.mask_features(features, semantic, rois), 2)
-        last = model.mask_heads[2].predict_class(flow[2], expected["det_labels"]).sigmoid()
+        last = model.mask_heads[2].predict(flow[2], expected["det_labels"]).sigmoid()
     assert (last - expected["mask_prob_selected_mmdet330"].float()).abs().max() < 2e-3

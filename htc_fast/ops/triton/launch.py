@@ -13,13 +13,13 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 def launch(kernel, programs: int | tuple[int, ...], device: torch.device, *arguments, **options) -> None:
     """Start a kernel on the device's current stream.
 
-    Without fused multiply-add unless written as one: rounding, and with it sample counts and ties, is the reference's.
+    Without fused multiply-add unless asked for: rounding, and with it sample counts and ties, is the reference's.
     """
     grid = (programs,) if isinstance(programs, int) else programs
     if min(grid) == 0:
         return
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        kernel[grid](*arguments, enable_fp_fusion=False, **options)
+        kernel[grid](*arguments, **{"enable_fp_fusion": False, **options})
 
 
 def check_floats(what: str, tensor: Tensor) -> None:

@@ -5,7 +5,6 @@ so that a program exported or compiled with `htc_fast::` runs on a GPU machine w
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -29,14 +28,6 @@ OPERATORS = (
 )  # fmt: skip
 
 
-def installed() -> bool:
-    """Whether Triton can be imported; does not import it."""
-    try:
-        return importlib.util.find_spec("triton") is not None
-    except (ImportError, ValueError):
-        return False
-
-
 def _runner(name: str, file: str) -> Callable:
     def run(*arguments):
         return getattr(importlib.import_module(f"htc_fast.ops.triton.{file}"), name)(*arguments)
@@ -52,9 +43,9 @@ for _name, _file, _schema in OPERATORS:
         _library.impl(_name, _runner(_name, _file), _device)
     if f"htc_fast::{_name}" in _native.cuda_operators:
         continue
-    if installed() and _native.loaded() and hasattr(torch.ops.htc_fast, _name):
+    if _backend.triton_installed() and _native.loaded() and hasattr(torch.ops.htc_fast, _name):
         _native_library.impl(_name, _runner(_name, _file), "CUDA")
-if installed():
+if _backend.triton_installed():
     for _name in ("roi_align", "multi_level_roi_align", "nms", "batched_nms", "batched_nms_padded"):
         _backend.register(_name, "triton")
 

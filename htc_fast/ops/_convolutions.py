@@ -1,0 +1,64 @@
+"""What the operators over convolutions share: checks at the door, and autocast for kernels that autocast cannot see."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+def check_maps(name: str, maps: Tensor, channels: int | None = None) -> None:
+    """raises  ValueError unless maps is [K, C, H, W] (of `channels` channels); TypeError unless it holds floats"""
+    if maps.dim() != 4:
+        raise ValueError(f"{name} must be [K, C, H, W], got {list(maps.shape)}.")
+    if not maps.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {maps.dtype}.")
+    if channels is not None and maps.shape[1] != channels:
+        raise ValueError(f"{name} must have {channels} channels for these weights, got {list(maps.shape)}.")
+
+
+def check_weight(name: str, weight: Tensor, bias: Tensor, kernel: int, outputs: int = 0) -> None:
+    """raises  ValueError unless weight is [O, C, kernel, kernel] and bias [O]; outputs: where O stands in weight"""
+    if weight.dim() != 4 or tuple(weight.shape[2:]) != (kernel, kernel):
+        shape = "[C, O" if outputs else "[O, C"
+        raise ValueError(f"{name} must be {shape}, {kernel}, {kernel}], got {list(weight.shape)}.")
+    if tuple(bias.shape) != (weight.shape[outputs],):
+        raise ValueError(f"the bias of {name} must be [{weight.shape[outputs]}], got {list(bias.shape)}.")
+
+
+def check_same(first: Tensor, **others: Tensor | None) -> None:
+    """raises  ValueError where another is on another device, TypeError where its type differs without autocast"""
+    for name, other in others.items():
+        if other is None:
+            continue
+        if other.device != first.device:
+            raise ValueError(f"{name} is on {other.device} and the input on {first.device}: move them together.")
+        if other.dtype != first.dtype and not torch.is_autocast_enabled(first.device.type):
+            raise TypeError(f"{name} must be {first.dtype} like the input, got {other.dtype}.")
+
+
+def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors in autocast's type where it is on for their device; as they are otherwise."""
+    device = next(one.device.type for one in tensors if one is not None)
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(None if one is None else one.to(dtype) for one in tensors)
+
+
+def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """relu(3x3 convolution), through torch; in one pass where oneDNN offers it and nothing looks on."""
+    if not can_fuse(x):
+        return F.conv2d(x, weight, bias, padding=1).relu_()
+    return FUSED(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "relu", [], "")
+
+
+def can_fuse(x: Tensor) -> bool:
+    """Whether oneDNN takes a float32 convolution of x with what follows it, and nothing looks on."""
+    return unwatched(x) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def unwatched(x: Tensor) -> bool:
+    """Whether oneDNN's own convolution may be called: it knows neither gradients nor tracing."""
+    watched = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return FUSED is not None and x.device.type == "cpu" and x.numel() > 0 and not watched

@@ -1,0 +1,52 @@
+"""3x3 convolution with bias, residual and ReLU, as the heads of a detector are made of."""
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops.reference import conv3x3_relu as reference
+
+_backend.register_over_torch("conv3x3_relu")
+
+
+def conv3x3_relu(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, *, count: Tensor | None = None
+) -> Tensor:
+    """relu(conv(x) + bias + residual), 3x3 with one pixel of padding.
+
+    x         [K, C, H, W]  RoI features or whole maps; channels-last in memory is not copied
+    weight    [O, C, 3, 3]
+    bias      [O]
+    residual  [K, O, H, W] or None
+    count     [N] int32 or None: of each image's K / N maps only the first count[n] are computed, the rest is zeros;
+              it stays on the device
+    returns   [K, O, H, W], channels-last in memory
+    raises    ValueError, TypeError
+    source    Mask R-CNN's and HTC's heads; sums in float32, TF32 where torch.backends.cudnn.allow_tf32 says so
+    """
+    _check(x, weight, bias, residual, count)
+    backend = _backend.backend_for("conv3x3_relu", x)
+    if backend == "triton":
+        x, weight, bias, residual = _convolutions.autocast(x, weight, bias, residual)
+        return torch.ops.htc_fast_triton.conv3x3_relu(x, weight, bias, residual, count)
+    if backend != "reference":
+        x = x.contiguous(memory_format=torch.channels_last)
+        if residual is None and count is None:
+            return _convolutions.convolution_relu(x, weight, bias)
+    return reference.conv3x3_relu(x, weight, bias, residual, count)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, count: Tensor | None) -> None:
+    _convolutions.check_weight("weight", weight, bias, 3)
+    _convolutions.check_maps("x", x, weight.shape[1])
+    _convolutions.check_same(x, weight=weight, bias=bias, residual=residual)
+    if residual is not None and residual.shape != (len(x), weight.shape[0], *x.shape[2:]):
+        raise ValueError(f"residual must be {[len(x), weight.shape[0], *x.shape[2:]]}, got {list(residual.shape)}.")
+    if count is None:
+        return
+    if count.dim() != 1 or count.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"count must be [N] int32 or int64, got {list(count.shape)} {count.dtype}.")
+    if count.device != x.device:
+        raise ValueError(f"count is on {count.device} and the input on {x.device}: move them together.")
+    if not len(count) or len(x) % len(count):
+        raise ValueError(f"count must have one number per image of equally many maps, got {len(count)} for {len(x)}.")

@@ -1,0 +1,34 @@
+"""Information flow between the mask heads of a cascade (HTC, equation 5 and figure 2)."""
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops.reference import mask_flow as reference
+
+_backend.register_over_torch("mask_flow")
+
+
+def mask_flow(x: Tensor, m: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x + relu(1x1(m)): the features that a mask head starts from, given those that the head before it ended with.
+
+    x        [K, O, H, W]
+    m        [K, C, H, W]
+    weight   [O, C, 1, 1]
+    bias     [O]
+    returns  [K, O, H, W], channels-last in memory
+    raises   ValueError, TypeError
+    source   HTC, section 3.1
+    """
+    _convolutions.check_weight("weight", weight, bias, 1)
+    _convolutions.check_maps("m", m, weight.shape[1])
+    _convolutions.check_same(x, m=m, weight=weight, bias=bias)
+    if x.shape != (len(m), weight.shape[0], *m.shape[2:]):
+        wanted = [len(m), weight.shape[0], *m.shape[2:]]
+        raise ValueError(f"x must be {wanted} for this m and weight, got {list(x.shape)}.")
+    backend = _backend.backend_for("mask_flow", x)
+    if backend == "triton":
+        return torch.ops.htc_fast_triton.mask_flow(*_convolutions.autocast(x, m, weight, bias))
+    if backend != "reference":
+        x, m = (one.contiguous(memory_format=torch.channels_last) for one in (x, m))
+    return reference.mask_flow(x, m, weight, bias)

@@ -1,0 +1,50 @@
+"""The end of a mask head: up-sampling by two and one logit map per class, or of the given class alone."""
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops.reference import mask_predict as reference
+
+_backend.register_over_torch("mask_predict")
+
+
+def mask_predict(
+    x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias: Tensor, labels: Tensor | None = None
+) -> Tensor:
+    """1x1(relu(deconvolution(x))), the deconvolution 2x2 with stride 2.
+
+    x          [K, C, H, W]
+    up_weight  [C, O, 2, 2], up_bias [O]
+    weight     [classes, O, 1, 1], bias [classes]
+    labels     [K] integers or None: the class wanted of each map; maps whose label is no class give zeros
+    returns    [K, classes, 2H, 2W], channels-last in memory; with labels [K, 2H, 2W]
+    raises     ValueError, TypeError
+    source     Mask R-CNN, figure 4
+    """
+    _check(x, up_weight, up_bias, weight, bias, labels)
+    backend = _backend.backend_for("mask_predict", x)
+    if backend == "triton":
+        return torch.ops.htc_fast_triton.mask_predict(
+            *_convolutions.autocast(x, up_weight, up_bias, weight, bias), labels
+        )
+    if backend != "reference":
+        x = x.contiguous(memory_format=torch.channels_last)
+    out = reference.mask_predict(x, up_weight, up_bias, weight, bias, labels)
+    # Of maps of one pixel torch cannot tell the layout.
+    return out if labels is not None else out.contiguous(memory_format=torch.channels_last)
+
+
+def _check(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias: Tensor, labels: Tensor | None) -> None:
+    _convolutions.check_weight("up_weight", up_weight, up_bias, 2, outputs=1)
+    _convolutions.check_weight("weight", weight, bias, 1)
+    _convolutions.check_maps("x", x, up_weight.shape[0])
+    _convolutions.check_same(x, up_weight=up_weight, up_bias=up_bias, weight=weight, bias=bias)
+    if weight.shape[1] != up_weight.shape[1]:
+        raise ValueError(f"weight must have up_weight's {up_weight.shape[1]} channels, got {list(weight.shape)}.")
+    if labels is None:
+        return
+    if labels.shape != x.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels must be [{len(x)}] integers, got {list(labels.shape)} {labels.dtype}.")
+    if labels.device != x.device:
+        raise ValueError(f"labels is on {labels.device} and the input on {x.device}: move them together.")

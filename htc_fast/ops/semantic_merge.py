@@ -1,0 +1,47 @@
+"""Fusion of a feature pyramid at one level's size, as HTC's semantic branch does."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops.reference import semantic_merge as reference
+
+_backend.register_over_torch("semantic_merge")
+
+
+def semantic_merge(
+    features: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], *, level: int = 1
+) -> Tensor:
+    """Sum over the levels of relu(1x1(level resampled to one size)), bilinear with corners aligned.
+
+    features  L maps [N, C, H_l, W_l], finest first
+    weights   L tensors [O, C, 1, 1]
+    biases    L tensors [O]
+    level     whose size the result has; 1 is stride 8 of a pyramid P2..P6
+    returns   [N, O, H_level, W_level], channels-last in memory
+    raises    ValueError, TypeError
+    source    HTC, figure 3. Resampled first: with the ReLU between them the order matters
+    """
+    features, weights, biases = list(features), list(weights), list(biases)
+    if not 1 <= len(features) <= 8 or not len(features) == len(weights) == len(biases):
+        raise ValueError(f"expected 1 to 8 features with a weight and a bias each, got {len(features)}, {len(weights)} "
+                         f"and {len(biases)}.")  # fmt: skip
+    if not 0 <= level < len(features):
+        raise ValueError(f"level must be one of the {len(features)} features, got {level}.")
+    for number, (one, weight, bias) in enumerate(zip(features, weights, biases)):
+        _convolutions.check_weight(f"weights[{number}]", weight, bias, 1)
+        _convolutions.check_maps(f"features[{number}]", one, weight.shape[1])
+        if weight.shape[:2] != weights[0].shape[:2] or len(one) != len(features[0]) or not one[0:1, 0:1].numel():
+            raise ValueError(f"features[{number}] {list(one.shape)} with weight {list(weight.shape)} does not fit "
+                             f"features[0] {list(features[0].shape)} with {list(weights[0].shape)}: images and "
+                             "channels must be the same and no map empty.")  # fmt: skip
+        _convolutions.check_same(features[0], **{f"features[{number}]": one, "weights": weight, "biases": bias})
+    backend = _backend.backend_for("semantic_merge", features[0])
+    if backend == "triton":
+        features, weights, biases = (list(_convolutions.autocast(*some)) for some in (features, weights, biases))
+        return torch.ops.htc_fast_triton.semantic_merge(features, weights, biases, level)
+    if backend != "reference":
+        features = [one.contiguous(memory_format=torch.channels_last) for one in features]
+    return reference.semantic_merge(features, weights, biases, level)

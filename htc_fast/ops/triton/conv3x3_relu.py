@@ -1,0 +1,24 @@
+"""3x3 convolution, bias, residual and ReLU in one launch, in Triton; its gradient with the same kernel."""
+
+from torch import Tensor
+
+from htc_fast.ops.triton.launch import check_floats
+from htc_fast.ops.triton.matrix import ALL, COUNTED, PLAIN, RELU, gate, product, rows_of, weight_gradient
+
+
+def conv3x3_relu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, count: Tensor | None) -> Tensor:
+    check_floats("x", x)
+    weight, (outputs, channels) = rows_of(weight), weight.shape[:2]  # in memory [outputs, 3, 3, channels]
+    return product(x, weight, outputs, (1, 9 * channels, channels), 9, RELU, bias.contiguous(), residual, count,
+                   ALL if count is None else COUNTED)  # fmt: skip
+
+
+def conv3x3_relu_backward(
+    grad: Tensor, out: Tensor, x: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and residual."""
+    weight, (outputs, channels) = rows_of(weight), weight.shape[:2]
+    gated, bias_grad = gate(grad, out)
+    x_grad = product(gated, weight, channels, (9 * channels, 1, -channels), 9, PLAIN)
+    weight_grad = weight_gradient(gated, x, 9).to(weight.dtype).view(outputs, 3, 3, channels).permute(0, 3, 1, 2)
+    return x_grad, weight_grad, bias_grad.to(weight.dtype), gated

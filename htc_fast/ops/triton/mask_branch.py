@@ -1,0 +1,40 @@
+"""The mask heads of a cascade one after the other at inference, in Triton: five or six launches per head.
+
+Rows without a label are skipped on the device, and the mean of the heads' probabilities is made in place.
+"""
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops.triton.launch import check_floats
+from htc_fast.ops.triton.mask_predict import predict_class
+from htc_fast.ops.triton.matrix import FLOW, LABELLED, RELU, product, rows_of
+
+
+def mask_branch(x: Tensor, labels: Tensor, tensors: list[Tensor], convolutions: list[int], flows: list[bool],
+                averaged: list[int]) -> Tensor:  # fmt: skip
+    """Mean probability [K, 2H, 2W] float32 of the heads in `averaged`.
+
+    tensors       per head: weight and bias of the flow if it has one, of its convolutions, deconvolution and logits
+    convolutions  3x3 convolutions per head
+    flows         whether a head takes in the one before
+    """
+    check_floats("x", x)
+    x, labels, rest, previous = rows_of(x), labels.contiguous(), iter(tensors), None
+    out = x.new_zeros(len(x), 2 * x.shape[2], 2 * x.shape[3], dtype=torch.float32)
+    for number, (count, flow) in enumerate(zip(convolutions, flows)):
+        here = x
+        if flow:
+            weight, bias = next(rest), next(rest)
+            here = product(previous, weight.contiguous(), weight.shape[0], (1, weight.shape[1], 0), 1, FLOW, bias,
+                           x, labels, LABELLED)  # fmt: skip
+        for _ in range(count):
+            weight, bias = rows_of(next(rest)), next(rest)
+            channels = weight.shape[1]
+            here = product(here, weight, weight.shape[0], (1, 9 * channels, channels), 9, RELU, bias, None, labels,
+                           LABELLED)  # fmt: skip
+        previous, up_weight, up_bias, weight, bias = here, next(rest), next(rest), next(rest), next(rest)
+        if number in averaged and len(x):
+            mean = 1 if number == averaged[0] else 2
+            predict_class(here, up_weight, up_bias, weight, bias, labels, out, mean, 1 / len(averaged))
+    return out

@@ -1,0 +1,101 @@
+"""The matrix operators on a GPU: capture, replay, threads of work and sizes that the interpreter is too slow for.
+
+tests/ops/test_conv3x3_relu.py and its neighbours run on the GPU as well where there is one (scripts/gpu_check.sh).
+"""
+
+import pytest
+import torch
+
+from htc_fast import ops
+from htc_fast.ops import MaskHeadWeights
+
+pytest.importorskip("triton")
+CHANNELS, CLASSES = 256, 80
+
+
+def draw(*shape: int, dtype=torch.bfloat16, scale: float = 1.0) -> torch.Tensor:
+    made = torch.randn(shape, device="cuda", dtype=torch.float32) * scale
+    made = made.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else made
+    return made.to(dtype)
+
+
+def head(flow: bool, dtype) -> MaskHeadWeights:
+    def layer(*shape: int, outputs: int = CHANNELS):
+        return draw(*shape, dtype=dtype, scale=0.02), draw(outputs, dtype=dtype)
+
+    return MaskHeadWeights(
+        tuple(layer(CHANNELS, CHANNELS, 3, 3) for _ in range(4)),
+        layer(CHANNELS, CHANNELS, 2, 2),
+        layer(CLASSES, CHANNELS, 1, 1, outputs=CLASSES),
+        layer(CHANNELS, CHANNELS, 1, 1) if flow else None,
+    )
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    assert found.isfinite().all()
+    return ((found.double() - wanted.double()).norm() / wanted.double().norm()).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("count", [1, 3, 12, 100, 257, 1000])
+def test_convolution_at_full_size(count, dtype):
+    torch.manual_seed(count)
+    x, bias = draw(count, CHANNELS, 14, 14, dtype=dtype), draw(256, dtype=dtype)
+    weight = draw(256, CHANNELS, 3, 3, dtype=dtype, scale=0.02)
+    with ops.use_backend("triton"):
+        found = ops.conv3x3_relu(x, weight, bias)
+    wanted = torch.nn.functional.conv2d(x.float(), weight.float(), bias.float(), padding=1).relu()
+    assert error(found, wanted) < (5e-3 if dtype == torch.bfloat16 else 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("count", [1, 100])
+def test_gradients_at_full_size(count, dtype):
+    torch.manual_seed(count)
+    given = [draw(count, CHANNELS, 14, 14, dtype=dtype), draw(256, CHANNELS, 3, 3, dtype=dtype, scale=0.02),
+             draw(256, dtype=dtype)]  # fmt: skip
+    found = [one.requires_grad_() for one in given]
+    wanted = [one.detach().float().requires_grad_() for one in given]
+    with ops.use_backend("triton"):
+        out = ops.conv3x3_relu(*found)
+    grad = draw(*out.shape, dtype=dtype)
+    expected = torch.nn.functional.conv2d(*wanted, padding=1).relu()
+    for one, other in zip(torch.autograd.grad(out, found, grad), torch.autograd.grad(expected, wanted, grad.float())):
+        assert error(one, other) < 2e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_branch_is_captured_and_replayed(dtype):
+    torch.manual_seed(0)
+    x, labels = draw(100, CHANNELS, 14, 14, dtype=dtype), torch.randint(-1, CLASSES, (100,), device="cuda")
+    heads = [head(t > 0, dtype) for t in range(3)]
+    with ops.use_backend("triton"):
+        ops.mask_branch(x, labels, heads)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = ops.mask_branch(x, labels, heads)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        x.copy_(draw(*x.shape, dtype=dtype))
+        labels.copy_(torch.randint(-1, CLASSES, (100,), device="cuda"))
+        found.fill_(float("nan"))
+        graph.replay()
+        with ops.use_backend("reference"):
+            wanted = ops.mask_branch(x, labels, heads)
+        assert (found - wanted).abs().max() < 5e-2 and error(found, wanted) < 1e-2
+
+
+def test_nothing_waits_for_the_device():
+    x, labels = draw(20, CHANNELS, 14, 14), torch.randint(-1, CLASSES, (20,), device="cuda")
+    heads, count = [head(t > 0, torch.bfloat16) for t in range(2)], torch.tensor([7, 10], device="cuda")
+    levels = [draw(1, CHANNELS, h, w) for h, w in ((40, 64), (20, 32), (10, 16), (5, 8), (3, 4))]
+    weights, biases = [draw(CHANNELS, CHANNELS, 1, 1) for _ in levels], [draw(CHANNELS) for _ in levels]
+    with ops.use_backend("triton"):
+        for mode in ("default", "error"):  # compiled before it is watched
+            torch.cuda.set_sync_debug_mode(mode)
+            try:
+                ops.mask_branch(x, labels, heads)
+                ops.conv3x3_relu(x, *heads[0].convolutions[0], count=count)
+                ops.semantic_merge(levels, weights, biases)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")

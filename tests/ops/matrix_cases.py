@@ -1,0 +1,106 @@
+"""What the tests of the matrix operators share: inputs, and a comparison with the reference in float64."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from htc_fast import ops
+
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+BACKENDS = ["cuda" if CUDA else "cpp", "triton"]
+# 16-bit results are rounded once or, through torch, at every step; gradients sum over many pixels.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def with_dtypes(cases: dict) -> list[tuple[str, torch.dtype]]:
+    """Every case in float32, the first two in 16 bits as well: the interpreter is slow."""
+    return [(name, torch.float32) for name in cases] + [
+        (name, dtype) for name in list(cases)[:2] for dtype in DTYPES[1:]
+    ]
+
+
+def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))) * scale
+
+
+def need(backend: str, dtype: torch.dtype = torch.float32) -> None:
+    if backend == "triton":
+        pytest.importorskip("triton")
+        if dtype == torch.bfloat16 and not CUDA:
+            pytest.skip("Triton's interpreter gets bfloat16 wrong")
+
+
+def run(call: Callable, leaves: list[Tensor], backend: str, grad: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+    """Output and the gradients of all leaves."""
+    leaves = [one.detach().requires_grad_() for one in leaves]
+    with ops.use_backend(backend):
+        out = call(*leaves)
+    if grad is None:
+        return out, []
+    return out, list(torch.autograd.grad(out, leaves, grad.to(out)))
+
+
+def compare(call: Callable, leaves: list[Tensor], backend: str, dtype=torch.float32, backward: bool = True) -> Tensor:
+    """Output of `backend`, after it and its gradients were found equal to the reference's in float64."""
+    need(backend, dtype)
+    given = [one.to(DEVICE, dtype) for one in leaves]
+    wanted, _ = run(call, [one.double() for one in given], "reference", None)
+    grad = draw(*wanted.shape, seed=9).to(DEVICE, dtype) if backward else None
+    wanted, wanted_grads = run(call, [one.double() for one in given], "reference", grad)
+    old, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        out, grads = run(call, given, backend, grad)
+    finally:
+        torch.backends.cudnn.allow_tf32 = old
+    close(out, wanted, TOLERANCE[dtype])
+    for found, expected in zip(grads, wanted_grads):
+        assert found.dtype == dtype and found.shape == expected.shape
+        close(found, expected, 4 * TOLERANCE[dtype])
+    return out
+
+
+def close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
+    found, wanted = found.double(), wanted.double()
+    size = max(1.0, wanted.abs().max().item()) if wanted.numel() else 1.0
+    if tolerance > 1e-3 and wanted.numel():
+        # In 16 bits a ReLU near zero may open or close by rounding, which changes a few gradients altogether.
+        error = (found - wanted).abs()
+        assert found.isfinite().all() and error.norm() <= 0.2 * max(wanted.norm().item(), 1.0)
+        assert (error <= tolerance * size).double().mean() > 0.8
+        return
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * size)
+
+
+def check_deterministic(call: Callable, leaves: list[Tensor], backend: str) -> None:
+    """Output and gradients equal to the last bit, twice."""
+    need(backend)
+    leaves = [one.to(DEVICE) for one in leaves]
+    grad = draw(*run(call, leaves, backend, None)[0].shape, seed=5).to(DEVICE)
+    (out, grads), (other, others) = run(call, leaves, backend, grad), run(call, leaves, backend, grad)
+    assert torch.equal(out, other) and all(torch.equal(one, again) for one, again in zip(grads, others))
+
+
+def is_channels_last(maps: Tensor) -> bool:
+    return not maps.numel() or maps.is_contiguous(memory_format=torch.channels_last)
+
+
+def check_compile_and_export(call: Callable, leaves: list[Tensor], backend: str) -> None:
+    """The same output and gradients compiled in one graph, and the same output exported."""
+    need(backend)
+    leaves = [one.to(DEVICE) for one in leaves]
+
+    class Module(torch.nn.Module):
+        def forward(self, *given):
+            return call(*given)
+
+    with ops.use_backend(backend):
+        compiled = torch.compile(Module(), backend="aot_eager", fullgraph=True)
+        exported = torch.export.export(Module(), tuple(leaves)).module()
+    want, grads = run(call, leaves, backend, grad := draw(*call(*leaves).shape))
+    got, compiled_grads = run(compiled, leaves, backend, grad)
+    for one, other in zip([want, want, *grads], [got, exported(*leaves), *compiled_grads]):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,159 @@
+"""conv3x3_relu: torch's convolution and Triton's against the reference."""
+
+import pytest
+import torch
+from matrix_cases import (
+    BACKENDS,
+    DEVICE,
+    check_compile_and_export,
+    check_deterministic,
+    compare,
+    draw,
+    is_channels_last,
+    need,
+    with_dtypes,
+)
+
+from htc_fast import ops
+
+
+def leaves(count=3, channels=32, outputs=24, height=5, width=7, residual=False):
+    maps = [draw(count, outputs, height, width)] if residual else []
+    return [draw(count, channels, height, width), draw(outputs, channels, 3, 3, scale=0.1), draw(outputs), *maps]
+
+
+CASES = {
+    "plain": leaves(),
+    "odd channels": leaves(3, 19, 33, 6, 5),
+    "RoI features": leaves(2, 64, 64, 14, 14),
+    "residual": leaves(residual=True),
+    "one map": leaves(1, 16, 16, 3, 3),
+    "one pixel": leaves(4, 16, 16, 1, 1),
+    "one row": leaves(2, 8, 8, 1, 9),
+    "one channel": leaves(2, 1, 1, 4, 4),
+    "a whole map": leaves(1, 16, 8, 23, 31),
+    "no maps": leaves(0),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name, dtype", with_dtypes(CASES))
+def test_equals_reference(name, backend, dtype):
+    assert is_channels_last(compare(ops.conv3x3_relu, CASES[name], backend, dtype))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_not_finite_stays_visible(backend):
+    need(backend)
+    x, weight, bias = (one.to(DEVICE) for one in leaves())
+    x[1, 0, 2, 3] = float("nan")
+    with ops.use_backend(backend):
+        out = ops.conv3x3_relu(x, weight, bias)
+    assert out[1, :, 1:4, 2:5].isnan().all() and out[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_deterministic(backend):
+    check_deterministic(ops.conv3x3_relu, leaves(residual=True), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("counts", [[2, 0, 1], [9, 3, 0], [0, 0, 0]])
+def test_padding_is_skipped(backend, counts):
+    need(backend)
+    count = torch.tensor(counts, dtype=torch.int32, device=DEVICE)
+    given = leaves(9)
+    live = [k % 3 < counts[k // 3] for k in range(9)]
+    out = compare(lambda *some: ops.conv3x3_relu(*some, count=count), given, backend)
+    assert not out[[not one for one in live]].any()
+    whole = compare(ops.conv3x3_relu, given, backend)
+    torch.testing.assert_close(out[live], whole[live])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_padding_may_hold_anything(backend):
+    need(backend)
+    x, weight, bias = (one.to(DEVICE) for one in leaves(4))
+    x[2:] = float("nan")
+    with ops.use_backend(backend):
+        out = ops.conv3x3_relu(x, weight, bias, count=torch.tensor([2], device=DEVICE))
+    assert out.isfinite().all() and out[:2].any() and not out[2:].any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_layouts(backend):
+    """Inputs, weights and gradients that are not channels-last, and slices."""
+    x, weight, bias = leaves(3, 16, 16, 6, 8)
+    wide = draw(3, 16, 12, 16)
+    last = {"memory_format": torch.channels_last}
+    for given, kernel in (
+        (x, weight.contiguous(**last)),
+        (x.contiguous(**last), weight),
+        (wide[:, :, ::2, 1::2], weight),
+    ):
+        compare(ops.conv3x3_relu, [given, kernel, bias], backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compile_and_export(backend):
+    check_compile_and_export(ops.conv3x3_relu, leaves(residual=True), backend)
+
+
+def test_opcheck():
+    need("triton")
+    given = [one.to(DEVICE).requires_grad_() for one in leaves(residual=True)]
+    torch.library.opcheck(torch.ops.htc_fast_triton.conv3x3_relu.default, (*given, None))
+    torch.library.opcheck(torch.ops.htc_fast_triton.conv3x3_relu_backward.default,
+                          tuple(one.detach() for one in (given[3], given[3], given[0], given[1])))  # fmt: skip
+
+
+def test_gradcheck():
+    given = [one.double().requires_grad_() for one in leaves(2, 3, 2, 3, 3, residual=True)]
+    assert torch.autograd.gradcheck(ops.conv3x3_relu, given)
+
+
+def test_second_derivative_is_refused():
+    need("triton")
+    given = [one.to(DEVICE).requires_grad_() for one in leaves()]
+    with ops.use_backend("triton"):
+        out = ops.conv3x3_relu(*given)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        torch.autograd.grad(out.square().sum(), given, create_graph=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast(backend):
+    need(backend, torch.bfloat16)
+    given = [one.to(DEVICE) for one in leaves()]
+    with ops.use_backend(backend), torch.autocast(DEVICE, torch.bfloat16):
+        assert ops.conv3x3_relu(*given).dtype == torch.bfloat16
+
+
+X, W, B = leaves()
+
+
+@pytest.mark.parametrize(
+    "arguments, options, error, said",
+    [
+        ((X[0], W, B), {}, ValueError, r"x must be \[K, C, H, W\], got \[32, 5, 7\]"),
+        ((X[:, :5], W, B), {}, ValueError, "x must have 32 channels"),
+        ((X.int(), W, B), {}, TypeError, "floating point"),
+        ((X, W[:, :, :1], B), {}, ValueError, r"weight must be \[O, C, 3, 3\]"),
+        ((X, W, B[:3]), {}, ValueError, r"bias of weight must be \[24\]"),
+        ((X, W.half(), B), {}, TypeError, "weight must be torch.float32 like the input"),
+        ((X, W, B, X), {}, ValueError, r"residual must be \[3, 24, 5, 7\]"),
+        ((X, W, B), {"count": torch.tensor([1.0])}, ValueError, "count must be"),
+        ((X, W, B), {"count": torch.tensor([1, 2])}, ValueError, "one number per image"),
+        ((X, W.to("meta"), B), {}, ValueError, "move them together"),
+    ],
+)
+def test_errors(arguments, options, error, said):
+    with pytest.raises(error, match=said):
+        ops.conv3x3_relu(*arguments, **options)
+
+
+def test_float64_has_no_triton():
+    need("triton")
+    with ops.use_backend("triton"), pytest.raises(TypeError, match="float64"):
+        ops.conv3x3_relu(*(one.to(DEVICE).double() for one in leaves()))

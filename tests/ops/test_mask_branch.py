@@ -1,0 +1,122 @@
+"""mask_branch: whole mask heads, ours and other detectors'."""
+
+import pytest
+import torch
+import torchvision
+from matrix_cases import BACKENDS, DEVICE, compare, draw, need, with_dtypes
+
+from htc_fast import ops
+from htc_fast.ops import MaskHeadWeights
+
+
+def layer(*shape, seed, outputs=None):
+    return draw(*shape, seed=seed, scale=0.1).to(DEVICE), draw(outputs or shape[0], seed=seed).to(DEVICE)
+
+
+def heads(number=3, channels=16, outputs=24, classes=5, convolutions=4, flow=True):
+    return [
+        MaskHeadWeights(
+            tuple(layer(channels, channels, 3, 3, seed=10 * t + k) for k in range(convolutions)),
+            layer(channels, outputs, 2, 2, seed=t, outputs=outputs),
+            layer(classes, outputs, 1, 1, seed=t),
+            layer(channels, channels, 1, 1, seed=t) if flow and t else None,
+        )
+        for t in range(number)
+    ]
+
+
+def cast(some: list[MaskHeadWeights], dtype) -> list[MaskHeadWeights]:
+    def to(one):
+        if isinstance(one, torch.Tensor):
+            return one.to(dtype)
+        return None if one is None else tuple(to(part) for part in one)
+
+    return [MaskHeadWeights(*to(one)) for one in some]
+
+
+CASES = {
+    "cascade": {"convolutions": 2},
+    "odd channels": {"channels": 19, "outputs": 33, "number": 2, "convolutions": 1},
+    "no flow": {"flow": False, "convolutions": 1},
+    "one head": {"number": 1},
+    "no convolutions": {"convolutions": 0},
+}
+LABELS = torch.tensor([3, -1, 0, 4, 7], device=DEVICE)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name, dtype", with_dtypes(CASES))
+def test_equals_reference(name, backend, dtype):
+    some = heads(**CASES[name])
+    x = draw(5, some[0].upsample[0].shape[0], 4, 6)
+    out = compare(lambda x: ops.mask_branch(x, LABELS, cast(some, x.dtype)), [x], backend, dtype, backward=False)
+    assert out.dtype == torch.float32 and out.shape == (5, 8, 12)
+    assert [bool(one.any()) for one in out] == [True, False, True, True, False]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("averaged", [[0], [1, 2], [2]])
+def test_some_of_the_heads(averaged, backend):
+    some = heads(convolutions=1)
+    compare(lambda x: ops.mask_branch(x, LABELS, cast(some, x.dtype), averaged=averaged), [draw(5, 16, 3, 3)], backend,
+            backward=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_wanted_and_nothing_there(backend):
+    need(backend)
+    x = draw(3, 16, 4, 4).to(DEVICE)
+    with ops.use_backend(backend):
+        assert not ops.mask_branch(x, torch.full((3,), -1, device=DEVICE), heads()).any()
+        assert ops.mask_branch(x[:0], LABELS[:0], heads()).shape == (0, 8, 8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_torchvisions_head(backend):
+    need(backend)
+    torch.manual_seed(0)
+    features = torchvision.models.detection.mask_rcnn.MaskRCNNHeads(16, (16, 16), 1)
+    predictor = torchvision.models.detection.mask_rcnn.MaskRCNNPredictor(16, 24, 5)
+    features.to(DEVICE), predictor.to(DEVICE)
+    x, labels = draw(3, 16, 6, 6).to(DEVICE), torch.tensor([4, 0, 2], device=DEVICE)
+    with torch.no_grad():
+        wanted = predictor(features(x)).sigmoid()[torch.arange(3), labels]
+    with ops.use_backend(backend):
+        found = ops.mask_branch(x, labels, [ops.mask_head_weights(features, predictor)])
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_opcheck_compile_export():
+    need("triton")
+    some = heads(number=2, convolutions=1)
+    tensors = [one for layer in (*some[0].convolutions, some[0].upsample, some[0].logits, some[1].flow,
+                                 *some[1].convolutions, some[1].upsample, some[1].logits) for one in layer]  # fmt: skip
+    x = draw(5, 16, 3, 3).to(DEVICE)
+    torch.library.opcheck(torch.ops.htc_fast_triton.mask_branch.default,
+                          (x, LABELS, tensors, [1, 1], [False, True], [0, 1]))  # fmt: skip
+
+    class Branch(torch.nn.Module):
+        def forward(self, x):
+            return ops.mask_branch(x, LABELS, some)
+
+    for backend in BACKENDS:
+        with ops.use_backend(backend):
+            want = Branch()(x)
+            torch.testing.assert_close(torch.compile(Branch(), backend="aot_eager", fullgraph=True)(x), want)
+            torch.testing.assert_close(torch.export.export(Branch(), (x,)).module()(x), want)
+
+
+def test_errors():
+    x, some = draw(5, 16, 3, 3).to(DEVICE), heads()
+    for arguments, options, said in (
+        ((x, LABELS, []), {}, "at least one"),
+        ((x, LABELS[:2], some), {}, r"labels must be \[5\]"),
+        ((x, LABELS, some[1:]), {}, "no head before it"),
+        ((x[:, :3], LABELS, some), {}, "expects 16 channels, gets 3"),
+        ((x, LABELS, some), {"averaged": [3]}, "heads 0 to 2"),
+        ((x, LABELS, some), {"averaged": []}, "heads 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ops.mask_branch(*arguments, **options)
+    with pytest.raises(ValueError, match="got Conv2d 1x1"):
+        ops.mask_head_weights(torch.nn.Conv2d(3, 3, 1))

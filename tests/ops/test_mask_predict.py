@@ -1,0 +1,96 @@
+"""mask_predict: deconvolution, ReLU and logits, of every class or of one per map."""
+
+import pytest
+import torch
+from matrix_cases import (
+    BACKENDS,
+    DEVICE,
+    check_compile_and_export,
+    check_deterministic,
+    compare,
+    draw,
+    is_channels_last,
+    need,
+    with_dtypes,
+)
+
+from htc_fast import ops
+
+
+def leaves(count=3, channels=32, outputs=24, classes=5, height=5, width=7):
+    up = [draw(channels, outputs, 2, 2, scale=0.2), draw(outputs)]
+    return [draw(count, channels, height, width), *up, draw(classes, outputs, 1, 1, scale=0.3), draw(classes)]
+
+
+CASES = {
+    "plain": leaves(),
+    "odd channels": leaves(3, 19, 33, 6, 3, 5),
+    "80 classes": leaves(2, 64, 64, 80, 7, 7),
+    "one class": leaves(classes=1),
+    "many classes": leaves(2, 16, 16, 150, 2, 3),
+    "wide": leaves(1, 16, 150, 3, 2, 2),
+    "one pixel": leaves(2, 8, 8, 3, 1, 1),
+    "no maps": leaves(0),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name, dtype", with_dtypes(CASES))
+def test_all_classes(name, backend, dtype):
+    assert is_channels_last(compare(ops.mask_predict, CASES[name], backend, dtype))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name, dtype", with_dtypes(CASES))
+def test_one_class(name, backend, dtype):
+    given = CASES[name]
+    labels = torch.arange(len(given[0]), device=DEVICE) * 7 % len(given[4])
+    compare(lambda *some: ops.mask_predict(*some, labels), given, backend, dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_class_is_taken_from_all(backend):
+    need(backend)
+    given, labels = [one.to(DEVICE) for one in leaves(6)], torch.tensor([4, 0, 2, 2, 1, 3], device=DEVICE)
+    with ops.use_backend(backend):
+        everything, own = ops.mask_predict(*given), ops.mask_predict(*given, labels)
+    torch.testing.assert_close(own, everything[torch.arange(6), labels], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_labels_that_are_no_class_give_zeros(backend):
+    labels = torch.tensor([-1, 2, 5, 1, 2**40, -(2**40)], device=DEVICE)
+    out = compare(lambda *some: ops.mask_predict(*some, labels), leaves(6), backend)
+    assert [bool(one.any()) for one in out] == [False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("labels", [None, torch.tensor([2, -1, 4], device=DEVICE)], ids=["all", "own"])
+def test_deterministic(labels):
+    check_deterministic(lambda *some: ops.mask_predict(*some, labels), leaves(), "triton")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compile_and_export(backend):
+    check_compile_and_export(ops.mask_predict, leaves(), backend)
+    check_compile_and_export(lambda *some: ops.mask_predict(*some, torch.arange(3, device=DEVICE)), leaves(), backend)
+
+
+def test_opcheck_and_gradcheck():
+    small = [one.double().requires_grad_() for one in leaves(2, 3, 2, 2, 2, 1)]
+    assert torch.autograd.gradcheck(ops.mask_predict, small)
+    assert torch.autograd.gradcheck(lambda *some: ops.mask_predict(*some, torch.tensor([1, -1])), small)
+    need("triton")
+    given = [one.to(DEVICE).requires_grad_() for one in leaves()]
+    for labels in (None, torch.arange(3, device=DEVICE)):
+        torch.library.opcheck(torch.ops.htc_fast_triton.mask_predict.default, (*given, labels))
+
+
+def test_errors():
+    given = leaves()
+    for labels, said in ((torch.zeros(2), r"labels must be \[3\] integers"), (torch.zeros(3), "integers")):
+        with pytest.raises(ValueError, match=said):
+            ops.mask_predict(*given, labels)
+    with pytest.raises(ValueError, match="up_weight's 24 channels"):
+        ops.mask_predict(*given[:3], given[3][:, :7], given[4])
+    with pytest.raises(ValueError, match=r"up_weight must be \[C, O, 2, 2\]"):
+        ops.mask_predict(given[0], given[3], *given[2:])
