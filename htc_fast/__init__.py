@@ -3,7 +3,7 @@
 from htc_fast.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "create_model", "list_models"]
+__all__ = ["UserError", "create_model", "list_models", "optimize"]
 
 
 def __getattr__(name: str):
@@ -12,4 +12,8 @@ def __getattr__(name: str):
         from htc_fast import detector
 
         return getattr(detector, name)
+    if name == "optimize":
+        from htc_fast.runtime import optimize
+
+        return optimize
     raise AttributeError(f"module 'htc_fast' has no attribute {name!r}")

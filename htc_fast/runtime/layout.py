@@ -1,0 +1,36 @@
+"""Weights laid out once: what runs in low precision is stored so, and fully connected layers read RoIAlign's order."""
+
+import torch
+from torch import Tensor, nn
+
+from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
+
+
+class ChannelsLastBoxHead(nn.Module):
+    """A box head whose first layer takes RoI features [K, C, 7, 7] as they lie in memory: row, column, channel."""
+
+    def __init__(self, head: BoxHead):
+        super().__init__()
+        self.fc1, self.fc2, self.classes, self.deltas = head.fc1, head.fc2, head.classes, head.deltas
+        weight = self.fc1.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
+        self.fc1.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As BoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
+        x = self.fc1(x.permute(0, 2, 3, 1).flatten(1)).relu_()
+        x = self.fc2(x).relu_()
+        return self.classes(x), self.deltas(x)
+
+
+def lay_out(network: nn.Module, dtype: torch.dtype) -> None:
+    """Change `network` (an HTC for inference) in place."""
+    device = next(network.parameters()).device
+    if not convolves(device, dtype):
+        for t, head in enumerate(network.box_heads):
+            network.box_heads[t] = ChannelsLastBoxHead(head)
+    for module in network.modules():
+        # Norms and whatever else autocast keeps in float32 stay so.
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            module.to(dtype)
+    network.to(memory_format=torch.channels_last)
+    network.requires_grad_(False)
