@@ -4,9 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
-
-from htc_fast import cli
+from htc_fast import cli, processor
 from htc_fast.data import CocoDataset
 from htc_fast.errors import UserError
 from htc_fast.evaluation import coco
@@ -32,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--score", type=float, help="leave out what is scored lower (default: the model's, 0.001)")
     add("--stage", choices=("1", "2", "3", "all"), help="one stage alone instead of the ensemble; all: each, then that")
     add("--box-areas", action="store_true", help="small, medium, large masks by their boxes' area, as in the paper")
-    add("--amp", action="store_true", help="compute in bf16 where that is safe")
+    add("--amp", action="store_true", help="compute in bf16 where that is safe and the device can")
     add("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
     add("--out", type=Path, metavar="DIR", help="write metrics.json, results.bbox.json and results.segm.json there")
     return made
@@ -78,7 +76,7 @@ def run(model, dataset: CocoDataset, stage: str | None, options: argparse.Namesp
     if workers is None:
         # On a CPU the loader would take the cores that detect.
         workers = 0 if world.device.type == "cpu" else min(8, (os.cpu_count() or 1) // world.size)
-    autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=options.amp)
+    autocast = processor.autocast(world.device, options.amp)
     with coco.at_stage(model, int(stage) if stage else None), autocast:
         return coco.collect(
             model,

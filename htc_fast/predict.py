@@ -6,10 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from htc_fast import cli
+from htc_fast import cli, processor
 from htc_fast.data.annotations import Annotations, read_annotations
 from htc_fast.data.classes import default_classes
 from htc_fast.data.pictures import SUFFIXES
@@ -38,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--stage", type=int, help="one stage of the cascade alone instead of the ensemble")
     add("--boxes", action="store_true", help="draw boxes too")
     add("--no-overlays", action="store_true", help="write results.json only")
-    add("--amp", action="store_true", help="compute in bf16 where that is safe")
+    add("--amp", action="store_true", help="compute in bf16 where that is safe and the device can")
     add("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
     return made
 
@@ -75,7 +74,7 @@ def main() -> int:
 def predictions(model, sources: list[Path], names: list[str], options: argparse.Namespace):
     """Pairs of (picture number, its instances or its error)."""
     device = next(model.parameters()).device
-    with at_stage(model, options.stage), torch.autocast(device.type, torch.bfloat16, enabled=options.amp):
+    with at_stage(model, options.stage), processor.autocast(device, options.amp):
         yield from stream(
             model,
             len(sources),

@@ -72,7 +72,7 @@ def _recipe_options(group) -> None:
     add("--optimizer", help="sgd or adamw")
     add("--weight-decay", type=float)
     add("--clip", type=float, metavar="NORM", help="largest norm of the gradient")
-    add("--amp", action=argparse.BooleanOptionalAction, help="compute in bf16 where that is safe")
+    add("--amp", action=argparse.BooleanOptionalAction, help="compute in bf16 where that is safe and the device can")
     add("--seed", type=int)
 
 

@@ -18,6 +18,7 @@ from htc_fast.errors import UserError
 from htc_fast.evaluation import coco
 from htc_fast.models import zoo
 from htc_fast.models.weights import load_weights
+from htc_fast.processor import supports
 from htc_fast.restore import find_device, image_size
 from htc_fast.training import imagenet
 from htc_fast.training.distributed import World
@@ -239,12 +240,13 @@ def describe(options: Namespace, model: Detector, train: CocoDataset, val: CocoD
     config, recipe = model.config, trainer.recipe
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     images = options.batch_size * options.accumulate * trainer.world.size
+    in_bf16 = " in bf16" if recipe.amp and supports(torch.bfloat16, trainer.world.device) else ""
     limits = [f"{recipe.epochs:g} epochs"]
     limits += [f"{recipe.iterations} iterations"] if recipe.iterations else []
     limits += [f"{recipe.minutes:g} minutes"] if recipe.minutes else []
     return (
         f"{config.name}, {config.backbone}, {millions:.1f} M parameters, on {trainer.world.size} x "
-        f"{trainer.world.device.type}{' in bf16' if recipe.amp else ''}: {len(train)} pictures to train on, "
+        f"{trainer.world.device.type}{in_bf16}: {len(train)} pictures to train on, "
         f"{len(val) if val else 'none'} held out, {len(train.classes)} classes\n"
         f"{images} pictures per step, learning rate {recipe.schedule.rate:g}, {recipe.schedule.shape} schedule, "
         f"until {' or '.join(limits)}; results in {options.out}"

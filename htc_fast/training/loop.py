@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from htc_fast.processor import autocast
 from htc_fast.training import checkpoint
 from htc_fast.training.distributed import World
 from htc_fast.training.losses import losses
@@ -163,7 +164,7 @@ class Trainer:
             window.restart()
 
     def _autocast(self):
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.recipe.amp)
+        return autocast(self.world.device, self.recipe.amp)
 
     def _feed_shape(self) -> list[int]:
         return [len(self.feed), self.world.size]

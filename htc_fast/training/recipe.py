@@ -12,7 +12,7 @@ class Recipe:
     epochs, iterations, minutes  the run ends at whichever comes first; minutes include evaluations
     schedule                     learning rate over the run
     accumulate                   batches per step
-    amp                          bf16 autocast
+    amp                          bf16 autocast, where the device computes in bf16
     clip                         largest L2 norm of the gradient; None: no clipping
     evaluate_every               epochs; 0: only at the end
     save_every                   iterations, besides every evaluation and the end; 0: only those
