@@ -40,7 +40,7 @@ class FusedConvolution(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         dtype = self.conv.weight.dtype
-        if _convolutions.unwatched(x) and supports(dtype, x.device) and (other is None or other.dtype == dtype):
+        if _convolutions.unwatched(x) and supports(dtype, x.device) and (other is None or _addable(x, other, dtype)):
             return self._onednn(x.to(dtype), other)
         y = self.conv(x)
         y = y if other is None else y + other
@@ -57,6 +57,12 @@ class FusedConvolution(nn.Module):
         else:
             y = torch.ops.mkldnn._convolution_pointwise.binary(x, other, *geometry, "add", 1.0, name, [], "")
         return y if name or self.activation is None else self.activation(y)
+
+
+def _addable(x: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    # In 16 bits PyTorch hands sums to oneDNN for channels-last tensors alone, and stops at others.
+    last = all(one.is_contiguous(memory_format=torch.channels_last) for one in (x, other))
+    return other.dtype == dtype and (last or dtype == torch.float32)
 
 
 def fuse_convolutions(net: nn.Module, channels: int = 3) -> tuple[nn.Module, int]:

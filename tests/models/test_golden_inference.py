@@ -53,9 +53,11 @@ def test_proposals(model, expected, maps):
     with torch.no_grad():
         boxes, scores, valid = model.rpn.propose(*model.rpn(maps[1]), SIZE, 1000, 1000)
     assert valid.all()
-    # These weights turn anchors into boxes up to 60 times as large, and rounding with them.
-    assert (boxes[0] - expected["proposals"]).abs().max() < 3e-2
-    assert (boxes[0] - expected["proposals"]).abs().mean() < 1e-3
+    # These weights turn anchors into boxes up to 60 times as large, and rounding with them; boxes of equal scores may
+    # change places.
+    apart = torch.cdist(boxes[0], expected["proposals"], p=float("inf"))
+    assert apart.amin(dim=0).max() < 3e-2 and apart.amin(dim=1).max() < 3e-2
+    assert apart.amin(dim=1).mean() < 1e-3 and (apart.diagonal() < 3e-2).float().mean() > 0.99
     assert (scores[0] - expected["proposal_scores"]).abs().max() < 1e-4
 
 

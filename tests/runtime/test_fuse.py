@@ -86,9 +86,10 @@ def test_only_what_is_nobody_else_s_is_taken_in():
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.Hardswish(), None])
 @pytest.mark.parametrize("overwrites", [None, False, True], ids=["alone", "sum", "sum in place"])
-def test_fused_convolution(activation, overwrites):
-    conv = nn.Conv2d(5, 7, 3, padding=1, stride=2).requires_grad_(False)
-    x, other = torch.randn(2, 5, 9, 13) * 4, torch.randn(2, 7, 5, 7) * 4
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+def test_fused_convolution(activation, overwrites, layout):
+    conv = nn.Conv2d(5, 7, 3, padding=1, stride=2).requires_grad_(False).to(memory_format=layout)
+    x, other = (torch.randn(shape).mul(4).contiguous(memory_format=layout) for shape in ((2, 5, 9, 13), (2, 7, 5, 7)))
     want = conv(x) if overwrites is None else conv(x) + other
     want = want if activation is None else activation(want)
     fused = FusedConvolution(conv, activation, bool(overwrites))
