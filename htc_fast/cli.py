@@ -5,6 +5,8 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
+import torch
+
 from htc_fast.errors import UserError
 
 
@@ -42,11 +44,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a command line: a UserError becomes one line on stderr and exit status 2, Ctrl-C status 130."""
+    """Run a command line: a UserError or a lack of memory is one line on stderr and status 2, Ctrl-C status 130."""
     try:
         sys.exit(main() or 0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except torch.OutOfMemoryError as error:
+        first = str(error).strip().splitlines()[0]
+        print(f"error: {first} Lower --batch-size or the image size, or use --amp.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

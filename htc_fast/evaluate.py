@@ -1,7 +1,6 @@
 """`python -m htc_fast.evaluate`: box and mask AP of a weights file on a COCO-format data set."""
 
 import argparse
-import os
 from pathlib import Path
 
 from htc_fast import cli, processor
@@ -9,7 +8,7 @@ from htc_fast.data import CocoDataset
 from htc_fast.errors import UserError
 from htc_fast.evaluation import coco
 from htc_fast.files import write_json
-from htc_fast.restore import find_device, image_size, restore
+from htc_fast.restore import find_device, image_size, optimized, restore
 from htc_fast.training import distributed
 
 
@@ -25,11 +24,12 @@ def parser() -> argparse.ArgumentParser:
     add("--images", type=Path, help="folder of its pictures")
     add("--image-size", type=int, nargs="+", metavar="PX", help="short side and, optionally, longest long side")
     add("--batch-size", type=int, default=1)
-    add("--workers", type=int, help="processes that load pictures; 0: load in this one")
+    add("--workers", type=int, default=0, help="threads that read pictures (default: 1 on a CPU, up to 8 on a GPU)")
     add("--limit", type=int, metavar="N", help="only the first N pictures")
     add("--score", type=float, help="leave out what is scored lower (default: the model's, 0.001)")
     add("--stage", choices=("1", "2", "3", "all"), help="one stage alone instead of the ensemble; all: each, then that")
     add("--box-areas", action="store_true", help="small, medium, large masks by their boxes' area, as in the paper")
+    add("--optimize", action="store_true", help="fold and fuse the network first; on a GPU, one graph per size")
     add("--amp", action="store_true", help="compute in bf16 where that is safe and the device can")
     add("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
     add("--out", type=Path, metavar="DIR", help="write metrics.json, results.bbox.json and results.segm.json there")
@@ -72,18 +72,17 @@ def count_stages(model) -> int:
 
 def run(model, dataset: CocoDataset, stage: str | None, options: argparse.Namespace, world) -> dict:
     """This process's share of the predictions."""
-    workers = options.workers
-    if workers is None:
-        # On a CPU the loader would take the cores that detect.
-        workers = 0 if world.device.type == "cpu" else min(8, (os.cpu_count() or 1) // world.size)
+    size = image_size(options.image_size)
+    if options.optimize:
+        model = optimized(model, size, options.batch_size, options.amp)
     autocast = processor.autocast(world.device, options.amp)
     with coco.at_stage(model, int(stage) if stage else None), autocast:
         return coco.collect(
             model,
             dataset,
-            size=image_size(options.image_size),
+            size=size,
             batch_size=options.batch_size,
-            workers=workers,
+            workers=options.workers,
             limit=options.limit,
             score_threshold=options.score or 0.0,
             rank=world.rank,

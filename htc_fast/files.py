@@ -1,7 +1,9 @@
 """Writing results."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from htc_fast.errors import UserError
@@ -13,9 +15,51 @@ def write_json(path: Path, content: object) -> None:
     raises  UserError if it cannot be written
     """
     partial = path.with_name(path.name + ".partial")
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(content))
         os.replace(partial, path)
+
+
+class JsonList:
+    """A JSON list written as its items come, so that memory does not grow with it; the name appears at the end.
+
+    Leaving the block by Ctrl-C keeps what came so far; by an error, leaves nothing.
+
+    raises  UserError if it cannot be written
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.partial = path, path.with_name(path.name + ".partial")
+
+    def __enter__(self) -> "JsonList":
+        with _writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.partial, "w")
+        self.between = "["
+        return self
+
+    def add(self, items: Iterable[object]) -> None:
+        """Append items."""
+        with _writing(self.path):
+            for item in items:
+                self.file.write(self.between + json.dumps(item))
+                self.between = ",\n"
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is not None and not issubclass(kind, KeyboardInterrupt):
+            self.file.close()
+            self.partial.unlink(missing_ok=True)
+            return
+        with _writing(self.path):
+            self.file.write("[]" if self.between == "[" else "]")
+            self.file.close()
+            os.replace(self.partial, self.path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another --out.") from None

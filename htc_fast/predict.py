@@ -14,10 +14,11 @@ from htc_fast.data.classes import default_classes
 from htc_fast.data.pictures import SUFFIXES
 from htc_fast.errors import UserError
 from htc_fast.evaluation.coco import at_stage
-from htc_fast.files import write_json
+from htc_fast.files import JsonList
 from htc_fast.instances import Instances
+from htc_fast.overlap import Behind
 from htc_fast.prediction import Sources, stream
-from htc_fast.restore import image_size, restore
+from htc_fast.restore import image_size, optimized, restore
 from htc_fast.visualization import draw
 
 
@@ -33,10 +34,11 @@ def parser() -> argparse.ArgumentParser:
     add("--score", type=float, default=0.3, help="leave out what is scored lower (default: 0.3)")
     add("--image-size", type=int, nargs="+", metavar="PX", help="short side and, optionally, longest long side")
     add("--batch-size", type=int, default=1)
-    add("--workers", type=int, default=0, help="processes that load pictures; 0: load in this one")
+    add("--workers", type=int, default=0, help="threads that read pictures (default: 1 on a CPU, up to 8 on a GPU)")
     add("--stage", type=int, help="one stage of the cascade alone instead of the ensemble")
     add("--boxes", action="store_true", help="draw boxes too")
     add("--no-overlays", action="store_true", help="write results.json only")
+    add("--optimize", action="store_true", help="fold and fuse the network first; on a GPU, one graph per size")
     add("--amp", action="store_true", help="compute in bf16 where that is safe and the device can")
     add("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
     return made
@@ -53,8 +55,9 @@ def main() -> int:
     model = restore(options.weights, options.model, len(known.classes) if known else None, options.device)
     names, category_ids = find_classes(model, known)
     ids = name_pictures(sources, known)
-    results, failed, drawn = [], 0, 0
-    with tqdm(total=len(sources), desc="predicting", unit="img", disable=None) as bar:
+    failed = drawn = 0
+    bar = tqdm(total=len(sources), desc="predicting", unit="img", disable=None)
+    with bar, JsonList(options.out / "results.json") as results, Behind(threads=2, depth=8) as behind:
         for index, found in predictions(model, sources, names, options):
             bar.update()
             if isinstance(found, UserError):
@@ -62,10 +65,10 @@ def main() -> int:
                 bar.write(f"skipped: {found}", file=sys.stderr)
                 continue
             drawn += len(found)
-            results += [{**item, "file_name": str(sources[index])} for item in found.to_coco(ids[index], category_ids)]
+            items = found.to_coco(ids[index], category_ids)
+            results.add({**item, "file_name": str(sources[index])} for item in items)
             if not options.no_overlays:
-                save_overlay(sources[index], found, overlays[index], options.boxes)
-    write_json(options.out / "results.json", results)
+                behind(save_overlay, sources[index], found, overlays[index], options.boxes)
     skipped = f", {failed} skipped" if failed else ""
     print(f"{len(sources) - failed} pictures{skipped}, {drawn} instances: {options.out}")
     return 1 if failed else 0
@@ -74,12 +77,15 @@ def main() -> int:
 def predictions(model, sources: list[Path], names: list[str], options: argparse.Namespace):
     """Pairs of (picture number, its instances or its error)."""
     device = next(model.parameters()).device
+    size = image_size(options.image_size)
+    if options.optimize:
+        model = optimized(model, size, options.batch_size, options.amp)
     with at_stage(model, options.stage), processor.autocast(device, options.amp):
         yield from stream(
             model,
             len(sources),
             Sources(sources),
-            size=image_size(options.image_size),
+            size=size,
             batch_size=options.batch_size,
             score_threshold=options.score,
             class_names=names,

@@ -1,17 +1,21 @@
 """From pictures to instances: load, resize, detect, and back to the pictures' own pixels."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from htc_fast import ops
 from htc_fast.data.classes import default_classes
-from htc_fast.data.pictures import load_image, normalise_and_pad, shrink
+from htc_fast.data.pictures import load_image, normalise_and_pad, resize, resized_size, shrink, to_device
 from htc_fast.errors import UserError
 from htc_fast.instances import Instances
+from htc_fast.overlap import ahead
+from htc_fast.processor import usable_cores
 
 SIZE = (800, 1333)
 
@@ -33,7 +37,7 @@ def predict(
     batch_size       pictures at once
     score_threshold  0 to 1; lower-scored instances are left out
     class_names      by label; None: the model's own `class_names`, else COCO's for 80 classes
-    workers          processes that load pictures
+    workers          threads that read pictures ahead; 0: one on a CPU, up to 8 beside a GPU
     returns          one Instances per picture, in its own pixels, best first
     raises           UserError if a file is missing or no picture; TypeError, ValueError for other input
     """
@@ -61,32 +65,42 @@ def stream(
 ) -> Iterator[tuple[int, Instances | UserError]]:
     """Predict one batch after the other; a picture that cannot be read gives its error instead.
 
-    load   number of a picture -> uint8 [H, W, 3];  called in the workers
+    Pictures are read ahead in threads. On a GPU the next batch is under way while one becomes run lengths; the host
+    never holds more than a few batches.
+
+    load   number of a picture -> uint8 [H, W, 3];  called in threads
     order  which pictures, and in which order; None: all
     """
     names = class_names or getattr(model, "class_names", None) or default_classes(model.config.num_classes)[0]
     size = size or getattr(model, "image_size", None) or SIZE
-    order = list(range(count)) if order is None else list(order)
-    loader = DataLoader(
-        _Loaded(load, size), batch_sampler=_batches(order, batch_size), num_workers=workers, collate_fn=list
-    )
     device = next(model.parameters()).device
+    gpu = device.type == "cuda"
+    side = torch.cuda.Stream(device) if gpu else None
+    threads = workers or (min(8, usable_cores()) if gpu else 1)
+    read = _Reader(load, size, gpu)
+    loaded = ahead(read, range(count) if order is None else order, threads, depth=threads + 2 * batch_size)
     training = model.training
     # Dropout and stochastic depth of a backbone are for training.
     model.eval()
+    started: deque[_Batch] = deque()
     try:
-        for batch in loader:
+        for batch in _batches(loaded, batch_size):
             yield from ((index, item) for index, item in batch if isinstance(item, UserError))
             good = [(index, item) for index, item in batch if not isinstance(item, UserError)]
-            if good:
-                results = _detect(model, [item for _, item in good], device, score_threshold, names)
-                yield from zip([index for index, _ in good], results)
+            for group in _by_orientation(good):
+                started.append(_Batch(model, group, device))
+                # On a GPU `detect` returns at once: one batch stays under way.
+                while len(started) > gpu:
+                    yield from started.popleft().finish(score_threshold, names, side)
+        while started:
+            yield from started.popleft().finish(score_threshold, names, side)
     finally:
+        loaded.close()
         model.train(training)
 
 
 class Sources:
-    """Pictures by number, for workers."""
+    """Pictures by number, for the threads that read."""
 
     def __init__(self, sources: list):
         self.sources = sources
@@ -95,47 +109,92 @@ class Sources:
         return load_image(self.sources[index])
 
 
-class _Loaded(Dataset):
-    """(number, (uint8 [3, h, w] resized, original height and width)), or the error in its place."""
+@dataclass
+class _Picture:
+    """pixels uint8 [3, h, w], resized or still to be; original and resized (height, width)."""
 
-    def __init__(self, load: Callable[[int], np.ndarray], size: tuple[int, int]):
-        self.load, self.size = load, size
+    pixels: Tensor
+    original: tuple[int, int]
+    resized: tuple[int, int]
 
-    def __getitem__(self, index: int) -> tuple[int, tuple[Tensor, tuple[int, int]] | UserError]:
+
+class _Reader:
+    """number -> (number, the picture or the error in its place).
+
+    pinned  leave resizing to the GPU, which reads the pixels from pinned memory
+    """
+
+    def __init__(self, load: Callable[[int], np.ndarray], size: tuple[int, int], pinned: bool):
+        self.load, self.size, self.pinned = load, size, pinned
+
+    def __call__(self, index: int) -> tuple[int, _Picture | UserError]:
         try:
-            pixels = self.load(index)
+            array = self.load(index)
         except UserError as error:
             return index, error
-        return index, (shrink(pixels, self.size), pixels.shape[:2])
+        original = tuple(array.shape[:2])
+        resized = resized_size(*original, *self.size)
+        pixels = shrink(array, None if self.pinned else self.size)
+        return index, _Picture(pixels.contiguous().pin_memory() if self.pinned else pixels, original, resized)
 
 
-def _batches(order: list[int], batch_size: int) -> list[list[int]]:
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+def _batches(items: Iterator, batch_size: int) -> Iterator[list]:
+    while batch := list(islice(items, batch_size)):
+        yield batch
 
 
-@torch.no_grad()
-def _detect(
-    model, pictures: list[tuple[Tensor, tuple[int, int]]], device: torch.device, threshold: float, names: Sequence[str]
-) -> list[Instances]:
-    config = model.config
-    images, image_sizes = normalise_and_pad([pixels for pixels, _ in pictures], config.mean, config.std, device)
-    found = model.detect(images, image_sizes)
-    # Here the results leave the device: one wait per batch.
-    counts = found.count.tolist()
-    results = []
-    for n, (pixels, original) in enumerate(pictures):
-        keep = found.scores[n, : counts[n]] >= threshold
-        factor = torch.tensor([original[1] / pixels.shape[2], original[0] / pixels.shape[1]] * 2, device=device)
-        boxes = found.boxes[n, : counts[n]][keep].float() * factor
-        masks = found.masks[n, : counts[n]][keep].float()
-        results.append(
-            Instances(
-                boxes=boxes.cpu(),
-                scores=found.scores[n, : counts[n]][keep].float().cpu(),
-                labels=found.labels[n, : counts[n]][keep].cpu(),
-                rle=ops.encode_masks(masks, boxes, tuple(original)),
-                size=tuple(original),
+def _by_orientation(pictures: list[tuple[int, _Picture]]) -> list[list[tuple[int, _Picture]]]:
+    # Padded to one size, upright and lying pictures would be mostly padding.
+    lying = [one for one in pictures if one[1].resized[0] <= one[1].resized[1]]
+    upright = [one for one in pictures if one[1].resized[0] > one[1].resized[1]]
+    return [group for group in (lying, upright) if group]
+
+
+class _Batch:
+    """Pictures that the detector is at work on."""
+
+    @torch.no_grad()
+    def __init__(self, model, pictures: list[tuple[int, _Picture]], device: torch.device):
+        config = model.config
+        self.numbers = [number for number, _ in pictures]
+        self.pictures = [picture for _, picture in pictures]
+        pixels = [to_device(one.pixels, device) for one in self.pictures]
+        pixels = [resize(one, picture.resized) for one, picture in zip(pixels, self.pictures)]
+        self.found = model.detect(*normalise_and_pad(pixels, config.mean, config.std, device))
+        self.done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+
+    @torch.no_grad()
+    def finish(
+        self, threshold: float, names: Sequence[str], side: torch.cuda.Stream | None
+    ) -> list[tuple[int, Instances]]:
+        """Wait for the detections, and bring them to the pictures' own pixels.
+
+        side  a stream of the GPU, because that of `detect` is already busy with the next batch
+        """
+        if side is None:
+            return self._finish(threshold, names)
+        with torch.cuda.stream(side):
+            side.wait_event(self.done)
+            return self._finish(threshold, names)
+
+    def _finish(self, threshold: float, names: Sequence[str]) -> list[tuple[int, Instances]]:
+        found, device = self.found, self.found.boxes.device
+        counts = found.count.tolist()  # the one wait of a batch, besides that for its run lengths
+        boxes, scores, labels = found.boxes.float().cpu(), found.scores.float().cpu(), found.labels.cpu()
+        results = []
+        for n, picture in enumerate(self.pictures):
+            height, width = picture.original
+            kept = int((scores[n, : counts[n]] >= threshold).sum())  # best first, so these are the first
+            factor = torch.tensor([width / picture.resized[1], height / picture.resized[0]] * 2)
+            own = boxes[n, :kept] * factor
+            rle = ops.encode_masks(found.masks[n, :kept].float(), to_device(own, device), picture.original)
+            instances = Instances(
+                boxes=own,
+                scores=scores[n, :kept],
+                labels=labels[n, :kept],
+                rle=rle,
+                size=picture.original,
                 class_names=names,
             )
-        )
-    return results
+            results.append((self.numbers[n], instances))
+        return results

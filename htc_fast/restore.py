@@ -13,6 +13,8 @@ from htc_fast.errors import UserError
 from htc_fast.models import zoo
 from htc_fast.models.config import from_dict
 from htc_fast.models.weights import load_weights, saved_config
+from htc_fast.prediction import SIZE
+from htc_fast.runtime import Optimized, optimize
 
 NOTES = ("class_names", "category_ids", "image_size")
 
@@ -70,6 +72,12 @@ def image_size(sides: list[int] | None) -> tuple[int, int] | None:
         raise UserError(f"--image-size takes one or two sides of at least 32 pixels, got {' '.join(map(str, sides))}.")
     # One side alone keeps the paper's aspect, 1333 to 800.
     return sides[0], sides[1] if len(sides) == 2 else round(sides[0] * 1333 / 800)
+
+
+def optimized(model: Detector, size: tuple[int, int] | None, batch_size: int, amp: bool) -> Optimized:
+    """--optimize: the model for pictures of (short side, long side), in bf16 where --amp asks for it."""
+    size = size or getattr(model, "image_size", None) or SIZE
+    return optimize(model, tuple(size), batch_size, torch.bfloat16 if amp else torch.float32)
 
 
 def _notes(weights: str | Path) -> dict:

@@ -32,6 +32,10 @@ WRONG = {
     "predict: no pictures": (["predict", "--weights", "x"], "name files, folders or globs"),
     "predict: glob": (["predict", "*.nothing", "--weights", "x"], "nothing matches"),
     "predict: no file": (["predict", "a.jpg", "--weights", "x"], NO_FILE),
+    "export: weights left out": (["export"], "--weights"),
+    "export: no file": (["export", "--weights", "x"], NO_FILE),
+    "export: size": (["export", "--weights", "x", "--image-size", "8"], "--image-size"),
+    "export: empty batch": (["export", "--weights", "x", "--batch-size", "0"], "--batch-size"),
     "info: near miss": (["info", "--jsn"], "did you mean --json"),
     "info: argument": (["info", "all"], "unexpected argument 'all'"),
 }
@@ -52,8 +56,8 @@ def command(monkeypatch, tmp_path, capsys):
     return call
 
 
-def test_the_four_are_there():
-    assert {"train", "evaluate", "predict", "info"} <= set(COMMANDS)
+def test_all_are_there():
+    assert {"train", "evaluate", "predict", "export", "info"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -59,6 +59,8 @@ def resized_size(height: int, width: int, short: float, long: float) -> tuple[in
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize uint8 [3, H, W] to (height, width), bilinear without antialiasing."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
     return F.resize(image, list(size), InterpolationMode.BILINEAR, antialias=False)
 
 
@@ -107,13 +109,19 @@ def normalise_and_pad(
     """
     sizes = [tuple(image.shape[-2:]) for image in images]
     height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes))
-    batch = torch.zeros(len(images), 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
-    # Uint8 travels to the device, a quarter of the float's bytes.
-    centre = torch.tensor(mean, dtype=torch.float32, device=device)[:, None, None]
-    spread = torch.tensor(std, dtype=torch.float32, device=device)[:, None, None]
+    batch = torch.zeros(len(images), height, width, 3, device=device).permute(0, 3, 1, 2)
+    centre, spread = (to_device(torch.tensor(one, dtype=torch.float32), device)[:, None, None] for one in (mean, std))
     for slot, image, (h, w) in zip(batch, images, sizes):
-        slot[:, :h, :w] = (torch.as_tensor(image).to(device) - centre) / spread
-    return batch, torch.tensor(sizes, dtype=torch.int64, device=device)
+        # Uint8 travels to the device, a quarter of the float's bytes.
+        torch.sub(to_device(torch.as_tensor(image), device), centre, out=slot[:, :h, :w]).div_(spread)
+    return batch, to_device(torch.tensor(sizes, dtype=torch.int64), device)
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Copy without waiting for what the device is busy with: through pinned memory where that is a GPU."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:

@@ -51,10 +51,14 @@ def test_default_run_leaves(run):
 
 def test_its_checkpoint_predicts_and_evaluates(run, home, tmp_path):
     weights, data = run[1] / "model.safetensors", make_sample_dataset(next((home / "htc_fast").glob("sample-*")))
-    done = command("evaluate", home, "--weights", weights, "--data", data, "--limit", 6, "--out", tmp_path / "scores")
+    done = command(
+        "evaluate", home, "--weights", weights, "--data", data, "--limit", 6, "--optimize", "--out", tmp_path / "scores"
+    )
     assert done.returncode == 0 and "joke book" in done.stdout
     pictures = sorted((data / "val2017").iterdir())[:2]
-    done = command("predict", home, *pictures, "--weights", weights, "--score", 0.1, "--out", tmp_path / "found")
+    done = command(
+        "predict", home, *pictures, "--weights", weights, "--score", 0.1, "--optimize", "--out", tmp_path / "found"
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "found").glob("**/*.jpg")) + list((tmp_path / "found").glob("**/*.png"))) == 2
 
