@@ -39,13 +39,15 @@ def main() -> int:
         raise UserError("--batch-size takes a number of at least 1.")
     size = options.image_size or [800, 1344]
     image_size(size)
+    if options.out.suffix != ".pt2":
+        raise UserError(f"--out has to end in .pt2, got {options.out.name}.")
     size = (size[0], size[-1])
     model = restore(options.weights, options.model, None, options.device)
     began = time.perf_counter()
     with at_stage(model, options.stage):
         program = export_detect(model, size, options.batch_size)
-        compare(model, program)
-    write(options, program, notes(model, program))
+        write(options, program, notes(model, program))
+        compare(model, program.example_inputs[0], load(options))
     images, _ = program.example_inputs[0]
     print(f"{options.out}: images {list(images.shape)}, {time.perf_counter() - began:.0f} s")
     print(how_to_load(options))
@@ -61,18 +63,20 @@ def notes(model, program) -> dict:
 
 
 @torch.no_grad()
-def compare(model, program) -> None:
-    """Run program and detector on the same random input.
+def compare(model, example: tuple[torch.Tensor, torch.Tensor], detect) -> None:
+    """Run what was written and the detector on the same random input.
+
+    Rounding may change places among boxes of equal score, so scores are compared.
 
     raises  UserError if they differ: the file would be wrong
     """
-    zeros, sizes = program.example_inputs[0]
+    zeros, sizes = example
     torch.manual_seed(0)
     images = torch.randn_like(zeros)
-    found, want = program.module()(images, sizes), model.detect(images, sizes)
-    for name, value in vars(want).items():
-        if not torch.allclose(found[name].float(), value.float(), rtol=1e-3, atol=1e-3):
-            raise UserError(f"the exported program's {name} differ from the detector's: please report this model.")
+    found, want = detect(images, sizes), model.detect(images, sizes)
+    if not torch.allclose(found["scores"].float(), want.scores.float(), atol=1e-3):
+        apart = (found["scores"].float() - want.scores.float()).abs().max()
+        raise UserError(f"the written program's scores are up to {apart:.3g} from the detector's: do not use the file.")
 
 
 def write(options: argparse.Namespace, program, content: dict) -> None:
@@ -84,10 +88,8 @@ def write(options: argparse.Namespace, program, content: dict) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if options.aot:
-            # The archive's name has to end so.
-            target = out if out.suffix == ".pt2" else out.with_suffix(".pt2")
-            torch._inductor.aoti_compile_and_package(program, package_path=str(target))
-            target.with_suffix(".json").write_text(json.dumps(content))
+            torch._inductor.aoti_compile_and_package(program, package_path=str(out))
+            out.with_suffix(".json").write_text(json.dumps(content))
         else:
             torch.export.save(program, out, extra_files={NOTES: json.dumps(content)})
     except OSError as error:
@@ -95,6 +97,13 @@ def write(options: argparse.Namespace, program, content: dict) -> None:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot write {out} ({reason}): without --aot no compiler is needed.") from None
+
+
+def load(options: argparse.Namespace):
+    """The file as a function of images and image_sizes."""
+    if options.aot:
+        return torch._inductor.aoti_load_package(str(options.out))
+    return torch.export.load(options.out).module()
 
 
 def how_to_load(options: argparse.Namespace) -> str:

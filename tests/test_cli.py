@@ -35,6 +35,7 @@ WRONG = {
     "export: weights left out": (["export"], "--weights"),
     "export: no file": (["export", "--weights", "x"], NO_FILE),
     "export: size": (["export", "--weights", "x", "--image-size", "8"], "--image-size"),
+    "export: name": (["export", "--weights", "x", "--out", "a.onnx"], "has to end in .pt2"),
     "export: empty batch": (["export", "--weights", "x", "--batch-size", "0"], "--batch-size"),
     "info: near miss": (["info", "--jsn"], "did you mean --json"),
     "info: argument": (["info", "all"], "unexpected argument 'all'"),

@@ -80,7 +80,8 @@ class RPN(nn.Module):
 def _suppress(boxes: Tensor, scores: Tensor, levels: Tensor, iou: float, limit: int) -> tuple[Tensor, Tensor, Tensor]:
     real = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
     scores = scores.masked_fill(~real, -torch.inf)
-    indices, _ = ops.batched_nms_padded(boxes, scores, levels, iou, limit)
+    # Real scores are at least 0. A finite threshold, since compiled programs store no infinity among their arguments.
+    indices, _ = ops.batched_nms_padded(boxes, scores, levels, iou, limit, -1.0)
     valid = indices >= 0
     indices = indices.clamp(min=0)
     boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)) * valid[..., None]

@@ -1,5 +1,7 @@
 """`detect` as a program of tensors: fixed shapes, no waiting, and none of our model code needed to run it."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -33,8 +35,10 @@ def export_detect(model: HTC, image_size: tuple[int, int] = (800, 1344), batch_s
     device = next(model.parameters()).device
     images = torch.zeros(batch_size, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
     sizes = torch.tensor([[height, width]] * batch_size, device=device)
+    # A copy, since weights that want gradients would make the program's results want them too.
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
-        program = torch.export.export(Detect(model.eval()), (images, sizes), strict=False)
+        program = torch.export.export(Detect(frozen), (images, sizes), strict=False)
     if found := waits(program):
         raise RuntimeError(f"detect would wait for the device: {'; '.join(found)}.")
     return program
