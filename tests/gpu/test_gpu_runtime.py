@@ -1,0 +1,111 @@
+"""The whole detector on a GPU: no waits, graphs per shape, and pictures to instances as on the CPU."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from htc_fast.models.structures import Targets
+from htc_fast.prediction import predict
+from htc_fast.runtime import optimize
+from htc_fast.training.losses import losses
+from tests.models.test_zoo import tiny
+
+SIZES = [(64, 96), (96, 64), (64, 64)]
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """fp32 sums as on the CPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+@pytest.fixture
+def no_waits():
+    """A function that runs a call and fails where the host would wait for the device."""
+
+    def run(call):
+        call()  # first use may compile and allocate
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return run
+
+
+def inputs(height, width, count=1, seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(count, 3, height, width).cuda(), torch.tensor([[height, width]] * count).cuda()
+
+
+def assert_equal(found, want, tolerance):
+    assert torch.equal(found.labels.cpu(), want.labels.cpu()) and want.count.min() > 0
+    for name in ("boxes", "scores", "masks"):
+        torch.testing.assert_close(
+            getattr(found, name).cpu(), getattr(want, name).cpu(), rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize("name", ["htc_r50", "htc_r50_nosem", "mask_rcnn_r50"])
+def test_detect_does_not_wait(name, no_waits):
+    model = tiny(name).eval().cuda()
+    images, sizes = inputs(64, 96, count=2)
+    assert no_waits(lambda: model.detect(images, sizes)).count.min() > 0
+    fast = optimize(model, (64, 96), 2, torch.bfloat16)
+    assert no_waits(lambda: fast.detect(images, sizes)).count.min() > 0
+
+
+def test_losses_do_not_wait(no_waits):
+    model = tiny("htc_r50").cuda().train()
+    images, sizes = inputs(64, 96, count=2)
+    boxes = torch.tensor([[[5.0, 5, 40, 50], [30, 10, 90, 60]]] * 2).cuda()
+    masks = torch.zeros(2, 2, 64, 96, dtype=torch.uint8).cuda()
+    masks[:, :, 10:40, 20:50] = 1
+    labels, semantic = torch.tensor([[0, 2]] * 2).cuda(), torch.zeros(2, 8, 12, dtype=torch.int64).cuda()
+    generator = torch.Generator("cuda")
+    found = no_waits(lambda: losses(model, images, sizes, Targets(boxes, labels, masks, semantic), generator=generator))
+    assert all(value.isfinite().all() for value in found.values())
+
+
+def test_a_graph_per_shape_finds_what_the_detector_finds(exact):
+    model = tiny("htc_r50").eval().cuda()
+    fast = optimize(model, (64, 96), 1, torch.float32)
+    for seed in (0, 1):
+        for height, width in SIZES:
+            images, sizes = inputs(height, width, seed=seed)
+            assert_equal(fast.detect(images, sizes), model.detect(images, sizes), 1e-4)
+    assert len(fast.buckets.made) == len(SIZES)
+    fast.buckets.limit = 1
+    images, sizes = inputs(32, 64)
+    assert_equal(fast.detect(images, sizes), model.detect(images, sizes), 1e-4)
+    assert len(fast.buckets.made) == 1
+
+
+def test_results_of_an_earlier_call_stay(exact):
+    fast = optimize(tiny("htc_r50").eval().cuda(), (64, 96), 1, torch.float32)
+    first = fast.detect(*inputs(64, 96, seed=0))
+    before = copy.deepcopy(first)
+    fast.detect(*inputs(64, 96, seed=1))
+    assert torch.equal(first.boxes, before.boxes) and torch.equal(first.masks, before.masks)
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_pictures_give_what_they_give_on_the_cpu(exact, optimized):
+    draw = np.random.default_rng(0)
+    pictures = [
+        draw.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((60, 100), (90, 50), (60, 100), (40, 40))
+    ]
+    model = tiny("htc_r50").eval()
+    options = {"size": (64, 96), "batch_size": 2, "score_threshold": 0.0}
+    wanted = predict(model, pictures, **options)
+    device = copy.deepcopy(model).cuda()
+    found = predict(optimize(device, (64, 96), 2, torch.float32) if optimized else device, pictures, **options)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.size == other.size and len(one) == len(other) > 0
+        # The GPU's resize rounds some pixels the other way.
+        torch.testing.assert_close(one.scores, other.scores, rtol=0.05, atol=0.01)
