@@ -77,23 +77,23 @@ def main() -> None:
     model = model.to(memory_format=torch.channels_last)
     rows = {}
 
-    def row(name: str, make) -> None:
+    def row(name: str, make, *arguments) -> None:
         try:
-            rows[name] = make()
+            rows[name] = make(*arguments)
         except torch.OutOfMemoryError as error:
             rows[name] = {"failed": str(error).splitlines()[0]}
         print(f"{name:48s} {rows[name]}", flush=True)
 
     for batch_size, count in ((1, 64), (8, 128)):
-        row(f"{options.model}, eager bf16, batch {batch_size}", lambda: ours(model, batch_size, count, torch.bfloat16))
+        row(f"{options.model}, eager bf16, batch {batch_size}", ours, model, batch_size, count, torch.bfloat16)
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
             fast = htc_fast.optimize(model, (800, 1344), batch_size, dtype)
             name = f"{options.model}, optimized {str(dtype)[6:]}, batch {batch_size}"
-            row(name, lambda: ours(fast, batch_size, 2 * count, None))
+            row(name, ours, fast, batch_size, 2 * count, None)
             del fast
     for name in ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"):
         for batch_size in (1, 8):
-            row(f"torchvision {name}, bf16, batch {batch_size}", lambda: torchvision(name, batch_size, 32))
+            row(f"torchvision {name}, bf16, batch {batch_size}", torchvision, name, batch_size, 32)
     result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "limit images/s": SPEC_LIMIT}
     options.out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
 

@@ -16,10 +16,13 @@ SIZES = [(64, 96), (96, 64), (64, 64)]
 
 
 @pytest.fixture
-def exact(monkeypatch):
+def exact():
     """fp32 sums as on the CPU."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture
