@@ -73,6 +73,7 @@ def _recipe_options(group) -> None:
     add("--weight-decay", type=float)
     add("--clip", type=float, metavar="NORM", help="largest norm of the gradient")
     add("--amp", action=argparse.BooleanOptionalAction, help="compute in bf16 where that is safe and the device can")
+    add("--compile", action="store_true", help="torch.compile for the layers; same gradients, slower to start")
     add("--seed", type=int)
 
 

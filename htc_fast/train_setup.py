@@ -21,6 +21,7 @@ from htc_fast.models.weights import load_weights
 from htc_fast.processor import supports
 from htc_fast.restore import find_device, image_size
 from htc_fast.training import imagenet
+from htc_fast.training.compiled import compile_layers
 from htc_fast.training.distributed import World
 from htc_fast.training.feed import Feed
 from htc_fast.training.optimizer import Schedule, scaled_rate
@@ -161,6 +162,8 @@ def make_model(config, options: Namespace, train: CocoDataset) -> Detector:
         _start_from(model, options.weights)
     model.class_names, model.category_ids = train.classes, train.category_ids
     model.image_size = image_size(options.image_size)
+    if options.compile:
+        compile_layers(model)
     return model
 
 
