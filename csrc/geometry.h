@@ -117,27 +117,42 @@ HTC_BOTH Real hat(Real at) {
   return height > 0 ? height : 0;
 }
 
+// What of an interval lies under the rising and under the falling side of the hat at 0.
+template <class Real>
+HTC_BOTH Interval<Real> rising_part(Interval<Real> over) {
+  return {over.low < -1 ? -1 : over.low > 0 ? 0 : over.low, over.high < -1 ? -1 : over.high > 0 ? 0 : over.high};
+}
+template <class Real>
+HTC_BOTH Interval<Real> falling_part(Interval<Real> over) {
+  return {over.low < 0 ? 0 : over.low > 1 ? 1 : over.low, over.high < 0 ? 0 : over.high > 1 ? 1 : over.high};
+}
+
 // The mean of a pixel's hat over an interval. Each side of the pixel is a product of a length and a height, so that
 // nothing cancels in short intervals.
 template <class Real>
 HTC_BOTH Real hat_mean(Interval<Real> over, int pixel) {
-  const Real low = over.low - static_cast<Real>(pixel), high = over.high - static_cast<Real>(pixel);
-  if (!(high > low)) return hat(low);
-  const Real left_low = low < -1 ? -1 : low > 0 ? 0 : low, left_high = high < -1 ? -1 : high > 0 ? 0 : high;
-  const Real right_low = low < 0 ? 0 : low > 1 ? 1 : low, right_high = high < 0 ? 0 : high > 1 ? 1 : high;
-  const Real area = (left_high - left_low) * (1 + (left_low + left_high) / 2) +
-                    (right_high - right_low) * (1 - (right_low + right_high) / 2);
-  return area / (high - low);
+  const Interval<Real> moved{over.low - static_cast<Real>(pixel), over.high - static_cast<Real>(pixel)};
+  if (!(moved.high > moved.low)) return hat(moved.low);
+  const Interval<Real> up = rising_part(moved), down = falling_part(moved);
+  const Real area =
+      (up.high - up.low) * (1 + (up.low + up.high) / 2) + (down.high - down.low) * (1 - (down.low + down.high) / 2);
+  return area / (moved.high - moved.low);
 }
 
-// How a bin's mean changes as the low and the high end of its box's axis move; all in pixels of the map.
+// How a bin's mean changes as the low and the high end of its box's axis move; all in pixels of the map. The mean's
+// distance from the hat at an end of the bin is the hat's slope times the distance to the other end, summed up: nothing
+// cancels here either.
 template <class Real>
 HTC_BOTH Interval<Real> hat_mean_slopes(ExtentOf<Real> first, int bin, int bins, int pixel) {
   const Interval<Real> over = precise_bin(first, bin);
-  const Real length = over.high - over.low, mean = hat_mean(over, pixel);
+  const Interval<Real> moved{over.low - static_cast<Real>(pixel), over.high - static_cast<Real>(pixel)};
+  const Real length = moved.high - moved.low;
   if (!(length > 0)) return {0, 0};
-  const Real at_low = (mean - hat(over.low - static_cast<Real>(pixel))) / length;
-  const Real at_high = (hat(over.high - static_cast<Real>(pixel)) - mean) / length;
+  const Interval<Real> up = rising_part(moved), down = falling_part(moved);
+  const Real rise = (up.high - up.low) / length, fall = (down.high - down.low) / length;
+  const Real rise_at = (up.low + up.high) / 2, fall_at = (down.low + down.high) / 2;
+  const Real at_low = (rise * (moved.high - rise_at) - fall * (moved.high - fall_at)) / length;
+  const Real at_high = (rise * (rise_at - moved.low) - fall * (fall_at - moved.low)) / length;
   const Real low = static_cast<Real>(bin) / static_cast<Real>(bins);
   const Real high = static_cast<Real>(bin + 1) / static_cast<Real>(bins);
   return {(1 - low) * at_low + (1 - high) * at_high, low * at_low + high * at_high};
@@ -150,7 +165,7 @@ struct HatRange {
 template <class Real>
 HTC_BOTH HatRange hat_pixels(Interval<Real> over, int size) {
   const Real most = static_cast<Real>(size);
-  if (size < 1 || !(over.low <= over.high && over.low < most && over.high > -1)) return {0, 0};
+  if (size < 1 || !(over.low <= over.high && (over.low < most) && over.high > -1)) return {0, 0};
   const Real low = over.low < 0 ? 0 : over.low, high = over.high > most - 1 ? most - 1 : over.high;
   const int first = static_cast<int>(low), last = static_cast<int>(high < 0 ? 0 : high);
   return {first, last + (static_cast<Real>(last) < high ? 2 : 1)};

@@ -10,7 +10,7 @@ namespace {
 
 // NV vectors of channels of one bin.
 template <class T, int NV>
-void bin_vectors(const RoiTaps& roi, int ph, int pw, int64_t channel, T* out) {
+void bin_vectors(const RoiTaps<float>& roi, int ph, int pw, int64_t channel, T* out) {
   Vec sum[NV] = {};
   for (int m = 0; m < roi.maps; ++m) {
     const FeatureMap& map = *roi.map[m];
@@ -31,18 +31,18 @@ void bin_vectors(const RoiTaps& roi, int ph, int pw, int64_t channel, T* out) {
 
 // Any element type and strides, channel by channel.
 template <class T, class Sum>
-void bin_channels(const RoiTaps& roi, int ph, int pw, int64_t begin, int64_t end, T* out) {
+void bin_channels(const RoiTaps<Sum>& roi, int ph, int pw, int64_t begin, int64_t end, T* out) {
   for (int64_t channel = begin; channel < end; ++channel) {
     Sum sum = 0;
     for (int m = 0; m < roi.maps; ++m) {
       const FeatureMap& map = *roi.map[m];
       const BinTaps &rows = roi.rows[m].bins[ph], &columns = roi.columns[m].bins[pw];
-      const float *row_weights = roi.rows[m].of(rows), *column_weights = roi.columns[m].of(columns);
+      const Sum *row_weights = roi.rows[m].of(rows), *column_weights = roi.columns[m].of(columns);
       const T* base = static_cast<const T*>(map.data) + roi.image * map.stride_n + channel * map.stride_c +
                       rows.first * map.stride_h + columns.first * map.stride_w;
       for (int y = 0; y < rows.count; ++y)
         for (int x = 0; x < columns.count; ++x) {
-          const Sum weight = static_cast<Sum>(row_weights[y] * column_weights[x]);
+          const Sum weight = row_weights[y] * column_weights[x];
           if constexpr (sizeof(Sum) == 8) sum += weight * base[y * map.stride_h + x * map.stride_w];
           else sum += weight * to_float(base[y * map.stride_h + x * map.stride_w]);
         }
@@ -53,7 +53,7 @@ void bin_channels(const RoiTaps& roi, int ph, int pw, int64_t begin, int64_t end
 }
 
 template <class T>
-void bin_any(const RoiTaps& roi, int ph, int pw, int64_t channels, bool dense, T* out) {
+void bin_any(const RoiTaps<SumOf<T>>& roi, int ph, int pw, int64_t channels, bool dense, T* out) {
   int64_t channel = 0;
   if constexpr (sizeof(T) < 8) {
     if (dense) {
@@ -63,10 +63,8 @@ void bin_any(const RoiTaps& roi, int ph, int pw, int64_t channels, bool dense, T
         bin_vectors<T, 4>(roi, ph, pw, channel, out + channel);
       for (; channel + kWidth <= channels; channel += kWidth) bin_vectors<T, 1>(roi, ph, pw, channel, out + channel);
     }
-    bin_channels<T, float>(roi, ph, pw, channel, channels, out);
-  } else {
-    bin_channels<T, double>(roi, ph, pw, channel, channels, out);
   }
+  bin_channels<T, SumOf<T>>(roi, ph, pw, channel, channels, out);
 }
 
 template <class T>
@@ -78,7 +76,7 @@ void forward(const RoiAlign& op, const Parallel& parallel) {
   constexpr int64_t kBatch = 8;
   const int64_t bins = static_cast<int64_t>(op.out_h) * op.out_w;
   parallel((op.count + kBatch - 1) / kBatch, 1, [&](int64_t, int64_t) {
-    RoiTaps roi;
+    RoiTaps<SumOf<T>> roi;
     for (int64_t begin; (begin = next.fetch_add(kBatch)) < op.count;)
       for (int64_t i = begin; i < std::min(begin + kBatch, op.count); ++i) {
         const int64_t k = order[static_cast<size_t>(i)];

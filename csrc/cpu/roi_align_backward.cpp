@@ -40,10 +40,10 @@ inline void add_scaled(double* out, const double* in, double weight, int64_t cou
 
 // Adds one RoI's gradient of channels begin .. begin + count - 1 to one map.
 template <class Sum>
-void spread(const RoiAlign& op, const RoiTaps& roi, int m, int64_t k, int64_t begin, int64_t count,
+void spread(const RoiAlign& op, const RoiTaps<Sum>& roi, int m, int64_t k, int64_t begin, int64_t count,
             std::vector<Sum>& grad, std::vector<Sum>& columns) {
   const FeatureMap& map = *roi.map[m];
-  const AxisTaps &rows = roi.rows[m], &across = roi.columns[m];
+  const AxisTaps<Sum>&rows = roi.rows[m], &across = roi.columns[m];
   const int64_t width = across.end - across.first;
   if (width <= 0 || rows.end <= rows.first) return;
   columns.assign(static_cast<size_t>(op.out_h * width * count), Sum(0));
@@ -53,15 +53,14 @@ void spread(const RoiAlign& op, const RoiTaps& roi, int m, int64_t k, int64_t be
       widen(op, at, count, grad.data());
       const BinTaps& taps = across.bins[pw];
       Sum* line = columns.data() + (ph * width + taps.first - across.first) * count;
-      for (int x = 0; x < taps.count; ++x)
-        add_scaled(line + x * count, grad.data(), static_cast<Sum>(across.of(taps)[x]), count);
+      for (int x = 0; x < taps.count; ++x) add_scaled(line + x * count, grad.data(), across.of(taps)[x], count);
     }
   Sum* base = static_cast<Sum*>(map.data) + roi.image * map.stride_n + across.first * map.stride_w + begin;
   for (int ph = 0; ph < op.out_h; ++ph) {
     const BinTaps& taps = rows.bins[ph];
     for (int y = 0; y < taps.count; ++y) {
       Sum* line = base + (taps.first + y) * map.stride_h;
-      const Sum weight = static_cast<Sum>(rows.of(taps)[y]);
+      const Sum weight = rows.of(taps)[y];
       for (int64_t x = 0; x < width; ++x)
         add_scaled(line + x * map.stride_w, columns.data() + (ph * width + x) * count, weight, count);
     }
@@ -77,7 +76,7 @@ void backward(const RoiAlign& op, const Parallel& parallel) {
   }
   const std::vector<int64_t> order = reading_order(op);
   parallel((op.channels + kWidth - 1) / kWidth, 1, [&](int64_t first, int64_t last) {
-    RoiTaps roi;
+    RoiTaps<Sum> roi;
     std::vector<Sum> grad(static_cast<size_t>(kBlock)), columns;
     const int64_t end = std::min(last * kWidth, op.channels);
     for (int64_t k : order) {

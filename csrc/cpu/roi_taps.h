@@ -16,12 +16,13 @@ struct BinTaps {
   size_t weights;  // where they start in AxisTaps::weights
 };
 
+template <class Real>
 struct AxisTaps {
   std::vector<BinTaps> bins;
-  std::vector<float> weights;
+  std::vector<Real> weights;
   int first = 0, end = 0;  // all pixels that any bin reads
 
-  const float* of(const BinTaps& bin) const { return weights.data() + bin.weights; }
+  const Real* of(const BinTaps& bin) const { return weights.data() + bin.weights; }
 
   // `grid` sub-bins from extent.start on, averaged into `wanted` bins.
   void build(Extent extent, int size, int grid, int wanted, int sampling_ratio) {
@@ -36,13 +37,28 @@ struct AxisTaps {
       for (int pass = 0; pass < 2; ++pass) {
         if (pass == 1) {
           bins.push_back({low, std::max(high - low + 1, 0), weights.size()});
-          weights.resize(weights.size() + static_cast<size_t>(bins.back().count), 0.0f);
+          weights.resize(weights.size() + static_cast<size_t>(bins.back().count), Real(0));
         }
         for (int sub = from; sub < to; ++sub)
           visit(extent.start + static_cast<float>(sub) * length, length, samples, size, pass,
                 1.0f / (static_cast<float>(samples) * static_cast<float>(to - from)));
       }
       if (high >= low) first = std::min(first, low), end = std::max(end, high + 1);
+    }
+  }
+
+  // The same for bins that are integrated instead of sampled.
+  void build_precise(ExtentOf<Real> extent, int size, int wanted) {
+    bins.clear();
+    weights.clear();
+    first = size, end = 0;
+    extent.length /= static_cast<Real>(wanted);
+    for (int bin = 0; bin < wanted; ++bin) {
+      const Interval<Real> over = precise_bin(extent, bin);
+      const HatRange range = hat_pixels(over, size);
+      bins.push_back({range.first, range.end - range.first, weights.size()});
+      for (int pixel = range.first; pixel < range.end; ++pixel) weights.push_back(hat_mean(over, pixel));
+      if (range.end > range.first) first = std::min(first, range.first), end = std::max(end, range.end);
     }
   }
 
@@ -66,7 +82,7 @@ struct AxisTaps {
         low = std::min(low, tap.low);
         high = std::max(high, tap.fraction > 0.0f ? tap.high : tap.low);
       } else {
-        float* out = weights.data() + bins.back().weights - bins.back().first;
+        Real* out = weights.data() + bins.back().weights - bins.back().first;
         out[tap.low] += weight * (1.0f - tap.fraction);
         if (tap.fraction > 0.0f) out[tap.high] += weight * tap.fraction;
       }
@@ -74,11 +90,19 @@ struct AxisTaps {
   }
 };
 
+// One box in the type that its weights are worked out in.
+template <class Real>
+struct BoxOf {
+  Real x1, y1, x2, y2;
+};
+
 // A RoI's taps on its pyramid level and, second, on the semantic map.
+template <class Real>
 struct RoiTaps {
   int image = 0, maps = 0;
   const FeatureMap* map[2];
-  AxisTaps rows[2], columns[2];
+  AxisTaps<Real> rows[2], columns[2];
+  BoxOf<Real> exact;
 
   // Leaves maps = 0 for a box that is not finite: it reads nothing.
   void build(const RoiAlign& op, int64_t k) {
@@ -88,6 +112,13 @@ struct RoiTaps {
     maps = 0;
     if (!is_finite(box) || !(number >= 0.0f && number < static_cast<float>(op.images))) return;
     image = static_cast<int>(op.rois_per_image ? k / op.rois_per_image : static_cast<int64_t>(number));
+    exact = {static_cast<Real>(box.x1), static_cast<Real>(box.y1), static_cast<Real>(box.x2),
+             static_cast<Real>(box.y2)};
+    if constexpr (sizeof(Real) == 8)
+      if (op.exact_rois) {
+        const Real* wide = op.exact_rois + (row - op.rois);
+        exact = {wide[0], wide[1], wide[2], wide[3]};
+      }
     add(op, op.maps[pyramid_level(box, op.finest_size, op.levels)], box, op.out_h, op.out_w);
     if (op.has_semantic) add(op, op.maps[op.levels], box, op.semantic_grid, op.semantic_grid);
   }
@@ -95,6 +126,15 @@ struct RoiTaps {
  private:
   void add(const RoiAlign& op, const FeatureMap& target, Box box, int grid_h, int grid_w) {
     map[maps] = &target;
+    if (op.precise) {
+      const Real scale = static_cast<Real>(target.scale);
+      rows[0].build_precise(precise_extent(exact.y1, exact.y2, scale, op.aligned), static_cast<int>(target.height),
+                            grid_h);
+      columns[0].build_precise(precise_extent(exact.x1, exact.x2, scale, op.aligned), static_cast<int>(target.width),
+                               grid_w);
+      maps = 1;
+      return;
+    }
     rows[maps].build(roi_extent(box.y1, box.y2, target.scale, op.aligned), static_cast<int>(target.height), grid_h,
                      op.out_h, op.sampling_ratio);
     columns[maps].build(roi_extent(box.x1, box.x2, target.scale, op.aligned), static_cast<int>(target.width), grid_w,

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -31,6 +32,10 @@ struct bf16 {
 struct f16 {
   uint16_t bits;
 };
+
+// What sums over elements of this type are kept in.
+template <class T>
+using SumOf = std::conditional_t<sizeof(T) == 8, double, float>;
 
 inline float to_float(float x) { return x; }
 inline float to_float(bf16 x) {
@@ -105,17 +110,18 @@ inline void store(T* p, Vec v) {
 }
 
 // a * b + c, fused where the instruction set has it.
-inline Vec fma(Vec a, float b, Vec c) {
+inline Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Vec>(
-      _mm512_fmadd_ps(reinterpret_cast<__m512>(a), _mm512_set1_ps(b), reinterpret_cast<__m512>(c)));
+      _mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
 #elif defined(__FMA__)
   return reinterpret_cast<Vec>(
-      _mm256_fmadd_ps(reinterpret_cast<__m256>(a), _mm256_set1_ps(b), reinterpret_cast<__m256>(c)));
+      _mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
 #else
   return a * b + c;
 #endif
 }
+inline Vec fma(Vec a, float b, Vec c) { return fma(a, b - Vec{}, c); }
 
 #if defined(__AVX512F__)
 inline Vec larger(Vec a, Vec b) {

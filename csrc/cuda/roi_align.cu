@@ -1,7 +1,7 @@
 // RoIAlign forward over all levels, and the semantic map, in one launch.
 // A block owns some bins of one RoI and one slice of channels; a group of lanes owns a bin, each lane a 16-byte vector
 // of channels. Since weights are separable, samples that fall on the same pixels are merged along each axis first: a
-// bin of n x n samples reads about (n + 1)^2 pixels instead of 4 n^2.
+// bin of n x n samples reads about (n + 1)^2 pixels instead of 4 n^2. Precise pooling is the same with other weights.
 #include <algorithm>
 
 #include "cuda/roi_geometry.cuh"
@@ -21,7 +21,7 @@ struct ForwardParams {
 
 // Sums a bin's pixels on one map. Every lane of the group works out one pixel's place and weight and hands it to the
 // others, so that the group reads one pixel at a time, all its channels together.
-template <class T, int V>
+template <class T, int V, class Kind>
 __device__ __forceinline__ void add_bin(const RoiParams& p, int image, int index, int ph, int pw, TableLine y,
                                         TableLine x, int channel, bool active, float (&sum)[V]) {
   const Map& map = p.maps[index];
@@ -36,8 +36,8 @@ __device__ __forceinline__ void add_bin(const RoiParams& p, int image, int index
     float weight = 0.0f;
     if (mine < pixels) {
       const int row = mine / x.count;
-      const PixelWeight at_y = pixel_at(p, blockIdx.x, index, true, ph, y, row);
-      const PixelWeight at_x = pixel_at(p, blockIdx.x, index, false, pw, x, mine - row * x.count);
+      const PixelWeight at_y = pixel_at<Kind>(p, blockIdx.x, index, true, ph, y, row);
+      const PixelWeight at_x = pixel_at<Kind>(p, blockIdx.x, index, false, pw, x, mine - row * x.count);
       offset = static_cast<uint32_t>(at_y.pixel) * step_y + static_cast<uint32_t>(at_x.pixel) * step_x;
       weight = at_y.weight * at_x.weight;
     }
@@ -59,7 +59,7 @@ __device__ __forceinline__ void add_bin(const RoiParams& p, int image, int index
   }
 }
 
-template <class T, int V>
+template <class T, int V, class Kind>
 __global__ void __launch_bounds__(kThreads, 3) roi_align_forward(const __grid_constant__ ForwardParams p) {
   const RoiParams& r = p.roi;
   const int64_t k = blockIdx.x;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_forward(const __grid_co
   const int first_bin = static_cast<int>(blockIdx.z) * p.bins_per_block;
   const int bins = min(first_bin + p.bins_per_block, r.out_h * r.out_w);
   const RoiPlace roi = place_roi(r, k);
-  const RoiTables tables{dynamic_shared<int2>(), r.out_h, r.out_w, p.room};
+  const RoiTables<Kind> tables{dynamic_shared<int2>(), r.out_h, r.out_w, p.room};
   if (roi.valid) tables.fill(r, roi, threadIdx.y * blockDim.x + threadIdx.x, kThreads);
   __syncthreads();
   // Every group of a warp goes round equally often, with bins to do or not: they shuffle together.
@@ -81,14 +81,14 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_forward(const __grid_co
         y = tables.line(slot, true, ph);
         x = tables.line(slot, false, pw);
       }
-      add_bin<T, V>(r, roi.image, slot == 0 ? roi.level : r.semantic, ph, pw, y, x, channel, active, sum);
+      add_bin<T, V, Kind>(r, roi.image, slot == 0 ? roi.level : r.semantic, ph, pw, y, x, channel, active, sum);
     }
     if (active && bin < bins)
       store_elements<T, V>(static_cast<T*>(p.out) + (k * r.out_h * r.out_w + bin) * r.channels + channel, sum);
   }
 }
 
-template <class T, int V>
+template <class T, int V, class Kind>
 void run(const RoiAlign& a, Stream stream) {
   ForwardParams p{roi_params(a), a.out, 0, 0};
   const int channels = p.roi.channels, bins = a.out_h * a.out_w;
@@ -100,13 +100,15 @@ void run(const RoiAlign& a, Stream stream) {
   const int64_t wanted = std::max<int64_t>(2, 4096 / (a.count * slices));
   p.bins_per_block = ceil_div(bins, static_cast<int>(std::min<int64_t>(wanted, ceil_div(bins, groups))));
   const dim3 block(lanes, groups), grid(static_cast<unsigned>(a.count), slices, ceil_div(bins, p.bins_per_block));
-  const size_t shared = RoiTables::bytes(p.roi, p.room);
-  launch("roi_align_forward", roi_align_forward<T, V>, grid, block, shared, stream, p);
+  const size_t shared = RoiTables<Kind>::bytes(p.roi, p.room);
+  launch("roi_align_forward", roi_align_forward<T, V, Kind>, grid, block, shared, stream, p);
 }
 
 template <class T>
 void run_type(const RoiAlign& a, Stream stream) {
-  vectorised(roi_params(a), a.out, kVector<T>) ? run<T, kVector<T>>(a, stream) : run<T, 1>(a, stream);
+  const bool wide = vectorised(roi_params(a), a.out, kVector<T>);
+  if (a.precise) return wide ? run<T, kVector<T>, Precise>(a, stream) : run<T, 1, Precise>(a, stream);
+  wide ? run<T, kVector<T>, Sampled>(a, stream) : run<T, 1, Sampled>(a, stream);
 }
 
 }  // namespace

@@ -32,7 +32,8 @@ struct GatherParams {
 };
 
 // The tiles an axis of a RoI can touch; empty (1, 0) if none.
-__device__ __forceinline__ int2 touched_tiles(const RoiAxis& axis, int tile) {
+template <class Kind>
+__device__ __forceinline__ int2 touched_tiles(const RoiAxis<Kind>& axis, int tile) {
   const float last = axis.start + axis.length * static_cast<float>(axis.grid), top = static_cast<float>(axis.size);
   const float low = fminf(axis.start, last) - 1.0f, high = fmaxf(axis.start, last) + 1.0f;
   if (axis.samples == 0 || high < -1.0f || low > top) return make_int2(1, 0);
@@ -66,6 +67,7 @@ __device__ __forceinline__ int2 block_prefix(SortShared& shared, bool mine) {
 }
 
 // One block per group. It counts the RoIs of the groups before its own, then writes its own ones behind them.
+template <class Kind>
 __global__ void __launch_bounds__(1024) sort_rois(const __grid_constant__ RoiParams p, Lists lists) {
   HTC_SHARED(SortShared, shared);
   const int group = static_cast<int>(blockIdx.x);
@@ -88,8 +90,8 @@ __global__ void __launch_bounds__(1024) sort_rois(const __grid_constant__ RoiPar
     if (k < p.count) {
       const RoiPlace roi = place_roi(p, k);
       if (roi.valid && group_of(p, roi, semantic) == group) {
-        rows = touched_tiles(roi_axis(p, roi, group / p.images, true), kTileH);
-        columns = touched_tiles(roi_axis(p, roi, group / p.images, false), kTileW);
+        rows = touched_tiles(roi_axis<Kind>(p, roi, group / p.images, true), kTileH);
+        columns = touched_tiles(roi_axis<Kind>(p, roi, group / p.images, false), kTileW);
         mine = rows.x <= rows.y && columns.x <= columns.y;
       }
     }
@@ -123,7 +125,8 @@ __device__ __forceinline__ float* column_weights(const RoiParams& p, int i, int 
 }
 
 // The bins that can have a sample between two places.
-__device__ __forceinline__ int2 reaching_bins(const RoiAxis& axis, float from, float to) {
+template <class Kind>
+__device__ __forceinline__ int2 reaching_bins(const RoiAxis<Kind>& axis, float from, float to) {
   const float bins = static_cast<float>(axis.bins);
   const float length = axis.length * static_cast<float>(axis.grid) / bins;
   const float a = (from - axis.start) / length, b = (to - axis.start) / length;
@@ -133,7 +136,8 @@ __device__ __forceinline__ int2 reaching_bins(const RoiAxis& axis, float from, f
 }
 
 // One line of the tile, one RoI: what each bin's gradient counts in that row or column of pixels.
-__device__ void fill_weights(const RoiAxis& axis, int pixel, float* weights, int stride, int& first, int& last) {
+template <class Kind>
+__device__ void fill_weights(const RoiAxis<Kind>& axis, int pixel, float* weights, int stride, int& first, int& last) {
   first = 0;
   last = -1;
   for (int bin = 0; bin < axis.bins; bin++) weights[bin * stride] = 0.0f;
@@ -163,17 +167,18 @@ __device__ __forceinline__ Tile find_tile(const GatherParams& p, int index) {
   return {map, image, row * kTileH, (index - row * p.tiles_w[map]) * kTileW};
 }
 
+template <class Kind>
 __device__ void fill_batch(const GatherParams& p, const Tile& tile, GatherShared& shared, int begin, int size) {
   for (int task = static_cast<int>(threadIdx.x); task < size * (kTileH + kTileW); task += kThreads) {
     const int i = task / (kTileH + kTileW), line = task - i * (kTileH + kTileW);
     const RoiPlace roi = place_roi(p.roi, shared.hits[begin + i]);
     if (line < kTileH) {
-      fill_weights(roi_axis(p.roi, roi, tile.map, true), tile.y + line, row_weights(p.roi, i, 0) + line, kTileH,
+      fill_weights(roi_axis<Kind>(p.roi, roi, tile.map, true), tile.y + line, row_weights(p.roi, i, 0) + line, kTileH,
                    shared.row_first[i][line], shared.row_last[i][line]);
     } else {
       const int column = line - kTileH;
-      fill_weights(roi_axis(p.roi, roi, tile.map, false), tile.x + column, column_weights(p.roi, i, 0) + column, kTileW,
-                   shared.column_first[i][column], shared.column_last[i][column]);
+      fill_weights(roi_axis<Kind>(p.roi, roi, tile.map, false), tile.x + column, column_weights(p.roi, i, 0) + column,
+                   kTileW, shared.column_first[i][column], shared.column_last[i][column]);
     }
   }
 }
@@ -213,7 +218,7 @@ __device__ __forceinline__ void add_batch(const GatherParams& p, const GatherSha
   }
 }
 
-template <class T, int V>
+template <class T, int V, class Kind>
 __global__ void __launch_bounds__(kThreads, 2) roi_align_gather(const __grid_constant__ GatherParams p) {
   HTC_SHARED(GatherShared, shared);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -237,7 +242,7 @@ __global__ void __launch_bounds__(kThreads, 2) roi_align_gather(const __grid_con
     __syncthreads();
     for (int begin = 0; begin < place.y; begin += kBatch) {
       const int size = min(kBatch, place.y - begin);
-      fill_batch(p, tile, shared, begin, size);
+      fill_batch<Kind>(p, tile, shared, begin, size);
       __syncthreads();
       if (active) add_batch<T, V>(p, shared, begin, size, channel, sum);
       __syncthreads();
@@ -257,17 +262,19 @@ size_t weight_bytes(const RoiParams& p) { return sizeof(float) * kBatch * (p.out
 
 int groups(const RoiParams& p) { return (p.levels + (p.semantic >= 0)) * p.images; }
 
-template <class T, int V>
+template <class T, int V, class Kind>
 void run(const GatherParams& p, Stream stream) {
   const int maps = p.roi.levels + (p.roi.semantic >= 0);
-  launch("sort_rois", sort_rois, groups(p.roi), 1024, 0, stream, p.roi, p.lists);
+  launch("sort_rois", sort_rois<Kind>, groups(p.roi), 1024, 0, stream, p.roi, p.lists);
   const dim3 grid(static_cast<unsigned>(p.tiles_before[maps]), ceil_div(p.roi.channels, 32 * V));
-  launch("roi_align_gather", roi_align_gather<T, V>, grid, kThreads, weight_bytes(p.roi), stream, p);
+  launch("roi_align_gather", roi_align_gather<T, V, Kind>, grid, kThreads, weight_bytes(p.roi), stream, p);
 }
 
 template <class T>
-void run_type(const GatherParams& p, Stream stream) {
-  vectorised(p.roi, p.grad, kVector<T>) ? run<T, kVector<T>>(p, stream) : run<T, 1>(p, stream);
+void run_type(const GatherParams& p, bool precise, Stream stream) {
+  const bool wide = vectorised(p.roi, p.grad, kVector<T>);
+  if (precise) return wide ? run<T, kVector<T>, Precise>(p, stream) : run<T, 1, Precise>(p, stream);
+  wide ? run<T, kVector<T>, Sampled>(p, stream) : run<T, 1, Sampled>(p, stream);
 }
 
 }  // namespace
@@ -291,9 +298,9 @@ void roi_align_backward(const RoiAlign& a, void* workspace, Stream stream) {
     p.tiles_before[m + 1] = p.tiles_before[m] + p.roi.images * p.tiles_h[m] * p.tiles_w[m];
   }
   switch (a.dtype) {
-    case DType::f32: return run_type<float>(p, stream);
-    case DType::f16: return run_type<f16>(p, stream);
-    case DType::bf16: return run_type<bf16>(p, stream);
+    case DType::f32: return run_type<float>(p, a.precise, stream);
+    case DType::f16: return run_type<f16>(p, a.precise, stream);
+    case DType::bf16: return run_type<bf16>(p, a.precise, stream);
     default: throw std::runtime_error("htc_fast: roi_align on CUDA takes float32, float16 or bfloat16 gradients");
   }
 }

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_scatter(const __grid_co
   const int channel = (static_cast<int>(blockIdx.y) * 32 + lane) * V;
   const RoiPlace roi = place_roi(r, k);
   if (!roi.valid) return;
-  const RoiTables tables{dynamic_shared<int2>(), r.out_h, r.out_w, p.room};
+  const RoiTables<Sampled> tables{dynamic_shared<int2>(), r.out_h, r.out_w, p.room};
   tables.fill(r, roi, static_cast<int>(threadIdx.x), kThreads);
   __syncthreads();
   if (channel >= r.channels) return;
@@ -50,9 +50,9 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_scatter(const __grid_co
       float* start = static_cast<float*>(map.data) + roi.image * map.stride_n + channel * map.stride_c;
       const TableLine y = tables.line(slot, true, ph), x = tables.line(slot, false, pw);
       for (int iy = 0; iy < y.count; iy++) {
-        const PixelWeight at_y = pixel_at(r, k, index, true, ph, y, iy);
+        const PixelWeight at_y = pixel_at<Sampled>(r, k, index, true, ph, y, iy);
         for (int ix = 0; ix < x.count; ix++) {
-          const PixelWeight at_x = pixel_at(r, k, index, false, pw, x, ix);
+          const PixelWeight at_x = pixel_at<Sampled>(r, k, index, false, pw, x, ix);
           const float weight = at_y.weight * at_x.weight;
           if (weight != 0.0f) add_to<V>(start + at_y.pixel * map.stride_h + at_x.pixel * map.stride_w, weight, value);
         }
@@ -66,7 +66,7 @@ void run(const RoiAlign& a, Stream stream) {
   const RoiParams r = roi_params(a);
   ScatterParams p{r, a.out, table_room(r)};
   const dim3 grid(static_cast<unsigned>(r.count), ceil_div(r.channels, 32 * V));
-  launch("roi_align_scatter", roi_align_scatter<T, V>, grid, kThreads, RoiTables::bytes(r, p.room), stream, p);
+  launch("roi_align_scatter", roi_align_scatter<T, V>, grid, kThreads, RoiTables<Sampled>::bytes(r, p.room), stream, p);
 }
 
 template <class T>

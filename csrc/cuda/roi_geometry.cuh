@@ -88,18 +88,34 @@ __device__ __forceinline__ RoiPlace place_roi(const RoiParams& p, int64_t k) {
   return roi;
 }
 
+// How a bin becomes a mean: of samples of the interpolated map, or of all of it.
+struct Sampled {};
+struct Precise {};
+
 // One axis of a RoI on a map: `grid` sub-bins of equal length, each sampled `samples` times, pooled into `bins` bins.
+// Precise sub-bins are the bins themselves; no samples means no extent.
+template <class Kind>
 struct RoiAxis {
   float start, length;  // of the first sub-bin, of every sub-bin, in pixels of the map
   int samples, size, grid, bins;
 };
 
-__device__ __forceinline__ RoiAxis roi_axis(const RoiParams& p, const RoiPlace& roi, int map, bool vertical) {
+template <class Kind>
+__device__ __forceinline__ RoiAxis<Kind> roi_axis(const RoiParams& p, const RoiPlace& roi, int map, bool vertical) {
   const Map& m = p.maps[map];
-  RoiAxis axis;
+  RoiAxis<Kind> axis;
   axis.bins = vertical ? p.out_h : p.out_w;
-  axis.grid = map == p.semantic ? p.semantic_grid : axis.bins;
   axis.size = vertical ? m.height : m.width;
+  if constexpr (std::is_same_v<Kind, Precise>) {
+    const Extent extent = vertical ? precise_extent(roi.box.y1, roi.box.y2, m.scale, p.aligned)
+                                   : precise_extent(roi.box.x1, roi.box.x2, m.scale, p.aligned);
+    axis.start = extent.start;
+    axis.length = extent.length / static_cast<float>(axis.bins);
+    axis.grid = axis.bins;
+    axis.samples = axis.length > 0.0f;
+    return axis;
+  }
+  axis.grid = map == p.semantic ? p.semantic_grid : axis.bins;
   const Extent extent = vertical ? roi_extent(roi.box.y1, roi.box.y2, m.scale, p.aligned)
                                  : roi_extent(roi.box.x1, roi.box.x2, m.scale, p.aligned);
   axis.start = extent.start;
@@ -108,15 +124,18 @@ __device__ __forceinline__ RoiAxis roi_axis(const RoiParams& p, const RoiPlace& 
   return axis;
 }
 
-__device__ __forceinline__ int first_sub_bin(const RoiAxis& axis, int bin) { return bin * axis.grid / axis.bins; }
-__device__ __forceinline__ int last_sub_bin(const RoiAxis& axis, int bin) {
+__device__ __forceinline__ int first_sub_bin(const RoiAxis<Sampled>& axis, int bin) {
+  return bin * axis.grid / axis.bins;
+}
+__device__ __forceinline__ int last_sub_bin(const RoiAxis<Sampled>& axis, int bin) {
   return ((bin + 1) * axis.grid + axis.bins - 1) / axis.bins;
 }
 
 // Calls visit(tap, weight) for every sample of a bin that falls on the map and, where a range of pixels is given, may
 // touch it. The range keeps a gigantic box from costing a gigantic loop.
 template <class Visit>
-__device__ __forceinline__ void visit_samples(const RoiAxis& axis, int bin, float from, float to, Visit visit) {
+__device__ __forceinline__ void visit_samples(const RoiAxis<Sampled>& axis, int bin, float from, float to,
+                                              Visit visit) {
   const int begin = first_sub_bin(axis, bin), end = last_sub_bin(axis, bin);
   const float weight = 1.0f / (static_cast<float>(axis.samples) * static_cast<float>(end - begin));
   for (int sub = begin; sub < end; sub++) {
@@ -137,8 +156,16 @@ __device__ __forceinline__ void visit_samples(const RoiAxis& axis, int bin, floa
   }
 }
 
-// What a bin's samples along one axis weigh on one pixel.
-__device__ __forceinline__ float weight_on(const RoiAxis& axis, int bin, int pixel) {
+// A bin's piece of its axis; empty where the box has no extent.
+__device__ __forceinline__ Interval<float> bin_piece(const RoiAxis<Precise>& axis, int bin) {
+  return precise_bin(Extent{axis.start, axis.length}, bin);
+}
+
+// What a bin weighs on one pixel along one axis.
+__device__ __forceinline__ float weight_on(const RoiAxis<Precise>& axis, int bin, int pixel) {
+  return hat_mean(bin_piece(axis, bin), pixel);
+}
+__device__ __forceinline__ float weight_on(const RoiAxis<Sampled>& axis, int bin, int pixel) {
   float sum = 0.0f;
   visit_samples(axis, bin, static_cast<float>(pixel - 1), static_cast<float>(pixel + 1), [&](Tap tap, float weight) {
     if (tap.low == pixel) sum += weight * (1.0f - tap.fraction);
@@ -165,6 +192,7 @@ inline int table_room(const RoiParams& p) { return std::clamp(256 / std::max(p.o
 
 // For every map in use (0 the RoI's level, 1 the semantic one), a line for every row of bins and every column of bins.
 // In memory a line is {count, first} and then its pixels; count is negative where they are not listed.
+template <class Kind>
 struct RoiTables {
   int2* memory;
   int out_h, out_w, room;
@@ -185,10 +213,17 @@ struct RoiTables {
       const int slot = i / lines, line = i - slot * lines;
       const bool vertical = line < out_h;
       const int bin = vertical ? line : line - out_h;
-      fill_line(roi_axis(p, roi, slot == 0 ? roi.level : p.semantic, vertical), bin, at(slot, vertical, bin));
+      fill_line(roi_axis<Kind>(p, roi, slot == 0 ? roi.level : p.semantic, vertical), bin, at(slot, vertical, bin));
     }
   }
-  __device__ __forceinline__ void fill_line(const RoiAxis& axis, int bin, int2* start) const {
+  __device__ __forceinline__ void fill_line(const RoiAxis<Precise>& axis, int bin, int2* start) const {
+    PixelWeight* pixels = reinterpret_cast<PixelWeight*>(start + 1);
+    const HatRange range = hat_pixels(bin_piece(axis, bin), axis.size);
+    const int count = range.end - range.first;
+    *start = make_int2(count <= room ? count : -count, range.first);
+    for (int i = 0; i < min(count, room); i++) pixels[i] = {range.first + i, weight_on(axis, bin, range.first + i)};
+  }
+  __device__ __forceinline__ void fill_line(const RoiAxis<Sampled>& axis, int bin, int2* start) const {
     PixelWeight* pixels = reinterpret_cast<PixelWeight*>(start + 1);
     int count = 0, low = axis.size, high = -1;
     auto add = [&](int pixel, float weight) {
@@ -213,11 +248,12 @@ struct RoiTables {
 };
 
 // One pixel of a line. A line too long for its table works its weights out one by one: slow, and right.
+template <class Kind>
 __device__ __forceinline__ PixelWeight pixel_at(const RoiParams& p, int64_t k, int map, bool vertical, int bin,
                                                 const TableLine& line, int i) {
   if (line.listed) return line.pixels[i];
   // The RoI is read again rather than kept: registers are for the common case.
-  return {line.first + i, weight_on(roi_axis(p, place_roi(p, k), map, vertical), bin, line.first + i)};
+  return {line.first + i, weight_on(roi_axis<Kind>(p, place_roi(p, k), map, vertical), bin, line.first + i)};
 }
 
 }  // namespace htc::cuda

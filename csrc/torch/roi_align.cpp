@@ -1,30 +1,23 @@
 // multi_level_roi_align and its backward: adapter. `roi_align` is the case of one level.
-#include <cmath>
-#include <string>
+#include "torch/roi_align.h"
 
-#include "torch/common.h"
+#include <cmath>
 
 namespace htc {
 namespace {
 
-struct Options {
-  int64_t out_h, out_w;
-  std::vector<double> scales;
-  int64_t sampling_ratio;
-  bool aligned;
-  double finest_size;
-  double semantic_scale;
-  int64_t semantic_grid;
-};
+const char* name_of(const PoolOptions& o) { return o.precise ? "pr_roi_pool" : "roi_align"; }
 
-RoiAlign describe(const Tensor& rois, const Options& o, int64_t images, int64_t channels, int64_t levels,
+RoiAlign describe(const PoolRois& pool, const PoolOptions& o, int64_t images, int64_t channels, int64_t levels,
                   bool has_semantic) {
-  STD_TORCH_CHECK(levels >= 1 && levels <= 8, "roi_align: expected 1 to 8 levels, got ", levels);
-  STD_TORCH_CHECK(static_cast<int64_t>(o.scales.size()) == levels,
-                  "roi_align: expected one spatial scale per level, got ", o.scales.size(), " for ", levels, " levels");
-  STD_TORCH_CHECK((rois.dim() == 2 && rois.size(1) == 5) || (rois.dim() == 3 && rois.size(2) == 4),
-                  "roi_align: rois must be [K, 5] or [N, R, 4]");
-  STD_TORCH_CHECK(rois.dim() == 2 || rois.size(0) == images, "roi_align: rois [N, R, 4] are of ", rois.size(0),
+  const char* name = name_of(o);
+  const Tensor& rois = pool.rounded;
+  STD_TORCH_CHECK(levels >= 1 && levels <= 8, name, ": expected 1 to 8 levels, got ", levels);
+  STD_TORCH_CHECK(static_cast<int64_t>(o.scales.size()) == levels, name, ": expected one spatial scale per level, got ",
+                  o.scales.size(), " for ", levels, " levels");
+  STD_TORCH_CHECK((rois.dim() == 2 && rois.size(1) == 5) || (rois.dim() == 3 && rois.size(2) == 4), name,
+                  ": rois must be [K, 5] or [N, R, 4]");
+  STD_TORCH_CHECK(rois.dim() == 2 || rois.size(0) == images, name, ": rois [N, R, 4] are of ", rois.size(0),
                   " images, the features of ", images);
   RoiAlign op{};
   op.levels = static_cast<int>(levels);
@@ -40,6 +33,8 @@ RoiAlign describe(const Tensor& rois, const Options& o, int64_t images, int64_t 
   op.semantic_grid = static_cast<int>(o.semantic_grid);
   op.aligned = o.aligned;
   op.finest_size = static_cast<float>(o.finest_size);
+  op.precise = o.precise;
+  op.exact_rois = pool.exact ? static_cast<const double*>(pool.exact->const_data_ptr()) : nullptr;
   return op;
 }
 
@@ -54,16 +49,14 @@ FeatureMap describe_map(const Tensor& map, double scale) {
           map.stride(3)};
 }
 
-Tensor float_rois(const Tensor& rois) { return torch::stable::contiguous(torch::stable::to(rois, ScalarType::Float)); }
-
 // On the CPU looking costs nothing; on CUDA such rows give zeros instead.
 void check_images(const RoiAlign& op) {
   if (op.rois_per_image || op.count == 0) return;
   for (int64_t k = 0; k < op.count; ++k) {
     const float image = op.rois[5 * k];
-    STD_TORCH_CHECK(std::isnan(image) || (image >= 0 && image < static_cast<float>(op.images)), "roi_align: rois[", k,
-                    ", 0] names image ", image, ", but there are ", op.images, " images: expected 0 to ",
-                    op.images - 1);
+    STD_TORCH_CHECK(std::isnan(image) || (image >= 0 && image < static_cast<float>(op.images)),
+                    op.precise ? "pr_roi_pool" : "roi_align", ": rois[", k, ", 0] names image ", image,
+                    ", but there are ", op.images, " images: expected 0 to ", op.images - 1);
   }
 }
 
@@ -76,47 +69,8 @@ bool worth_turning(const RoiAlign& op, const Tensor& map) {
 }
 #endif
 
-Tensor forward(const std::vector<Tensor>& features, const Tensor& rois_any, int64_t out_h, int64_t out_w,
-               const std::vector<double>& scales, int64_t sampling_ratio, bool aligned, double finest_size,
-               const std::optional<Tensor>& semantic, double semantic_scale, int64_t semantic_grid) {
-  const Tensor rois = float_rois(rois_any);
-  const Options options{out_h, out_w, scales, sampling_ratio, aligned, finest_size, semantic_scale, semantic_grid};
-  STD_TORCH_CHECK(!features.empty(), "roi_align: expected 1 to 8 levels, got none");
-  const Tensor first = features[0];
-  STD_TORCH_CHECK(first.dim() == 4, "roi_align: feature maps must be [N, C, H, W]");
-  RoiAlign op = describe(rois, options, first.size(0), first.size(1), static_cast<int64_t>(features.size()),
-                         semantic.has_value());
-  op.dtype = dtype_of(first);
-  std::vector<Tensor> maps = features;
-  if (semantic) maps.push_back(*semantic);
-  for (size_t m = 0; m < maps.size(); ++m) {
-    STD_TORCH_CHECK(maps[m].dim() == 4 && maps[m].size(0) == op.images && maps[m].size(1) == op.channels &&
-                        maps[m].scalar_type() == first.scalar_type() && maps[m].is_cuda() == first.is_cuda() &&
-                        maps[m].get_device_index() == rois.get_device_index(),
-                    "roi_align: all maps must be [N, C, H, W] with the same N, C, type and device, the rois' too");
-#ifdef HTC_CUDA
-    if (first.is_cuda() && worth_turning(op, maps[m])) maps[m] = channels_last(maps[m]);
-#endif
-    op.maps[m] = describe_map(maps[m], m < features.size() ? scales[m] : semantic_scale);
-  }
-  Tensor out = torch::stable::new_empty(first, {op.count, out_h, out_w, op.channels});
-  op.out = out.mutable_data_ptr();
-  if (first.is_cpu()) {
-    check_images(op);
-    if (op.count * op.channels > 0) cpu::roi_align(op, torch_threads());
-  }
-#ifdef HTC_CUDA
-  if (first.is_cuda()) {
-    torch::stable::accelerator::DeviceGuard guard(first.get_device_index());
-    cuda::roi_align(op, current_stream(first.get_device_index()));
-  }
-#endif
-  return channels_second(out);
-}
-
-// Describes the op and allocates the maps' gradients, [N, H, W, C] of type `sum`.
-// sizes: N, then height and width of every level and, last, of the semantic map.
-std::vector<Tensor> gradients(RoiAlign& op, const Tensor& like, const std::vector<int64_t>& sizes, const Options& o,
+// Allocates the maps' gradients, [N, H, W, C] of type `sum`, and describes them.
+std::vector<Tensor> gradients(RoiAlign& op, const Tensor& like, const std::vector<int64_t>& sizes, const PoolOptions& o,
                               ScalarType sum) {
   std::vector<Tensor> grads;
   for (size_t m = 0; 2 * m + 2 < sizes.size(); ++m) {
@@ -134,25 +88,72 @@ std::vector<Tensor> gradients(RoiAlign& op, const Tensor& like, const std::vecto
   return grads;
 }
 
-std::vector<Tensor> backward(const Tensor& grad, const Tensor& rois_any, const std::vector<int64_t>& sizes,
-                             const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
-                             double finest_size, bool has_semantic, double semantic_scale, int64_t semantic_grid,
-                             bool atomic) {
-  STD_TORCH_CHECK(grad.dim() == 4, "roi_align_backward: grad must be [K, C, h, w]");
-  const Tensor rois = float_rois(rois_any);
-  const Options options{grad.size(2), grad.size(3), scales,         sampling_ratio,
-                        aligned,      finest_size,  semantic_scale, semantic_grid};
+}  // namespace
+
+PoolRois pool_rois(const Tensor& rois, const PoolOptions& o, ScalarType maps) {
+  PoolRois out{torch::stable::contiguous(torch::stable::to(rois, ScalarType::Float)), std::nullopt};
+  if (o.precise && maps == ScalarType::Double)
+    out.exact = torch::stable::contiguous(torch::stable::to(rois, ScalarType::Double));
+  return out;
+}
+
+RoiAlign describe_pool(std::vector<Tensor>& maps, bool has_semantic, const PoolRois& rois, const PoolOptions& o) {
+  const char* name = name_of(o);
+  const size_t levels = maps.size() - has_semantic;
+  STD_TORCH_CHECK(levels >= 1, name, ": expected 1 to 8 levels, got none");
+  const Tensor first = maps[0];
+  STD_TORCH_CHECK(first.dim() == 4, name, ": feature maps must be [N, C, H, W]");
+  RoiAlign op = describe(rois, o, first.size(0), first.size(1), static_cast<int64_t>(levels), has_semantic);
+  op.dtype = dtype_of(first);
+  for (size_t m = 0; m < maps.size(); ++m) {
+    STD_TORCH_CHECK(maps[m].dim() == 4 && maps[m].size(0) == op.images && maps[m].size(1) == op.channels &&
+                        maps[m].scalar_type() == first.scalar_type() && maps[m].is_cuda() == first.is_cuda() &&
+                        maps[m].get_device_index() == rois.rounded.get_device_index(),
+                    name, ": all maps must be [N, C, H, W] with the same N, C, type and device, the rois' too");
+#ifdef HTC_CUDA
+    if (first.is_cuda() && worth_turning(op, maps[m])) maps[m] = channels_last(maps[m]);
+#endif
+    op.maps[m] = describe_map(maps[m], m < levels ? o.scales[m] : o.semantic_scale);
+  }
+  if (first.is_cpu()) check_images(op);
+  return op;
+}
+
+Tensor pool_forward(const std::vector<Tensor>& features, const Tensor& rois_any, const PoolOptions& o,
+                    const std::optional<Tensor>& semantic) {
+  std::vector<Tensor> maps = features;
+  STD_TORCH_CHECK(!maps.empty(), name_of(o), ": expected 1 to 8 levels, got none");
+  if (semantic) maps.push_back(*semantic);
+  const PoolRois rois = pool_rois(rois_any, o, maps[0].scalar_type());
+  RoiAlign op = describe_pool(maps, semantic.has_value(), rois, o);
+  const Tensor& first = maps[0];
+  Tensor out = torch::stable::new_empty(first, {op.count, o.out_h, o.out_w, op.channels});
+  op.out = out.mutable_data_ptr();
+  if (first.is_cpu() && op.count * op.channels > 0) cpu::roi_align(op, torch_threads());
+#ifdef HTC_CUDA
+  if (first.is_cuda()) {
+    torch::stable::accelerator::DeviceGuard guard(first.get_device_index());
+    cuda::roi_align(op, current_stream(first.get_device_index()));
+  }
+#endif
+  return channels_second(out);
+}
+
+std::vector<Tensor> pool_backward(const Tensor& grad, const Tensor& rois_any, const std::vector<int64_t>& sizes,
+                                  const PoolOptions& o, bool has_semantic, bool atomic) {
+  const char* name = name_of(o);
+  STD_TORCH_CHECK(grad.dim() == 4, name, "_backward: grad must be [K, C, h, w]");
+  const PoolRois rois = pool_rois(rois_any, o, grad.scalar_type());
   const int64_t maps = (static_cast<int64_t>(sizes.size()) - 1) / 2;
-  RoiAlign op = describe(rois, options, sizes.at(0), grad.size(1), maps - has_semantic, has_semantic);
-  STD_TORCH_CHECK(grad.size(0) == op.count, "roi_align_backward: grad is of ", grad.size(0), " RoIs, rois are ",
-                  op.count);
+  RoiAlign op = describe(rois, o, sizes.at(0), grad.size(1), maps - has_semantic, has_semantic);
+  STD_TORCH_CHECK(grad.size(0) == op.count, name, "_backward: grad is of ", grad.size(0), " RoIs, rois are ", op.count);
   op.dtype = dtype_of(grad);
   const Tensor dense = torch::stable::contiguous(channels_at_the_end(grad));
   op.out = const_cast<void*>(dense.const_data_ptr());
   // Gathering on CUDA rounds once, to the gradient's own type; everyone else adds up in float32.
   const bool gathers = grad.is_cuda() && !atomic;
   const ScalarType sum = op.dtype == DType::f64 ? ScalarType::Double : gathers ? grad.scalar_type() : ScalarType::Float;
-  std::vector<Tensor> grads = gradients(op, grad, sizes, options, sum);
+  std::vector<Tensor> grads = gradients(op, grad, sizes, o, sum);
   if (grad.is_cpu()) {
     check_images(op);
     cpu::roi_align_backward(op, torch_threads());
@@ -172,6 +173,27 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& rois_any, const s
 #endif
   for (Tensor& one : grads) one = channels_second(torch::stable::to(one, grad.scalar_type()));
   return grads;
+}
+
+namespace {
+
+Tensor forward(const std::vector<Tensor>& features, const Tensor& rois, int64_t out_h, int64_t out_w,
+               const std::vector<double>& scales, int64_t sampling_ratio, bool aligned, double finest_size,
+               const std::optional<Tensor>& semantic, double semantic_scale, int64_t semantic_grid) {
+  return pool_forward(
+      features, rois,
+      {out_h, out_w, scales, sampling_ratio, aligned, finest_size, semantic_scale, semantic_grid, false}, semantic);
+}
+
+std::vector<Tensor> backward(const Tensor& grad, const Tensor& rois, const std::vector<int64_t>& sizes,
+                             const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
+                             double finest_size, bool has_semantic, double semantic_scale, int64_t semantic_grid,
+                             bool atomic) {
+  STD_TORCH_CHECK(grad.dim() == 4, "roi_align_backward: grad must be [K, C, h, w]");
+  return pool_backward(
+      grad, rois, sizes,
+      {grad.size(2), grad.size(3), scales, sampling_ratio, aligned, finest_size, semantic_scale, semantic_grid, false},
+      has_semantic, atomic);
 }
 
 std::vector<Tensor> backward_deterministic(const Tensor& grad, const Tensor& rois, const std::vector<int64_t>& sizes,

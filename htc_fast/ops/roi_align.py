@@ -40,8 +40,8 @@ def roi_align(
     """
     if not isinstance(boxes, Tensor):
         boxes = _with_numbers(boxes, input)
-    size, rois = _size(output_size), boxes
-    _check([input], rois, size, [spatial_scale], None)
+    size, rois = grid_size(output_size), boxes
+    check_inputs([input], rois, size, [spatial_scale], None)
     backend = _backend.backend_for("roi_align", input)
     if backend == "reference":
         return reference.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
@@ -76,8 +76,8 @@ def multi_level_roi_align(
     raises           ValueError, TypeError; RuntimeError for an image number out of range (on the CPU)
     source           FPN, equation 1 for the level; HTC, equation 6 for the sum
     """
-    features, scales, size = list(features), [float(scale) for scale in spatial_scales], _size(output_size)
-    _check(features, rois, size, scales, semantic)
+    features, scales, size = list(features), [float(scale) for scale in spatial_scales], grid_size(output_size)
+    check_inputs(features, rois, size, scales, semantic)
     finest_size = canonical_size / (2.0**canonical_level * scales[0])
     backend = _backend.backend_for("multi_level_roi_align", features[0])
     arguments = sampling_ratio, aligned, finest_size, semantic, semantic_scale, semantic_grid
@@ -102,14 +102,22 @@ def _with_numbers(boxes: Sequence[Tensor], like: Tensor) -> Tensor:
     return torch.cat(rows) if rows else like.new_zeros(0, 5)
 
 
-def _size(output_size: int | tuple[int, int]) -> tuple[int, int]:
+def grid_size(output_size: int | tuple[int, int]) -> tuple[int, int]:
+    """output_size as (h, w).
+
+    raises  ValueError
+    """
     size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"output_size must be one or two positive integers, got {output_size!r}.")
     return size
 
 
-def _check(features: list[Tensor], rois: Tensor, size, scales: list[float], semantic: Tensor | None) -> None:
+def check_inputs(features: list[Tensor], rois: Tensor, size, scales: list[float], semantic: Tensor | None) -> None:
+    """What both poolings ask of their arguments.
+
+    raises  ValueError, TypeError
+    """
     if not 1 <= len(features) <= 8:
         raise ValueError(f"expected 1 to 8 feature levels, got {len(features)}.")
     if len(scales) != len(features):

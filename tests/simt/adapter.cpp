@@ -48,6 +48,34 @@ void roi_align_backward(Tensor grad, std::vector<Tensor> maps, bool semantic, Te
   cuda::roi_align_backward(a, workspace.mutable_data_ptr(), nullptr);
 }
 
+// options: out_h, out_w; pooled: the output, or in the gradients' cases its gradient
+RoiAlign precise(const std::vector<Tensor>& maps, const Tensor& rois, const std::vector<double>& scales,
+                 const std::vector<int64_t>& options, bool aligned, const Tensor& pooled) {
+  RoiAlign a = arguments(maps, false, rois, scales, {options[0], options[1], 0, 1}, aligned);
+  a.precise = true;
+  a.dtype = dtype_of(pooled);
+  a.out = pooled.mutable_data_ptr();
+  return a;
+}
+
+void pr_roi_pool(std::vector<Tensor> maps, Tensor rois, std::vector<double> scales, std::vector<int64_t> options,
+                 bool aligned, Tensor out) {
+  cuda::roi_align(precise(maps, rois, scales, options, aligned, out), nullptr);
+}
+
+void pr_roi_pool_backward(Tensor grad, std::vector<Tensor> maps, Tensor rois, std::vector<double> scales,
+                          std::vector<int64_t> options, bool aligned) {
+  const RoiAlign a = precise(maps, rois, scales, options, aligned, grad);
+  Tensor workspace = torch::stable::new_empty(grad, {cuda::roi_align_workspace(a)}, ScalarType::Byte);
+  torch::stable::fill_(workspace, 255);
+  cuda::roi_align_backward(a, workspace.mutable_data_ptr(), nullptr);
+}
+
+void pr_roi_pool_boxes(Tensor grad, std::vector<Tensor> maps, Tensor rois, std::vector<double> scales,
+                       std::vector<int64_t> options, bool aligned, Tensor out) {
+  cuda::pr_roi_pool_boxes({precise(maps, rois, scales, options, aligned, grad), out.mutable_data_ptr()}, nullptr);
+}
+
 // As htc_fast::batched_nms_padded, with outputs given.
 void batched_nms(Tensor boxes, Tensor scores, std::optional<Tensor> classes, double iou_threshold,
                  double score_threshold, Tensor indices, Tensor counts) {
@@ -97,6 +125,13 @@ STABLE_TORCH_LIBRARY(htc_simt, m) {
   m.def(
       "roi_align_backward(Tensor grad, Tensor(a!)[] maps, bool semantic, Tensor rois, float[] scales, int[] options, "
       "bool aligned, bool deterministic) -> ()");
+  m.def("pr_roi_pool(Tensor[] maps, Tensor rois, float[] scales, int[] options, bool aligned, Tensor(a!) out) -> ()");
+  m.def(
+      "pr_roi_pool_backward(Tensor grad, Tensor(a!)[] maps, Tensor rois, float[] scales, int[] options, bool aligned) "
+      "-> ()");
+  m.def(
+      "pr_roi_pool_boxes(Tensor grad, Tensor[] maps, Tensor rois, float[] scales, int[] options, bool aligned, "
+      "Tensor(a!) out) -> ()");
   m.def(
       "batched_nms(Tensor boxes, Tensor scores, Tensor? classes, float iou_threshold, float score_threshold, "
       "Tensor(a!) indices, Tensor(b!) counts) -> ()");
@@ -107,6 +142,9 @@ STABLE_TORCH_LIBRARY(htc_simt, m) {
 STABLE_TORCH_LIBRARY_IMPL(htc_simt, CPU, m) {
   m.impl("roi_align", TORCH_BOX(&htc::roi_align));
   m.impl("roi_align_backward", TORCH_BOX(&htc::roi_align_backward));
+  m.impl("pr_roi_pool", TORCH_BOX(&htc::pr_roi_pool));
+  m.impl("pr_roi_pool_backward", TORCH_BOX(&htc::pr_roi_pool_backward));
+  m.impl("pr_roi_pool_boxes", TORCH_BOX(&htc::pr_roi_pool_boxes));
   m.impl("batched_nms", TORCH_BOX(&htc::batched_nms));
   m.impl("soft_nms", TORCH_BOX(&htc::soft_nms));
 }

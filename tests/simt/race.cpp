@@ -20,7 +20,7 @@ namespace {
 
 constexpr uint32_t kNobody = 0xffffffff, kSeveral = 0xfffffffe;
 struct Touch {
-  uint32_t block = kNobody, thread = kNobody, block_epoch = 0, warp_epoch = 0;
+  uint32_t block = kNobody, thread = kNobody, warp = kNobody, block_epoch = 0, warp_epoch = 0;
   bool atomic = false;
 };
 struct Byte {
@@ -34,7 +34,7 @@ bool ordered(const Touch& before, const Place& now) {
   if (before.thread == kNobody) return true;
   if (before.block != now.block) return false;
   if (before.thread == now.thread || before.block_epoch < now.block_epoch) return true;
-  return before.thread != kSeveral && before.thread / 32 == now.thread / 32 && before.warp_epoch < now.warp_epoch;
+  return before.warp == now.thread / 32 && before.warp_epoch < now.warp_epoch;
 }
 
 void report(const void* address, const char* first, const Touch& before, const char* second, const Place& now) {
@@ -52,10 +52,11 @@ void touch(Byte& byte, const char* address, const Place& now, bool write, bool a
     report(address, byte.write.atomic ? "an atomic" : "a write", byte.write, name, now);
   if (write && !ordered(byte.read, now)) report(address, "a read", byte.read, name, now);
   Touch& last = write ? byte.write : byte.read;
-  Touch mine{now.block, now.thread, now.block_epoch, now.warp_epoch, atomic};
+  Touch mine{now.block, now.thread, now.thread / 32, now.block_epoch, now.warp_epoch, atomic};
   if (!write && !ordered(last, now)) {  // two readers in one epoch: remember that there were several
     mine.thread = kSeveral;
     if (last.block != now.block) mine.block = kSeveral;
+    if (last.warp != mine.warp) mine.warp = kSeveral;
   }
   last = mine;
 }

@@ -32,6 +32,17 @@ __global__ void racy_sum(const float* x, float* out) {
   shared.part[threadIdx.x % 32] = x[threadIdx.x];
   if (threadIdx.x == 0) *out = shared.part[31];
 }
+// Lanes read what their neighbours wrote, then write again: right if warps keep to themselves and wait in between.
+__global__ void hand_round(float* out, bool wait, bool apart) {
+  HTC_SHARED(Parts, shared);
+  const unsigned lane = threadIdx.x % 32, other = apart ? threadIdx.x / 32 * 8 : 0;
+  for (int round = 0; round < 3; round++) {
+    if (lane < 8) shared.part[other + lane] = static_cast<float>(round);
+    __syncwarp();
+    out[threadIdx.x] += shared.part[other + lane % 8] + shared.part[other];
+    if (wait) __syncwarp();
+  }
+}
 __global__ void two_blocks_one_place(float* out) {
   if (threadIdx.x == 0) *out = static_cast<float>(blockIdx.x);
 }
@@ -83,6 +94,9 @@ int run(const char* which, const float* in, float* out, int count, char* error) 
   try {
     if (name == "block_sum") launch(which, block_sum, 16, 256, 0, nullptr, in, out, count);
     else if (name == "racy_sum") launch(which, racy_sum, 1, 64, 0, nullptr, in, out);
+    else if (name == "hand_round") launch(which, hand_round, 1, 64, 0, nullptr, out, true, true);
+    else if (name == "hand_round_too_early") launch(which, hand_round, 1, 64, 0, nullptr, out, false, true);
+    else if (name == "hand_round_together") launch(which, hand_round, 1, 64, 0, nullptr, out, true, false);
     else if (name == "two_blocks_one_place") launch(which, two_blocks_one_place, 2, 32, 0, nullptr, out);
     else if (name == "missed_barrier") launch(which, missed_barrier, 1, 64, 0, nullptr, out);
     else if (name == "read_unwritten") launch(which, read_unwritten, count, 32, 0, nullptr, out);

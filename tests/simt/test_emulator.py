@@ -119,7 +119,7 @@ def test_shared_memory_is_poisoned_per_block(plain):
     assert out[0] == 7 and np.isnan(out[1:]).all()
 
 
-@pytest.mark.parametrize("name", ["racy_sum", "two_blocks_one_place"])
+@pytest.mark.parametrize("name", ["racy_sum", "two_blocks_one_place", "hand_round_too_early", "hand_round_together"])
 @pytest.mark.parametrize("seed", [0, 3])
 def test_races_are_found(race, name, seed):
     race.seed(seed)
@@ -130,6 +130,7 @@ def test_no_race_where_there_is_none(race):
     out = np.zeros(64 * 6, np.float32)
     assert race.run("block_sum", np.ones(512, np.float32), out, 512) == ""
     assert race.run("votes", NOTHING, out) == ""
+    assert race.run("hand_round", NOTHING, np.zeros(64, np.float32)) == ""
 
 
 OUTSIDE = """

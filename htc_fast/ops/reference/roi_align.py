@@ -38,12 +38,13 @@ def roi_align_one(image: Tensor, box: Tensor, bins: tuple[int, int], scale: floa
         extent = extent.clamp(min=1.0)
     rows = axis_weights(box[1], extent[1], bins[0], ratio, image.shape[1])
     columns = axis_weights(box[0], extent[0], bins[1], ratio, image.shape[2])
-    used_rows, used_columns = _used(rows), _used(columns)
+    used_rows, used_columns = used(rows), used(columns)
     rows, columns = rows[:, used_rows].to(image.dtype), columns[:, used_columns].to(image.dtype)
     return rows @ image[:, used_rows, used_columns] @ columns.T
 
 
-def _used(weights: Tensor) -> slice:
+def used(weights: Tensor) -> slice:
+    """The pixels that any bin reads."""
     touched = (weights != 0).any(dim=0).nonzero()
     return slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0)
 
@@ -57,7 +58,7 @@ def level_of(boxes: Tensor, finest_size: float, count: int) -> Tensor:
 def roi_align(input: Tensor, rois: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool) -> Tensor:
     """input [N, C, H, W], rois [K, 5] -> [K, C, *size]; geometry in float32, 16-bit maps summed in float32."""
     rois = rois.detach().float()
-    _check_images(rois, len(input))
+    check_images(rois, len(input))
     wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
     nothing = wide.new_zeros(wide.shape[1], *size)
     bins = [
@@ -68,12 +69,21 @@ def roi_align(input: Tensor, rois: Tensor, size: tuple[int, int], scale: float, 
     return out.to(input.dtype)
 
 
-def _check_images(rois: Tensor, images: int) -> None:
+def check_images(rois: Tensor, images: int, op: str = "roi_align") -> None:
+    """raises  RuntimeError if a RoI names an image that is not there; NaN names none"""
     number = rois[:, 0][~rois[:, 0].isnan()]
     if len(number) and not (number.min() >= 0 and number.max() < images):
         raise RuntimeError(
-            f"roi_align: rois name images {number.min():g} to {number.max():g}, but there are {images} images."
+            f"{op}: rois name images {number.min():g} to {number.max():g}, but there are {images} images."
         )
+
+
+def numbered(rois: Tensor) -> Tensor:
+    """[K, 5] as it is; [N, R, 4] with the image's number before each box."""
+    if rois.dim() == 2:
+        return rois
+    number = torch.arange(len(rois), device=rois.device, dtype=rois.dtype).repeat_interleave(rois.shape[1])
+    return torch.cat([number[:, None], rois.flatten(0, 1)], dim=1)
 
 
 def multi_level_roi_align(
@@ -89,9 +99,7 @@ def multi_level_roi_align(
     semantic_grid: int,
 ) -> Tensor:
     """features: list of [N, C, H_l, W_l], rois [K, 5] or [N, R, 4] -> [K, C, *size]."""
-    if rois.dim() == 3:
-        number = torch.arange(len(rois), device=rois.device, dtype=rois.dtype).repeat_interleave(rois.shape[1])
-        rois = torch.cat([number[:, None], rois.flatten(0, 1)], dim=1)
+    rois = numbered(rois)
     levels = level_of(rois[:, 1:].float(), finest_size, len(features)).tolist()
     parts = [
         roi_align(features[level], roi[None], size, scales[level], ratio, aligned) for level, roi in zip(levels, rois)

@@ -1,0 +1,86 @@
+"""Precise RoI pooling: the exact mean of the interpolated map over every bin, differentiable in the boxes too.
+
+RoIAlign takes a few samples per bin; this one integrates. The forward and the maps' gradient are RoIAlign's kernels
+with other weights, so all levels take one call; the boxes' gradient has a kernel of its own.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend, _native
+from htc_fast.ops.reference import pr_roi_pool as reference
+from htc_fast.ops.roi_align import check_inputs, grid_size
+
+_backend.register("pr_roi_pool", "cpp", "cuda")
+
+
+def pr_roi_pool(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scales: Sequence[float],
+    *,
+    aligned: bool = False,
+    canonical_size: float = 224,
+    canonical_level: int = 4,
+) -> Tensor:
+    """Average the bilinearly interpolated map over each bin, exactly, on the pyramid level that fits the RoI's size.
+
+    features         L tensors [N, C, H_l, W_l], finest first; zero outside
+    rois             [K, 5]  image number, x1, y1, x2, y2 in pixels; or [N, R, 4]; they may require gradients
+    output_size      h, w
+    spatial_scales   L numbers, such as 1/4, 1/8, 1/16, 1/32
+    aligned          shift by half a pixel, as today's RoIAlign; the paper does not
+    canonical_size   boxes of this side (pixels) read level `canonical_level`, scale 2 ** -canonical_level
+    returns          [K, C, h, w] or [N * R, C, h, w], channels-last in memory; zeros for boxes that are empty or not
+                     finite
+    raises           ValueError, TypeError; RuntimeError for an image number out of range (on the CPU)
+    source           IoU-Net, section 3.4; FPN, equation 1 for the level, which has no gradient
+    """
+    features, scales, size = list(features), [float(scale) for scale in spatial_scales], grid_size(output_size)
+    check_inputs(features, rois, size, scales, None)
+    finest_size = canonical_size / (2.0**canonical_level * scales[0])
+    if _backend.backend_for("pr_roi_pool", features[0]) == "reference":
+        return reference.pr_roi_pool(features, rois, size, scales, aligned, finest_size)
+    return torch.ops.htc_fast.pr_roi_pool(features, rois, *size, scales, aligned, finest_size)
+
+
+@_native.register_fake("pr_roi_pool")
+def _(features, rois, out_h, out_w, scales, aligned, finest_size):
+    count = rois.shape[0] * rois.shape[1] if rois.dim() == 3 else rois.shape[0]
+    return features[0].new_empty(count, out_h, out_w, features[0].shape[1]).permute(0, 3, 1, 2)
+
+
+@_native.register_fake("pr_roi_pool_backward")
+def _(grad, rois, sizes, scales, aligned, finest_size):
+    return [
+        grad.new_empty(sizes[0], height, width, grad.shape[1]).permute(0, 3, 1, 2)
+        for height, width in zip(sizes[1::2], sizes[2::2])
+    ]
+
+
+@_native.register_fake("pr_roi_pool_boxes")
+def _(grad, features, rois, scales, aligned, finest_size):
+    return torch.empty_like(rois, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    features, rois, _, _, *ctx.options = inputs
+    ctx.sizes = [features[0].shape[0], *(side for one in features for side in one.shape[2:])]
+    # The boxes' gradient alone needs the maps.
+    ctx.save_for_backward(rois, *(features if rois.requires_grad else []))
+
+
+def _backward(ctx, grad):
+    rois, *features = ctx.saved_tensors
+    maps, boxes = [None] * len(ctx.needs_input_grad[0]), None
+    if any(ctx.needs_input_grad[0]):
+        maps = torch.ops.htc_fast.pr_roi_pool_backward(grad, rois, ctx.sizes, *ctx.options)
+    if ctx.needs_input_grad[1]:
+        boxes = torch.ops.htc_fast.pr_roi_pool_boxes(grad, features, rois, *ctx.options)
+    return maps, boxes, None, None, None, None, None
+
+
+_native.register_autograd("pr_roi_pool", _backward, _setup_context)
