@@ -5,12 +5,7 @@ result is checked before it is timed; who is not installed is reported as absent
 `results/<device>/<suite>.json`, from which `scripts/bench_tables.py` makes the README's tables.
 """
 
-import datetime
-import importlib.metadata
-import importlib.util
 import json
-import platform
-import re
 import statistics
 import time
 from pathlib import Path
@@ -19,9 +14,9 @@ import pytest
 import torch
 
 from benchmarks import slower
+from htc_fast.profiling.limits import device_name, machine, measure
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("htc_fast", "torch", "torchvision", "triton", "pycocotools", "numpy")
 
 
 def pytest_addoption(parser):
@@ -36,30 +31,10 @@ def pytest_configure(config):
 ROWS = pytest.StashKey[list]()
 
 
-def device_name() -> str:
-    """As the hardware calls itself, with its cores: "amd-epyc-9b45-2-cores", "nvidia-h200"."""
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-    else:
-        info = Path("/proc/cpuinfo")
-        found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-        name = f"{found[1] if found else platform.processor() or platform.machine()} {torch.get_num_threads()} cores"
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
 @pytest.fixture(scope="session")
 def limits() -> dict[str, float]:
-    """GB/s of a copy (read and written), GFLOP/s of a product of square matrices; the best of several, this minute."""
-    source = torch.ones(1 << 26)
-    target = torch.empty_like(source)
-    left = torch.randn(2048, 2048)
-    moved = min(_seconds(lambda: target.copy_(source)) for _ in range(7))
-    rates = {"copy GB/s": 2 * source.nbytes / moved / 1e9}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = left.to(dtype)
-        seconds = min(_seconds(lambda matrix=matrix: matrix @ matrix) for _ in range(7))
-        rates[f"{str(dtype)[6:]} GFLOP/s"] = 2 * 2048**3 / seconds / 1e9
-    return {name: round(rate, 1) for name, rate in rates.items()}
+    """GB/s of a copy (read and written), GFLOP/s of a product of matrices; the best of several, this minute."""
+    return measure(torch.device("cpu")).as_dict()
 
 
 def _seconds(call) -> float:
@@ -143,13 +118,3 @@ def pytest_sessionfinish(session):
         stored = {"machine": machine(), "limits": own[-1][1], "rows": list(merged.values())}
         path.write_text(json.dumps(stored, indent=1) + "\n")
     print(f"\nresults in benchmarks/results/{folder.name}: `make bench-tables` puts them into README.md", end="")
-
-
-def machine() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)}
-    return {
-        "device": device_name(),
-        "date": str(datetime.date.today()),
-        "python": platform.python_version(),
-        **versions,
-    }

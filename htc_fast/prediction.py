@@ -12,6 +12,7 @@ from htc_fast.data.classes import default_classes
 from htc_fast.data.pictures import load_image, normalise_and_pad, shrink
 from htc_fast.errors import UserError
 from htc_fast.instances import Instances
+from htc_fast.parts import part
 
 SIZE = (800, 1333)
 
@@ -106,7 +107,8 @@ class _Loaded(Dataset):
             pixels = self.load(index)
         except UserError as error:
             return index, error
-        return index, (shrink(pixels, self.size), pixels.shape[:2])
+        with part("preprocess"):
+            return index, (shrink(pixels, self.size), pixels.shape[:2])
 
 
 def _batches(order: list[int], batch_size: int) -> list[list[int]]:
@@ -118,24 +120,26 @@ def _detect(
     model, pictures: list[tuple[Tensor, tuple[int, int]]], device: torch.device, threshold: float, names: Sequence[str]
 ) -> list[Instances]:
     config = model.config
-    images, image_sizes = normalise_and_pad([pixels for pixels, _ in pictures], config.mean, config.std, device)
+    with part("preprocess"):
+        images, image_sizes = normalise_and_pad([pixels for pixels, _ in pictures], config.mean, config.std, device)
     found = model.detect(images, image_sizes)
     # Here the results leave the device: one wait per batch.
     counts = found.count.tolist()
     results = []
     for n, (pixels, original) in enumerate(pictures):
-        keep = found.scores[n, : counts[n]] >= threshold
-        factor = torch.tensor([original[1] / pixels.shape[2], original[0] / pixels.shape[1]] * 2, device=device)
-        boxes = found.boxes[n, : counts[n]][keep].float() * factor
-        masks = found.masks[n, : counts[n]][keep].float()
-        results.append(
-            Instances(
-                boxes=boxes.cpu(),
-                scores=found.scores[n, : counts[n]][keep].float().cpu(),
-                labels=found.labels[n, : counts[n]][keep].cpu(),
-                rle=ops.encode_masks(masks, boxes, tuple(original)),
-                size=tuple(original),
-                class_names=names,
+        with part("paste + RLE"):
+            keep = found.scores[n, : counts[n]] >= threshold
+            factor = torch.tensor([original[1] / pixels.shape[2], original[0] / pixels.shape[1]] * 2, device=device)
+            boxes = found.boxes[n, : counts[n]][keep].float() * factor
+            masks = found.masks[n, : counts[n]][keep].float()
+            results.append(
+                Instances(
+                    boxes=boxes.cpu(),
+                    scores=found.scores[n, : counts[n]][keep].float().cpu(),
+                    labels=found.labels[n, : counts[n]][keep].cpu(),
+                    rle=ops.encode_masks(masks, boxes, tuple(original)),
+                    size=tuple(original),
+                    class_names=names,
+                )
             )
-        )
     return results
