@@ -33,6 +33,11 @@ class Limits:
         """The roofline: what these operations and bytes take at least."""
         return max(flop / self.products[dtype], moved / self.bandwidth)
 
+    def best(self, other: "Limits") -> "Limits":
+        """The higher of both: on a machine that is shared, a limit is what was reached once."""
+        products = {dtype: max(rate, other.products[dtype]) for dtype, rate in self.products.items()}
+        return Limits(max(self.bandwidth, other.bandwidth), products)
+
     def as_dict(self) -> dict[str, float]:
         """For JSON: "copy GB/s" and "float32 GFLOP/s"."""
         rates = {f"{dtype} GFLOP/s": round(rate / 1e9, 1) for dtype, rate in self.products.items()}
@@ -85,13 +90,14 @@ def seconds(call: Callable, device: torch.device | None = None) -> float:
     return time.perf_counter() - began
 
 
-def device_name() -> str:
+def device_name(device: torch.device | None = None) -> str:
     """As the hardware calls itself; a CPU with its family, vector instructions and cores.
 
+    device   None: a GPU if there is one
     returns  "nvidia-h200", "amd-epyc-family-26-avx512-2-cores": clouds call processors of very different speed alike
     """
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
+    if device.type == "cuda" if device is not None else torch.cuda.is_available():
+        name = torch.cuda.get_device_name(device)
     else:
         about = CPUINFO.read_text(errors="replace") if CPUINFO.exists() else ""
         found, family = (re.search(rf"{word}\s*: (.*)", about) for word in ("model name", "cpu family"))

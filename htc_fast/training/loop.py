@@ -113,13 +113,13 @@ class Trainer:
         share = self._share()
         while share < 1 and not self.stopping:
             set_rate(self.optimizer, self.recipe.schedule(self.at.iteration, share))
-            window.add(*self._step(batches))
+            window.add(*self.update(batches))
             epochs, batch = divmod(self.at.batch + self.recipe.accumulate, len(self.feed))
             self.at = Position(self.at.iteration + 1, self.at.epoch + epochs, batch, time.monotonic() - self.started)
             share = self._share()
             self._after_step(window, share, epochs > 0)
 
-    def _step(self, batches) -> tuple[dict[str, Tensor], int]:
+    def update(self, batches) -> tuple[dict[str, Tensor], int]:
         """One update of the weights; returns the mean loss terms and how many images all processes saw."""
         recipe, total, seen = self.recipe, {}, 0
         seed = (recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration
