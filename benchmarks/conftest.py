@@ -28,6 +28,10 @@ def pytest_configure(config):
     config.stash[ROWS] = []
 
 
+def pytest_report_header(config):
+    return "on two cores this takes about an hour" if config.getoption("--full") else "on two cores: under ten minutes"
+
+
 ROWS = pytest.StashKey[list]()
 
 
@@ -45,16 +49,18 @@ def _seconds(call) -> float:
 
 @pytest.fixture
 def compare(benchmark, limits, request):
-    """compare(suite, case, calls, check, gigabytes=None, gflop=None, dtype="float32", rounds=None)
+    """compare(suite, case, calls, check, gigabytes=None, gflop=None, dtype="float32", rounds=None, backend="cpp")
 
-    calls   who -> callable, or None where that one is not installed; the first is ours and goes to pytest-benchmark
-    check   result of ours, result of another, who -> None, or an AssertionError
+    calls    who -> callable, or None where that one is not installed; the first is ours and goes to pytest-benchmark
+    check    result of ours, result of another, who -> None, or an AssertionError
+    backend  of ours: "cpp", "oneDNN" for what goes through torch
     """
 
-    def run(suite, case, calls, check=None, gigabytes=None, gflop=None, dtype="float32", rounds=None):
+    def run(suite, case, calls, check=None, gigabytes=None, gflop=None, dtype="float32", rounds=None, backend="cpp"):
         (ours, call), *rivals = calls.items()
         result = call()
-        row = {"case": case, "dtype": dtype, "absent": [who for who, rival in rivals if rival is None]}
+        absent = [who for who, rival in rivals if rival is None]
+        row = {"case": case, "dtype": dtype, "backend": backend, "absent": absent}
         for who, rival in rivals:
             if rival is not None and check is not None:
                 check(result, rival(), who)
@@ -74,7 +80,8 @@ def compare(benchmark, limits, request):
             row["share of copy"] = round(gigabytes / median / limits["copy GB/s"], 3)
         if gflop is not None:
             row["GFLOP/s"] = round(gflop / median, 1)
-            row["share of product"] = round(gflop / median / limits[f"{dtype} GFLOP/s"], 3)
+            product = limits.get(f"{dtype} GFLOP/s")  # None where the processor lacks the type
+            row["share of product"] = product and round(gflop / median / product, 3)
         row["ratio"] = {
             who: round(entry["median"] / row["milliseconds"][ours]["median"], 2)
             for who, entry in row["milliseconds"].items()
@@ -103,18 +110,24 @@ def _summary(times: list[float]) -> dict[str, float]:
 
 
 def pytest_sessionfinish(session):
-    rows = session.config.stash[ROWS]
-    if not rows or session.config.getoption("--no-store"):
+    """Store the rows; with --benchmark-compare only compare them, and fail where something became slower."""
+    rows, compares = session.config.stash[ROWS], session.config.getoption("benchmark_compare", None) is not None
+    if not rows or (session.config.getoption("--no-store") and not compares):
         return
     folder = RESULTS / device_name()
-    folder.mkdir(parents=True, exist_ok=True)
     for suite in sorted({suite for suite, _, _ in rows}):
         own = [(row, limits) for name, row, limits in rows if name == suite]
         path = folder / f"{suite}.json"
         before = json.loads(path.read_text()) if path.exists() else {"rows": []}
+        if compares and not before["rows"]:
+            print(f"\nnothing stored to compare with: benchmarks/results/{folder.name}/{suite}.json", end="")
         for sentence in slower.than(before, [row for row, _ in own]):
             print(f"\nslower than stored: {suite} {sentence}", end="")
-        merged = {(row["case"], row["dtype"]): row for row in [*before["rows"], *(row for row, _ in own)]}
-        stored = {"machine": machine(), "limits": own[-1][1], "rows": list(merged.values())}
-        path.write_text(json.dumps(stored, indent=1) + "\n")
-    print(f"\nresults in benchmarks/results/{folder.name}: `make bench-tables` puts them into README.md", end="")
+            session.exitstatus = 1 if compares else session.exitstatus
+        if not compares:
+            folder.mkdir(parents=True, exist_ok=True)
+            merged = {(row["case"], row["dtype"]): row for row in [*before["rows"], *(row for row, _ in own)]}
+            stored = {"machine": machine(), "limits": own[-1][1], "rows": list(merged.values())}
+            path.write_text(json.dumps(stored, indent=1) + "\n")
+    if not compares:
+        print(f"\nresults in benchmarks/results/{folder.name}: `make bench-tables` puts them into README.md", end="")
