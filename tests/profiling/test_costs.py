@@ -87,7 +87,8 @@ def test_mask_heads_in_one_call_are_told_apart(flows):
     fused = cost(operator, (x, labels, tensors, [4, 4], flows, [0, 1]), {}, torch.empty(5, 28, 28))
     assert [one.stage for one in fused] == [1, 2]
     for number, one in enumerate(fused, 1):
-        assert one.flop == pytest.approx(apart[f"mask stage {number}"].flop, rel=0.02)
+        # Of six channels, activations and the sigmoid are two hundredths.
+        assert one.flop == pytest.approx(apart[f"mask stage {number}"].flop, rel=0.03)
 
 
 @pytest.fixture(scope="module")
