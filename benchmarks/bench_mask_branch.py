@@ -6,6 +6,8 @@ from torch.nn.functional import interpolate
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from htc_fast import ops
+from htc_fast.parts import watching
+from htc_fast.profiling.ledger import Ledger
 from tests.inputs import generator
 
 CHANNELS, CLASSES = 256, 80
@@ -18,6 +20,13 @@ def same(ours, other, who):
 
 def draw(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator(0)).contiguous(memory_format=torch.channels_last)
+
+
+def gflop(call) -> float:
+    """Counted from the shapes, without running it again in the measurement."""
+    with Ledger() as ledger, watching(ledger):
+        call()
+    return sum(need.flop for need in ledger.needs.values()) / 1e9
 
 
 @torch.no_grad()
@@ -38,7 +47,8 @@ def bench_mask_branch(compare, count):
         "htc_fast": lambda: ops.mask_branch(x, labels, [ours]),
         "torchvision": lambda: predictor(head(plain)).sigmoid()[rows, labels],
     }
-    compare("matrix", f"mask head, {count} detections", calls, same)
+    work = gflop(calls["htc_fast"])
+    compare("matrix", f"mask head, {count} detections", calls, same, gflop=work, backend="oneDNN")
 
 
 @torch.no_grad()
@@ -53,4 +63,5 @@ def bench_semantic_merge(compare):
         return sum(torch.nn.functional.conv2d(one, weight, bias).relu() for one, weight, bias in parts)
 
     calls = {"htc_fast": lambda: ops.semantic_merge(levels, weights, biases), "PyTorch, NCHW": layers}
-    compare("matrix", "semantic_merge, 800×1344", calls, same)
+    work = gflop(calls["htc_fast"])
+    compare("matrix", "semantic_merge, 800×1344", calls, same, gflop=work, backend="oneDNN")

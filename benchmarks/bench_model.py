@@ -5,6 +5,8 @@ import torch
 import torchvision
 
 import htc_fast
+from htc_fast.processor import supports
+from htc_fast.profiling.paper import counted
 
 
 def picture():
@@ -15,6 +17,8 @@ def picture():
 @pytest.mark.parametrize("name", ["htc_r50", "cascade_mask_r50", "mask_rcnn_r50"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def bench_detect(compare, name, dtype):
+    if not supports(getattr(torch, dtype), torch.device("cpu")):
+        pytest.skip(f"this processor does not compute in {dtype}")
     torch.manual_seed(0)
     model = htc_fast.create_model(name).eval()
     images, sizes = picture()
@@ -24,7 +28,20 @@ def bench_detect(compare, name, dtype):
             return model.detect(images, sizes)
 
     assert run().count.item() == 100  # random weights: every place is filled, so the work is the most there is
-    compare("model", name, {"htc_fast": run}, dtype=dtype, rounds=5)
+    work = sum(need.flop for need in counted(name).values()) / 1e9
+    compare("model", name, {"htc_fast": run}, gflop=work, dtype=dtype, rounds=5, backend="cpp, oneDNN")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def bench_optimised(compare, dtype):
+    if not supports(getattr(torch, dtype), torch.device("cpu")):
+        pytest.skip(f"this processor does not compute in {dtype}")
+    torch.manual_seed(0)
+    model = htc_fast.optimize(htc_fast.create_model("htc_r50").eval(), dtype=getattr(torch, dtype))
+    images, sizes = picture()
+    work = sum(need.flop for need in counted("htc_r50").values()) / 1e9
+    run = lambda: model.detect(images, sizes)  # noqa: E731
+    compare("model", "htc_r50, optimised", {"htc_fast": run}, gflop=work, dtype=dtype, rounds=5, backend="cpp, oneDNN")
 
 
 def bench_torchvision(compare):

@@ -1,13 +1,25 @@
 """Multi-level RoIAlign beside torchvision's MultiScaleRoIAlign and our reference in plain PyTorch."""
 
+import importlib.util
+
 import pytest
 import torch
+import torchvision
 from torchvision.ops import MultiScaleRoIAlign
 
 from htc_fast import ops
 from tests.inputs import IMAGE, SCALES, maps, proposals
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def mmcv(feature, rois, size):
+    """mmcv's, on one level: it has none for a pyramid; None where it is not installed."""
+    if importlib.util.find_spec("mmcv") is None:
+        return None
+    from mmcv.ops import roi_align
+
+    return lambda: roi_align(feature, rois, size, SCALES[0], 0, "avg", True)
 
 
 def rival(features, rois, size):
@@ -36,6 +48,25 @@ def bench_forward(compare, request, count, size, dtype):
     call = lambda: ops.multi_level_roi_align(features, rois, size, SCALES, aligned=False)  # noqa: E731
     calls = {"htc_fast": call, "torchvision": rival(features, rois, size) if dtype == "float32" else None}
     compare("roi_align", f"forward, {count} RoIs to {size}×{size}", calls, close, moved(features, call()), dtype=dtype)
+
+
+@pytest.mark.parametrize(("channels", "images"), [(64, 1), (256, 8)])
+def bench_other_shapes(compare, channels, images):
+    features, rois = maps(channels, images), proposals(512, images)
+    call = lambda: ops.multi_level_roi_align(features, rois, 7, SCALES, aligned=False)  # noqa: E731
+    calls = {"htc_fast": call, "torchvision": rival(features, rois, 7)}
+    words = f"forward, 512 RoIs to 7×7, {channels} channels, {images} image{'s' * (images > 1)}"
+    # torchvision gives RoIs of several images in another order.
+    compare("roi_align", words, calls, close if images == 1 else None, moved(features, call()))
+
+
+def bench_one_level(compare):
+    feature, rois = maps()[0], proposals(512)
+    call = lambda: ops.roi_align(feature, rois, 7, SCALES[0], 0, True)  # noqa: E731
+    plain = feature.contiguous()
+    calls = {"htc_fast": call, "torchvision": lambda: torchvision.ops.roi_align(plain, rois, 7, SCALES[0], 0, True),
+             "mmcv": mmcv(plain, rois, 7)}  # fmt: skip
+    compare("roi_align", "forward on one level, 512 RoIs to 7×7", calls, close, moved([feature], call()))
 
 
 def bench_fused(compare):

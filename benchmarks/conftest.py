@@ -5,12 +5,7 @@ result is checked before it is timed; who is not installed is reported as absent
 `results/<device>/<suite>.json`, from which `scripts/bench_tables.py` makes the README's tables.
 """
 
-import datetime
-import importlib.metadata
-import importlib.util
 import json
-import platform
-import re
 import statistics
 import time
 from pathlib import Path
@@ -19,9 +14,9 @@ import pytest
 import torch
 
 from benchmarks import slower
+from htc_fast.profiling.limits import device_name, machine, measure
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("htc_fast", "torch", "torchvision", "triton", "pycocotools", "numpy")
 
 
 def pytest_addoption(parser):
@@ -33,33 +28,17 @@ def pytest_configure(config):
     config.stash[ROWS] = []
 
 
+def pytest_report_header(config):
+    return "on two cores this takes about an hour" if config.getoption("--full") else "on two cores: under ten minutes"
+
+
 ROWS = pytest.StashKey[list]()
-
-
-def device_name() -> str:
-    """As the hardware calls itself, with its cores: "amd-epyc-9b45-2-cores", "nvidia-h200"."""
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-    else:
-        info = Path("/proc/cpuinfo")
-        found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-        name = f"{found[1] if found else platform.processor() or platform.machine()} {torch.get_num_threads()} cores"
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 @pytest.fixture(scope="session")
 def limits() -> dict[str, float]:
-    """GB/s of a copy (read and written), GFLOP/s of a product of square matrices; the best of several, this minute."""
-    source = torch.ones(1 << 26)
-    target = torch.empty_like(source)
-    left = torch.randn(2048, 2048)
-    moved = min(_seconds(lambda: target.copy_(source)) for _ in range(7))
-    rates = {"copy GB/s": 2 * source.nbytes / moved / 1e9}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = left.to(dtype)
-        seconds = min(_seconds(lambda matrix=matrix: matrix @ matrix) for _ in range(7))
-        rates[f"{str(dtype)[6:]} GFLOP/s"] = 2 * 2048**3 / seconds / 1e9
-    return {name: round(rate, 1) for name, rate in rates.items()}
+    """GB/s of a copy (read and written), GFLOP/s of a product of matrices; the best of several, this minute."""
+    return measure(torch.device("cpu")).as_dict()
 
 
 def _seconds(call) -> float:
@@ -70,16 +49,18 @@ def _seconds(call) -> float:
 
 @pytest.fixture
 def compare(benchmark, limits, request):
-    """compare(suite, case, calls, check, gigabytes=None, gflop=None, dtype="float32", rounds=None)
+    """compare(suite, case, calls, check, gigabytes=None, gflop=None, dtype="float32", rounds=None, backend="cpp")
 
-    calls   who -> callable, or None where that one is not installed; the first is ours and goes to pytest-benchmark
-    check   result of ours, result of another, who -> None, or an AssertionError
+    calls    who -> callable, or None where that one is not installed; the first is ours and goes to pytest-benchmark
+    check    result of ours, result of another, who -> None, or an AssertionError
+    backend  of ours: "cpp", "oneDNN" for what goes through torch
     """
 
-    def run(suite, case, calls, check=None, gigabytes=None, gflop=None, dtype="float32", rounds=None):
+    def run(suite, case, calls, check=None, gigabytes=None, gflop=None, dtype="float32", rounds=None, backend="cpp"):
         (ours, call), *rivals = calls.items()
         result = call()
-        row = {"case": case, "dtype": dtype, "absent": [who for who, rival in rivals if rival is None]}
+        absent = [who for who, rival in rivals if rival is None]
+        row = {"case": case, "dtype": dtype, "backend": backend, "absent": absent}
         for who, rival in rivals:
             if rival is not None and check is not None:
                 check(result, rival(), who)
@@ -99,7 +80,8 @@ def compare(benchmark, limits, request):
             row["share of copy"] = round(gigabytes / median / limits["copy GB/s"], 3)
         if gflop is not None:
             row["GFLOP/s"] = round(gflop / median, 1)
-            row["share of product"] = round(gflop / median / limits[f"{dtype} GFLOP/s"], 3)
+            product = limits.get(f"{dtype} GFLOP/s")  # None where the processor lacks the type
+            row["share of product"] = product and round(gflop / median / product, 3)
         row["ratio"] = {
             who: round(entry["median"] / row["milliseconds"][ours]["median"], 2)
             for who, entry in row["milliseconds"].items()
@@ -128,28 +110,24 @@ def _summary(times: list[float]) -> dict[str, float]:
 
 
 def pytest_sessionfinish(session):
-    rows = session.config.stash[ROWS]
-    if not rows or session.config.getoption("--no-store"):
+    """Store the rows; with --benchmark-compare only compare them, and fail where something became slower."""
+    rows, compares = session.config.stash[ROWS], session.config.getoption("benchmark_compare", None) is not None
+    if not rows or (session.config.getoption("--no-store") and not compares):
         return
     folder = RESULTS / device_name()
-    folder.mkdir(parents=True, exist_ok=True)
     for suite in sorted({suite for suite, _, _ in rows}):
         own = [(row, limits) for name, row, limits in rows if name == suite]
         path = folder / f"{suite}.json"
         before = json.loads(path.read_text()) if path.exists() else {"rows": []}
+        if compares and not before["rows"]:
+            print(f"\nnothing stored to compare with: benchmarks/results/{folder.name}/{suite}.json", end="")
         for sentence in slower.than(before, [row for row, _ in own]):
             print(f"\nslower than stored: {suite} {sentence}", end="")
-        merged = {(row["case"], row["dtype"]): row for row in [*before["rows"], *(row for row, _ in own)]}
-        stored = {"machine": machine(), "limits": own[-1][1], "rows": list(merged.values())}
-        path.write_text(json.dumps(stored, indent=1) + "\n")
-    print(f"\nresults in benchmarks/results/{folder.name}: `make bench-tables` puts them into README.md", end="")
-
-
-def machine() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)}
-    return {
-        "device": device_name(),
-        "date": str(datetime.date.today()),
-        "python": platform.python_version(),
-        **versions,
-    }
+            session.exitstatus = 1 if compares else session.exitstatus
+        if not compares:
+            folder.mkdir(parents=True, exist_ok=True)
+            merged = {(row["case"], row["dtype"]): row for row in [*before["rows"], *(row for row, _ in own)]}
+            stored = {"machine": machine(), "limits": own[-1][1], "rows": list(merged.values())}
+            path.write_text(json.dumps(stored, indent=1) + "\n")
+    if not compares:
+        print(f"\nresults in benchmarks/results/{folder.name}: `make bench-tables` puts them into README.md", end="")

@@ -15,6 +15,7 @@ from htc_fast.data.pictures import load_image, normalise_and_pad, resize, resize
 from htc_fast.errors import UserError
 from htc_fast.instances import Instances
 from htc_fast.overlap import ahead
+from htc_fast.parts import part
 from htc_fast.processor import usable_cores
 
 SIZE = (800, 1333)
@@ -134,8 +135,10 @@ class _Reader:
             return index, error
         original = tuple(array.shape[:2])
         resized = resized_size(*original, *self.size)
-        pixels = shrink(array, None if self.pinned else self.size)
-        return index, _Picture(pixels.contiguous().pin_memory() if self.pinned else pixels, original, resized)
+        with part("preprocess"):
+            pixels = shrink(array, None if self.pinned else self.size)
+            pixels = pixels.contiguous().pin_memory() if self.pinned else pixels
+        return index, _Picture(pixels, original, resized)
 
 
 def _batches(items: Iterator, batch_size: int) -> Iterator[list]:
@@ -158,9 +161,11 @@ class _Batch:
         config = model.config
         self.numbers = [number for number, _ in pictures]
         self.pictures = [picture for _, picture in pictures]
-        pixels = [to_device(one.pixels, device) for one in self.pictures]
-        pixels = [resize(one, picture.resized) for one, picture in zip(pixels, self.pictures)]
-        self.found = model.detect(*normalise_and_pad(pixels, config.mean, config.std, device))
+        with part("preprocess"):
+            pixels = [to_device(one.pixels, device) for one in self.pictures]
+            pixels = [resize(one, picture.resized) for one, picture in zip(pixels, self.pictures)]
+            inputs = normalise_and_pad(pixels, config.mean, config.std, device)
+        self.found = model.detect(*inputs)
         self.done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
     @torch.no_grad()
@@ -187,7 +192,8 @@ class _Batch:
             kept = int((scores[n, : counts[n]] >= threshold).sum())  # best first, so these are the first
             factor = torch.tensor([width / picture.resized[1], height / picture.resized[0]] * 2)
             own = boxes[n, :kept] * factor
-            rle = ops.encode_masks(found.masks[n, :kept].float(), to_device(own, device), picture.original)
+            with part("paste + RLE"):
+                rle = ops.encode_masks(found.masks[n, :kept].float(), to_device(own, device), picture.original)
             instances = Instances(
                 boxes=own,
                 scores=scores[n, :kept],

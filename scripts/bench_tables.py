@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from htc_fast.profiling.report import in_order, label  # noqa: E402
+
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 UNMEASURED = "not measured"
@@ -74,6 +78,59 @@ def models(suite: str) -> str:
     return "\n\n".join(blocks + gpu_missing(suite))
 
 
+def profile(suite: str) -> str:
+    """Images per second and share of the limit beside the paper's; then HTC's parts."""
+    blocks = []
+    for result in stored(suite):
+        rows = []
+        for row in result["rows"]:
+            paper, taken = result["paper"].get(row["case"]), f"{row['images_per_second']:.2f}"
+            published = [f"{paper['fps']:g}", f"{paper['share']:.0%}"] if paper else ["–", "–"]
+            share = [f"{row['gflop']:.0f}", milliseconds(row["limit_ms"]), f"{row['share']:.0%}"]
+            who = [row["case"], f"{row['mode']}, {short(row['dtype'])}"]
+            rows.append([*who, taken, milliseconds(row["ms"]), *share, *published])
+        setting = result["setting"]
+        head = [f"{setting['size'][0]}×{setting['size'][1]}, batch {setting['batch_size']}", "", "img/s", "ms", "GFLOP",
+                "limit, ms", "reached", "paper, fps", "of its card's limit"]  # fmt: skip
+        absent = "; ".join(f"{who}: absent ({reason})" for who, reason in result["absent"].items())
+        blocks += [table(head, rows), parts(result, "htc_r50"), "\n\n".join(filter(None, (absent, caption(result))))]
+    return "\n\n".join(blocks + gpu_missing(suite))
+
+
+def parts(result: dict, case: str) -> str:
+    """A model's parts, its runs side by side: milliseconds and the share of the limit."""
+    runs = [row for row in result["rows"] if row["case"] == case]
+    if not runs:
+        return f"{case}: {UNMEASURED}."
+    rows = []
+    for name in in_order(runs[0]["parts"]):
+        found = [row["parts"].get(name) for row in runs]
+        cells = [f"{milliseconds(one['ms'])} ({one['share'] or 0:.0%})" if one else "–" for one in found]
+        first = runs[0]["parts"][name]
+        rows.append([label(name, runs[0]["parts"]), f"{first['gflop']:.1f}", f"{first['mb']:.0f}", *cells])
+    titles = [f"{row['mode']} {short(row['dtype'])}, ms (of limit)" for row in runs]
+    return table([case, "GFLOP", f"MB, {short(runs[0]['dtype'])}", *titles], rows)
+
+
+def short(dtype: str) -> str:
+    return dtype.replace("bfloat", "bf").replace("float", "fp")
+
+
+def sweep(suite: str) -> str:
+    """How cost grows, one line per curve."""
+    blocks = []
+    for result in stored(suite):
+        rows = []
+        for one in result["curves"]:
+            sizes, times = one["sizes"], [milliseconds(one["milliseconds"][at]) for at in (0, -1)]
+            ends = [f"{sizes[0]} – {sizes[-1]}", " – ".join(times), f"{one['exponent']:.2f}"]
+            rows.append([one["what"], one["over"], *ends])
+        machine = result["machine"]
+        blocks.append(table(["", "over", "sizes", "ms", "exponent"], rows)
+                      + f"\n\n{machine['device']}, {machine['date']}, torch {machine['torch']}")  # fmt: skip
+    return "\n\n".join(blocks + gpu_missing(suite))
+
+
 def training(suite: str) -> str:
     """What a run reached, beside its rival."""
     path = RESULTS / f"{suite}.json"
@@ -88,7 +145,8 @@ def training(suite: str) -> str:
     return table(head, rows) + f"\n\n{result['note']}"
 
 
-TABLES = {"roi_align": operators, "nms": operators, "masks": operators, "model": models, "training": training}
+TABLES = {"roi_align": operators, "nms": operators, "masks": operators, "model": models, "profile": profile,
+          "sweep": sweep, "training": training}  # fmt: skip
 
 
 def fill(text: str) -> str:

@@ -34,7 +34,7 @@ def dense(x: Tensor, layer: nn.Linear) -> Tensor:
 
     As a convolution where that is the faster way.
     """
-    if torch.is_autocast_enabled(x.device.type) or not convolves(x.device, x.dtype):
+    if not convolves(x.device, x.dtype) or torch.is_autocast_enabled(x.device.type):
         return layer(x.flatten(1))[..., None, None]
     return F.conv2d(x, layer.weight.view(-1, *x.shape[1:]), layer.bias)
 

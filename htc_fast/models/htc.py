@@ -15,6 +15,7 @@ from htc_fast.models.postprocess import ensemble, pad_masks, select
 from htc_fast.models.rpn import RPN
 from htc_fast.models.semantic_head import SemanticHead
 from htc_fast.models.structures import Detections, trim_columns
+from htc_fast.parts import part
 
 ROI_SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 
@@ -44,38 +45,48 @@ class HTC(nn.Module):
 
     def extract(self, images: Tensor) -> list[Tensor]:
         """images [N, 3, H, W], sides multiples of 32 -> P2..P6."""
-        return self.fpn(self.backbone(images.contiguous(memory_format=torch.channels_last)))
+        with part("backbone"):
+            maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        with part("FPN"):
+            return self.fpn(maps)
 
     def semantic(self, features: list[Tensor], logits: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """S [N, C, H/8, W/8] and logits [N, classes, H/8, W/8]; None, None without the branch."""
-        return (None, None) if self.semantic_head is None else self.semantic_head(features, logits)
+        if self.semantic_head is None:
+            return None, None
+        with part("semantic"):
+            return self.semantic_head(features, logits)
 
     def box_stage(
         self, t: int, features: list[Tensor], semantic: Tensor | None, boxes: Tensor
     ) -> tuple[Tensor, Tensor]:
         """boxes [N, R, 4] -> stage t's class logits [N, R, classes + 1] and deltas [N, R, 4 | 4 * classes]."""
         semantic = semantic if self.config.semantic in ("box", "both") else None
-        x = self._pool(features, semantic, boxes, box_head.RESOLUTION)
-        logits, deltas = self.box_heads[t](x)
+        with part(f"box stage {t + 1}"):
+            x = self._pool(features, semantic, boxes, box_head.RESOLUTION)
+            logits, deltas = self.box_heads[t](x)
         return logits.unflatten(0, boxes.shape[:2]), deltas.unflatten(0, boxes.shape[:2])
 
     def mask_stage(self, t: int, features: list[Tensor], semantic: Tensor | None, rois: Tensor) -> Tensor:
         """rois [K, 5] or boxes [N, R, 4] -> stage t's mask logits [K, classes, 28, 28], heads 1..t run in sequence."""
-        x = self.mask_features(features, semantic, rois)
-        own = self._flow(x, t)[-1] if self.config.information_flow else self.mask_heads[t].features(x)
-        return self.mask_heads[t].predict(own)
+        with part(f"mask stage {t + 1}"):
+            x = self.mask_features(features, semantic, rois)
+            own = self._flow(x, t)[-1] if self.config.information_flow else self.mask_heads[t].features(x)
+            return self.mask_heads[t].predict(own)
 
     def mask_features(self, features: list[Tensor], semantic: Tensor | None, rois: Tensor) -> Tensor:
         """rois [K, 5] or boxes [N, R, 4] -> RoI features [K, C, 14, 14] that every mask head starts from."""
         semantic = semantic if self.config.semantic in ("mask", "both") else None
-        return self._pool(features, semantic, rois, mask_head.RESOLUTION)
+        with part("mask RoIAlign"):
+            return self._pool(features, semantic, rois, mask_head.RESOLUTION)
 
     def refine(self, t: int, boxes: Tensor, deltas: Tensor, labels: Tensor, image_sizes: Tensor) -> Tensor:
         """boxes [N, R, 4] moved by stage t's deltas (of class `labels` [N, R] where they differ by class), clipped."""
         if not self.config.class_agnostic:
             index = labels.clamp(min=0)[..., None, None].expand(-1, -1, 1, 4)
             deltas = deltas.unflatten(2, (-1, 4)).gather(2, index)[:, :, 0]
-        return decode_boxes(deltas, boxes, self.config.stages.delta_std[t], image_sizes)
+        with part(f"box stage {t + 1}"):
+            return decode_boxes(deltas, boxes, self.config.stages.delta_std[t], image_sizes)
 
     @torch.no_grad()
     def detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
@@ -90,8 +101,9 @@ class HTC(nn.Module):
         semantic, _ = self.semantic(features, logits=False)
         objectness, deltas = self.rpn(features)
         limits = self.config.rpn.proposals_per_level, self.config.rpn.proposals
-        boxes, _, valid = self.rpn.propose(objectness, deltas, image_sizes, *limits)
-        boxes, valid = trim_columns(valid, boxes, valid)
+        with part("proposals"):
+            boxes, _, valid = self.rpn.propose(objectness, deltas, image_sizes, *limits)
+            boxes, valid = trim_columns(valid, boxes, valid)
         last = (self.config.test_stage or len(self.box_heads)) - 1
         logits = []
         for t in range(last + 1):
@@ -99,8 +111,9 @@ class HTC(nn.Module):
             logits.append(stage_logits)
             if t < last:
                 boxes = self.refine(t, boxes, deltas, stage_logits[..., :-1].argmax(dim=2), image_sizes)
-        scores = ensemble(logits if self.config.test_stage is None else logits[-1:])
-        boxes, scores, labels, count = select(self.config, last, boxes, deltas, scores, valid, image_sizes)
+        with part("detections"):
+            scores = ensemble(logits if self.config.test_stage is None else logits[-1:])
+            boxes, scores, labels, count = select(self.config, last, boxes, deltas, scores, valid, image_sizes)
         masks = self._masks(features, semantic, boxes, labels)
         return Detections(boxes, scores, labels, masks, count)
 
@@ -109,12 +122,13 @@ class HTC(nn.Module):
         found, found_labels = trim_columns(labels >= 0, boxes, labels)
         x = self.mask_features(features, semantic, found)
         stage = self.config.test_stage
-        masks = ops.mask_branch(
-            x,
-            found_labels.flatten(),
-            [head.weights() for head in self.mask_heads],
-            averaged=None if stage is None else [stage - 1],
-        )
+        with part("mask stages"):
+            masks = ops.mask_branch(
+                x,
+                found_labels.flatten(),
+                [head.weights() for head in self.mask_heads],
+                averaged=None if stage is None else [stage - 1],
+            )
         return pad_masks(masks.unflatten(0, found.shape[:2]), labels)
 
     def _flow(self, x: Tensor, last: int) -> list[Tensor]:

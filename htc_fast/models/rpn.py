@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from htc_fast import ops
 from htc_fast.models import config as configs
 from htc_fast.models.geometry import decode_boxes
+from htc_fast.parts import part
 
 STRIDES = (4, 8, 16, 32, 64)
 
@@ -26,8 +27,9 @@ class RPN(nn.Module):
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """P2..P6 -> per level objectness logits [N, A, h, w] and deltas [N, 4A, h, w], anchor by anchor."""
-        hidden = [self.conv(level).relu_() for level in features]
-        return [self.objectness(level) for level in hidden], [self.deltas(level) for level in hidden]
+        with part("RPN head"):
+            hidden = [self.conv(level).relu_() for level in features]
+            return [self.objectness(level) for level in hidden], [self.deltas(level) for level in hidden]
 
     def anchors(self, sizes: list[tuple[int, int]], device: torch.device | str) -> list[Tensor]:
         """Per level [h * w * A, 4]: pixel by pixel, row by row, anchors of one pixel side by side."""

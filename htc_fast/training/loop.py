@@ -113,35 +113,38 @@ class Trainer:
         share = self._share()
         while share < 1 and not self.stopping:
             set_rate(self.optimizer, self.recipe.schedule(self.at.iteration, share))
-            window.add(*self._step(batches))
+            window.add(*self.update(batches))
             epochs, batch = divmod(self.at.batch + self.recipe.accumulate, len(self.feed))
             self.at = Position(self.at.iteration + 1, self.at.epoch + epochs, batch, time.monotonic() - self.started)
             share = self._share()
             self._after_step(window, share, epochs > 0)
 
-    def _step(self, batches) -> tuple[dict[str, Tensor], int]:
+    def update(self, batches) -> tuple[dict[str, Tensor], int]:
         """One update of the weights; returns the mean loss terms and how many images all processes saw."""
         recipe, total, seen = self.recipe, {}, 0
         seed = (recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration
         torch.manual_seed(seed % 2**63)
         for part in range(recipe.accumulate):
-            images, image_sizes, targets, names = next(batches)
-            images = images.to(self.world.device, non_blocking=True, memory_format=torch.channels_last)
-            image_sizes = image_sizes.to(self.world.device, non_blocking=True)
-            targets = targets.to(self.world.device, non_blocking=True)
+            with part("data"):
+                images, image_sizes, targets, names = next(batches)
+                images = images.to(self.world.device, non_blocking=True, memory_format=torch.channels_last)
+                image_sizes = image_sizes.to(self.world.device, non_blocking=True)
+                targets = targets.to(self.world.device, non_blocking=True)
             waits = self.world.size > 1 and part < recipe.accumulate - 1
             with self.step.no_sync() if waits else contextlib.nullcontext():
-                with self._autocast():
+                with part("forward"), self._autocast():
                     terms = self.step(images, image_sizes, targets)
                 self.alarm.look(terms, self.at.iteration, names)
-                (sum(terms.values()) / recipe.accumulate).backward()
+                with part("backward"):
+                    (sum(terms.values()) / recipe.accumulate).backward()
             for name, value in terms.items():
                 total[name] = total.get(name, 0) + value.detach() / recipe.accumulate
             seen += len(images)
-        if recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with part("optimizer"):
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         return total, seen * self.world.size
 
     def _after_step(self, window: Window, share: float, epoch_ended: bool) -> None:

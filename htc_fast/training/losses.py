@@ -15,6 +15,7 @@ from torch import Tensor
 from htc_fast import ops
 from htc_fast.models.geometry import encode_boxes, to_rois
 from htc_fast.models.structures import Targets, trim
+from htc_fast.parts import part
 from htc_fast.training.matching import IGNORED, anchors_inside, match
 from htc_fast.training.sampling import Sample, Sampler, random_sampler, sample
 
@@ -126,9 +127,9 @@ def semantic_loss(logits: Tensor, target: Tensor | None, weight: float) -> Term:
 def propose(model, objectness: list[Tensor], deltas: list[Tensor], image_sizes: Tensor) -> Pool:
     """The RPN's proposals as the first pool."""
     rpn = model.config.rpn
-    boxes, _, valid = model.rpn.propose(
-        objectness, deltas, image_sizes, rpn.train_proposals_per_level, rpn.train_proposals
-    )
+    limits = rpn.train_proposals_per_level, rpn.train_proposals
+    with part("proposals"):
+        boxes, _, valid = model.rpn.propose(objectness, deltas, image_sizes, *limits)
     return Pool(boxes, valid)
 
 

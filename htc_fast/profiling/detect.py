@@ -1,0 +1,171 @@
+"""Inference from pixels to run lengths: how long each part takes, beside how long it would have to."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from htc_fast.detector import create_model
+from htc_fast.parts import watching
+from htc_fast.processor import autocast, supports
+from htc_fast.profiling.ledger import Clock, Ledger, Need, median_round, spread
+from htc_fast.profiling.limits import Limits, seconds
+from htc_fast.runtime import optimize
+
+MODES = ("eager", "optimised")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is run.
+
+    size    (short, long) side of the picture as the network sees it
+    dtypes  "float32", "bfloat16"
+    rounds  timed, after one that is not
+    """
+
+    device: torch.device
+    size: tuple[int, int] = (800, 1333)
+    batch_size: int = 1
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    modes: tuple[str, ...] = MODES
+    rounds: int = 3
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return tuple(-(-side // 32) * 32 for side in self.size)
+
+    def usable_dtypes(self) -> list[str]:
+        """Those that the device computes in."""
+        return [name for name in self.dtypes if supports(getattr(torch, name), self.device)]
+
+
+@dataclass
+class Run:
+    """What was measured of one model in one mode and dtype.
+
+    rounds  seconds per part, round by round
+    needs   part -> Need
+    images  per round
+    whole   seconds of one CUDA graph, where the parts were measured without it
+    """
+
+    case: str
+    mode: str
+    dtype: str
+    rounds: list[dict[str, float]]
+    needs: dict[str, Need]
+    images: int = 1
+    whole: float | None = None
+
+    def row(self, limits: Limits) -> dict:
+        """One line of the report, for JSON: totals and parts; the parts sum to the totals."""
+        times = median_round(self.rounds)
+        names = {**times, **self.needs}
+        parts = {name: entry(times.get(name, 0.0), self.needs.get(name), limits, self.dtype) for name in names}
+        if "mask stage 1" in parts and times.get("mask stages") and not times.get("mask stage 1"):
+            parts["mask stages"] = _merged(parts, times["mask stages"])
+        total = {key: sum(one[key] for one in parts.values()) for key in ("ms", "gflop", "mb", "limit_ms")}
+        taken = total["ms"] if self.whole is None else self.whole * 1e3
+        return {
+            "case": self.case,
+            "mode": self.mode,
+            "dtype": self.dtype,
+            "images_per_second": self.images * 1e3 / taken,
+            **total,
+            "spread_ms": spread(self.rounds) * 1e3,
+            **({} if self.whole is None else {"graph_ms": taken}),
+            "share": total["limit_ms"] / taken,
+            "parts": parts,
+        }
+
+
+def picture(size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] of six tenths of the size, as COCO's pictures are to 800 x 1333."""
+    rng = np.random.default_rng(0)
+    height, width = (max(32, round(side * 0.6)) for side in size)
+    blocks = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    return np.ascontiguousarray(blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width])
+
+
+def build(name: str, device: torch.device, **overrides) -> nn.Module:
+    """A detector with random weights: every place for a detection is filled, so the work is the most there is."""
+    torch.manual_seed(0)
+    return create_model(name, **overrides).eval().to(device)
+
+
+def profile_model(
+    name: str, setting: Setting, say: Callable[[str], None] = lambda text: None, **overrides
+) -> list[Run]:
+    """Runs of one model: each mode in each dtype.
+
+    say        told what comes next
+    overrides  as of `create_model`
+    """
+    model = build(name, setting.device, **overrides)
+    pictures = [picture(setting.size)] * setting.batch_size
+    options = {"size": setting.size, "batch_size": setting.batch_size, "score_threshold": 0.0}
+    say(f"{name}: counting")
+    with Ledger() as ledger, watching(ledger):
+        model.predict(pictures, **options)
+    found = []
+    for mode in setting.modes:
+        for dtype in setting.usable_dtypes():
+            say(f"{name}: {mode}, {dtype}")
+            rounds, whole = _timed(mode, dtype, model, pictures, options, setting)
+            found.append(Run(name, mode, dtype, rounds, ledger.needs, setting.batch_size, whole))
+    return found
+
+
+def _timed(mode: str, dtype: str, model, pictures: list, options: dict, setting: Setting):
+    """Rounds, and the seconds of a CUDA graph where there is one."""
+    runner, low = model, dtype == "bfloat16"
+    if mode == "optimised":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            runner = optimize(model, setting.padded, setting.batch_size, getattr(torch, dtype))
+
+    def run():
+        with autocast(setting.device, low and mode == "eager"):
+            return runner.predict(pictures, **options)
+
+    run()
+    whole = None
+    if setting.device.type == "cuda" and mode == "optimised":
+        # A replayed graph has no parts: those are measured on the same network without one.
+        whole = sorted(seconds(run, setting.device) for _ in range(setting.rounds))[setting.rounds // 2]
+        runner.buckets = None
+        run()
+    return measured(run, setting.device, setting.rounds), whole
+
+
+def measured(run: Callable, device: torch.device, rounds: int) -> list[dict[str, float]]:
+    """Seconds of each part, round by round."""
+    clock, found = Clock(device), []
+    with watching(clock):
+        for _ in range(rounds):
+            clock.start()
+            run()
+            found.append(clock.stop())
+    return found
+
+
+def entry(taken: float, need: Need | None, limits: Limits, dtype: str) -> dict[str, float]:
+    """One part, in milliseconds, GFLOP, MB and the share of the limit reached (None where there is no time)."""
+    need = need or Need()
+    limit = need.seconds(limits, dtype)
+    moved = need.moved * torch.finfo(getattr(torch, dtype)).bits / 32
+    share = limit / taken if taken else None
+    return {"ms": taken * 1e3, "gflop": need.flop / 1e9, "mb": moved / 1e6, "limit_ms": limit * 1e3, "share": share}
+
+
+def _merged(parts: dict[str, dict], taken: float) -> dict:
+    """Mask heads that ran in one call: their counts stay apart inside, and count once."""
+    stages = {name: parts.pop(name) for name in list(parts) if name.startswith("mask stage ")}
+    keys = ("gflop", "mb", "limit_ms")
+    sums = {key: parts["mask stages"][key] + sum(one[key] for one in stages.values()) for key in keys}
+    return {"ms": taken * 1e3, **sums, "share": sums["limit_ms"] / (taken * 1e3), "stages": stages}

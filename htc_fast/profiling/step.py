@@ -1,0 +1,31 @@
+"""A training step: data, forward by parts, backward, optimizer, memory; the loop's own `update`, watched."""
+
+from collections.abc import Callable
+
+from htc_fast.parts import watching
+from htc_fast.profiling.detect import Run, measured
+from htc_fast.profiling.ledger import Ledger
+from htc_fast.training.loop import Trainer
+from htc_fast.training.optimizer import set_rate
+from htc_fast.training.report import memory_mb
+
+
+def profile_step(trainer: Trainer, dtype: str, rounds: int, say: Callable[[str], None] = lambda text: None):
+    """Run some steps of a training run.
+
+    trainer  not started
+    dtype    what autocast computes in, for the limit
+    returns  a Run and the peak memory in MB
+    """
+    name = trainer.model.config.name
+    batches = trainer.feed.batches()
+    trainer.model.train()
+    set_rate(trainer.optimizer, 0.0)
+    say(f"{name}: counting")
+    with Ledger() as ledger, watching(ledger):
+        trainer.update(batches)
+    say(f"{name}: {rounds} steps, {dtype}")
+    device = trainer.world.device
+    times = measured(lambda: trainer.update(batches), device, rounds)
+    images = trainer.feed.batch_size * trainer.recipe.accumulate
+    return Run(name, "train", dtype, times, ledger.needs, images), memory_mb(device)

@@ -1,0 +1,121 @@
+"""Operations and bytes: by hand for single operators, the specification's sum for the whole detector."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+
+from htc_fast import ops
+from htc_fast.parts import part, watching
+from htc_fast.profiling.costs import cost
+from htc_fast.profiling.ledger import Ledger
+from htc_fast.profiling.limits import TITAN_XP
+from htc_fast.profiling.paper import counted, published
+
+# The specification's table, 800 x 1344: GFLOP of HTC R-50, all classes' mask logits included.
+SPECIFIED = {"backbone": 175.2, "FPN": 121.8, "RPN head": 106.29, "semantic": 92.6, "box stage 1": 30.53,
+             "box stage 2": 30.53, "box stage 3": 30.53}  # fmt: skip
+ALL_CLASSES = 3 * 2 * 100 * 28 * 28 * 256 * 79 / 1e9  # logits that are left out as nobody reads them
+
+
+def count(call) -> dict:
+    with Ledger() as ledger, watching(ledger):
+        call()
+    return ledger.needs
+
+
+def totals(call) -> tuple[float, float]:
+    needs = count(call).values()
+    return sum(one.flop for one in needs), sum(one.moved for one in needs)
+
+
+def test_a_convolution():
+    x, weight, bias = torch.randn(2, 8, 10, 12), torch.randn(16, 8, 3, 3), torch.randn(16)
+    flop, moved = totals(lambda: F.conv2d(x, weight, bias, padding=1))
+    assert flop == 2 * (2 * 16 * 10 * 12) * 8 * 9
+    assert moved == 4 * (x.numel() + weight.numel() + 16 + 2 * 16 * 10 * 12)
+
+
+def test_groups_stride_and_the_other_way_round():
+    x = torch.randn(1, 8, 10, 12)
+    assert totals(lambda: F.conv2d(x, torch.randn(16, 2, 3, 3), stride=2, padding=1, groups=4))[0] == 2 * 16 * 30 * 18
+    assert totals(lambda: F.conv_transpose2d(x, torch.randn(8, 4, 2, 2), stride=2))[0] == 2 * 8 * 120 * 4 * 4
+
+
+def test_activations_and_norms_are_part_of_their_layer():
+    x = torch.randn(1, 8, 10, 12)
+    assert totals(lambda: F.relu(x))[1] == 0
+    assert totals(lambda: F.batch_norm(x, torch.zeros(8), torch.ones(8)))[1] == 0
+    assert totals(lambda: x + x.clone())[1] == x.nbytes
+
+
+def test_backward_is_counted_twice_the_forward():
+    x, weight = torch.randn(1, 8, 10, 12, requires_grad=True), torch.randn(16, 8, 3, 3, requires_grad=True)
+    forward = totals(lambda: F.conv2d(x, weight, padding=1))[0]
+    both = totals(lambda: F.conv2d(x, weight, padding=1).sum().backward())[0]
+    assert both == pytest.approx(3 * forward, rel=0.01)
+
+
+def test_roi_align_reads_one_sample_per_pixel_of_a_bin():
+    features = [torch.randn(1, 4, 64 // s, 64 // s) for s in (1, 2)]
+    rois = torch.tensor([[0, 0.0, 0.0, 56.0, 56.0]])  # 14 x 14 pixels of stride 4, so 2 x 2 samples per bin
+    flop, moved = totals(lambda: ops.multi_level_roi_align(features, rois, 7, [1 / 4, 1 / 8]))
+    taps = (14 * 14, 7 * 7)  # 56 pixels are canonical_size / 4: the first level, or the second from there on
+    assert flop in [8 * 4 * count for count in taps]
+    assert moved < sum(one.nbytes for one in features) and moved > 4 * 49 * 4
+
+
+def test_torchvision_s_roi_align_too():
+    x, rois = torch.randn(1, 4, 32, 32), torch.tensor([[0, 0.0, 0.0, 14.0, 14.0]])
+    assert totals(lambda: torchvision.ops.roi_align(x, rois, 7, 1.0, 2))[0] == 8 * 4 * 49 * 4
+
+
+@pytest.mark.parametrize("flows", [[False, True], [False, False]])
+def test_mask_heads_in_one_call_are_told_apart(flows):
+    """The fused operator's count is the sum of the layers it stands for."""
+    torch.manual_seed(0)
+    heads, x, labels = [], torch.randn(5, 6, 14, 14), torch.arange(5)
+    for flow in flows:
+        layers = tuple((torch.randn(6, 6, 3, 3), torch.zeros(6)) for _ in range(4))
+        into = (torch.randn(6, 6, 1, 1), torch.zeros(6)) if flow else None
+        up, last = (torch.randn(6, 6, 2, 2), torch.zeros(6)), (torch.randn(9, 6, 1, 1), torch.zeros(9))
+        heads.append(ops.MaskHeadWeights(layers, up, last, into))
+    apart = count(lambda: ops.mask_branch(x, labels, heads))
+    tensors = [one for head in heads for layer in ([head.flow] if head.flow else []) + [*head.convolutions,
+               head.upsample, head.logits] for one in layer]  # fmt: skip
+    operator = torch.ops.htc_fast_triton.mask_branch.default
+    fused = cost(operator, (x, labels, tensors, [4, 4], flows, [0, 1]), {}, torch.empty(5, 28, 28))
+    assert [one.stage for one in fused] == [1, 2]
+    for number, one in enumerate(fused, 1):
+        # Of six channels, activations and the sigmoid are two hundredths.
+        assert one.flop == pytest.approx(apart[f"mask stage {number}"].flop, rel=0.03)
+
+
+@pytest.fixture(scope="module")
+def htc():
+    return counted("htc_r50")
+
+
+def test_the_whole_detector_is_the_specification_s(htc):
+    total = sum(need.flop for need in htc.values()) / 1e9
+    assert total + ALL_CLASSES == pytest.approx(911.4, rel=0.01)
+    for name, gflop in SPECIFIED.items():
+        assert htc[name].flop / 1e9 == pytest.approx(gflop, rel=0.01), name
+    masks = sum(need.flop for name, need in htc.items() if name.startswith("mask")) / 1e9
+    assert masks + ALL_CLASSES == pytest.approx(323.4, rel=0.01)
+
+
+def test_the_paper_s_share_of_its_card(htc):
+    assert sum(need.seconds(TITAN_XP) for need in htc.values()) == pytest.approx(0.0761, rel=0.04)
+    assert published("htc_r50")["share"] == pytest.approx(0.19, abs=0.01)
+    assert published("htc_r50_nosem") is None
+
+
+def test_what_runs_between_parts_is_the_rest():
+    def call():
+        with part("backbone"):
+            torch.mm(torch.ones(2, 3), torch.ones(3, 4))
+        torch.mm(torch.ones(5, 3), torch.ones(3, 4))
+
+    needs = count(call)
+    assert needs["backbone"].flop == 48 and needs["rest"].flop == 120
