@@ -1,6 +1,6 @@
 """How cost grows: time over RoIs, boxes, proposals, detections, masks, image size, batch and channels, as curves.
 
-    python -m benchmarks.sweep           about three minutes on two cores; sweep.json beside the other results
+    python -m benchmarks.sweep           about a minute on two idle cores; sweep.json beside the other results
     python -m benchmarks.sweep --quick   smallest sizes, once each: to see that it runs
 
 The exponent k of time ~ size^k is fitted over the larger half of the sizes, where no fixed cost is left. Weights and
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for sweep.json and sweep.png")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print("a few seconds" if options.quick else "about three minutes on two cores", flush=True)
+    print("a few seconds" if options.quick else "about a minute on two idle cores", flush=True)
     curves = []
     for curve in sweep(device, options.quick):
         curves.append(curve)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from htc_fast.profiling.report import in_order, label
+from htc_fast.profiling.report import ORDER, REMAINS, in_order, label
 
 GROUPS = {
     "preprocess": "#9e9e9e", "data": "#9e9e9e", "backbone": "#1b5e8c", "FPN": "#4a90c2", "RPN head": "#8fc1e3",
@@ -65,7 +65,11 @@ def _bars(axes, rows: list[dict]) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.18)
     axes.set_xlabel("milliseconds: thick what it took, thin what this device's copy and product would allow")
-    axes.legend(ncols=7, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.09), frameon=False)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
+    words = [word for word in dict.fromkeys(REMAINS.get(name, name) for name in ORDER) if word in handles]
+    words += [word for word in handles if word not in words]
+    shown = [handles[word] for word in words]
+    axes.legend(shown, words, ncols=9, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.07), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from htc_fast.parts import part
 from htc_fast.processor import autocast
 from htc_fast.training import checkpoint
 from htc_fast.training.distributed import World
@@ -124,13 +125,13 @@ class Trainer:
         recipe, total, seen = self.recipe, {}, 0
         seed = (recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration
         torch.manual_seed(seed % 2**63)
-        for part in range(recipe.accumulate):
+        for batch in range(recipe.accumulate):
             with part("data"):
                 images, image_sizes, targets, names = next(batches)
                 images = images.to(self.world.device, non_blocking=True, memory_format=torch.channels_last)
                 image_sizes = image_sizes.to(self.world.device, non_blocking=True)
                 targets = targets.to(self.world.device, non_blocking=True)
-            waits = self.world.size > 1 and part < recipe.accumulate - 1
+            waits = self.world.size > 1 and batch < recipe.accumulate - 1
             with self.step.no_sync() if waits else contextlib.nullcontext():
                 with part("forward"), self._autocast():
                     terms = self.step(images, image_sizes, targets)

@@ -33,14 +33,14 @@ class Killed(Exception):
 
 def kill_after(trainer, iterations):
     """Let the process die, as far as a test can: without a chance to save."""
-    step = trainer._step
+    step = trainer.update
 
     def dying(batches):
         if trainer.at.iteration == iterations:
             raise Killed
         return step(batches)
 
-    trainer._step = dying
+    trainer.update = dying
 
 
 @pytest.mark.parametrize("options", [{}, {"accumulate": 3, "optimizer": "adamw"}, {"amp": True, "clip": 1.0}])
@@ -96,14 +96,14 @@ def test_loss_that_is_not_finite(tmp_path):
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     trainer = Trainer(tiny_model(), tiny_feed(), tiny_recipe(iterations=1), tmp_path)
-    step = trainer._step
+    step = trainer.update
 
     def exploding(batches):
         result = step(batches)
         next(p for p in trainer.model.parameters() if p.requires_grad).data.fill_(float("inf"))
         return result
 
-    trainer._step = exploding
+    trainer.update = exploding
     with pytest.raises(UserError, match="weights are not finite after iteration 1"):
         trainer.run()
     assert not checkpoint.whole(tmp_path / "checkpoints")
