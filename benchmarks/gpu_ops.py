@@ -165,6 +165,26 @@ def bench_torchvision_roi_align(table, case, maps, rois, size, dtype) -> None:
     )
 
 
+def bench_pr_roi_pool(table: Table, generator: torch.Generator) -> None:
+    scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    for dtype, count, size in [(torch.bfloat16, 1000, 7), (torch.bfloat16, 100, 14), (torch.float32, 1000, 7)]:
+        maps = [map.requires_grad_() for map in pyramid(dtype)]
+        rois = torch.cat([torch.zeros(count, 1, device="cuda"), proposals(count, generator)], dim=1).requires_grad_()
+        run = lambda maps=maps, rois=rois, size=size: ops.pr_roi_pool(maps, rois, size, scales)  # noqa: E731
+        case = f"pr_roi_pool {count}x{size}x{size} {str(dtype)[6:]}"
+        with ops.use_backend("reference"):
+            few = ops.pr_roi_pool([m.detach()[:, :8].float() for m in maps], rois.detach()[:20], size, scales)
+        for backend in backends("pr_roi_pool"):
+            out = run()
+            torch.testing.assert_close(out[:20, :8].float(), few, rtol=2e-2, atol=2e-2)
+            grad, moved = torch.randn_like(out), sum(map.nbytes for map in maps) + out.nbytes
+            with torch.no_grad():
+                table.add(case, backend, run, moved)
+            for to, inputs in (("maps", maps), ("boxes", [rois])):
+                back = lambda out=out, to=inputs, g=grad: torch.autograd.grad(out, to, g, retain_graph=True)  # noqa: E731
+                table.add(f"{case} backward to the {to}", backend, back, moved)
+
+
 def bench_nms(table: Table, generator: torch.Generator) -> None:
     for images, count, classes, most in [(1, 1000, 1, 1000), (5, 5000, 5, 1000), (1, 80000, 80, 100)]:
         boxes = torch.stack([proposals(count, generator) for _ in range(images)])
@@ -221,7 +241,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     table = Table()
-    for bench in (bench_roi_align, bench_nms, bench_soft_nms, bench_masks):
+    for bench in (bench_roi_align, bench_pr_roi_pool, bench_nms, bench_soft_nms, bench_masks):
         bench(table, generator)
     device = torch.cuda.get_device_properties(0)
     report = {

@@ -145,7 +145,8 @@ def training(suite: str) -> str:
     return table(head, rows) + f"\n\n{result['note']}"
 
 
-TABLES = {"roi_align": operators, "nms": operators, "masks": operators, "model": models, "profile": profile,
+TABLES = {"roi_align": operators, "pr_roi_pool": operators, "nms": operators, "masks": operators, "model": models,
+          "profile": profile,
           "sweep": sweep, "training": training}  # fmt: skip
 
 

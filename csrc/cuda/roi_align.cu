@@ -119,7 +119,7 @@ void roi_align(const RoiAlign& a, Stream stream) {
     case DType::f32: return run_type<float>(a, stream);
     case DType::f16: return run_type<f16>(a, stream);
     case DType::bf16: return run_type<bf16>(a, stream);
-    default: throw std::runtime_error("htc_fast: roi_align on CUDA takes float32, float16 or bfloat16 features");
+    default: throw std::runtime_error("htc_fast: RoI pooling on CUDA takes float32, float16 or bfloat16 features");
   }
 }
 

@@ -301,7 +301,7 @@ void roi_align_backward(const RoiAlign& a, void* workspace, Stream stream) {
     case DType::f32: return run_type<float>(p, a.precise, stream);
     case DType::f16: return run_type<f16>(p, a.precise, stream);
     case DType::bf16: return run_type<bf16>(p, a.precise, stream);
-    default: throw std::runtime_error("htc_fast: roi_align on CUDA takes float32, float16 or bfloat16 gradients");
+    default: throw std::runtime_error("htc_fast: RoI pooling on CUDA takes float32, float16 or bfloat16 gradients");
   }
 }
 

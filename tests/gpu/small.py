@@ -8,6 +8,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "simt"), str(Path(__file__).resolve().parents[2])]
 
+from pr_roi_pool_cases import CASES as PRECISE_CASES  # noqa: E402
 from roi_cases import CASES, Inputs  # noqa: E402
 
 from htc_fast import ops  # noqa: E402
@@ -31,10 +32,21 @@ def run_roi_align(name: str) -> None:
     torch.autograd.grad(out, maps, torch.ones_like(out))
 
 
+def run_pr_roi_pool(name: str) -> None:
+    inputs = Inputs(replace(PRECISE_CASES[name], count=min(PRECISE_CASES[name].count, 6)))
+    maps = [map.cuda().requires_grad_() for map in inputs.maps]
+    rois = inputs.rois.cuda().requires_grad_()
+    out = ops.pr_roi_pool(maps, rois, inputs.case.size, inputs.scales, aligned=inputs.case.aligned)
+    torch.autograd.grad(out, [*maps, rois], torch.ones_like(out))
+
+
 def main() -> None:
     with ops.use_backend("cuda"):
         for name in ("plain", "brain", "brain_odd", "nchw", "strange", "long_boxes", "tiny_maps"):
             run_roi_align(name)
+        if "htc_fast::pr_roi_pool" in _native.cuda_operators:
+            for name in ("plain", "brain", "brain_odd", "nchw", "strange", "long_boxes", "tiny_maps"):
+                run_pr_roi_pool(name)
         boxes = torch.rand(2, 300, 4).cuda() * 50
         boxes[..., 2:] += boxes[..., :2]
         scores, idxs = torch.rand(2, 300).cuda(), torch.randint(0, 3, (2, 300)).cuda()
