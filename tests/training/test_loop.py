@@ -143,7 +143,7 @@ def test_what_a_run_leaves(tmp_path):
 def test_time_limit_ends_a_run(tmp_path):
     recipe = tiny_recipe(iterations=None, minutes=1 / 60)
     at = Trainer(tiny_model(), tiny_feed(), recipe, tmp_path).run()
-    assert at.iteration >= 1 and 1 <= at.seconds < 5
+    assert at.iteration >= 1 and 1 <= at.seconds < 30
 
 
 def test_another_batch_size_starts_the_epoch_again(tmp_path, capsys):

@@ -22,7 +22,7 @@ def command(name, home, *options):
     environment = {**os.environ, "XDG_CACHE_HOME": str(home), "MPLBACKEND": "Agg"}
     environment.pop("TRITON_INTERPRET", None)
     call = [sys.executable, "-m", f"htc_fast.{name}", *map(str, options)]
-    return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(call, env=environment, capture_output=True, text=True, timeout=1500)
 
 
 @pytest.fixture(scope="module")
