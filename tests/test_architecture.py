@@ -20,6 +20,7 @@ LEAVES = {"errors", "cli", "parts"}
 MAY = {
     "ops": {"_build"},
     "models": {"ops"},
+    "integrations": {"ops"},
     "data": {"ops", "models", "instances"},
     "runtime": {"ops", "models", "prediction", "processor"},
     "evaluation": {"ops", "models", "data", "prediction", "instances"},

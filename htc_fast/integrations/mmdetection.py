@@ -1,0 +1,66 @@
+"""mmdetection's detectors: one launch for all levels, in place of a loop that waits twice at each."""
+
+from torch import Tensor, nn
+
+from htc_fast import ops
+from htc_fast.integrations import _pooling
+from htc_fast.ops.roi_align import grid_size
+
+
+class SingleRoIExtractor(nn.Module):
+    """mmdetection's SingleRoIExtractor over RoIAlign.
+
+    output_size      h, w
+    featmap_strides  pixels of the image per pixel of each level, finest first
+    finest_scale     boxes of less than twice this side (pixels) read the finest level
+    sampling_ratio   samples per bin and axis; 0: one per pixel
+    aligned          boxes are shifted by half a pixel
+    out_channels     C, which mmdetection's heads ask for
+    source           mmdetection's class of this name
+    """
+
+    def __init__(self, output_size, featmap_strides, finest_scale=56, sampling_ratio=0, aligned=True, out_channels=256):
+        super().__init__()
+        self.output_size = grid_size(output_size)
+        self.featmap_strides, self.finest_scale = list(featmap_strides), finest_scale
+        self.sampling_ratio, self.aligned, self.out_channels = sampling_ratio, aligned, out_channels
+
+    @property
+    def num_inputs(self) -> int:
+        """How many levels are read; heads ask for it."""
+        return len(self.featmap_strides)
+
+    def forward(self, feats: list[Tensor], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
+        """Pool RoIs.
+
+        feats             L or more maps [N, C, H_l, W_l]; the first L are read
+        rois              [K, 5]  image number, x1, y1, x2, y2 in pixels
+        roi_scale_factor  boxes are made so many times larger around their centres, after their levels were chosen
+        returns           [K, C, h, w]
+        raises            ValueError for a roi_scale_factor that is not 1
+        """
+        if roi_scale_factor not in (None, 1, 1.0):
+            raise ValueError(f"roi_scale_factor must be None: one launch chooses levels by the boxes it pools, got "
+                             f"{roi_scale_factor}; scale the boxes beforehand.")  # fmt: skip
+        return ops.multi_level_roi_align(
+            feats[: self.num_inputs], rois.float(), self.output_size, [1 / stride for stride in self.featmap_strides],
+            sampling_ratio=self.sampling_ratio, aligned=self.aligned,
+            canonical_size=self.finest_scale / self.featmap_strides[0], canonical_level=0,
+        )  # fmt: skip
+
+
+def replace_pooling(model: nn.Module) -> int:
+    """Swap every SingleRoIExtractor of an mmdetection model for ours, in place; the semantic one too.
+
+    returns  how many were swapped
+    raises   ValueError where one pools otherwise than by RoIAlign's mean
+    """
+    return _pooling.replace(model, "SingleRoIExtractor", _like)
+
+
+def _like(old: nn.Module) -> SingleRoIExtractor:
+    layer = old.roi_layers[0]
+    if type(layer).__name__ != "RoIAlign" or getattr(layer, "pool_mode", "avg") != "avg":
+        raise ValueError(f"only extractors over RoIAlign with pool_mode='avg' can be swapped, got {layer!r}.")
+    return SingleRoIExtractor(layer.output_size, old.featmap_strides, old.finest_scale, layer.sampling_ratio,
+                              layer.aligned, old.out_channels)  # fmt: skip
