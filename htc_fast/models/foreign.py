@@ -1,8 +1,9 @@
 """Checkpoints of mmdetection (1.x to 3.x), torchvision and detectron2 under our names, and what their networks need.
 
-Names and values are converted so that a file does here what it did at home: background moves to the last class, rows by
-COCO id become rows by class, BGR input of any scale becomes our RGB. What is no matter of weights (where a residual block
-has its stride, how RoIAlign samples) comes back as options for `zoo.config`.
+Names and values are converted so that a file does here what it did at home: background moves to the last class, rows
+by COCO id become rows by class, BGR input of any scale becomes our RGB. What is no matter of weights (where a residual
+block has its stride, how RoIAlign samples) comes back as options for `zoo.config`. What remains different: both
+libraries let deltas shrink a box without limit, and torchvision drops detections of less than a hundredth of a pixel.
 """
 
 import re

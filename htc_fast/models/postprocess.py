@@ -34,7 +34,7 @@ def select(
         boxes, scores, labels, config.nms_iou, config.detections, config.score_threshold
     )
     found, indices = indices >= 0, indices.clamp(min=0)
-    boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)) * found[..., None]
+    boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)).masked_fill(~found[..., None], 0.0)
     scores = scores.gather(1, indices).masked_fill(~found, 0.0)
     return boxes, scores, labels.gather(1, indices).masked_fill(~found, -1), count
 

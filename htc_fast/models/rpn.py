@@ -34,10 +34,7 @@ class RPN(nn.Module):
     def anchors(self, sizes: list[tuple[int, int]], device: torch.device | str) -> list[Tensor]:
         """Per level [h * w * A, 4]: pixel by pixel, row by row, anchors of one pixel side by side."""
         whole = tuple(STRIDES[0] * side for side in sizes[0])
-        return [
-            self._level_anchors(*size, stride, device, whole)
-            for size, stride in zip(sizes, STRIDES, strict=True)
-        ]
+        return [self._level_anchors(*size, stride, device, whole) for size, stride in zip(sizes, STRIDES, strict=True)]
 
     def _level_anchors(self, height: int, width: int, stride: int, device, image: tuple[int, int]) -> Tensor:
         side = self.config.anchor_scale * stride
@@ -90,5 +87,5 @@ def _suppress(boxes: Tensor, scores: Tensor, levels: Tensor, iou: float, limit: 
     indices, _ = ops.batched_nms_padded(boxes, scores, levels, iou, limit, -1.0)
     valid = indices >= 0
     indices = indices.clamp(min=0)
-    boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)) * valid[..., None]
+    boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)).masked_fill(~valid[..., None], 0.0)
     return boxes, scores.gather(1, indices).masked_fill(~valid, 0.0), valid

@@ -59,27 +59,28 @@ class Array(Placeholder):
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, by_columns, content = state
-        if not isinstance(dtype, Type) or not isinstance(content, bytes):
-            return  # an array of objects
+        if not isinstance(dtype, Type) or dtype.value is None or not isinstance(content, bytes):
+            return  # of objects or of text
         flat = np.frombuffer(content, dtype.value)
         self.value = flat.reshape(shape, order="F" if by_columns else "C")
 
 
 class Type(Placeholder):
-    """A NumPy type of plain numbers."""
+    """A NumPy type of plain numbers; None for any other."""
 
     def __init__(self, name: Any = "", *args: Any):
-        if not re.fullmatch(r"[fiub]\d{1,2}", str(name)):
-            raise pickle.UnpicklingError(f"arrays of {str(name)[:20]!r} are not read")
-        self.value = np.dtype(name)
+        self.value = np.dtype(name) if re.fullmatch(r"[fiub][1248]", str(name)) else None
 
     def __setstate__(self, state: Any) -> None:
-        self.value = self.value.newbyteorder(state[1] if state[1] in ("<", ">") else "=")
+        if self.value is not None and state[1] in ("<", ">"):
+            self.value = self.value.newbyteorder(state[1])
 
 
-def _from_buffer(content: Any, dtype: Any, shape: Any, order: str) -> Array:
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: str, axes: Any = None) -> Array:
     made = Array()
     made.__setstate__((1, shape, dtype, order == "F", bytes(content)))
+    if axes is not None and made.value is not None:
+        made.value = made.value.transpose(axes)
     return made
 
 
@@ -149,7 +150,8 @@ def load(path: Path) -> Any:
             AttributeError, KeyError, IndexError, ModuleNotFoundError, UnicodeDecodeError) as error:  # fmt: skip
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path} is no PyTorch checkpoint or is damaged ({first[:120]}): expected a .pth, .pkl or .safetensors file."
+            f"{path} is no PyTorch checkpoint or is damaged ({first[:120]}): "
+            "expected a .pth, .pkl or .safetensors file."
         ) from error
 
 
