@@ -227,6 +227,6 @@ def test_a_plain_pickle_s_code_is_never_run(tmp_path, protocol):
     path.write_bytes(pickle.dumps(content, protocol=protocol))
     assert read(path).tensors["rpn.conv.bias"].tolist() == [1, 1]
     path.write_bytes(pickle.dumps({"model": {"rpn.conv.bias": odd["names"]}}, protocol=protocol))
-    with pytest.raises(UserError, match="holds no tensors|damaged"):
+    with pytest.raises(UserError, match="holds no tensors"):
         read(path)
     assert not marker.exists()
