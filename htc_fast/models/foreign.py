@@ -7,7 +7,7 @@ libraries let deltas shrink a box without limit, and torchvision drops detection
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from htc_fast.models.config import Model
 
 # COCO's 80 classes among its ids 1 to 90, in order.
 COCO_IDS = [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
-DETECTRON_MEAN = (123.675, 116.28, 103.53)
+DETECTRON_MEAN = (103.53, 116.28, 123.675)  # BGR
 # Detectron2's box coders weigh deltas by 10, 20, 30 and half of it; its third stage is not mmdetection's rounded 0.033.
 DETECTRON_STD = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (1 / 30, 1 / 30, 1 / 15, 1 / 15))
 Renames = tuple[tuple[str, str], ...]
@@ -81,21 +81,26 @@ DETECTRON2: Renames = (
 VERSION_1 = re.compile(r"^(bbox_head|mask_head)\.|^semantic_head\.(lateral_convs|convs\.\d\.conv|conv_)")
 # What detectron2's files carry besides weights.
 FIXED = re.compile(r"^pixel_(mean|std)$|\.cell_anchors\.|\.anchor_generator\.")
+NUMBERS = r"\b{}\s*=\s*[\[(]([\d\s.,]+)[\])]"
+FIRST = "backbone.net.conv1.weight"
 
 
-def convert(state: dict[str, Tensor], num_classes: int = 80) -> tuple[dict[str, Tensor], dict]:
+def convert(state: dict[str, Tensor], num_classes: int = 80, recipe: str = "") -> tuple[dict[str, Tensor], dict]:
     """A checkpoint's tensors under our names, and the model options that the file's network needs.
 
     state        names and tensors of mmdetection, torchvision or detectron2 (ours pass unchanged)
     num_classes  of the model to be filled: tells COCO's 91 rows from 90 classes of somebody's own
-    returns      tensors by name; options for `zoo.config`, empty for mmdetection
+    recipe       mmdetection's configuration as text, which its files carry: it tells the original ResNets (style
+                 "caffe", input in BGR) from the usual ones
+    returns      tensors by name; options for `zoo.config`
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if any(key.startswith(("backbone.bottom_up.", "proposal_generator.")) for key in state):
         return from_detectron2(state)
     if any(key.startswith(("backbone.body.", "roi_heads.box_predictor.")) for key in state):
         return from_torchvision(state, num_classes)
-    return from_mmdetection(state), {}
+    state = from_mmdetection(state)
+    return state, _of_recipe(state, recipe)
 
 
 def renamed(state: dict[str, Tensor], renames: Renames) -> dict[str, Tensor]:
@@ -126,6 +131,27 @@ def _version_2(key: str, value: Tensor) -> Tensor:
     return value
 
 
+def _of_recipe(state: dict[str, Tensor], recipe: str) -> dict:
+    """Options that mmdetection's configuration asks for; the first convolution is converted where it takes BGR."""
+    found = [re.search(NUMBERS.format(name), recipe) for name in ("mean", "std")]
+    options = {"stride_in_1x1": True} if re.search(r"\bstyle\s*=\s*['\"]caffe['\"]", recipe) else {}
+    if all(found):
+        mean, spread = ([float(number) for number in one[1].split(",") if number.strip()] for one in found)
+        if len(mean) == len(spread) == 3:
+            options |= _to_rgb(state, mean, spread, bgr=re.search(r"to_rgb\s*=\s*False", recipe) is not None)
+    return options
+
+
+def _to_rgb(state: dict[str, Tensor], mean: Sequence[float], spread: Sequence[float], bgr: bool) -> dict:
+    """Let the first convolution read RGB over our spread; returns the mean as an option if it is not ours."""
+    order = (2, 1, 0) if bgr else (0, 1, 2)
+    mean, spread = tuple(mean[c] for c in order), tuple(spread[c] for c in order)
+    if FIRST in state and (bgr or spread != Model.std):
+        factor = torch.tensor(Model.std) / torch.tensor(spread)
+        state[FIRST] = state[FIRST].float()[:, list(order)] * factor[:, None, None]
+    return {} if mean == Model.mean else {"mean": mean}
+
+
 def from_torchvision(state: dict[str, Tensor], num_classes: int) -> tuple[dict[str, Tensor], dict]:
     """torchvision's Mask R-CNN: background first; COCO files have a row for every id from 0 to 90."""
     # Names without ".0" come from before 0.13, as COCO_V1 does, whose frozen batch norms add nothing to the variance.
@@ -154,17 +180,10 @@ def _add_epsilon(state: dict[str, Tensor], epsilon: float = 1e-5) -> None:
 
 def from_detectron2(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict]:
     """detectron2's Mask R-CNN and Cascade Mask R-CNN; a cascade's one mask head stands for all of ours."""
-    pixels = {key: state[key].flatten().float() for key in ("pixel_mean", "pixel_std") if key in state}
+    pixels = {key: [round(float(one), 4) for one in state[key].flatten()] for key in state if key.startswith("pixel_")}
     state = renamed({key: value for key, value in state.items() if not FIXED.search(key)}, DETECTRON2)
-    first = "backbone.net.conv1.weight"
-    options: dict = {}
-    if first in state:
-        spread = pixels.get("pixel_std", torch.ones(3))
-        mean = pixels.get("pixel_mean", torch.tensor(DETECTRON_MEAN[::-1]))
-        options["mean"] = tuple(round(value, 4) for value in mean.flip(0).tolist())
-        # BGR over its own spread: the first convolution reads RGB over ours instead.
-        ours = torch.tensor(Model.std) / spread.flip(0)
-        state[first] = state[first].float().flip(1) * ours[:, None, None]
+    mean, spread = pixels.get("pixel_mean", DETECTRON_MEAN), pixels.get("pixel_std", (1.0, 1.0, 1.0))
+    options = _to_rgb(state, mean, spread, bgr=True)
     middle = state.get("backbone.net.layer1.0.conv2.weight")
     # The original ResNets have their stride in a block's first convolution, grouped ones in the second.
     options["stride_in_1x1"] = middle is not None and middle.shape[0] == middle.shape[1]

@@ -101,6 +101,7 @@ def read(path: str | Path, num_classes: int = 80) -> Weights:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no weights file {path}: check the path.")
+    recipe = ""
     if _is_safetensors(path):
         try:
             with safe_open(path, framework="pt") as file:
@@ -108,10 +109,11 @@ def read(path: str | Path, num_classes: int = 80) -> Weights:
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is not a whole safetensors file ({error}): copy or save it again.") from error
     else:
-        state = _tensors(unpickle.load(path))
+        content = unpickle.load(path)
+        state, recipe = _tensors(content), _recipe(content)
     if not state:
         raise UserError(f"{path} holds no tensors by name: expected a checkpoint with a state_dict.")
-    return Weights(path, *foreign.convert(state, num_classes))
+    return Weights(path, *foreign.convert(state, num_classes, recipe))
 
 
 def _tensors(content) -> dict[str, Tensor]:
@@ -122,6 +124,13 @@ def _tensors(content) -> dict[str, Tensor]:
             return {key: value for key, value in content.items() if isinstance(value, Tensor)}
         content = inner
     return {}
+
+
+def _recipe(content) -> str:
+    """mmdetection's configuration as text."""
+    meta = content.get("meta") if isinstance(content, dict) else None
+    texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, dict) else []
+    return next((text for text in texts if isinstance(text, str)), "")
 
 
 def saved_config(path: str | Path) -> dict | None:

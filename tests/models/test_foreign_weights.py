@@ -180,11 +180,27 @@ def test_detectron2_reads_bgr_over_its_own_spread(tmp_path):
     torch.save({"model": state}, tmp_path / "x101.pth")
     file = read(tmp_path / "x101.pth")
     theirs = torch.conv2d((pixels.flip(1) - mean[:, None, None]) / spread[:, None, None], weight)
-    config = zoo.config("mask_rcnn_r50", mean=file.options["mean"])
+    assert "mean" not in file.options  # the same as ours
+    config = zoo.config("mask_rcnn_r50")
     ours = (pixels - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[:, None, None]
     torch.testing.assert_close(
         torch.conv2d(ours, file.tensors["backbone.net.conv1.weight"]), theirs, rtol=1e-4, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("key, rgb", [("config", "to_rgb"), ("cfg", "bgr_to_rgb")])
+def test_mmdetection_s_own_configuration_tells_the_original_resnets(tmp_path, key, rgb):
+    text = f"norm = dict(mean=[103.53,\n 116.28, 123.675], std=[1.0, 1.0, 1.0], {rgb}=False)\nb = dict(style='caffe')"
+    weight = torch.randn(64, 3, 7, 7)
+    torch.save({"meta": {key: text}, "state_dict": {"backbone.conv1.weight": weight}}, tmp_path / "caffe.pth")
+    file = read(tmp_path / "caffe.pth")
+    assert file.options == {"stride_in_1x1": True}
+    want = weight.flip(1) * torch.tensor(zoo.config("htc_r50").std)[:, None, None]
+    torch.testing.assert_close(file.tensors["backbone.net.conv1.weight"], want)
+    usual = f"mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], {rgb}=True, style='pytorch', mean_=[1]"
+    torch.save({"meta": {key: usual}, "state_dict": {"backbone.conv1.weight": weight}}, tmp_path / "usual.pth")
+    file = read(tmp_path / "usual.pth")
+    assert file.options == {} and torch.equal(file.tensors["backbone.net.conv1.weight"], weight)
 
 
 def test_grouped_resnets_keep_their_strides():
