@@ -1,4 +1,4 @@
-"""Every kind of detector of the family against the definition, written out image by image with torchvision's operators."""
+"""Every kind of detector of the family against the definition, image by image with torchvision's operators."""
 
 import math
 
