@@ -2,7 +2,7 @@
 
 from htc_fast.models import zoo
 from htc_fast.models.htc import HTC
-from htc_fast.models.weights import load_weights
+from htc_fast.models.weights import load_weights, read
 from htc_fast.prediction import predict
 from htc_fast.training.losses import losses
 
@@ -24,11 +24,14 @@ def create_model(name: str, *, num_classes: int = 80, weights: str | None = None
 
     name         one of `list_models()`
     num_classes  foreground classes
-    weights      path of a checkpoint: ours (safetensors) or mmdetection's (1.x to 3.x)
+    weights      path of a checkpoint: ours (safetensors), mmdetection's (1.x to 3.x), torchvision's or detectron2's;
+                 what the last two's networks do otherwise (RoIAlign, strides, anchors, scores), the model does too
     overrides    fields of `models.config.Model`, such as backbone="convnext_tiny", pretrained=True, semantic="box"
     raises       UserError for an unknown name or option, or weights that do not fit
     """
-    model = Detector(zoo.config(name, num_classes=num_classes, **overrides))
-    if weights is not None:
-        load_weights(model, weights)
+    if weights is None:
+        return Detector(zoo.config(name, num_classes=num_classes, **overrides))
+    file = read(weights, num_classes)
+    model = Detector(zoo.config(name, num_classes=num_classes, **{**file.options, **overrides}))
+    load_weights(model, file)
     return model

@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     """All options."""
     made = cli.Parser(prog="python -m htc_fast.evaluate", description="Box and mask AP, as pycocotools gives them.")
     add = made.add_argument
-    add("--weights", type=Path, required=True, help="checkpoint: ours (safetensors) or mmdetection's")
+    add("--weights", type=Path, required=True, help="checkpoint: ours, mmdetection's, torchvision's or detectron2's")
     add("--model", help="name of the network, where the file does not say it: see htc_fast.list_models()")
     add("--data", type=Path, metavar="ROOT", help="COCO-format folder: annotations/, val2017/")
     add("--split", default="val", help="which part of it (default: val)")

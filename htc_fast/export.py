@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     """All options."""
     made = cli.Parser(prog="python -m htc_fast.export", description="Write a detector as one torch.export program.")
     add = made.add_argument
-    add("--weights", type=Path, required=True, help="checkpoint: ours (safetensors) or mmdetection's")
+    add("--weights", type=Path, required=True, help="checkpoint: ours, mmdetection's, torchvision's or detectron2's")
     add("--model", help="name of the network, where the file does not say it: see htc_fast.list_models()")
     add("--out", type=Path, default=Path("model.pt2"), metavar="FILE", help="default: model.pt2")
     add("--image-size", type=int, nargs="+", metavar="PX", help="height and width of the input (default: 800 1344)")

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m htc_fast.predict", description="Find objects in pictures and draw them.")
     add = made.add_argument
     add("pictures", nargs="*", metavar="PICTURES", help="files, folders or globs")
-    add("--weights", type=Path, required=True, help="checkpoint: ours (safetensors) or mmdetection's")
+    add("--weights", type=Path, required=True, help="checkpoint: ours, mmdetection's, torchvision's or detectron2's")
     add("--model", help="name of the network, where the file does not say it: see htc_fast.list_models()")
     add("--annotations", type=Path, help="COCO file that names the classes, and the pictures' ids if it lists them")
     add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")

@@ -12,7 +12,7 @@ from htc_fast.detector import Detector
 from htc_fast.errors import UserError
 from htc_fast.models import zoo
 from htc_fast.models.config import from_dict
-from htc_fast.models.weights import load_weights, saved_config
+from htc_fast.models.weights import load_weights, read, saved_config
 from htc_fast.prediction import SIZE
 from htc_fast.runtime import Optimized, optimize
 
@@ -34,15 +34,16 @@ def restore(
     if not Path(weights).is_file():
         raise UserError(f"there is no weights file {weights}: check the path.")
     saved = saved_config(weights)
+    file = read(weights, num_classes or 80)
     if saved is not None and name in (None, saved.get("name")):
         # The file's own weights follow: nothing is to be downloaded.
         config = replace(from_dict(saved), pretrained=False)
     elif name is None:
         raise UserError(f"{weights} does not say which model it belongs to: name it with --model.")
     else:
-        config = zoo.config(name, num_classes=num_classes or 80)
+        config = zoo.config(name, num_classes=num_classes or 80, **file.options)
     model = Detector(config)
-    load_weights(model, weights)
+    load_weights(model, file)
     for note, value in _notes(weights).items():
         setattr(model, note, value)
     return model.eval().to(where)

@@ -46,7 +46,7 @@ def _data_options(group) -> None:
 def _model_options(group) -> None:
     add = group.add_argument
     add("--model", help="name of the network: see htc_fast.list_models()")
-    add("--weights", type=Path, help="start from this checkpoint: ours (safetensors) or mmdetection's")
+    add("--weights", type=Path, help="start from this checkpoint: ours, mmdetection's, torchvision's or detectron2's")
     add("--backbone", help="any timm model with features at strides 4 to 32")
     add("--pretrained", action=argparse.BooleanOptionalAction, help="ImageNet weights for the backbone")
     add(

@@ -2,6 +2,8 @@
 #include "torch/roi_align.h"
 
 #include <cmath>
+#include <sstream>
+#include <stdexcept>
 
 namespace htc {
 namespace {
@@ -54,9 +56,12 @@ void check_images(const RoiAlign& op) {
   if (op.rois_per_image || op.count == 0) return;
   for (int64_t k = 0; k < op.count; ++k) {
     const float image = op.rois[5 * k];
-    STD_TORCH_CHECK(std::isnan(image) || (image >= 0 && image < static_cast<float>(op.images)),
-                    op.precise ? "pr_roi_pool" : "roi_align", ": rois[", k, ", 0] names image ", image,
-                    ", but there are ", op.images, " images: expected 0 to ", op.images - 1);
+    if (std::isnan(image) || (image >= 0 && image < static_cast<float>(op.images))) continue;
+    // Thrown as it is: a check of torch's would put this file's name before the sentence.
+    std::ostringstream what;
+    what << (op.precise ? "pr_roi_pool" : "roi_align") << ": rois[" << k << ", 0] names image " << image
+         << ", but there are " << op.images << " images, counted from 0.";
+    throw std::runtime_error(what.str());
   }
 }
 

@@ -5,6 +5,7 @@ import inspect
 
 import timm
 import torch
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from htc_fast.cli import choose
@@ -20,12 +21,15 @@ class Backbone(nn.Module):
     pretrained     ImageNet weights through timm
     frozen_stages  the stem and this many stages get no gradient; 0: all are trained
     norm_eval      batch norms keep their running statistics, also in training
-    raises         UserError if timm has no such model or its features lack one of the strides
+    stride_in_1x1  bottleneck blocks of a ResNet take their step in the first convolution instead of the second
+    raises         UserError if timm has no such model, its features lack one of the strides, or it has no bottlenecks
     """
 
-    def __init__(self, name: str, pretrained: bool, frozen_stages: int, norm_eval: bool):
+    def __init__(self, name: str, pretrained: bool, frozen_stages: int, norm_eval: bool, stride_in_1x1: bool = False):
         super().__init__()
         self.net = _create(name, pretrained)
+        if stride_in_1x1:
+            _move_strides(self.net, name)
         reductions = list(self.net.feature_info.reduction())
         missing = [stride for stride in STRIDES if stride not in reductions]
         if missing:
@@ -66,6 +70,14 @@ class Backbone(nn.Module):
             return
         for name in children[: children.index(end) + 1]:
             self.net.get_submodule(name).requires_grad_(False)
+
+
+def _move_strides(net: nn.Module, name: str) -> None:
+    blocks = [module for module in net.modules() if isinstance(module, Bottleneck)]
+    if not blocks:
+        raise UserError(f"stride_in_1x1 is for ResNets of bottleneck blocks, such as resnet50: {name!r} has none.")
+    for block in blocks:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def _create(name: str, pretrained: bool) -> nn.Module:

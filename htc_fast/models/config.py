@@ -11,6 +11,7 @@ class RPN:
 
     anchor_scale: float = 8.0
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    whole_anchors: bool = False  # of whole pixels, in steps of the image's size over the map's, as torchvision has them
     allowed_border: float = 0.0  # training uses anchors inside the image; negative: all of them
     positive_iou: float = 0.7
     negative_iou: float = 0.3
@@ -46,6 +47,7 @@ class Model:
     pretrained: bool = False  # ImageNet weights, through timm
     frozen_stages: int = 1  # the stem and this many stages get no gradient
     norm_eval: bool = True  # the backbone's batch norms keep their running statistics
+    stride_in_1x1: bool = False  # residual blocks halve in their first convolution, as the original ResNets do
     num_classes: int = 80
     channels: int = 256
     rpn: RPN = field(default_factory=RPN)
@@ -58,8 +60,11 @@ class Model:
     class_agnostic: bool = True  # one box regression for all classes
     box_channels: int = 1024
     low_quality_match: bool = True
+    roi_aligned: bool = True  # RoIAlign shifts by half a pixel
+    roi_samples: int = 0  # of RoIAlign, per bin and axis; 0: one per pixel
     samples: int = 512
     positive_fraction: float = 0.25
+    score_average: str = "logits"  # what the stages' ensemble averages: logits, or probabilities as detectron2 does
     score_threshold: float = 0.001
     nms_iou: float = 0.5
     detections: int = 100
@@ -71,6 +76,8 @@ class Model:
         count = len(self.stages.match_iou)
         if self.semantic not in SEMANTIC:
             raise ValueError(f"semantic must be one of {', '.join(SEMANTIC)}, got {self.semantic!r}.")
+        if self.score_average not in ("logits", "probabilities"):
+            raise ValueError(f"score_average must be logits or probabilities, got {self.score_average!r}.")
         if len(self.stages.loss_weight) < count or len(self.stages.delta_std) < count:
             raise ValueError(f"{count} stages need as many loss weights and delta stds.")
         if self.test_stage is not None and not 1 <= self.test_stage <= count:

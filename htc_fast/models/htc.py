@@ -31,7 +31,9 @@ class HTC(nn.Module):
         super().__init__()
         self.config = config
         channels, classes, stages = config.channels, config.num_classes, len(config.stages.match_iou)
-        self.backbone = Backbone(config.backbone, config.pretrained, config.frozen_stages, config.norm_eval)
+        self.backbone = Backbone(
+            config.backbone, config.pretrained, config.frozen_stages, config.norm_eval, config.stride_in_1x1
+        )
         self.fpn = FPN(self.backbone.channels, channels)
         self.rpn = RPN(channels, config.rpn)
         self.semantic_head = SemanticHead(channels, config.semantic_classes) if config.semantic != "none" else None
@@ -112,7 +114,8 @@ class HTC(nn.Module):
             if t < last:
                 boxes = self.refine(t, boxes, deltas, stage_logits[..., :-1].argmax(dim=2), image_sizes)
         with part("detections"):
-            scores = ensemble(logits if self.config.test_stage is None else logits[-1:])
+            logits = logits if self.config.test_stage is None else logits[-1:]
+            scores = ensemble(logits, self.config.score_average)
             boxes, scores, labels, count = select(self.config, last, boxes, deltas, scores, valid, image_sizes)
         masks = self._masks(features, semantic, boxes, labels)
         return Detections(boxes, scores, labels, masks, count)
@@ -140,4 +143,5 @@ class HTC(nn.Module):
 
     def _pool(self, features: list[Tensor], semantic: Tensor | None, rois: Tensor, size: int) -> Tensor:
         rois = rois if rois.dim() == 2 else to_rois(rois).flatten(0, 1)
-        return ops.multi_level_roi_align(features[:4], rois, size, ROI_SCALES, semantic=semantic)
+        how = {"sampling_ratio": self.config.roi_samples, "aligned": self.config.roi_aligned}
+        return ops.multi_level_roi_align(features[:4], rois, size, ROI_SCALES, semantic=semantic, **how)

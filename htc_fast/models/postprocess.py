@@ -8,9 +8,11 @@ from htc_fast.models.config import Model
 from htc_fast.models.geometry import decode_boxes
 
 
-def ensemble(logits: list[Tensor]) -> Tensor:
-    """The stages' class logits [N, R, classes + 1], averaged before the softmax -> [N, R, classes]."""
-    return torch.stack(logits).float().mean(dim=0).softmax(dim=-1)[..., :-1]
+def ensemble(logits: list[Tensor], averaged: str) -> Tensor:
+    """The stages' class logits [N, R, classes + 1], averaged before or after the softmax -> scores [N, R, classes]."""
+    every = torch.stack(logits).float()
+    scores = every.mean(dim=0).softmax(dim=-1) if averaged == "logits" else every.softmax(dim=-1).mean(dim=0)
+    return scores[..., :-1]
 
 
 def select(
@@ -32,7 +34,7 @@ def select(
         boxes, scores, labels, config.nms_iou, config.detections, config.score_threshold
     )
     found, indices = indices >= 0, indices.clamp(min=0)
-    boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)) * found[..., None]
+    boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)).masked_fill(~found[..., None], 0.0)
     scores = scores.gather(1, indices).masked_fill(~found, 0.0)
     return boxes, scores, labels.gather(1, indices).masked_fill(~found, -1), count
 

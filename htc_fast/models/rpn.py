@@ -33,12 +33,10 @@ class RPN(nn.Module):
 
     def anchors(self, sizes: list[tuple[int, int]], device: torch.device | str) -> list[Tensor]:
         """Per level [h * w * A, 4]: pixel by pixel, row by row, anchors of one pixel side by side."""
-        return [
-            self._level_anchors(height, width, stride, device)
-            for (height, width), stride in zip(sizes, STRIDES, strict=True)
-        ]
+        whole = tuple(STRIDES[0] * side for side in sizes[0])
+        return [self._level_anchors(*size, stride, device, whole) for size, stride in zip(sizes, STRIDES, strict=True)]
 
-    def _level_anchors(self, height: int, width: int, stride: int, device) -> Tensor:
+    def _level_anchors(self, height: int, width: int, stride: int, device, image: tuple[int, int]) -> Tensor:
         side = self.config.anchor_scale * stride
         # Constants are filled in, not copied from the host.
         half_width = torch.stack(
@@ -48,8 +46,11 @@ class RPN(nn.Module):
             [torch.full((), 0.5 * side * r**0.5, device=device) for r in self.config.anchor_ratios]
         )
         base = torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
-        x = torch.arange(width, device=device, dtype=torch.float32) * stride
-        y = torch.arange(height, device=device, dtype=torch.float32) * stride
+        down = across = stride
+        if self.config.whole_anchors:
+            base, down, across = base.round(), image[0] // height, image[1] // width
+        x = torch.arange(width, device=device, dtype=torch.float32) * across
+        y = torch.arange(height, device=device, dtype=torch.float32) * down
         y, x = torch.meshgrid(y, x, indexing="ij")
         centre = torch.stack([x, y, x, y], dim=2)
         return (centre[:, :, None] + base).reshape(-1, 4)
@@ -86,5 +87,5 @@ def _suppress(boxes: Tensor, scores: Tensor, levels: Tensor, iou: float, limit: 
     indices, _ = ops.batched_nms_padded(boxes, scores, levels, iou, limit, -1.0)
     valid = indices >= 0
     indices = indices.clamp(min=0)
-    boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)) * valid[..., None]
+    boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)).masked_fill(~valid[..., None], 0.0)
     return boxes, scores.gather(1, indices).masked_fill(~valid, 0.0), valid

@@ -74,9 +74,9 @@ def trim(valid: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def trim_columns(valid: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors [N, R, ...] cut behind the last column that is valid [N, R] in any image; elsewhere unchanged."""
+    """Tensors [N, R, ...] cut behind the last column that is valid [N, R] in any image, at least one; elsewhere all."""
     if not may_wait(valid):
         return tensors
     used = valid.any(dim=0).nonzero()
-    end = int(used[-1]) + 1 if len(used) else 0
+    end = int(used[-1]) + 1 if len(used) else 1
     return tuple(tensor[:, :end] for tensor in tensors)

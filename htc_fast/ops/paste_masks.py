@@ -27,6 +27,9 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], thres
 
 def check_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tuple[int, int]:
     """The image's height and width, once everything fits together."""
+    for name, one in (("masks", masks), ("boxes", boxes)):
+        if not isinstance(one, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(one).__name__}.")
     if masks.dim() != 3 or 0 in masks.shape[1:]:
         raise ValueError(f"masks must be [K, h, w] with h and w at least 1, got {list(masks.shape)}.")
     if boxes.dim() != 2 or boxes.shape[1] != 4 or boxes.shape[0] != masks.shape[0]:
@@ -35,10 +38,10 @@ def check_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tu
         raise TypeError(f"masks and boxes must be floating point, got {masks.dtype} and {boxes.dtype}.")
     if masks.device != boxes.device:
         raise ValueError(f"masks are on {masks.device} and boxes on {boxes.device}: move them together.")
-    height, width = (int(side) for side in image_size)
-    if height < 0 or width < 0:
-        raise ValueError(f"image_size must be height, width, neither negative, got {tuple(image_size)}.")
-    return height, width
+    sides = [int(side) for side in image_size] if hasattr(image_size, "__iter__") else []
+    if len(sides) != 2 or min(sides) < 0:
+        raise ValueError(f"image_size must be height, width, neither negative, got {image_size!r}.")
+    return sides[0], sides[1]
 
 
 @_native.register_fake("paste_masks")

@@ -78,6 +78,9 @@ def multi_level_roi_align(
     """
     features, scales, size = list(features), [float(scale) for scale in spatial_scales], grid_size(output_size)
     check_inputs(features, rois, size, scales, semantic)
+    if not canonical_size > 0 or not semantic_scale > 0 or semantic_grid < 1:
+        raise ValueError("canonical_size, semantic_scale and semantic_grid must be positive, got "
+                         f"{canonical_size}, {semantic_scale} and {semantic_grid}.")  # fmt: skip
     finest_size = canonical_size / (2.0**canonical_level * scales[0])
     backend = _backend.backend_for("multi_level_roi_align", features[0])
     arguments = sampling_ratio, aligned, finest_size, semantic, semantic_scale, semantic_grid
@@ -107,8 +110,9 @@ def grid_size(output_size: int | tuple[int, int]) -> tuple[int, int]:
 
     raises  ValueError
     """
-    size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    if len(size) != 2 or min(size) < 1:
+    size = tuple(output_size) if isinstance(output_size, Sequence) else (output_size, output_size)
+    size = tuple(side if isinstance(side, int) or not hasattr(side, "__index__") else side.__index__() for side in size)
+    if len(size) != 2 or not all(isinstance(side, (int, torch.SymInt)) and side >= 1 for side in size):
         raise ValueError(f"output_size must be one or two positive integers, got {output_size!r}.")
     return size
 
@@ -125,6 +129,9 @@ def check_inputs(features: list[Tensor], rois: Tensor, size, scales: list[float]
     if not all(scale > 0 and math.isfinite(scale) for scale in scales):
         raise ValueError(f"spatial scales must be positive, got {scales}.")
     first = features[0]
+    for name, one in [*((f"level {i}", one) for i, one in enumerate(features)), ("rois", rois)]:
+        if not isinstance(one, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(one).__name__}.")
     if first.dtype not in FLOATS:
         raise TypeError(f"feature maps must be float32, float64, float16 or bfloat16, got {first.dtype}.")
     if not rois.is_floating_point():
@@ -133,9 +140,8 @@ def check_inputs(features: list[Tensor], rois: Tensor, size, scales: list[float]
         if one is None:
             continue
         if one.dim() != 4 or first.dim() != 4 or one.shape[:2] != first.shape[:2]:
-            raise ValueError(
-                f"{name} must be [N, C, H, W] with level 0's N and C, got {list(one.shape)} beside {list(first.shape)}."
-            )
+            beside = "" if one is first else f" with level 0's N and C, {list(first.shape[:2])}"
+            raise ValueError(f"{name} must be [N, C, H, W]{beside}, got {list(one.shape)}.")
         if one.dtype != first.dtype:
             raise TypeError(f"{name} must be {first.dtype} like level 0, got {one.dtype}.")
         if one.device != rois.device:

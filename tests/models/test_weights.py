@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from htc_fast.errors import UserError
-from htc_fast.models.weights import RENAMES, Report, load_weights, read
+from htc_fast.models.foreign import MMDETECTION
+from htc_fast.models.weights import Report, load_weights, read
 from htc_fast.training.checkpoint import weights_bytes
 from tests.models.test_zoo import tiny
 
@@ -34,7 +35,7 @@ def as_mmdetection(state):
         (r"^semantic_head\.logits\.", "roi_head.semantic_head.conv_logits."),
         (r"^backbone\.net\.", "backbone."),
     ]
-    assert len(backward) == len(RENAMES) - 1
+    assert len(backward) == len(MMDETECTION) - 1
     out = {}
     for key, value in state.items():
         for pattern, name in backward:
@@ -110,7 +111,7 @@ def test_a_file_s_code_is_never_run(tmp_path, zipped):
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(TypeError):
         pickle.loads(b"cbuiltins\nopen\n(tR.")  # what an ordinary reader would try
-    assert read(path)["rpn.conv.weight"].tolist() == [1, 1]
+    assert read(path).tensors["rpn.conv.weight"].tolist() == [1, 1]
     assert not marker.exists()
 
 
@@ -122,7 +123,7 @@ def test_objects_of_training_frameworks_are_skipped(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "HistoryBuffer", HistoryBuffer)
     HistoryBuffer.__qualname__ = "HistoryBuffer"
     torch.save({"message_hub": {"log": HistoryBuffer()}, "state_dict": {"x": torch.ones(1)}}, tmp_path / "v3.pth")
-    assert list(read(tmp_path / "v3.pth")) == ["x"]
+    assert list(read(tmp_path / "v3.pth").tensors) == ["x"]
 
 
 def test_bad_files(tmp_path):

@@ -114,6 +114,14 @@ def test_fewer_proposals_and_detections_than_there_is_room_for():
     assert found.count.tolist() == [0] and (found.labels == -1).all() and found.masks.abs().sum() == 0
 
 
+@pytest.mark.parametrize("name", ["htc_r50", "mask_rcnn_r50"])
+def test_no_proposals_at_all(name):
+    model = tiny(name).eval()
+    model.rpn.deltas.bias.data.fill_(torch.nan)
+    found = model.detect(torch.zeros(2, 3, 64, 96), SIZES)
+    assert found.count.tolist() == [0, 0] and (found.labels == -1).all() and found.boxes.abs().sum() == 0
+
+
 def test_unknown_names_suggest_near_ones():
     with pytest.raises(UserError, match="did you mean htc_r50"):
         htc_fast.create_model("htc_r5")

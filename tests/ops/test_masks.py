@@ -145,3 +145,7 @@ def test_errors():
             function(masks.bool(), boxes, (10, 10))
         with pytest.raises(ValueError, match="image_size"):
             function(masks, boxes, (-1, 10))
+        with pytest.raises(ValueError, match="image_size must be height, width"):
+            function(masks, boxes, 10)
+        with pytest.raises(TypeError, match="masks must be a tensor"):
+            function(masks.tolist(), boxes, (10, 10))

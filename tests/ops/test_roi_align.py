@@ -280,9 +280,13 @@ def test_errors_before_any_work():
         ops.multi_level_roi_align(features, rois, 0, SCALES)
     with pytest.raises(ValueError, match="one tensor per image"):
         ops.roi_align(features[0], [rois[:, 1:]], 7)
+    with pytest.raises(ValueError, match="must be positive, got 224"):
+        ops.multi_level_roi_align(features, rois, 7, SCALES, semantic=semantic, semantic_grid=0)
+    with pytest.raises(TypeError, match="level 0 must be a tensor, got str"):
+        ops.multi_level_roi_align({"P2": features[0]}, rois, 7, SCALES[:1])
     for backend in BACKENDS:
         for number in (-1.0, 2.0, torch.inf):
             bad = rois.clone()
             bad[2, 0] = number
-            with ops.use_backend(backend), pytest.raises(RuntimeError, match="image"):
+            with ops.use_backend(backend), pytest.raises(RuntimeError, match=r"^roi_align: .*image"):
                 ops.multi_level_roi_align(features, bad, 7, SCALES)

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from htc_fast.models.foreign import from_mmdetection
 from htc_fast.models.structures import Targets
-from htc_fast.models.weights import from_mmdetection
 from htc_fast.training.losses import losses
 from htc_fast.training.matching import IGNORED, NEGATIVE, anchors_inside
 from tests import golden
