@@ -28,7 +28,7 @@ TINY = {"count": 24, "channels": 8, "image": (64, 96)}
 def pytest_addoption(parser):
     group = parser.getgroup("htc_fast's benchmarks")
     group.addoption("--full", action="store_true", help="all sizes; says beforehand how long they take")
-    group.addoption("--tiny", action="store_true", help="smallest sizes, nothing stored: to see that all of it runs")
+    group.addoption("--tiny", action="store_true", help="one small case of each, nothing stored: to see that it runs")
     group.addoption("--no-store", action="store_true", help="leave benchmarks/results as it is")
     group.addoption("--device", help="cpu or cuda; by default a GPU if there is one")
 
@@ -39,9 +39,15 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    left_out = []
     if not config.getoption("--full"):
         left_out = [item for item in items if item.get_closest_marker("full")]
-        items[:] = [item for item in items if item not in left_out]
+    if config.getoption("--tiny"):  # sizes are the same then: one case of each
+        first = {item.function: item for item in reversed(items) if item not in left_out}
+        left_out = [item for item in items if item is not first.get(item.function)]
+    if left_out:
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
         config.hook.pytest_deselected(items=left_out)
 
 
@@ -203,7 +209,7 @@ def _backend_name(op: str | None, device: torch.device) -> str:
 
 
 def _other_backends(op: str | None, call, device: torch.device) -> list[tuple]:
-    """On a GPU: what else of ours does it."""
+    """On a GPU: which other backends of ours do it."""
     if op is None or device.type != "cuda":
         return []
     chosen = _backend.backend_for(op, torch.empty(0, device=device))

@@ -50,7 +50,7 @@ def seconds(folder: Path) -> dict[str, float]:
 def estimate(known: dict[str, float], tests: list[str], tiny: bool = False) -> str:
     """How long the tests will take, in a sentence."""
     if tiny:
-        return "smallest sizes: a few seconds; nothing is stored"
+        return "one small case of each: seconds; nothing is stored"
     new = [test for test in tests if test not in known]
     total = sum(known.get(test, UNKNOWN) for test in tests) + 10
     words = f"{total / 60:.0f} minutes" if total > 90 else f"{total:.0f} seconds"
