@@ -229,7 +229,7 @@ def _forced(call, backend: str):
 def pytest_sessionfinish(session):
     """Store the rows; with --benchmark-compare only compare them, and fail where something became slower."""
     config = session.config
-    rows, compares = config.stash[ROWS], config.getoption("benchmark_compare", None) is not None
+    rows, compares = config.stash[ROWS], bool(config.getoption("benchmark_compare", None))
     if not rows or config.getoption("--tiny") or (config.getoption("--no-store") and not compares):
         return
     folder = RESULTS / device_name(_device(config))

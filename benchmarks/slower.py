@@ -24,13 +24,14 @@ def report(folder: Path, rows: list[tuple[str, dict, dict]]) -> list[str]:
     for suite in sorted({suite for suite, _, _ in rows}):
         before = stored.load(folder / f"{suite}.json")
         own = [row for name, row, _ in rows if name == suite]
+        limits = next(limits for name, _, limits in rows if name == suite)
         if not before["rows"]:
             lines.append(f"nothing stored to compare with: benchmarks/results/{folder.name}/{suite}.json")
             continue
         known = {(row["case"], row["dtype"]) for row in before["rows"]}
         compared += sum((row["case"], row["dtype"]) in known for row in own)
         lines += [f"slower than stored: {suite}, {sentence}" for sentence in than(before, own)]
-        lines += _machine(before.get("limits", {}), rows[-1][2])
+        lines += _machine(before.get("limits", {}), limits)
     count = sum(line.startswith("slower") for line in lines)
     return [*dict.fromkeys(lines), f"{compared} cases compared with benchmarks/results/{folder.name}: {count} slower"]
 

@@ -26,14 +26,22 @@ UNMEASURED = "not measured"
 
 
 def chosen(suites: tuple[str, ...]) -> list[dict[str, dict]]:
-    """Suite -> results, of one CPU and then of one GPU: the device where one of the suites was measured last."""
+    """Suite -> results, of one CPU and then of one GPU: the device where one of the suites was measured last.
+
+    A suite that this device lacks is not taken from another: a table is one machine's.
+    """
     devices: dict[str, dict[str, dict]] = {}
     for suite in suites:
         for path in sorted(RESULTS.glob(f"*/{suite}.json")):
             devices.setdefault(path.parent.name, {})[suite] = json.loads(path.read_text())
-    newest = lambda name: (max(one["machine"]["date"] for one in devices[name].values()), len(devices[name]), name)  # noqa: E731
+    last = lambda name: (max(one["machine"]["date"] for one in devices[name].values()), len(devices[name]), name)  # noqa: E731
     kinds = [name for name in devices if not on_gpu(name)], [name for name in devices if on_gpu(name)]
-    return [devices[max(names, key=newest)] for names in kinds if names]
+    return [devices[max(names, key=last)] for names in kinds if names]
+
+
+def newest(suites: tuple[str, ...]) -> Path:
+    """The folder of the first device whose results a table shows."""
+    return RESULTS / next(iter(chosen(suites)[0].values()))["machine"]["device"]
 
 
 def on_gpu(device: str) -> bool:
