@@ -29,17 +29,21 @@ def moved(features, out) -> float:
     return (sum(one.nbytes for one in features) + out.nbytes) / 1e9
 
 
-def everyone(draw, features, rois, size) -> dict:
-    """Ours with torchvision's convention, and whoever knows it; the others' differ by half a pixel."""
+def everyone(draw, features, rois, size) -> tuple[dict, dict]:
+    """Ours with torchvision's convention, and whoever knows it, with maps in the layout that each reads.
+
+    returns  who -> callable, who -> the maps it is given
+    """
+    theirs = [one.detach().contiguous().requires_grad_(one.requires_grad) for one in features]
     calls = {
         "htc_fast": lambda: ops.multi_level_roi_align(features, rois, size, SCALES, aligned=False),
-        "torchvision": rivals.torchvision_pyramid(features, rois, size, draw.image),
-        "mmcv": rivals.mmcv_pyramid(features, rois, size, SCALES),
-        "detectron2": rivals.detectron2_pyramid(features, rois, size, SCALES),
+        "torchvision": rivals.torchvision_pyramid(theirs, rois, size, draw.image),
+        "mmcv": rivals.mmcv_pyramid(theirs, rois, size, SCALES),
+        "detectron2": rivals.detectron2_pyramid(theirs, rois, size, SCALES),
     }
     if len(rois) <= 1000:
         calls["plain PyTorch"] = rivals.plain(calls["htc_fast"])
-    return calls
+    return calls, {who: features if who in ("htc_fast", "plain PyTorch") else theirs for who in calls}
 
 
 def checked(features, rois, size, tolerance):
@@ -59,7 +63,7 @@ def checked(features, rois, size, tolerance):
 def bench_forward(compare, draw, count, size, channels, images, dtype):
     dtype = getattr(torch, dtype)
     features, rois = draw.maps(channels, images, dtype), draw.proposals(count, images)
-    calls = everyone(draw, features, rois, size)
+    calls, _ = everyone(draw, features, rois, size)
     check = checked(features, rois, size, 2e-3 if dtype == torch.float32 else 3e-2)
     compare(f"forward, {words(count, size, channels, images)}", calls, check, op="multi_level_roi_align",
             gigabytes=moved(features, calls["htc_fast"]()), dtype=dtype)  # fmt: skip
@@ -71,14 +75,14 @@ def bench_backward(compare, draw, count, size, channels, images, dtype):
     dtype = getattr(torch, dtype)
     features = [one.requires_grad_() for one in draw.maps(channels, images, dtype)]
     rois = draw.proposals(count, images)
-    calls = everyone(draw, features, rois, size)
+    calls, given = everyone(draw, features, rois, size)
     out = calls["htc_fast"]().detach()
     seed = draw.normal(*out.shape, dtype=dtype)
 
-    def step(pool):
+    def step(pool, leaves):
         if isinstance(pool, rivals.Absent):
             return pool
-        return lambda: torch.autograd.grad(pool(), features, seed)[0]
+        return lambda: torch.autograd.grad(pool(), leaves, seed)[0]
 
     def check(ours, other, who):
         # Half a pixel apart, gradients land elsewhere; their sums do not.
@@ -86,7 +90,7 @@ def bench_backward(compare, draw, count, size, channels, images, dtype):
         shifted = who in ("mmcv", "detectron2")
         same(ours.sum((2, 3)) if shifted else ours, other.sum((2, 3)) if shifted else other, who)
 
-    calls = {who: step(pool) for who, pool in calls.items()}
+    calls = {who: step(pool, given[who]) for who, pool in calls.items()}
     compare(f"forward and backward, {words(count, size, channels, images)}", calls, check, op="multi_level_roi_align",
             gigabytes=2 * moved(features, out), dtype=dtype)  # fmt: skip
 

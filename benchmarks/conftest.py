@@ -129,19 +129,22 @@ def dtype(request, device) -> torch.dtype:
 
 @pytest.fixture
 def compare(benchmark, device, limits, request):
-    """compare(case, calls, check, *, op=None, gigabytes=None, gflop=None, dtype=float32, rounds=None, backend=None)
+    """compare(case, calls, check, *, op, gigabytes, gflop, dtype, backend, verify), the last six by name and optional
 
     calls      who -> callable, or Absent; the first is ours and goes to pytest-benchmark
     check      result of ours, result of another, who -> None, or an AssertionError
+    verify     result of ours -> None, or an AssertionError
     op         whose backends are asked for; on a GPU each of them is timed
     gigabytes  that must move, and GFLOP that must be done: for the share of the device's limit
     """
 
-    def run(case, calls, check, *, op=None, gigabytes=None, gflop=None, dtype=torch.float32, rounds=None, backend=None):
-        began, tiny = time.monotonic(), request.config.getoption("--tiny")
+    def run(case, calls, check, *, op=None, gigabytes=None, gflop=None, dtype=torch.float32, backend=None, verify=None):
+        began, budget = time.monotonic(), 0.0 if request.config.getoption("--tiny") else timing.BUDGET
         (ours, call), *others = calls.items()
         others += _other_backends(op, call, device)
         result, here, absent = call(), {}, {}
+        if verify is not None:
+            verify(result)
         for who, rival in others:
             found = _tried(rival)
             if isinstance(found, rivals.Absent):
@@ -152,7 +155,7 @@ def compare(benchmark, device, limits, request):
             del found
         del result
         benchmark.group, benchmark.extra_info["case"] = request.node.path.stem, case
-        times = _timed(benchmark, call, device, rounds, tiny)
+        times = _timed(benchmark, call, device, budget)
         if not times:
             return
         row = {
@@ -163,9 +166,7 @@ def compare(benchmark, device, limits, request):
             "milliseconds": {ours: _entry(times, call, device)},
         }
         for who, rival in here.items():
-            row["milliseconds"][who] = _entry(
-                timing.sample(rival, device, 0.01 if tiny else 0.5, rounds), rival, device
-            )
+            row["milliseconds"][who] = _entry(timing.sample(rival, device, budget), rival, device)
         row |= stored.rates(row["milliseconds"][ours], limits, row["dtype"], gigabytes, gflop)
         row |= {"ratio": stored.ratios(row["milliseconds"]), "absent": absent}
         row |= {"date": str(datetime.date.today()), "full": bool(request.node.get_closest_marker("full"))}
@@ -175,17 +176,19 @@ def compare(benchmark, device, limits, request):
     return run
 
 
-def _timed(benchmark, call, device, rounds, tiny) -> list[float]:
-    """Seconds of ours, seen by pytest-benchmark too; none where it is switched off."""
+def _timed(benchmark, call, device, budget: float) -> list[float]:
+    """Seconds of ours, which has run before, seen by pytest-benchmark too; none where it is switched off."""
     waited = timing.settled(call, device)
     began = time.perf_counter()
     waited()
     first = time.perf_counter() - began
-    count = rounds or (3 if tiny else max(3, min(50, int(0.5 / max(first, 1e-6)))))
-    benchmark.pedantic(waited, rounds=count, iterations=1 if first > 2e-4 else timing.INSIDE)
+    short = first <= timing.SHORT
+    benchmark.pedantic(waited, rounds=timing.rounds(first, budget), iterations=timing.INSIDE if short else 1)
     if not benchmark.stats:
         return []
-    return timing.sample(call, device, 0.5, rounds) if device.type == "cuda" else sorted(benchmark.stats.stats.data)
+    if device.type == "cuda":
+        return timing.sample(call, device, budget)
+    return sorted(benchmark.stats.stats.data) + [first] * (not short)
 
 
 def _entry(times: list[float], call, device: torch.device) -> dict[str, float]:

@@ -7,21 +7,19 @@ from collections.abc import Callable
 import torch
 
 SMALL = 1e-3  # seconds: below it a call from Python is mostly launching, so a graph is timed as well
+SHORT = 2e-4  # seconds: below it the clock is too coarse for a single call
+BUDGET = 0.5  # seconds for the rounds of one call
 INSIDE = 20  # calls in a graph, or in one round of a call too short for the clock
 
 
-def sample(call: Callable, device: torch.device, budget: float = 0.5, rounds: int | None = None) -> list[float]:
-    """Seconds of single calls, warm; at least three, more if they fit into the budget. The call has run before.
-
-    rounds  a fixed number instead
-    """
+def sample(call: Callable, device: torch.device, budget: float = BUDGET) -> list[float]:
+    """Seconds of single calls, warm; at least three, more if they fit into the budget. The call has run before."""
     if device.type == "cuda":
-        return _events(call, _warm_up(call, budget, rounds))
+        return _events(call, _warm_up(call, budget))
     first = _clocked(call)
-    repeat = 1 if first > 2e-4 else INSIDE
-    count = (rounds or _rounds(first, budget)) - (repeat == 1)
-    again = [_clocked(lambda: [call() for _ in range(repeat)]) / repeat for _ in range(max(count, 1))]
-    return again if repeat > 1 else [first, *again]
+    if first > SHORT:
+        return [first, *(_clocked(call) for _ in range(rounds(first, budget)))]
+    return [_clocked(lambda: [call() for _ in range(INSIDE)]) / INSIDE for _ in range(rounds(first, budget) + 1)]
 
 
 def summary(times: list[float]) -> dict[str, float]:
@@ -60,8 +58,9 @@ def _digits(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _rounds(first: float, budget: float) -> int:
-    return max(3, min(50, int(budget / max(first, 1e-6))))
+def rounds(first: float, budget: float) -> int:
+    """How many more, after one that took `first` seconds: at least two."""
+    return max(2, min(50, int(budget / max(first, 1e-6))))
 
 
 def _clocked(call: Callable) -> float:
@@ -70,12 +69,12 @@ def _clocked(call: Callable) -> float:
     return time.perf_counter() - began
 
 
-def _warm_up(call: Callable, budget: float, rounds: int | None) -> int:
+def _warm_up(call: Callable, budget: float) -> int:
     """Clocks and caches up to speed: at least 25 ms of calls; how many are then to be timed."""
     one = statistics.median(_events(call, 3))
     for _ in range(max(2, min(200, int(0.025 / max(one, 1e-6))))):
         call()
-    return rounds or max(5, min(200, int(budget / max(one, 1e-6))))
+    return max(5, min(200, int(budget / max(one, 1e-6))))
 
 
 def _events(call: Callable, count: int, before: Callable | None = None) -> list[float]:

@@ -32,7 +32,7 @@ def alike(ours, other, who):
 def bench_right(compare):
     calls = {"htc_fast": lambda: time.sleep(SECONDS) or 1, "other": lambda: time.sleep(0.004) or 1,
              "nobody": rivals.Absent("nobody not installed"), "stumbles": lambda: 1 / 0}
-    compare("a case", calls, alike, gigabytes=0.001, gflop=0.01, rounds=3, backend="sleep")
+    compare("a case", calls, alike, gigabytes=0.001, gflop=0.01, backend="sleep")
 
 def bench_wrong(compare):
     compare("a wrong case", {"htc_fast": lambda: 1, "other": lambda: 2}, alike)

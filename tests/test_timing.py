@@ -55,7 +55,7 @@ def gpu(monkeypatch):
 def test_a_cpu_is_timed_by_the_clock():
     times = timing.sample(lambda: time.sleep(0.002), CPU, budget=0.02)
     assert 3 <= len(times) <= 10 and all(one >= 0.002 for one in times)
-    assert len(timing.sample(lambda: time.sleep(0.002), CPU, rounds=4)) == 4
+    assert len(timing.sample(lambda: time.sleep(0.002), CPU, budget=0)) == 3
     short = timing.sample(lambda: None, CPU, budget=0.001)
     assert len(short) >= 3 and max(short) < 1e-3
 
