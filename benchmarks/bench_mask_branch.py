@@ -1,67 +1,70 @@
-"""The mask branch and its parts beside torchvision's mask head: the same four convolutions, all classes at once."""
+"""A whole mask head beside torchvision's, and HTC's three with their flows beside PyTorch's layers."""
 
 import pytest
 import torch
-from torch.nn.functional import interpolate
+from torch.nn.functional import conv2d, conv_transpose2d
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
+from benchmarks import matrix
+from benchmarks.bench_conv3x3_relu import DTYPES, layer
+from benchmarks.cases import grid
 from htc_fast import ops
-from htc_fast.parts import watching
-from htc_fast.profiling.ledger import Ledger
-from tests.inputs import generator
 
-CHANNELS, CLASSES = 256, 80
-
-
-def same(ours, other, who):
-    error = (ours.float() - other.float()).norm() / other.float().norm()
-    assert error < 1e-4, f"differs from {who} by {error:.2g}"
+CLASSES = 80
+HEAD = [(10, "float32"), (100, "float32"), (100, "bfloat16")]
+THREE = [(100, "float32"), (100, "bfloat16")]
 
 
-def draw(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=generator(0)).contiguous(memory_format=torch.channels_last)
-
-
-def gflop(call) -> float:
-    """Counted from the shapes, without running it again in the measurement."""
-    with Ledger() as ledger, watching(ledger):
-        call()
-    return sum(need.flop for need in ledger.needs.values()) / 1e9
+def head(draw, flow: bool, dtype: torch.dtype) -> ops.MaskHeadWeights:
+    """Channels-last, as a model of ours keeps them."""
+    channels = draw.channels(256)
+    one = lambda *shape: (draw.normal(*shape, dtype=dtype, scale=channels**-0.5), draw.normal(channels, dtype=dtype))  # noqa: E731
+    last = draw.normal(CLASSES, channels, 1, 1, dtype=dtype, scale=0.1), draw.normal(CLASSES, dtype=dtype)
+    return ops.MaskHeadWeights(tuple(layer(draw, 256, dtype) for _ in range(4)), one(channels, channels, 2, 2), last,
+                               one(channels, channels, 1, 1) if flow else None)  # fmt: skip
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("count", [10, 100])
-def bench_mask_branch(compare, count):
-    torch.manual_seed(0)
-    head, predictor = MaskRCNNHeads(CHANNELS, (CHANNELS,) * 4, 1), MaskRCNNPredictor(CHANNELS, CHANNELS, CLASSES)
-    x, labels = draw(count, CHANNELS, 14, 14), torch.arange(count) % CLASSES
-    plain, rows = x.contiguous(), torch.arange(count)
-    last = {"memory_format": torch.channels_last}
-    weights = ops.mask_head_weights(head, predictor)
-    ours = ops.MaskHeadWeights(
-        tuple((weight.contiguous(**last), bias) for weight, bias in weights.convolutions),
-        (weights.upsample[0].contiguous(**last), weights.upsample[1]),
-        weights.logits,
-    )
+@pytest.mark.parametrize(("count", "dtype"), grid(HEAD, (10, 100, 512), DTYPES), indirect=["dtype"])
+def bench_one_head(compare, draw, device, count, dtype):
+    weights, channels = head(draw, False, dtype), draw.channels(256)
+    theirs = MaskRCNNHeads(channels, (channels,) * 4, 1), MaskRCNNPredictor(channels, channels, CLASSES)
+    modules = [one.to(device, dtype) for one in theirs]
+    into = ops.mask_head_weights(*modules)
+    for target, source in zip(tensors(into), tensors(weights)):
+        target.copy_(source)
+    x = draw.normal(draw.count(count), channels, 14, 14, dtype=dtype)
+    plain, rows = x.contiguous(), torch.arange(len(x), device=device)
+    labels = rows % CLASSES
     calls = {
-        "htc_fast": lambda: ops.mask_branch(x, labels, [ours]),
-        "torchvision": lambda: predictor(head(plain)).sigmoid()[rows, labels],
+        "htc_fast": lambda: ops.mask_branch(x, labels, [weights]),
+        "torchvision": lambda: modules[1](modules[0](plain)).sigmoid()[rows, labels],
     }
-    work = gflop(calls["htc_fast"])
-    compare("matrix", f"mask head, {count} detections", calls, same, gflop=work, backend="oneDNN")
+    matrix.run(compare, f"one head, {count} detections", calls, "mask_branch", dtype)
+
+
+def tensors(weights: ops.MaskHeadWeights) -> list[torch.Tensor]:
+    return [one for layer in (*weights.convolutions, weights.upsample, weights.logits) for one in layer]
 
 
 @torch.no_grad()
-def bench_semantic_merge(compare):
-    levels = [draw(1, CHANNELS, h, w) for h, w in ((200, 336), (100, 168), (50, 84), (25, 42), (13, 21))]
-    weights, biases = [draw(CHANNELS, CHANNELS, 1, 1) * 0.1 for _ in levels], [torch.zeros(CHANNELS) for _ in levels]
-    plain = [one.contiguous() for one in levels]
+@pytest.mark.parametrize(("count", "dtype"), grid(THREE, (10, 100, 512), DTYPES), indirect=["dtype"])
+def bench_three_heads(compare, draw, device, count, dtype):
+    heads = [head(draw, number > 0, dtype) for number in range(3)]
+    x = draw.normal(draw.count(count), draw.channels(256), 14, 14, dtype=dtype)
+    rows = torch.arange(len(x), device=device)
+    labels = rows % CLASSES
 
     def layers():
-        sized = [interpolate(one, size=(100, 168), mode="bilinear", align_corners=True) for one in plain]
-        parts = zip(sized, weights, biases)
-        return sum(torch.nn.functional.conv2d(one, weight, bias).relu() for one, weight, bias in parts)
+        found, previous = [], None
+        for one in heads:
+            here = x if one.flow is None else x + conv2d(previous, *one.flow).relu_()
+            for weight, bias in one.convolutions:
+                here = conv2d(here, weight, bias, padding=1).relu_()
+            previous = here
+            logits = conv2d(conv_transpose2d(here, *one.upsample, stride=2).relu_(), *one.logits)
+            found.append(logits[rows, labels].float().sigmoid())
+        return torch.stack(found).mean(dim=0)
 
-    calls = {"htc_fast": lambda: ops.semantic_merge(levels, weights, biases), "PyTorch, NCHW": layers}
-    work = gflop(calls["htc_fast"])
-    compare("matrix", "semantic_merge, 800×1344", calls, same, gflop=work, backend="oneDNN")
+    calls = matrix.everyone(draw, device, lambda: ops.mask_branch(x, labels, heads), layers)
+    matrix.run(compare, f"three heads with flows, {count} detections", calls, "mask_branch", dtype)

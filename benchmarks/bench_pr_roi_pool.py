@@ -1,50 +1,50 @@
-"""Precise RoI pooling beside our reference in plain PyTorch; no current library has it."""
+"""Precise RoI pooling beside plain PyTorch; mmcv's is for a GPU and one level."""
 
 import pytest
 import torch
 
+from benchmarks import rivals
+from benchmarks.bench_roi_align import CHANNELS, COUNTS, DTYPES, IMAGES, SIZES, moved, words
+from benchmarks.cases import close, grid
 from htc_fast import ops
-from tests.inputs import SCALES, maps, proposals
+from tests.inputs import SCALES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def plain(call):
-    """The same call in plain PyTorch."""
-
-    def run():
-        with ops.use_backend("reference"):
-            return call()
-
-    return run
+FORWARD = [(1000, 7, 256, 1, "float32"), (1000, 7, 256, 1, "bfloat16"), (100, 14, 256, 1, "float32")]
 
 
-def close(ours, other, who):
-    tolerance = 1e-4 if ours.dtype == torch.float32 else 2e-2
-    largest = other.float().abs().max().item()
-    torch.testing.assert_close(
-        ours.float(), other.float(), rtol=tolerance, atol=tolerance * largest, msg=f"differs from {who}"
-    )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("count", "size"), [(1000, 7), (100, 14)])
-def bench_forward(compare, count, size, dtype):
-    features, rois = maps(dtype=DTYPES[dtype]), proposals(count)
+@pytest.mark.parametrize(("count", "size", "channels", "images", "dtype"),
+                         grid(FORWARD, COUNTS, SIZES, CHANNELS, IMAGES, DTYPES))  # fmt: skip
+def bench_forward(compare, draw, count, size, channels, images, dtype):
+    dtype = getattr(torch, dtype)
+    features, rois = draw.maps(channels, images, dtype), draw.proposals(count, images)
     call = lambda: ops.pr_roi_pool(features, rois, size, SCALES)  # noqa: E731
-    moved = (sum(one.nbytes for one in features) + call().nbytes) / 1e9
-    calls = {"htc_fast": call, "plain PyTorch": plain(call)}
-    compare("pr_roi_pool", f"forward, {count} RoIs to {size}×{size}", calls, close, moved, dtype=dtype)
+    calls = {"htc_fast": call}
+    if count <= 1000:
+        calls["plain PyTorch"] = rivals.plain(call)
+    compare(f"forward, {words(count, size, channels, images)}", calls,
+            close(1e-3 if dtype == torch.float32 else 3e-2), op="pr_roi_pool", gigabytes=moved(features, call()),
+            dtype=dtype)  # fmt: skip
+
+
+def bench_one_level(compare, draw, device):
+    feature, rois = draw.maps()[:1], draw.proposals(512)
+    call = lambda: ops.pr_roi_pool(feature, rois, 7, SCALES[:1], aligned=False)  # noqa: E731
+    mmcv = rivals.mmcv_pr_roi_pool(feature[0], rois, 7, SCALES[0])
+    if device.type == "cpu" and not isinstance(mmcv, rivals.Absent):
+        mmcv = rivals.Absent("has no CPU kernel")
+    calls = {"htc_fast": call, "mmcv": mmcv, "plain PyTorch": rivals.plain(call)}
+    compare("forward on one level, 512 RoIs to 7×7", calls, close(1e-3), op="pr_roi_pool",
+            gigabytes=moved(feature, call()))  # fmt: skip
 
 
 @pytest.mark.parametrize("to", ["maps", "boxes"])
-def bench_backward(compare, to):
-    features, rois = maps(), proposals(512)
+def bench_backward(compare, draw, to):
+    features, rois = draw.maps(), draw.proposals(512)
     leaves = [one.requires_grad_() for one in features] if to == "maps" else [rois.requires_grad_()]
 
     def step():
         out = ops.pr_roi_pool(features, rois, 7, SCALES)
         return torch.autograd.grad(out, leaves, torch.ones_like(out))[0]
 
-    calls = {"htc_fast": step, "plain PyTorch": plain(step)}
-    compare("pr_roi_pool", f"forward and backward to the {to}, 512 RoIs to 7×7", calls, close)
+    calls = {"htc_fast": step, "plain PyTorch": rivals.plain(step)}
+    compare(f"forward and backward to the {to}, 512 RoIs to 7×7", calls, close(1e-3, relative=True), op="pr_roi_pool")

@@ -1,33 +1,27 @@
-"""Multi-level RoIAlign beside torchvision's MultiScaleRoIAlign and our reference in plain PyTorch."""
-
-import importlib.util
+"""RoIAlign of a pyramid and of one level, beside torchvision, mmcv, detectron2 and plain PyTorch."""
 
 import pytest
 import torch
 import torchvision
-from torchvision.ops import MultiScaleRoIAlign
 
+from benchmarks import rivals
+from benchmarks.cases import close, grid, plural
 from htc_fast import ops
-from tests.inputs import IMAGE, SCALES, maps, proposals
+from tests.inputs import SCALES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def mmcv(feature, rois, size):
-    """mmcv's, on one level: it has none for a pyramid; None where it is not installed."""
-    if importlib.util.find_spec("mmcv") is None:
-        return None
-    from mmcv.ops import roi_align
-
-    return lambda: roi_align(feature, rois, size, SCALES[0], 0, "avg", True)
+COUNTS, SIZES, CHANNELS, IMAGES = (100, 512, 1000, 4000), (7, 14), (256, 64), (1, 8)
+DTYPES = ("float32", "bfloat16", "float16")
+FORWARD = [(1000, 7, 256, 1, "float32"), (1000, 7, 256, 1, "bfloat16"), (1000, 7, 256, 1, "float16"),
+           (100, 14, 256, 1, "float32"), (100, 14, 256, 1, "bfloat16"), (512, 7, 64, 1, "float32"),
+           (512, 7, 256, 8, "float32")]  # fmt: skip
+BACKWARD = [(512, 7, 256, 1, "float32"), (512, 7, 256, 1, "bfloat16")]
 
 
-def rival(features, rois, size):
-    """torchvision's, with its own level rule and no half-pixel shift; None where it does not take the type."""
-    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], size, 0)
-    named = {str(i): one for i, one in enumerate(features)}
-    boxes = [rois[rois[:, 0] == image, 1:] for image in range(len(features[0]))]
-    return lambda: pool(named, boxes, [IMAGE] * len(boxes))
+def words(count: int, size: int, channels: int, images: int) -> str:
+    """The usual channels and one image go without saying."""
+    text = f"{count} RoIs to {size}×{size}"
+    text += "" if channels == 256 else f", {channels} channels"
+    return text + ("" if images == 1 else f", {plural(images, 'image')}")
 
 
 def moved(features, out) -> float:
@@ -35,63 +29,98 @@ def moved(features, out) -> float:
     return (sum(one.nbytes for one in features) + out.nbytes) / 1e9
 
 
-def close(ours, other, who):
-    torch.testing.assert_close(ours.float(), other.float(), rtol=2e-3, atol=2e-3, msg=f"differs from {who}")
+def everyone(draw, features, rois, size) -> tuple[dict, dict]:
+    """Ours with torchvision's convention, and whoever knows it, with maps in the layout that each reads.
+
+    returns  who -> callable, who -> the maps it is given
+    """
+    theirs = [one.detach().contiguous().requires_grad_(one.requires_grad) for one in features]
+    calls = {
+        "htc_fast": lambda: ops.multi_level_roi_align(features, rois, size, SCALES, aligned=False),
+        "torchvision": rivals.torchvision_pyramid(theirs, rois, size, draw.image),
+        "mmcv": rivals.mmcv_pyramid(theirs, rois, size, SCALES),
+        "detectron2": rivals.detectron2_pyramid(theirs, rois, size, SCALES),
+    }
+    if len(rois) <= 1000:
+        calls["plain PyTorch"] = rivals.plain(calls["htc_fast"])
+    return calls, {who: features if who in ("htc_fast", "plain PyTorch") else theirs for who in calls}
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("count", "size"), [(1000, 7), (100, 14), (100, 7), (512, 7), (512, 14), (4000, 7)])
-def bench_forward(compare, request, count, size, dtype):
-    if (count, size) not in ((1000, 7), (100, 14)) and not request.config.getoption("--full"):
-        pytest.skip("only with --full")
-    features, rois = maps(dtype=DTYPES[dtype]), proposals(count)
-    call = lambda: ops.multi_level_roi_align(features, rois, size, SCALES, aligned=False)  # noqa: E731
-    calls = {"htc_fast": call, "torchvision": rival(features, rois, size) if dtype == "float32" else None}
-    compare("roi_align", f"forward, {count} RoIs to {size}×{size}", calls, close, moved(features, call()), dtype=dtype)
+def checked(features, rois, size, tolerance):
+    """mmcv and detectron2 shift by half a pixel: they are compared with ours that does."""
+    same = close(tolerance)
+
+    def check(ours, other, who):
+        if who in ("mmcv", "detectron2"):
+            ours = ops.multi_level_roi_align(features, rois, size, SCALES)
+        same(ours, other, who)
+
+    return check
 
 
-@pytest.mark.parametrize(("channels", "images"), [(64, 1), (256, 8)])
-def bench_other_shapes(compare, channels, images):
-    features, rois = maps(channels, images), proposals(512, images)
-    call = lambda: ops.multi_level_roi_align(features, rois, 7, SCALES, aligned=False)  # noqa: E731
-    calls = {"htc_fast": call, "torchvision": rival(features, rois, 7)}
-    words = f"forward, 512 RoIs to 7×7, {channels} channels, {images} image{'s' * (images > 1)}"
-    # torchvision gives RoIs of several images in another order.
-    compare("roi_align", words, calls, close if images == 1 else None, moved(features, call()))
+@pytest.mark.parametrize(("count", "size", "channels", "images", "dtype"),
+                         grid(FORWARD, COUNTS, SIZES, CHANNELS, IMAGES, DTYPES))  # fmt: skip
+def bench_forward(compare, draw, count, size, channels, images, dtype):
+    dtype = getattr(torch, dtype)
+    features, rois = draw.maps(channels, images, dtype), draw.proposals(count, images)
+    calls, _ = everyone(draw, features, rois, size)
+    check = checked(features, rois, size, 2e-3 if dtype == torch.float32 else 3e-2)
+    compare(f"forward, {words(count, size, channels, images)}", calls, check, op="multi_level_roi_align",
+            gigabytes=moved(features, calls["htc_fast"]()), dtype=dtype)  # fmt: skip
 
 
-def bench_one_level(compare):
-    feature, rois = maps()[0], proposals(512)
-    call = lambda: ops.roi_align(feature, rois, 7, SCALES[0], 0, True)  # noqa: E731
-    plain = feature.contiguous()
-    calls = {"htc_fast": call, "torchvision": lambda: torchvision.ops.roi_align(plain, rois, 7, SCALES[0], 0, True),
-             "mmcv": mmcv(plain, rois, 7)}  # fmt: skip
-    compare("roi_align", "forward on one level, 512 RoIs to 7×7", calls, close, moved([feature], call()))
+@pytest.mark.parametrize(("count", "size", "channels", "images", "dtype"),
+                         grid(BACKWARD, COUNTS, SIZES, CHANNELS, IMAGES, DTYPES))  # fmt: skip
+def bench_backward(compare, draw, count, size, channels, images, dtype):
+    dtype = getattr(torch, dtype)
+    features = [one.requires_grad_() for one in draw.maps(channels, images, dtype)]
+    rois = draw.proposals(count, images)
+    calls, given = everyone(draw, features, rois, size)
+    out = calls["htc_fast"]().detach()
+    seed = draw.normal(*out.shape, dtype=dtype)
+
+    def step(pool, leaves):
+        if isinstance(pool, rivals.Absent):
+            return pool
+        return lambda: torch.autograd.grad(pool(), leaves, seed)[0]
+
+    def check(ours, other, who):
+        # Half a pixel apart, gradients land elsewhere; their sums do not.
+        same = close(2e-2 if dtype == torch.float32 else 6e-2, relative=True)
+        shifted = who in ("mmcv", "detectron2")
+        same(ours.sum((2, 3)) if shifted else ours, other.sum((2, 3)) if shifted else other, who)
+
+    calls = {who: step(pool, given[who]) for who, pool in calls.items()}
+    compare(f"forward and backward, {words(count, size, channels, images)}", calls, check, op="multi_level_roi_align",
+            gigabytes=2 * moved(features, out), dtype=dtype)  # fmt: skip
 
 
-def bench_fused(compare):
-    features, rois = maps(), proposals(1000)
-    semantic = maps(seed=1)[1]
-    plain = lambda: ops.multi_level_roi_align(features, rois, 7, SCALES, semantic=semantic)  # noqa: E731
+def bench_fused(compare, draw):
+    features, rois = draw.maps(), draw.proposals(1000)
+    semantic = draw.maps(seed=1)[1]
 
     def apart():
         own = ops.roi_align(semantic, rois, 14, 1 / 8, 0, True)
         return ops.multi_level_roi_align(features, rois, 7, SCALES) + torch.nn.functional.avg_pool2d(own, 2)
 
-    calls = {"htc_fast": plain, "htc_fast, two launches": apart}
-    compare("roi_align", "forward with the semantic map, 1000 RoIs to 7×7", calls, close, moved(features, plain()))
+    fused = lambda: ops.multi_level_roi_align(features, rois, 7, SCALES, semantic=semantic)  # noqa: E731
+    compare("forward with the semantic map, 1000 RoIs to 7×7", {"htc_fast": fused, "htc_fast, two launches": apart},
+            close(2e-3), op="multi_level_roi_align", gigabytes=moved([*features, semantic], fused()))  # fmt: skip
 
 
-def bench_backward(compare):
-    features, rois = [one.requires_grad_() for one in maps()], proposals(512)
-
-    def step(pool):
-        def run():
-            out = pool()
-            return torch.autograd.grad(out, features, torch.ones_like(out))[0]
-
-        return run
-
-    ours = step(lambda: ops.multi_level_roi_align(features, rois, 7, SCALES, aligned=False))
-    calls = {"htc_fast": ours, "torchvision": step(rival(features, rois, 7))}
-    compare("roi_align", "forward and backward, 512 RoIs to 7×7", calls, close)
+@pytest.mark.parametrize("size", SIZES)
+def bench_one_level(compare, draw, device, size):
+    """Two samples per bin and axis, so that PyTorch's grid_sample can do it too."""
+    feature, rois = draw.maps()[0], draw.proposals(512)
+    plain = feature.contiguous()  # as the others lay it out
+    sampled = lambda: rivals.grid_sample(plain, rois, size, SCALES[0])  # noqa: E731
+    calls = {
+        "htc_fast": lambda: ops.roi_align(feature, rois, size, SCALES[0], 2, True),
+        "torchvision": lambda: torchvision.ops.roi_align(plain, rois, size, SCALES[0], 2, True),
+        "mmcv": rivals.mmcv_level(plain, rois, size, SCALES[0], 2),
+        "detectron2": rivals.detectron2_level(plain, rois, size, SCALES[0], 2),
+        "PyTorch, grid_sample": sampled,
+        "PyTorch, compiled": rivals.Absent("left out with --tiny") if draw.tiny else rivals.compiled(sampled, device),
+    }
+    compare(f"forward on one level, 512 RoIs to {size}×{size}, 2×2 samples", calls, close(2e-3), op="roi_align",
+            gigabytes=moved([feature], calls["htc_fast"]()))  # fmt: skip

@@ -1,7 +1,7 @@
 """How cost grows: time over RoIs, boxes, proposals, detections, masks, image size, batch and channels, as curves.
 
     python -m benchmarks.sweep           about a minute on two idle cores; sweep.json beside the other results
-    python -m benchmarks.sweep --quick   smallest sizes, once each: to see that it runs
+    python -m benchmarks.sweep --quick   smallest sizes, once each, into runs/sweep: to see that it runs
 
 The exponent k of time ~ size^k is fitted over the larger half of the sizes, where no fixed cost is left. Weights and
 pictures are random: time does not depend on them.
@@ -17,9 +17,12 @@ from pathlib import Path
 import torch
 
 import htc_fast
-from htc_fast import ops
+from benchmarks.curves import draw
+from htc_fast import cli, ops
+from htc_fast.files import check_writable
 from htc_fast.profiling.limits import device_name, machine, seconds
-from tests.inputs import IMAGE, SCALES, candidates, maps, proposals, soft_masks
+from htc_fast.profiling.report import rounded
+from tests.inputs import SCALES, candidates, maps, proposals, soft_masks
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = {
@@ -116,33 +119,14 @@ def exponent(sizes: tuple[int, ...], times: list[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def draw(curves: list[dict], about: dict, path: Path) -> None:
-    """All curves in one picture, each with its exponent."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(3, 3, figsize=(13, 10), layout="constrained")
-    for axis, curve in zip(axes.flat, curves):
-        sizes, times, k = curve["sizes"], curve["milliseconds"], curve["exponent"]
-        axis.loglog(sizes, times, "o-", color="#1b5e8c")
-        axis.loglog(sizes, [times[-1] * (size / sizes[-1]) ** k for size in sizes], "--", color="#c8564b", linewidth=1)
-        axis.set_title(f"{curve['what']}\ntime ~ size^{k:g}", fontsize=9)
-        axis.set_xlabel(curve["over"])
-        axis.set_ylabel("ms")
-        axis.grid(True, which="both", alpha=0.2)
-    figure.suptitle(f"{about['device']}, torch {about['torch']}, {about['date']}, fp32, maps of {IMAGE[0]}×{IMAGE[1]}")
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smallest sizes, once each")
     parser.add_argument("--out", type=Path, help="folder for sweep.json and sweep.png")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder = options.out or (Path("runs/sweep") if options.quick else RESULTS / device_name(device))
+    check_writable(folder)
     print("a few seconds" if options.quick else "about a minute on two idle cores", flush=True)
     curves = []
     for curve in sweep(device, options.quick):
@@ -150,12 +134,10 @@ def main() -> None:
         ends = f"{curve['milliseconds'][0]:.3g} to {curve['milliseconds'][-1]:.3g} ms"
         print(f"{curve['what']}: over {curve['sizes'][0]} to {curve['sizes'][-1]} {curve['over']}, {ends}, "
               f"time ~ size^{curve['exponent']:g}", flush=True)  # fmt: skip
-    folder = options.out or RESULTS / device_name()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sweep.json").write_text(json.dumps({"machine": machine(), "curves": curves}, indent=1) + "\n")
-    draw(curves, machine(), folder / "sweep.png")
-    print(f"{folder / 'sweep.json'} and {folder / 'sweep.png'}")
+    result = {"machine": machine(device), "curves": rounded(curves)}
+    (folder / "sweep.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print(f"{folder / 'sweep.json'} and {draw(result, folder / 'sweep.png')}")
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

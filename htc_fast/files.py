@@ -3,10 +3,22 @@
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from htc_fast.errors import UserError
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and see that files can be written there: before long work, not after it.
+
+    raises  UserError
+    """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def write_json(path: Path, content: object) -> None:

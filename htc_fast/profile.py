@@ -2,14 +2,17 @@
 
 import argparse
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from htc_fast import cli, profile_setup
 from htc_fast.profiling import detect, limits, report
-from htc_fast.profiling.paper import FPS, published
 from htc_fast.profiling.peers import profile_peers
+from htc_fast.runtime.buckets import out_of_memory
+
+INTERRUPTED = "interrupted: what is missing was not measured"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,46 +43,74 @@ def main() -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     setting, changed = profile_setup.setting(options)
-    say = profile_setup.Progress(options, setting)
+    say = profile_setup.Progress()
     for line in changed:
         print(line, file=sys.stderr)
-    print(say.estimate(), file=sys.stderr, flush=True)
     say("measuring a copy and a product")
     top = limits.measure(setting.device)
-    runs, memory, absent = measure(options, setting, say)
-    say("measuring a copy and a product again")
-    top = top.best(limits.measure(setting.device))
-    rows = [run.row(top) for run in runs]
-    for row, peak in zip(rows, memory):
-        row["memory_mb"] = peak
-    about = {"size": list(setting.size), "batch_size": setting.batch_size, "rounds": setting.rounds, "changed": changed}
-    papers = {} if options.train else {name: published(name) for name in options.models if name in FPS}
-    result = {"machine": limits.machine(), "limits": top.as_dict(), "setting": about, "paper": papers,
-              "absent": absent, "rows": rows}  # fmt: skip
-    result["machine"]["device"] = limits.device_name(setting.device)
-    if options.trace is not None:
-        say(f"writing {options.trace}")
-        profile_setup.trace(options, setting)
+    say.line(profile_setup.estimate(options, setting, top))
+    found = Found()
+    try:
+        measure(options, setting, say, found)
+        say("measuring a copy and a product again")
+        top = top.best(limits.measure(setting.device))
+        if options.trace is not None:
+            say(f"writing {options.trace}")
+            profile_setup.trace(options, setting)
+    except KeyboardInterrupt:
+        say.line("interrupted")
+        changed.append(INTERRUPTED)
     say.done()
+    if found.runs:
+        show(profile_setup.result(options, setting, changed, top, found), options)
+    for who, reason in found.failed.items():
+        print(f"{who}: {reason}", file=sys.stderr)
+    return 130 if INTERRUPTED in changed else 2 * (not found.runs)
+
+
+@dataclass
+class Found:
+    """What was measured so far.
+
+    runs    and the peak memory in MB of each where it is a training step
+    absent  peer -> why it is not here
+    failed  model -> why it has no run
+    """
+
+    runs: list[detect.Run] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def measure(options, setting, say, found: Found) -> None:
+    """All runs, one model after the other; one that does not fit into memory leaves the others."""
+    for name in options.models:
+        try:
+            if options.train:
+                run, peak = profile_setup.train_step(options, name, setting, say)
+                found.runs.append(run)
+                found.memory.append(peak)
+            else:
+                for run in detect.profile_model(name, setting, say, **profile_setup.overrides(options)):
+                    found.runs.append(run)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            found.failed[name] = "not enough memory: a smaller --image-size or --batch-size"
+    if "peers" in options.modes and not options.train:
+        others, found.absent = profile_peers(setting, say)
+        found.runs += others
+
+
+def show(result: dict, options) -> None:
+    """On the terminal, and in files."""
     print(report.text(result))
     print("\n" + report.bottlenecks(result))
     written = profile_setup.write(result, options.out, "profile_train" if options.train else "profile")
     print(f"\n{' and '.join(map(str, written))}")
-    return 0
-
-
-def measure(options, setting, say) -> tuple[list[detect.Run], list[float], dict[str, str]]:
-    """All runs; peak memory of each where it is a training step; who is absent and why."""
-    if options.train:
-        found = [profile_setup.train_step(options, name, setting, say) for name in options.models]
-        return [run for run, _ in found], [peak for _, peak in found], {}
-    overrides = profile_setup.overrides(options)
-    runs = [run for name in options.models for run in detect.profile_model(name, setting, say, **overrides)]
-    absent: dict[str, str] = {}
-    if "peers" in options.modes:
-        others, absent = profile_peers(setting, say)
-        runs += others
-    return runs, [], absent
+    if len(written) == 1:
+        print("no picture was drawn: pip install matplotlib", file=sys.stderr)
 
 
 if __name__ == "__main__":

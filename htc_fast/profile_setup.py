@@ -1,9 +1,11 @@
 """From the profile's options to what is run: settings, time needed, the training step, files."""
 
+import contextlib
 import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,19 +15,21 @@ from htc_fast import train_setup
 from htc_fast.cli import choose
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.errors import UserError
+from htc_fast.files import check_writable
 from htc_fast.models import zoo
 from htc_fast.processor import supports
-from htc_fast.profiling import report
+from htc_fast.profiling import limits, report
 from htc_fast.profiling.detect import MODES, Run, Setting, build, picture
-from htc_fast.profiling.paper import FPS, counted
-from htc_fast.profiling.step import profile_step
+from htc_fast.profiling.limits import Limits
+from htc_fast.profiling.paper import FPS, counted, published
+from htc_fast.profiling.step import profile_step, recorded_step
 from htc_fast.restore import find_device, image_size
 from htc_fast.training import presets
 from htc_fast.training.distributed import World
 from htc_fast.training.loop import Trainer
 
 DTYPES = ("float32", "bfloat16")
-USUAL_RATE = {"cpu": 8e10, "cuda": 5e13}  # FLOP/s that a detector reaches somewhere: for the estimate alone
+USUAL_SHARE = {"cpu": 0.7, "cuda": 0.3}  # of the limit that a detector reaches somewhere: for the estimate alone
 
 
 def check(options: Namespace) -> Namespace:
@@ -48,6 +52,9 @@ def check(options: Namespace) -> Namespace:
         if path is not None and (path.is_file() if name == "out" else path.is_dir()):
             raise UserError(f"--{name} {path} is a {'file' if name == 'out' else 'folder'}: choose another name.")
     find_device(options.device)
+    check_writable(options.out)
+    if options.trace is not None:
+        check_writable(options.trace.parent)
     return options
 
 
@@ -87,22 +94,48 @@ def setting(options: Namespace) -> tuple[Setting, list[str]]:
     return Setting(device, size, options.batch_size, tuple(options.dtypes), modes, rounds), changed
 
 
+def estimate(options: Namespace, setting: Setting, top: Limits) -> str:
+    """How long it will take, from what the models need and this device can."""
+    share, dtypes = USUAL_SHARE[setting.device.type], setting.usable_dtypes()
+    total = 10.0
+    for name in options.models:
+        needs = counted(name, setting.padded, setting.batch_size, **overrides(options)).values()
+        once = {dtype: sum(need.seconds(top, dtype) for need in needs) / share for dtype in dtypes}
+        counting = 2 * once.get("float32", 0.0) + 3
+        if options.train:
+            total += counting + 3 * once[dtypes[-1]] * (setting.rounds + 2)
+        else:
+            total += counting + len(setting.modes) * (setting.rounds + 1) * sum(once.values())
+    if "peers" in options.modes and not options.train:
+        total *= 1 + 1 / len(options.models)
+    long = f"{total / 60:.0f} minutes" if total > 90 else f"{total:.0f} seconds"
+    return f"this takes about {long}, by what the models need and this device can"
+
+
+def result(options: Namespace, setting: Setting, changed: list[str], top: Limits, found) -> dict:
+    """What `profile.json` holds.
+
+    found  runs, memory, absent, failed
+    """
+    rows = [run.row(top) for run in found.runs]
+    for row, peak in zip(rows, found.memory):
+        row["memory_mb"] = peak
+    about = {"size": list(setting.size), "batch_size": setting.batch_size, "rounds": setting.rounds, "changed": changed}
+    papers = {} if options.train else {name: published(name) for name in options.models if name in FPS}
+    return {"machine": limits.machine(setting.device), "limits": top.as_dict(), "setting": about, "paper": papers,
+            "absent": found.absent | found.failed, "rows": rows}  # fmt: skip
+
+
 class Progress:
-    """Says how long it will take, and then where it is."""
+    """Says where it is, in one line that is written over on a terminal."""
 
-    def __init__(self, options: Namespace, setting: Setting):
+    def __init__(self):
         self.began, self.last = time.monotonic(), 0
-        counts = [counted(name, setting.padded, setting.batch_size, **overrides(options)) for name in options.models]
-        once = sum(need.flop for needs in counts for need in needs.values()) / USUAL_RATE[setting.device.type]
-        runs = len(setting.usable_dtypes()) * len(setting.modes) * (setting.rounds + 1) + 2
-        self.seconds = once * (3 * (setting.rounds + 2) if options.train else runs) + 5 * len(options.models)
-        if "peers" in options.modes and not options.train:
-            self.seconds *= 1 + 1 / len(options.models)
 
-    def estimate(self) -> str:
-        """Beforehand."""
-        long = f"{self.seconds / 60:.0f} minutes" if self.seconds > 90 else f"{max(self.seconds, 5):.0f} seconds"
-        return f"this takes about {long}, by rule of thumb"
+    def line(self, text: str) -> None:
+        """One that stays."""
+        self.done()
+        print(text, file=sys.stderr, flush=True)
 
     def __call__(self, what: str) -> None:
         line = f"[{time.monotonic() - self.began:4.0f} s] {what}"
@@ -122,6 +155,13 @@ def train_step(options: Namespace, name: str, setting: Setting, say) -> tuple[Ru
     """A step as `python -m htc_fast.train` takes it, on the sample pictures; nothing is written."""
     say(f"{name}: preparing sample pictures")
     dtype = setting.usable_dtypes()[-1]
+    with trainer(options, name, setting, dtype) as made:
+        return profile_step(made, dtype, setting.rounds, say)
+
+
+@contextlib.contextmanager
+def trainer(options: Namespace, name: str, setting: Setting, dtype: str) -> Iterator[Trainer]:
+    """A training run that has not begun, by the paper's recipe."""
     words = ["--model", name, "--data", str(make_sample_dataset()), "--no-pretrained", "--workers", "0"]
     words += ["--image-size", *map(str, setting.size), "--batch-size", str(setting.batch_size)]
     words += ["--amp" if dtype == "bfloat16" else "--no-amp", *(["--set", *options.set] if options.set else [])]
@@ -132,22 +172,26 @@ def train_step(options: Namespace, name: str, setting: Setting, say) -> tuple[Ru
     model = train_setup.make_model(config, given, train)
     feed = train_setup.make_feed(given, train, config, world)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(model, feed, train_setup.make_recipe(given, world), folder, world)
-        return profile_step(trainer, dtype, setting.rounds, say)
+        yield Trainer(model, feed, train_setup.make_recipe(given, world), folder, world)
 
 
 def trace(options: Namespace, setting: Setting) -> None:
-    """One run of the first model as a Chrome trace, with the parts as ranges.
+    """One run of the first model, or one training step, as a Chrome trace with the parts as ranges.
 
     raises  UserError if the file cannot be written
     """
-    model = build(options.models[0], setting.device, **overrides(options))
-    pictures, given = [picture(setting.size)] * setting.batch_size, {"size": setting.size}
-    model.predict(pictures, **given, batch_size=setting.batch_size, score_threshold=0.0)
-    with torch.profiler.profile() as recorded:
-        model.predict(pictures, **given, batch_size=setting.batch_size, score_threshold=0.0)
+    name = options.models[0]
+    if options.train:
+        with trainer(options, name, setting, setting.usable_dtypes()[-1]) as made:
+            recorded = recorded_step(made)
+    else:
+        model = build(name, setting.device, **overrides(options))
+        pictures = [picture(setting.size)] * setting.batch_size
+        given = {"size": setting.size, "batch_size": setting.batch_size, "score_threshold": 0.0}
+        model.predict(pictures, **given)
+        with torch.profiler.profile() as recorded:
+            model.predict(pictures, **given)
     try:
-        options.trace.parent.mkdir(parents=True, exist_ok=True)
         recorded.export_chrome_trace(str(options.trace))
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot write {options.trace} ({error}): choose another --trace.") from None

@@ -1,7 +1,9 @@
 """Fill the README's tables from benchmarks/results.
 
-python scripts/bench_tables.py            write them between <!-- bench:NAME --> and <!-- /bench -->
-python scripts/bench_tables.py --check    fail if README.md and the results disagree
+python scripts/bench_tables.py            write them between <!-- bench:NAME --> and <!-- /bench -->, draw docs/*.png
+python scripts/bench_tables.py --check    fail if README.md or a picture and the results disagree
+
+Where results of several devices are stored, a table shows those of the CPU and of the GPU that were measured last.
 """
 
 import json
@@ -12,21 +14,58 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import curves  # noqa: E402
+from htc_fast.profiling import chart, report  # noqa: E402
+from htc_fast.profiling.chart import digest  # noqa: E402
+from htc_fast.profiling.paper import FPS  # noqa: E402
 from htc_fast.profiling.report import in_order, label  # noqa: E402
 
-README = ROOT / "README.md"
+README, DOCS = ROOT / "README.md", ROOT / "docs"
 RESULTS = ROOT / "benchmarks" / "results"
 UNMEASURED = "not measured"
 
 
-def stored(suite: str) -> list[dict]:
-    """Every device's results of a suite, CPUs first."""
-    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"*/{suite}.json"))]
-    return sorted(found, key=lambda result: "nvidia" in result["machine"]["device"])
+def chosen(suites: tuple[str, ...]) -> list[dict[str, dict]]:
+    """Suite -> results, of one CPU and then of one GPU: the device where one of the suites was measured last.
+
+    A suite that this device lacks is not taken from another: a table is one machine's.
+    """
+    devices: dict[str, dict[str, dict]] = {}
+    for suite in suites:
+        for path in sorted(RESULTS.glob(f"*/{suite}.json")):
+            devices.setdefault(path.parent.name, {})[suite] = json.loads(path.read_text())
+    last = lambda name: (max(one["machine"]["date"] for one in devices[name].values()), len(devices[name]), name)  # noqa: E731
+    kinds = [name for name in devices if not on_gpu(name)], [name for name in devices if on_gpu(name)]
+    return [devices[max(names, key=last)] for names in kinds if names]
+
+
+def newest(suites: tuple[str, ...]) -> Path:
+    """The folder of the first device whose results a table shows."""
+    return RESULTS / next(iter(chosen(suites)[0].values()))["machine"]["device"]
+
+
+def on_gpu(device: str) -> bool:
+    return device.startswith("nvidia")
+
+
+def blocks(suites: tuple[str, ...], make) -> str:
+    """make(results) for each device, with its name below, and a word on the GPU that is missing.
+
+    make  suite -> results of one device -> text
+    """
+    found = chosen(suites)
+    made = [make(results) for results in found]
+    devices = [next(iter(results.values()))["machine"]["device"] for results in found]
+    made += [] if made and not on_gpu(devices[0]) else [f"On a CPU: {UNMEASURED}."]
+    return "\n\n".join(made + ([] if any(map(on_gpu, devices)) else [f"On a GPU: {UNMEASURED}."]))
 
 
 def milliseconds(value: float) -> str:
-    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.0f}×" if ratio >= 100 else f"{ratio:.3g}×"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -35,66 +74,95 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def caption(result: dict) -> str:
-    machine, limits = result["machine"], result["limits"]
-    words = ", ".join(f"{rate:g} {name}" for name, rate in limits.items())
+    machine, limits = result["machine"], result.get("limits", {})
+    words = "; measured limits: " + ", ".join(f"{rate:g} {name}" for name, rate in limits.items()) if limits else ""
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "torchvision") if name in machine)
-    return f"{machine['device']}, {machine['date']}, {versions}; measured limits: {words}"
+    days = sorted({machine["date"], *(row["date"] for row in result.get("rows", []) if "date" in row)})
+    return f"{machine['device']}, {' to '.join(dict.fromkeys((days[0], days[-1])))}, {versions}{words}"
 
 
-def operators(suite: str) -> str:
-    """Case, ours, rival, ratio: one table per device."""
-    blocks = []
-    for result in stored(suite):
-        rows = []
-        for row in result["rows"]:
-            times = row["milliseconds"]
-            if "htc_fast" not in times:
-                continue
-            rivals = [f"{who}: {milliseconds(entry['median'])}" for who, entry in times.items() if who != "htc_fast"]
-            ratios = [f"{ratio:.1f}×" for ratio in row["ratio"].values()]
-            case = row["case"] + ("" if row["dtype"] == "float32" else f", {row['dtype']}")
-            rows.append(
-                [case, milliseconds(times["htc_fast"]["median"]), "; ".join(rivals) or "–", "; ".join(ratios) or "–"]
-            )
-        blocks.append(table(["", "htc_fast, ms", "rival, ms", "ratio"], rows) + f"\n\n{caption(result)}")
-    return "\n\n".join(blocks + gpu_missing(suite))
+def operators(suites: tuple[str, ...]) -> str:
+    """Case, ours, share of the limit, rivals; which operator it is where a table holds several."""
+    named = len(suites) > 1
+    return blocks(suites, lambda results: operators_of(results, named))
 
 
-def gpu_missing(suite: str) -> list[str]:
-    return [] if any("nvidia" in one["machine"]["device"] for one in stored(suite)) else [f"On a GPU: {UNMEASURED}."]
+def operators_of(results: dict[str, dict], named: bool) -> str:
+    found = [(suite, row) for suite, result in results.items() for row in result["rows"] if not row["full"]]
+    lines = []
+    for suite, row in found:
+        (_, ours), *rivals = row["milliseconds"].items()
+        others = [f"{who} {milliseconds(fastest(one))} ({times(row['ratio'][who])})" for who, one in rivals]
+        case = (f"{suite}: " if named else "") + row["case"]
+        case += "" if row["dtype"] == "float32" else f", {row['dtype']}"
+        speed = next((f"{row[unit]:.3g} {unit}" for unit in ("TFLOP/s", "GB/s") if unit in row), "")
+        share = f"{row['share of limit']:.0%}" if "share of limit" in row else ""
+        lines.append([case, milliseconds(fastest(ours)), milliseconds(ours["spread"]), speed or "–", share or "–",
+                      "; ".join(others) or "–"])  # fmt: skip
+    head = ["", "htc_fast, ms", "±", "rate", "of limit", "others, ms (times ours)"]
+    return table(head, lines) + "\n\n" + "\n\n".join(filter(None, (absent(found), captions(results))))
 
 
-def models(suite: str) -> str:
-    """Seconds per picture, one row per network."""
-    blocks = []
-    for result in stored(suite):
-        names = dict.fromkeys(row["case"] for row in result["rows"])
-        times = {(row["case"], row["dtype"]): next(iter(row["milliseconds"].values())) for row in result["rows"]}
-        rows = []
-        for name in names:
-            found = [times.get((name, dtype)) for dtype in ("float32", "bfloat16")]
-            rows.append([name, *(f"{one['median'] / 1e3:.2f}" if one else "–" for one in found)])
-        blocks.append(table(["800×1333, one picture", "fp32, s", "bf16, s"], rows) + f"\n\n{caption(result)}")
-    return "\n\n".join(blocks + gpu_missing(suite))
+def absent(found: list[tuple[str, dict]]) -> str:
+    """Who could not be measured, and why; not whose reason is a single case's."""
+    reasons = {f"{who} ({why})": None for _, row in found for who, why in row["absent"].items()}
+    return f"Absent: {', '.join(reasons)}." if reasons else ""
 
 
-def profile(suite: str) -> str:
+def captions(results: dict[str, dict]) -> str:
+    """One line for all suites that one session measured."""
+    return "\n\n".join(dict.fromkeys(caption(result) for result in results.values()))
+
+
+def fastest(entry: dict[str, float]) -> float:
+    return entry.get("graph", entry["median"])
+
+
+def models(suites: tuple[str, ...]) -> str:
+    """Seconds per picture, one row per network and mode."""
+    return blocks(suites, models_of)
+
+
+def models_of(results: dict[str, dict]) -> str:
+    rows = [("", row) for result in results.values() for row in result["rows"] if not row["full"]]
+    cells: dict[str, dict[str, tuple[float, float | None]]] = {}
+    for _, row in rows:
+        for who, one in row["milliseconds"].items():
+            name = row["case"] if who == "htc_fast" else f"{who}, beside {row['case'].split(',')[0]}"
+            share = row.get("share of limit") if who == "htc_fast" else None
+            cells.setdefault(name, {})[row["dtype"]] = one["median"] / 1e3, share
+    lines = []
+    for name, by_dtype in cells.items():
+        found = [by_dtype.get(dtype) for dtype in ("float32", "bfloat16")]
+        words = [f"{one[0]:.3g}" + (f" ({one[1]:.0%})" if one[1] else "") if one else "–" for one in found]
+        lines.append([name, *words])
+    head = ["800×1333, one picture", "fp32, s (of limit)", "bf16, s (of limit)"]
+    return table(head, lines) + "\n\n" + "\n\n".join(filter(None, (absent(rows), captions(results))))
+
+
+def profile(suites: tuple[str, ...]) -> str:
     """Images per second and share of the limit beside the paper's; then HTC's parts."""
-    blocks = []
-    for result in stored(suite):
-        rows = []
-        for row in result["rows"]:
-            paper, taken = result["paper"].get(row["case"]), f"{row['images_per_second']:.2f}"
-            published = [f"{paper['fps']:g}", f"{paper['share']:.0%}"] if paper else ["–", "–"]
-            share = [f"{row['gflop']:.0f}", milliseconds(row["limit_ms"]), f"{row['share']:.0%}"]
-            who = [row["case"], f"{row['mode']}, {short(row['dtype'])}"]
-            rows.append([*who, taken, milliseconds(row["ms"]), *share, *published])
-        setting = result["setting"]
-        head = [f"{setting['size'][0]}×{setting['size'][1]}, batch {setting['batch_size']}", "", "img/s", "ms", "GFLOP",
-                "limit, ms", "reached", "paper, fps", "of its card's limit"]  # fmt: skip
-        absent = "; ".join(f"{who}: absent ({reason})" for who, reason in result["absent"].items())
-        blocks += [table(head, rows), parts(result, "htc_r50"), "\n\n".join(filter(None, (absent, caption(result))))]
-    return "\n\n".join(blocks + gpu_missing(suite))
+    return blocks(suites, lambda results: profile_of(results["profile"]))
+
+
+def profile_of(result: dict) -> str:
+    rows = []
+    for row in result["rows"]:
+        paper, taken = result["paper"].get(row["case"]), f"{row['images_per_second']:.2f}"
+        published = [f"{paper['fps']:g}", f"{paper['share']:.0%}"] if paper else ["–", "–"]
+        share = [f"{row['gflop']:.0f}", milliseconds(row["limit_ms"]), f"{row['share']:.0%}"]
+        who = [row["case"], f"{row['mode']}, {short(row['dtype'])}"]
+        rows.append([*who, taken, milliseconds(row.get("graph_ms", row["ms"])), *share, *published])
+    setting = result["setting"]
+    head = [f"{setting['size'][0]}×{setting['size'][1]}, batch {setting['batch_size']}", "", "img/s", "ms", "GFLOP",
+            "limit, ms", "reached", "paper, fps", "of its card's limit"]  # fmt: skip
+    absent = "; ".join(f"{who}: absent ({reason})" for who, reason in result["absent"].items())
+    missing = [name for name in FPS if name not in {row["case"] for row in result["rows"]}]
+    missing = f"{', '.join(missing)}: {UNMEASURED} here." if missing else ""
+    slowest = [line.strip() for line in report.bottlenecks(result).splitlines() if "htc_r50, optimised" in line]
+    next_ones = f"Most time above the limit: {'; '.join(slowest)}." if slowest else ""
+    return "\n\n".join(filter(None, (table(head, rows), parts(result, "htc_r50"), next_ones, missing, absent,
+                                     caption(result))))  # fmt: skip
 
 
 def parts(result: dict, case: str) -> str:
@@ -116,24 +184,23 @@ def short(dtype: str) -> str:
     return dtype.replace("bfloat", "bf").replace("float", "fp")
 
 
-def sweep(suite: str) -> str:
+def sweep(suites: tuple[str, ...]) -> str:
     """How cost grows, one line per curve."""
-    blocks = []
-    for result in stored(suite):
-        rows = []
-        for one in result["curves"]:
-            sizes, times = one["sizes"], [milliseconds(one["milliseconds"][at]) for at in (0, -1)]
-            ends = [f"{sizes[0]} – {sizes[-1]}", " – ".join(times), f"{one['exponent']:.2f}"]
-            rows.append([one["what"], one["over"], *ends])
-        machine = result["machine"]
-        blocks.append(table(["", "over", "sizes", "ms", "exponent"], rows)
-                      + f"\n\n{machine['device']}, {machine['date']}, torch {machine['torch']}")  # fmt: skip
-    return "\n\n".join(blocks + gpu_missing(suite))
+    return blocks(suites, lambda results: sweep_of(results["sweep"]))
 
 
-def training(suite: str) -> str:
+def sweep_of(result: dict) -> str:
+    rows = []
+    for one in result["curves"]:
+        sizes, times = one["sizes"], [milliseconds(one["milliseconds"][at]) for at in (0, -1)]
+        ends = [f"{sizes[0]} – {sizes[-1]}", " – ".join(times), f"{one['exponent']:.2f}"]
+        rows.append([one["what"], one["over"], *ends])
+    return table(["", "over", "sizes", "ms", "exponent"], rows) + f"\n\n{caption(result)}"
+
+
+def training(suites: tuple[str, ...]) -> str:
     """What a run reached, beside its rival."""
-    path = RESULTS / f"{suite}.json"
+    path = RESULTS / f"{suites[0]}.json"
     if not path.exists():
         return UNMEASURED
     result = json.loads(path.read_text())
@@ -145,31 +212,74 @@ def training(suite: str) -> str:
     return table(head, rows) + f"\n\n{result['note']}"
 
 
-TABLES = {"roi_align": operators, "pr_roi_pool": operators, "nms": operators, "masks": operators, "model": models,
-          "profile": profile,
-          "sweep": sweep, "training": training}  # fmt: skip
+# README's table -> how it is made, of which suites.
+TABLES = {
+    "roi_align": (operators, "roi_align"),
+    "pr_roi_pool": (operators, "pr_roi_pool"),
+    "nms": (operators, "nms", "soft_nms"),
+    "masks": (operators, "paste", "encode"),
+    "matrix": (operators, "conv3x3_relu", "mask_flow", "mask_predict", "semantic_merge", "mask_branch"),
+    "model": (models, "htc", "cascade_mask", "mask_rcnn"),
+    "profile": (profile, "profile"),
+    "sweep": (sweep, "sweep"),
+    "training": (training, "training"),
+}
+# Pictures of the README -> who draws them, of which suite; the first device's.
+PICTURES = {"profile.png": (chart.draw, "profile"), "sweep.png": (curves.draw, "sweep")}
 
 
 def fill(text: str) -> str:
     """README.md with every table made anew."""
 
     def one(found: re.Match) -> str:
-        make = TABLES.get(found[1])
-        if make is None:
+        if found[1] not in TABLES:
             raise SystemExit(f"README.md asks for a table {found[1]!r}: known are {', '.join(TABLES)}")
-        return f"<!-- bench:{found[1]} -->\n{make(found[1])}\n<!-- /bench -->"
+        make, *suites = TABLES[found[1]]
+        return f"<!-- bench:{found[1]} -->\n{make(tuple(suites))}\n<!-- /bench -->"
 
     return re.sub(r"<!-- bench:(\w+) -->\n.*?<!-- /bench -->", one, text, flags=re.DOTALL)
+
+
+def pictures(write: bool) -> list[str]:
+    """Names of the README's pictures that show other results than the stored ones; write: draw those anew."""
+    stale = []
+    for name, (draw, suite) in PICTURES.items():
+        for result in [results[suite] for results in chosen((suite,))][:1]:
+            if drawn_from(DOCS / name) != digest(result):
+                stale.append(name)
+                if write:
+                    draw(result, DOCS / name)
+    return stale
+
+
+def drawn_from(path: Path) -> str | None:
+    """The digest of the results that a picture was drawn from."""
+    from PIL import Image
+
+    return Image.open(path).info.get("Source") if path.exists() else None
+
+
+def devices() -> list[str]:
+    """Whose results each table shows, in a line."""
+    lines = []
+    for name, (_, *suites) in TABLES.items():
+        named = [next(iter(results.values()))["machine"]["device"] for results in chosen(tuple(suites))]
+        lines.append(f"{name}: {', '.join(named)}" if named else f"{name}: nothing measured by device")
+    return lines
 
 
 def main() -> int:
     text = README.read_text()
     filled = fill(text)
-    if "--check" in sys.argv:
-        print("README.md and benchmarks/results agree" if filled == text else "README.md is stale: make bench-tables")
-        return int(filled != text)
-    README.write_text(filled)
-    return 0
+    print("\n".join(devices()))
+    if "--check" not in sys.argv:
+        README.write_text(filled)
+        pictures(write=True)
+        return 0
+    stale = ["README.md"] * (filled != text) + pictures(write=False)
+    agree = "README.md and benchmarks/results agree"
+    print(f"{' and '.join(stale)}: not what benchmarks/results holds; run `make bench-tables`" if stale else agree)
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

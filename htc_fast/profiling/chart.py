@@ -1,20 +1,25 @@
-"""A profile as one picture: bars of parts against the limit, and frames per second beside the paper's."""
+"""A profile as one picture: bars of parts against the limit, and shares of the limit beside the paper's."""
 
+import hashlib
+import json
+from itertools import groupby
 from pathlib import Path
 
 from htc_fast.profiling.report import ORDER, REMAINS, in_order, label
 
-GROUPS = {
+COLOURS = {
     "preprocess": "#9e9e9e", "data": "#9e9e9e", "backbone": "#1b5e8c", "FPN": "#4a90c2", "RPN head": "#8fc1e3",
     "proposals": "#c5dff2", "semantic": "#5b9a4b", "box stage 1": "#f2b134", "box stage 2": "#e59a1a",
-    "box stage 3": "#cc7f0a", "detections": "#f7d794", "mask RoIAlign": "#e8a6a1", "mask stages": "#c8564b",
+    "box stage 3": "#cc7f0a", "detections": "#f7d794", "mask RoIAlign": "#e8a6a1", "mask stages": "#f3d0cc",
     "mask stage 1": "#d97a6c", "mask stage 2": "#c8564b", "mask stage 3": "#a83a32", "paste + RLE": "#7b5ea7",
-    "forward": "#5b9a4b", "backward": "#6a4c93", "optimizer": "#a28ccf", "rest": "#d9d9d9",
+    "forward": "#b5cf6b", "backward": "#6a4c93", "optimizer": "#a28ccf", "rest": "#d9d9d9",
 }  # fmt: skip
+OURS, THEIRS = "#1b5e8c", "#c8564b"
+GAP, THICK, THIN = 0.7, 0.5, 0.24
 
 
 def draw(result: dict, path: Path) -> Path:
-    """Write the picture.
+    """Write the picture; it carries the digest of what it shows.
 
     result  as `profile.json` holds it
     """
@@ -23,66 +28,88 @@ def draw(result: dict, path: Path) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = result["rows"]
-    figure, (bars, speed) = pyplot.subplots(
-        1, 2, figsize=(15, 1.8 + 0.62 * len(rows)), width_ratios=(3, 1.3), sharey=True, layout="constrained"
+    lines, groups, height = _places(result)
+    figure, (bars, shares) = pyplot.subplots(
+        1, 2, figsize=(15, 1.6 + 0.34 * height), width_ratios=(2.6, 1), sharey=True, layout="constrained"
     )
-    _bars(bars, rows)
-    _speed(speed, result)
+    _bars(bars, lines)
+    _shares(shares, lines, groups, result.get("paper", {}))
+    bars.set_yticks([y for y, _ in lines], [_words(row) for _, row in lines], fontsize=8)
+    for case, y in groups.items():
+        bars.text(0.004, y - 0.62, case, transform=bars.get_yaxis_transform(), weight="bold", fontsize=9, va="center")
+    bars.set_ylim(height - 0.2, -GAP - 0.3)
+    for axes in (bars, shares):
+        axes.spines[["top", "right"]].set_visible(False)
     setting, machine = result["setting"], result["machine"]
-    size = "×".join(map(str, setting["size"]))
-    figure.suptitle(
-        f"{machine['device']}, {setting['batch_size']} picture of {size}, torch {machine['torch']}, {machine['date']}"
-    )
-    figure.savefig(path, dpi=110)
+    count = setting["batch_size"]
+    pictures = f"{count} picture{'s' * (count > 1)} of {'×'.join(map(str, setting['size']))}"
+    figure.suptitle(f"{machine['device']}, {pictures}, torch {machine['torch']}, {machine['date']}", fontsize=11)
+    figure.savefig(path, dpi=100, metadata={"Source": digest(result)})
     pyplot.close(figure)
     return path
 
 
-def _bars(axes, rows: list[dict]) -> None:
-    named: set[str] = set()
-    for y, row in enumerate(rows):
-        for values, height, at, alpha in (("ms", 0.45, y - 0.12, 1.0), ("limit_ms", 0.22, y + 0.25, 0.55)):
+def digest(result: dict) -> str:
+    """Tells results apart; part of a picture's metadata."""
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+
+
+def _words(row: dict) -> str:
+    dtype = row["dtype"].replace("bfloat", "bf").replace("float", "fp")
+    return dtype if row["mode"] == "peer" else f"{row['mode']}, {dtype}"
+
+
+def _places(result: dict) -> tuple[list[tuple[float, dict]], dict[str, float], float]:
+    """Rows with their y, cases with the y of their first row, and where the last ends."""
+    lines, groups, y = [], {}, 0.0
+    for case, rows in groupby(result["rows"], key=lambda row: row["case"]):
+        groups.setdefault(case, y)
+        for row in rows:
+            lines.append((y, row))
+            y += 1
+        y += GAP + (case in result.get("paper", {}))
+    return lines, groups, y - GAP
+
+
+def _bars(axes, lines: list[tuple[float, dict]]) -> None:
+    handles: dict[str, object] = {}
+    for y, row in lines:
+        for values, height, at, alpha in (("ms", THICK, y - 0.1, 1.0), ("limit_ms", THIN, y + 0.27, 0.6)):
             left = 0.0
             for name in in_order(row["parts"]):
                 width = row["parts"][name][values]
-                if width <= 0 or (values == "limit_ms" and row["mode"] == "peer"):
+                if width <= 0:
                     continue
-                word = label(name, row["parts"])
-                colour = GROUPS.get(name, "#d9d9d9")
-                legend = word if word not in named and values == "ms" else None
-                named.add(word)
-                axes.barh(
-                    at, width, height, left, color=colour, alpha=alpha, label=legend, edgecolor="white", linewidth=0.4
-                )
+                colour = COLOURS.get(name, "#d9d9d9")
+                made = axes.barh(at, width, height, left, color=colour, alpha=alpha, edgecolor="white", linewidth=0.4)
+                if values == "ms":
+                    handles.setdefault(label(name, row["parts"]), made)
                 left += width
-        if row["mode"] == "peer":
-            axes.barh(y + 0.25, row["limit_ms"], 0.22, color="#8a8a8a", alpha=0.55)
         taken = row.get("graph_ms", row["ms"])
-        words = f" {taken:.0f} ms, {row['share']:.0%} of the limit"
-        axes.text(max(row["ms"], row["limit_ms"]), y - 0.12, words, va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [f"{row['case']}\n{row['mode']}, {row['dtype']}" for row in rows], fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.18)
-    axes.set_xlabel("milliseconds: thick what it took, thin what this device's copy and product would allow")
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
+        axes.text(max(row["ms"], row["limit_ms"]), y, f" {taken:.4g} ms", va="center", fontsize=8)
+    axes.margins(x=0.08)
+    axes.set_xlabel("ms: thick what it took, thin what this device's copy and product would allow", fontsize=9)
     words = [word for word in dict.fromkeys(REMAINS.get(name, name) for name in ORDER) if word in handles]
     words += [word for word in handles if word not in words]
-    shown = [handles[word] for word in words]
-    axes.legend(shown, words, ncols=9, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.07), frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend([handles[word] for word in words], words, ncols=9, fontsize=7.5, loc="lower center",
+                bbox_to_anchor=(0.5, 1.0), frameon=False)  # fmt: skip
 
 
-def _speed(axes, result: dict) -> None:
-    for y, row in enumerate(result["rows"]):
-        axes.barh(y - 0.12, row["share"] * 100, 0.45, color="#1b5e8c")
-        axes.text(row["share"] * 100, y - 0.12, f" {row['images_per_second']:.2f} img/s", va="center", fontsize=8)
-        paper = result.get("paper", {}).get(row["case"])
-        if paper:
-            axes.barh(y + 0.25, paper["share"] * 100, 0.22, color="#c8564b")
-            axes.text(paper["share"] * 100, y + 0.25, f" paper: {paper['fps']:g} fps", va="center", fontsize=7)
-    axes.set_xlim(0, 125)
+def _shares(axes, lines: list[tuple[float, dict]], groups: dict[str, float], papers: dict) -> None:
+    for y, row in lines:
+        axes.barh(y, row["share"] * 100, 0.6, color=OURS if row["mode"] != "peer" else "#8a8a8a")
+        words = f"{row['images_per_second']:.3g} img/s, {row['share']:.0%}"
+        inside = row["share"] > 0.4
+        axes.text(1 if inside else row["share"] * 100 + 1, y, words, va="center", fontsize=8,
+                  color="white" if inside else "black")  # fmt: skip
+    for case, paper in papers.items():
+        if case in groups:
+            y = groups[case] + sum(row["case"] == case for _, row in lines) - 0.1
+            axes.barh(y, paper["share"] * 100, 0.5, color=THEIRS)
+            words = f"paper: {paper['fps']:g} fps, {paper['share']:.0%} of its card's limit"
+            axes.text(paper["share"] * 100 + 1, y, words, va="center", fontsize=8)
+    axes.set_xlim(0, max([105.0, *(row["share"] * 105 for _, row in lines)]))
     axes.set_xticks(range(0, 101, 25))
-    axes.set_xlabel("% of the limit: blue here, red the paper's on its TITAN Xp")
+    axes.set_xlabel("% of the limit: here, and on the paper's TITAN Xp", fontsize=9)
     axes.axvline(100, color="black", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(left=False)

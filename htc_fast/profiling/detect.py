@@ -1,7 +1,7 @@
 """Inference from pixels to run lengths: how long each part takes, beside how long it would have to."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,8 +100,8 @@ def build(name: str, device: torch.device, **overrides) -> nn.Module:
 
 def profile_model(
     name: str, setting: Setting, say: Callable[[str], None] = lambda text: None, **overrides
-) -> list[Run]:
-    """Runs of one model: each mode in each dtype.
+) -> Iterator[Run]:
+    """Runs of one model, one after the other: each mode in each dtype.
 
     say        told what comes next
     overrides  as of `create_model`
@@ -112,13 +112,11 @@ def profile_model(
     say(f"{name}: counting")
     with Ledger() as ledger, watching(ledger):
         model.predict(pictures, **options)
-    found = []
     for mode in setting.modes:
         for dtype in setting.usable_dtypes():
             say(f"{name}: {mode}, {dtype}")
             rounds, whole = _timed(mode, dtype, model, pictures, options, setting)
-            found.append(Run(name, mode, dtype, rounds, ledger.needs, setting.batch_size, whole))
-    return found
+            yield Run(name, mode, dtype, rounds, ledger.needs, setting.batch_size, whole)
 
 
 def _timed(mode: str, dtype: str, model, pictures: list, options: dict, setting: Setting):

@@ -127,17 +127,20 @@ def _align(head: list[str], rows: list[list[str]]) -> str:
 
 
 def write(result: dict, folder: Path, name: str = "profile") -> list[Path]:
-    """profile.json and profile.png.
+    """profile.json and profile.png; the latter not where matplotlib is missing.
 
     returns  their paths
     """
+    import importlib.util
     import json
 
     from htc_fast.profiling.chart import draw
 
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(rounded(result), indent=1) + "\n")
+    path, result = folder / f"{name}.json", rounded(result)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    if importlib.util.find_spec("matplotlib") is None:
+        return [path]
     return [path, draw(result, folder / f"{name}.png")]
 
 

@@ -1,6 +1,10 @@
 """A training step: data, forward by parts, backward, optimizer, memory; the loop's own `update`, watched."""
 
+import contextlib
 from collections.abc import Callable
+from pathlib import Path
+
+import torch
 
 from htc_fast.parts import watching
 from htc_fast.profiling.detect import Run, measured
@@ -26,6 +30,26 @@ def profile_step(trainer: Trainer, dtype: str, rounds: int, say: Callable[[str],
         trainer.update(batches)
     say(f"{name}: {rounds} steps, {dtype}")
     device = trainer.world.device
+    forget_peak(device)
     times = measured(lambda: trainer.update(batches), device, rounds)
     images = trainer.feed.batch_size * trainer.recipe.accumulate
     return Run(name, "train", dtype, times, ledger.needs, images), memory_mb(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Start the peak of memory anew; on a CPU where Linux lets us."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def recorded_step(trainer: Trainer) -> torch.profiler.profile:
+    """The profiler after a second step."""
+    batches = trainer.feed.batches()
+    trainer.model.train()
+    set_rate(trainer.optimizer, 0.0)
+    trainer.update(batches)
+    with torch.profiler.profile() as recorded:
+        trainer.update(batches)
+    return recorded

@@ -1,13 +1,15 @@
 """`python -m htc_fast.profile` end to end at a tiny size: numbers that belong together, files that are there."""
 
+import importlib.util
 import json
 import time
 
 import pytest
 import torch
+from PIL import Image
 
 from htc_fast.parts import part, watching
-from htc_fast.profiling import limits, report
+from htc_fast.profiling import chart, detect, limits, report
 from htc_fast.profiling.detect import Run
 from htc_fast.profiling.ledger import Clock, Need, median_round, spread
 from tests.profiling.command import run
@@ -59,6 +61,75 @@ def test_a_training_step(tmp_path, monkeypatch, capsys):
     parts = row["parts"]
     assert {"data", "backbone", "forward", "backward", "optimizer", "mask stage 2"} <= set(parts)
     assert parts["backward"]["gflop"] > parts["backbone"]["gflop"] > 0 and row["memory_mb"] > 50
+
+
+def test_a_trace_of_a_training_step(tmp_path, monkeypatch):
+    options = ["--train", "--models", "mask_rcnn_r50", "--rounds", "1", "--dtypes", "float32", "--trace", "step.json",
+               *TINY, "--set", "samples=16", "rpn_train_proposals=30"]  # fmt: skip
+    assert run(monkeypatch, tmp_path, options) == 0
+    names = {event.get("name") for event in json.loads((tmp_path / "step.json").read_text())["traceEvents"]}
+    assert {"data", "backward", "optimizer"} <= names
+
+
+def test_an_interrupted_profile_keeps_what_it_has(tmp_path, monkeypatch, capsys):
+    timed, calls = detect._timed, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return timed(*arguments)
+
+    monkeypatch.setattr(detect, "_timed", interrupted)
+    options = ["--models", "mask_rcnn_r50", "--modes", "eager", "optimised", "--dtypes", "float32", "--rounds", "1"]
+    assert run(monkeypatch, tmp_path, [*options, *TINY]) == 130
+    result = json.loads((tmp_path / "runs/profile/profile.json").read_text())
+    assert [row["mode"] for row in result["rows"]] == ["eager"] and "interrupted" in result["setting"]["changed"][-1]
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_one_model_that_does_not_fit_leaves_the_others(tmp_path, monkeypatch, capsys):
+    build = detect.build
+
+    def full(name, *arguments, **overrides):
+        if name == "htc_r50":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return build(name, *arguments, **overrides)
+
+    monkeypatch.setattr(detect, "build", full)
+    options = ["--models", "htc_r50", "mask_rcnn_r50", "--modes", "eager", "--dtypes", "float32", "--rounds", "1"]
+    assert run(monkeypatch, tmp_path, [*options, *TINY]) == 0
+    result = json.loads((tmp_path / "runs/profile/profile.json").read_text())
+    assert [row["case"] for row in result["rows"]] == ["mask_rcnn_r50"] and "htc_r50" in result["absent"]
+    assert "htc_r50: not enough memory" in capsys.readouterr().err
+
+
+def test_without_matplotlib_the_numbers_stay(tmp_path, monkeypatch, capsys):
+    here = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else here(name))
+    options = ["--models", "mask_rcnn_r50", "--modes", "eager", "--dtypes", "float32", "--rounds", "1"]
+    assert run(monkeypatch, tmp_path, [*options, *TINY]) == 0
+    assert [path.name for path in (tmp_path / "runs/profile").iterdir()] == ["profile.json"]
+    assert "pip install matplotlib" in capsys.readouterr().err
+
+
+def test_a_place_where_nothing_can_be_written_is_noticed_first(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(limits, "measure", lambda device: pytest.fail("measured before looking"))
+    for options in (["--out", "file/inside"], ["--trace", "file/trace.json"]):
+        assert run(monkeypatch, tmp_path, options) == 2
+        assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_picture_knows_what_it_shows(tmp_path):
+    needs = {"backbone": Need(1e9, 1e6, [(1e9, 1e6)])}
+    rows = [Run(name, "eager", "float32", [{"backbone": 0.1}], needs).row(LIMITS) for name in ("htc_r50", "other")]
+    about = {"device": "x", "torch": "2", "date": "today"}
+    result = {"machine": about, "limits": LIMITS.as_dict(), "rows": rows, "setting": {"size": [8, 8], "batch_size": 2},
+              "paper": {"htc_r50": {"fps": 2.5, "share": 0.19}}}  # fmt: skip
+    image = Image.open(chart.draw(result, tmp_path / "profile.png"))
+    assert image.info["Source"] == chart.digest(result) != chart.digest(result | {"rows": rows[:1]})
+    assert min(image.size) > 200
 
 
 def test_what_is_absent_is_said(monkeypatch):

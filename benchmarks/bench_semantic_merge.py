@@ -1,0 +1,52 @@
+"""The semantic branch's fusion of five levels beside PyTorch's layers, eager and compiled."""
+
+import pytest
+import torch
+from torch.nn.functional import conv2d, interpolate
+
+from benchmarks import matrix
+from benchmarks.bench_conv3x3_relu import CHANNELS, DTYPES
+from benchmarks.cases import grid, plural
+from htc_fast import ops
+
+USUAL = [(1, 256, "float32"), (1, 256, "bfloat16")]
+
+
+def tensors(draw, images: int, channels: int, dtype: torch.dtype) -> tuple[list, list, list]:
+    """Levels P2..P6, weights, biases."""
+    levels = draw.maps(channels, images, dtype)
+    levels.append(torch.nn.functional.max_pool2d(levels[-1], 1, 2).contiguous(memory_format=torch.channels_last))
+    channels = levels[0].shape[1]
+    weights = [draw.normal(channels, channels, 1, 1, dtype=dtype, scale=channels**-0.5) for _ in levels]
+    return levels, weights, [draw.normal(channels, dtype=dtype, scale=0.1) for _ in levels]
+
+
+def layers(levels: list, weights: list, biases: list) -> torch.Tensor:
+    size = levels[1].shape[2:]
+    sized = [interpolate(one, size=size, mode="bilinear", align_corners=True) for one in levels]
+    return sum(conv2d(one, weight, bias).relu() for one, weight, bias in zip(sized, weights, biases))
+
+
+def words(images: int, channels: int) -> str:
+    more = ("" if channels == 256 else f", {channels} channels") + (
+        "" if images == 1 else f", {plural(images, 'image')}"
+    )
+    return f"800×1344{more}"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("images", "channels", "dtype"), grid(USUAL, (1, 8), CHANNELS, DTYPES), indirect=["dtype"])
+def bench_forward(compare, draw, device, images, channels, dtype):
+    given = tensors(draw, images, channels, dtype)
+    calls = matrix.everyone(draw, device, lambda: ops.semantic_merge(*given), lambda: layers(*given))
+    matrix.run(compare, f"forward, {words(images, channels)}", calls, "semantic_merge", dtype,
+               (*given[0], *given[1]))  # fmt: skip
+
+
+@pytest.mark.parametrize(("images", "channels", "dtype"), grid(USUAL[:1], (1, 8), CHANNELS, DTYPES), indirect=["dtype"])
+def bench_backward(compare, draw, device, images, channels, dtype):
+    given = tensors(draw, images, channels, dtype)
+    leaves = [one.requires_grad_() for some in given for one in some]
+    ours, theirs = matrix.steps(leaves, lambda: ops.semantic_merge(*given), lambda: layers(*given))
+    calls = {"htc_fast": ours, "PyTorch": theirs}
+    matrix.run(compare, f"forward and backward, {words(images, channels)}", calls, "semantic_merge", dtype)

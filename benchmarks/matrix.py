@@ -1,0 +1,46 @@
+"""What the benchmarks of convolutions share."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks import rivals
+from benchmarks.cases import close
+from htc_fast.parts import watching
+from htc_fast.profiling.ledger import Ledger
+
+
+def words(count: int, channels: int) -> str:
+    """The usual channels go without saying."""
+    return f"{count} RoIs of 14×14" + ("" if channels == 256 else f", {channels} channels")
+
+
+def everyone(draw, device: torch.device, ours: Callable, layers: Callable) -> dict:
+    """Ours, and PyTorch's layers eager and compiled, over the same tensors."""
+    skip = rivals.Absent("left out with --tiny")
+    return {"htc_fast": ours, "PyTorch": layers,
+            "PyTorch, compiled": skip if draw.tiny else rivals.compiled(layers, device)}  # fmt: skip
+
+
+def steps(leaves: list[Tensor], *forwards: Callable) -> list[Callable]:
+    """Forward and backward of each."""
+
+    def step(forward):
+        def run():
+            out = forward()
+            return torch.autograd.grad(out, leaves, torch.ones_like(out))[0]
+
+        return run
+
+    return [step(forward) for forward in forwards]
+
+
+def run(compare, case: str, calls: dict, op: str, dtype: torch.dtype, inputs: tuple[Tensor, ...] = ()) -> None:
+    """Compare with operations counted from the shapes; inputs: what must be read besides the result."""
+    with Ledger() as ledger, watching(ledger):
+        out = calls["htc_fast"]()
+    gflop = sum(need.flop for need in ledger.needs.values()) / 1e9
+    gigabytes = sum(one.nbytes for one in (*inputs, out)) / 1e9 if inputs else None
+    check = close(1e-4 if dtype == torch.float32 else 3e-2, relative=True)
+    compare(case, calls, check, op=op, gflop=gflop, gigabytes=gigabytes, dtype=dtype)

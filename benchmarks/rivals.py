@@ -1,0 +1,180 @@
+"""Who else can do what an operator does. Whoever is not here is `Absent` with the reason, never a time of zero."""
+
+import functools
+import importlib.util
+import shutil
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from htc_fast import ops
+
+
+class Absent(str):
+    """Why a rival does not run."""
+
+
+def needs(*packages: str) -> Callable:
+    """Decorates what makes a rival: without the packages, or where it stumbles, it makes an Absent."""
+
+    def decorate(make: Callable) -> Callable:
+        @functools.wraps(make)
+        def made(*arguments, **options):
+            missing = [name for name in packages if importlib.util.find_spec(name) is None]
+            if missing:
+                return Absent(f"{' and '.join(missing)} not installed")
+            try:
+                return make(*arguments, **options)
+            except Exception as error:  # whatever another project's version stumbles over
+                return Absent(f"failed: {first_line(error)}")
+
+        return made
+
+    return decorate
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+
+
+def plain(call: Callable) -> Callable:
+    """The same call through the definition in plain PyTorch."""
+
+    def run():
+        with ops.use_backend("reference"):
+            return call()
+
+    return run
+
+
+def compiled(call: Callable, device: torch.device) -> Callable | Absent:
+    """A call of PyTorch's own layers through torch.compile."""
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        return Absent("torch.compile needs a C++ compiler")
+    torch._dynamo.reset()
+    return torch.compile(call, dynamic=False)
+
+
+# RoIAlign -----------------------------------------------------------------------------------------------------------
+
+
+def grid_sample(feature: Tensor, rois: Tensor, size: int, scale: float) -> Tensor:
+    """RoIAlign of one image with two samples per bin and axis, as PyTorch has it: sample a grid, average."""
+    count, (height, width) = 2 * size, feature.shape[2:]
+    boxes = rois[:, 1:] * scale - 0.5
+    at = (torch.arange(count, device=rois.device) + 0.5) / count
+    x = boxes[:, 0, None] + (boxes[:, 2] - boxes[:, 0])[:, None] * at
+    y = boxes[:, 1, None] + (boxes[:, 3] - boxes[:, 1])[:, None] * at
+    grid_x = (x / (width - 1) * 2 - 1)[:, None, :].expand(-1, count, -1)
+    grid_y = (y / (height - 1) * 2 - 1)[:, :, None].expand(-1, -1, count)
+    grid = torch.stack([grid_x, grid_y], dim=3).reshape(1, -1, count, 2).to(feature.dtype)
+    sampled = torch.nn.functional.grid_sample(feature, grid, padding_mode="border", align_corners=True)
+    return torch.nn.functional.avg_pool2d(sampled[0].unflatten(1, (len(rois), count)).transpose(0, 1), 2)
+
+
+@needs("torchvision")
+def torchvision_pyramid(features: list[Tensor], rois: Tensor, size: int, image: tuple[int, int]) -> Callable:
+    """Its own level rule, no half-pixel shift; rois in the order of their images."""
+    from torchvision.ops import MultiScaleRoIAlign
+
+    pool = MultiScaleRoIAlign([str(level) for level in range(len(features))], size, 0)
+    named = {str(level): one for level, one in enumerate(features)}
+    boxes = [rois[rois[:, 0] == number, 1:].to(features[0].dtype) for number in range(len(features[0]))]
+    return lambda: pool(named, boxes, [image] * len(boxes))
+
+
+@needs("detectron2")
+def detectron2_pyramid(features: list[Tensor], rois: Tensor, size: int, scales: tuple[float, ...]) -> Callable:
+    """rois in the order of their images."""
+    from detectron2.modeling.poolers import ROIPooler
+    from detectron2.structures import Boxes
+
+    pool = ROIPooler(size, scales, 0, "ROIAlignV2")
+    boxes = [Boxes(rois[rois[:, 0] == number, 1:]) for number in range(len(features[0]))]
+    return lambda: pool(features, boxes)
+
+
+@needs("mmcv")
+def mmcv_pyramid(features: list[Tensor], rois: Tensor, size: int, scales: tuple[float, ...]) -> Callable:
+    """Level by level and put together again, as mmdetection's SingleRoIExtractor does."""
+    from mmcv.ops import RoIAlign
+
+    pools = [RoIAlign((size, size), scale, 0) for scale in scales]
+    rois = rois.to(features[0].dtype)
+
+    def run():
+        side = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
+        level = (side / 56 + 1e-6).log2().floor().clamp(0, len(scales) - 1)
+        out = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
+        for number, pool in enumerate(pools):
+            chosen = (level == number).nonzero()[:, 0]
+            out[chosen] = pool(features[number], rois[chosen])
+        return out
+
+    return run
+
+
+@needs("mmcv")
+def mmcv_level(feature: Tensor, rois: Tensor, size: int, scale: float, ratio: int) -> Callable:
+    from mmcv.ops import roi_align
+
+    return lambda: roi_align(feature, rois, size, scale, ratio, "avg", True)
+
+
+@needs("detectron2")
+def detectron2_level(feature: Tensor, rois: Tensor, size: int, scale: float, ratio: int) -> Callable:
+    from detectron2.layers import ROIAlign
+
+    pool = ROIAlign(size, scale, ratio, aligned=True)
+    return lambda: pool(feature, rois)
+
+
+@needs("mmcv")
+def mmcv_pr_roi_pool(feature: Tensor, rois: Tensor, size: int, scale: float) -> Callable:
+    """On a GPU alone."""
+    from mmcv.ops import PrRoIPool
+
+    pool = PrRoIPool(size, scale)
+    return lambda: pool(feature.contiguous(), rois)
+
+
+# Boxes and masks ----------------------------------------------------------------------------------------------------
+
+
+@needs("mmcv")
+def mmcv_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, kind: str = "nms", **options) -> Callable:
+    """nms or soft_nms, by class."""
+    from mmcv.ops import batched_nms
+
+    return lambda: batched_nms(boxes, scores, idxs, {"type": kind, **options})[1]
+
+
+@needs("detectron2")
+def detectron2_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, threshold: float) -> Callable:
+    from detectron2.layers import batched_nms
+
+    return lambda: batched_nms(boxes, scores, idxs, threshold)
+
+
+@needs("torchvision")
+def torchvision_paste(masks: Tensor, boxes: Tensor, image: tuple[int, int]) -> Callable:
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+    return lambda: paste_masks_in_image(masks[:, None], boxes, image)[:, 0] >= 0.5
+
+
+@needs("detectron2")
+def detectron2_paste(masks: Tensor, boxes: Tensor, image: tuple[int, int]) -> Callable:
+    from detectron2.layers.mask_ops import paste_masks_in_image
+
+    return lambda: paste_masks_in_image(masks, boxes, image, threshold=0.5)
+
+
+@needs("mmdet", "mmcv")
+def mmdetection_paste(masks: Tensor, boxes: Tensor, image: tuple[int, int]) -> Callable:
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    return lambda: _do_paste_mask(masks[:, None], boxes, *image, skip_empty=False)[0] >= 0.5

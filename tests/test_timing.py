@@ -1,0 +1,94 @@
+"""How calls are timed; the part for a GPU with a make-believe one, which keeps the time of the host."""
+
+import contextlib
+import time
+
+import pytest
+import torch
+
+from benchmarks import timing
+
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+class Event:
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, other):
+        return (other.at - self.at) * 1e3
+
+
+class Graph:
+    """Replays nothing: launching is all that a call costs here."""
+
+    def replay(self):
+        time.sleep(0.002)
+
+
+class Stream:
+    def wait_stream(self, other):
+        pass
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """What happened on it, in order."""
+    happened, mode = [], ["default"]
+    put = lambda name, value: monkeypatch.setattr(torch.cuda, name, value)  # noqa: E731
+    put("Event", Event)
+    put("Stream", Stream)
+    put("CUDAGraph", Graph)
+    put("stream", lambda stream: contextlib.nullcontext())
+    put("current_stream", Stream)
+    put("synchronize", lambda device=None: happened.append("synchronize"))
+    put("graph", lambda graph: contextlib.nullcontext(happened.append("capture")))
+    put("get_sync_debug_mode", lambda: mode[-1])
+    put("set_sync_debug_mode", mode.append)
+    monkeypatch.setattr(timing, "_flusher", lambda device: lambda: happened.append("flush"))
+    return happened, mode
+
+
+def test_a_cpu_is_timed_by_the_clock():
+    times = timing.sample(lambda: time.sleep(0.002), CPU, budget=0.02)
+    assert 3 <= len(times) <= 10 and all(one >= 0.002 for one in times)
+    assert len(timing.sample(lambda: time.sleep(0.002), CPU, budget=0)) == 3
+    short = timing.sample(lambda: None, CPU, budget=0.001)
+    assert len(short) >= 3 and max(short) < 1e-3
+
+
+def test_median_and_the_middle_half():
+    assert timing.summary([0.001, 0.002, 0.003, 0.004, 0.1]) == {"median": 3.0, "spread": 2.0}
+    assert timing.summary([0.002]) == {"median": 2.0, "spread": 0.0}
+
+
+def test_a_small_call_on_a_gpu_has_a_graph_and_a_cold_cache(gpu):
+    happened, mode = gpu
+    times = timing.sample(lambda: None, CUDA, budget=0.01)
+    assert len(times) >= 5 and happened.count("synchronize") >= 2
+    found = timing.on_gpu(lambda: None, CUDA, 1e-4)
+    assert set(found) == {"cold L2", "graph"} and happened.count("flush") >= 5
+    assert found["graph"] == pytest.approx(2 / timing.INSIDE, rel=0.5)
+    assert mode == ["default", "error", "default"]
+
+
+def test_a_call_that_waits_or_is_large_has_no_graph(gpu):
+    happened, mode = gpu
+
+    def waits():
+        if mode[-1] == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    assert set(timing.on_gpu(waits, CUDA, 1e-4)) == {"cold L2"} and mode[-1] == "default"
+    assert set(timing.on_gpu(lambda: None, CUDA, 1.0)) == {"cold L2"} and "capture" not in happened
+
+
+def test_what_cannot_be_captured_has_no_graph(gpu, monkeypatch):
+    def fails(graph):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", fails)
+    assert "graph" not in timing.on_gpu(lambda: None, CUDA, 1e-4)
