@@ -18,6 +18,22 @@ from htc_fast.ops.triton.launch import launch
 from htc_fast.ops.triton.tiles import BOXES, Tile, precision
 
 
+@triton.jit
+def copied_sum(x, weight, total, image, line, column, o, channels, outputs, TURNED: tl.constexpr,
+               PRECISION: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+    """total [outputs, pixels] and the nine taps' products for the box at image, line and column."""
+    for k in range(9 * tl.cdiv(channels, DEPTH)):
+        tap, c = k % 9, k // 9 * DEPTH
+        box = x.load([image, line + (tap // 3 - 1), column + (tap % 3 - 1), c])
+        if TURNED:
+            left = tl.trans(weight.load([c, (8 - tap) * outputs + o]))
+        else:
+            left = weight.load([o, tap * channels + c])
+        right = tl.trans(tl.reshape(box, (total.shape[1], DEPTH)))
+        total = tl.dot(left, right, total, input_precision=PRECISION)
+    return total
+
+
 @triton.jit(do_not_specialize=["count", "height", "width", "per_image"])
 def bulk_kernel(x, weight, bias, extra, out, choice, count, height, width, per_image, channels, outputs,
                 TURNED: tl.constexpr, FINISH: tl.constexpr, HAS_EXTRA: tl.constexpr, WANTED: tl.constexpr,
@@ -36,18 +52,14 @@ def bulk_kernel(x, weight, bias, extra, out, choice, count, height, width, per_i
     line, column = first_line + pixel // COLUMNS % LINES, first_column + pixel % COLUMNS
     there = (image < count) & (line < height) & (column < width)
     live = wanted_rows(image, choice, per_image, WANTED, there)
-    # A box of padding alone costs no product.
-    steps = tl.where(tl.max(live.to(tl.int32), axis=0) > 0, 9 * tl.cdiv(channels, DEPTH), 0)
     total = tl.zeros((OUTPUTS, MAPS * LINES * COLUMNS), tl.float32)
-    for k in range(steps):
-        tap, c = k % 9, k // 9 * DEPTH
-        right = x.load([first_map, first_line + (tap // 3 - 1), first_column + (tap % 3 - 1), c])
-        if TURNED:
-            left = tl.trans(weight.load([c, (8 - tap) * outputs + first_output]))
-        else:
-            left = weight.load([first_output, tap * channels + c])
-        total = tl.dot(left, tl.trans(tl.reshape(right, (MAPS * LINES * COLUMNS, DEPTH))), total,
-                       input_precision=PRECISION)  # fmt: skip
+    # A box of padding alone costs no product. A number of steps read from memory would leave the uniform registers.
+    if WANTED == 0:
+        total = copied_sum(x, weight, total, first_map, first_line, first_column, first_output, channels, outputs,
+                           TURNED, PRECISION, DEPTH)  # fmt: skip
+    elif tl.max(live.to(tl.int32), axis=0) > 0:
+        total = copied_sum(x, weight, total, first_map, first_line, first_column, first_output, channels, outputs,
+                           TURNED, PRECISION, DEPTH)  # fmt: skip
     o = first_output + tl.arange(0, OUTPUTS)
     place = ((image.to(tl.int64) * height + line) * width + column)[:, None] * outputs + o[None, :]
     known = there[:, None] & (o < outputs)[None, :]

@@ -44,8 +44,9 @@ def product_kernel(x, weight, bias, extra, out, choice, rows, height, width, per
     d = tl.arange(0, DEPTH)
     here = x + (row.to(tl.int64)[:, None] * channels + d[None, :])
     columns = weight + (o.to(tl.int64)[None, :] * step_out + (d * step_in)[:, None])
-    # A tile of padding alone costs no product.
-    steps = tl.where(tl.max(live.to(tl.int32), axis=0) > 0, TAPS * tl.cdiv(channels, DEPTH), 0)
+    steps = TAPS * tl.cdiv(channels, DEPTH)
+    if WANTED != 0:  # a tile of padding alone costs no product
+        steps = tl.where(tl.max(live.to(tl.int32), axis=0) > 0, steps, 0)
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
     for k in range(steps):
         # Taps go fastest: nine steps in a row read nearly the same pixels.
