@@ -31,6 +31,7 @@ INSTRUCTIONS = {
     "store128": r"\bSTG\.E\.128",
     "red128": r"\bRED\S*\.128|\bREDG?\S*F32x4",
     "tensor": r"\b(HGMMA|HMMA|UTCHMMA|UTCMMA)\b",
+    "bulk": r"\bUTMALDG\b",
 }
 
 
@@ -46,6 +47,7 @@ class Kernel:
     store128: int = 0
     red128: int = 0
     tensor: int = 0
+    bulk: int = 0
 
 
 def find_nvcc() -> str | None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 os.environ.pop("TRITON_INTERPRET", None)
 import torch
@@ -24,6 +24,7 @@ from aot_check import ARCHITECTURES, INSTRUCTIONS, ROOT, Kernel, find_cuobjdump,
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 BUDGET = ROOT / "tests" / "budget_triton.json"
 POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64",
@@ -36,9 +37,9 @@ launched: list[tuple] = []
 
 def record() -> None:
     """Make the launchers note what they would launch."""
-    from htc_fast.ops.triton import mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge
+    from htc_fast.ops.triton import bulk, mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge
 
-    for module in (mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge):
+    for module in (bulk, mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge):
         module.launch = lambda kernel, programs, device, *arguments, **options: launched.append(
             (kernel, arguments, options)
         )
@@ -83,6 +84,10 @@ def cases() -> dict[str, tuple]:
         take("", nms.batched_nms_padded, boxes, scores, idxs, 0.5, most, 0.0)
     for name, dtype in TYPES.items():
         matrix_cases(name, lambda *shape, dtype=dtype: empty(*shape, dtype=dtype), take)
+        bulk_cases(name, lambda *shape, dtype=dtype: empty(*shape, dtype=dtype), take)
+    flag, torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.conv.fp32_precision, "ieee"
+    matrix_cases("exact fp32", empty, take)
+    torch.backends.cudnn.conv.fp32_precision = flag
     return found
 
 
@@ -101,7 +106,7 @@ def matrix_cases(name: str, empty, take) -> None:
         take(f"3x3, {name}{size}", conv3x3_relu.conv3x3_relu, some, maps(256, 256, 3, 3), bias, None, None)
     counts = torch.empty(1, dtype=torch.int32, device="meta")
     take(f"3x3 residual counted, {name}", conv3x3_relu.conv3x3_relu, x, maps(256, 256, 3, 3), bias, x, counts)
-    take(f"3x3 backward, {name}", conv3x3_relu.conv3x3_relu_backward, x, x, x, maps(256, 256, 3, 3))
+    take(f"3x3 backward, {name}", conv3x3_relu.conv3x3_relu_backward, x, x, x, maps(256, 256, 3, 3), None)
     take(f"flow, {name}", mask_flow.mask_flow, x, x, empty(256, 256, 1, 1), bias)
     take(f"flow backward, {name}", mask_flow.mask_flow_backward, x, x, empty(256, 256, 1, 1), bias)
     head = [maps(256, 256, 3, 3), bias, up_weight, bias, logits, logits_bias]
@@ -119,6 +124,23 @@ def matrix_cases(name: str, empty, take) -> None:
     take(f"odd, {name}", conv3x3_relu.conv3x3_relu, odd, maps(33, 19, 3, 3), empty(33), None, None)
 
 
+def bulk_cases(name: str, empty, take) -> None:
+    """What a GPU with bulk copies launches instead: every tile, and the gradient, which float32 leaves to the other."""
+    from htc_fast.ops.triton.bulk import bulk_product
+    from htc_fast.ops.triton.finish import PLAIN, RELU
+    from htc_fast.ops.triton.tiles import AHEAD, BOXES, COPIED, fits
+
+    x, weight, bias = empty(100, 14, 14, 256).permute(0, 3, 1, 2), empty(256, 3, 3, 256).permute(0, 3, 1, 2), empty(256)
+    for tile in COPIED:
+        one = fits(replace(tile, depth=128 // x.element_size(), box=BOXES[tile.rows][0]), x.element_size(), AHEAD)
+        label = f"{tile.rows}x{tile.outputs}, {name}"
+        take(label, bulk_product, x, weight, x, one, False, RELU, bias)
+        if x.element_size() == 2:
+            take(f"{label}, backward", bulk_product, x, weight, x, one, True, PLAIN)
+            if tile.rows * tile.outputs <= 2048 * tile.warps:
+                take(f"{label}, residual", bulk_product, x, weight, x, one, False, RELU, bias, x)
+
+
 def source_of(kernel, arguments: tuple, options: dict) -> tuple[ASTSource, dict]:
     """What Triton's launcher makes of these arguments: types, alignments, ones turned into constants."""
     bound = dict(zip(kernel.arg_names, arguments))
@@ -130,6 +152,8 @@ def source_of(kernel, arguments: tuple, options: dict) -> tuple[ASTSource, dict]
         if isinstance(value, tuple):
             return tuple(describe(one, (*path, i)) for i, one in enumerate(value))
         special = path not in general
+        if isinstance(value, TensorDescriptor):
+            return f"tensordesc<{POINTERS[value.base.dtype][1:]}{list(value.block_shape)}>"
         if isinstance(value, Tensor) or (special and isinstance(value, int) and value % 16 == 0):
             attributes[path] = [["tt.divisibility", 16]]
         if isinstance(value, Tensor):
@@ -171,7 +195,8 @@ def compile_case(name: str, architecture: str) -> dict:
 def measure(architectures: tuple[str, ...], only: list[str]) -> dict[str, dict[str, dict]]:
     """kernel -> architecture -> what it needs"""
     record()
-    jobs = [(name, a) for name in cases() if any(part in name for part in only) for a in architectures]
+    jobs = [(name, a) for name in cases() if any(part in name for part in only) for a in architectures
+            if int(a) >= 90 or not name.startswith("bulk_kernel")]  # fmt: skip
     table: dict[str, dict[str, dict]] = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for (name, architecture), needs in zip(jobs, pool.map(compile_case, *zip(*jobs))):

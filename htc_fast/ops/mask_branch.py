@@ -34,16 +34,39 @@ class MaskHeadWeights(NamedTuple):
 def mask_head_weights(*modules: nn.Module) -> MaskHeadWeights:
     """The weights of a head made of 3x3 convolutions, a 2x2 deconvolution and a 1x1 convolution, in this order.
 
-    modules  such as torchvision's mask_head and mask_predictor, or detectron2's and mmdetection's heads
-    raises   ValueError if there are other convolutions, or not these
+    modules  such as torchvision's mask_head and mask_predictor, or detectron2's and mmdetection's heads; one more 1x1
+             convolution at the end is the flow, as in mmdetection's HTCMaskHead
+    raises   ValueError if there are other layers with weights (a norm must be folded first), or not these
     """
-    layers = [one for module in modules for one in module.modules() if isinstance(one, (nn.Conv2d, nn.ConvTranspose2d))]
-    kinds = [(type(one).__name__, one.kernel_size[0]) for one in layers]
-    if kinds != [("Conv2d", 3)] * (len(layers) - 2) + [("ConvTranspose2d", 2), ("Conv2d", 1)]:
+    layers = [one for module in modules for one in module.modules() if one._parameters or one._buffers]
+    kinds = [_kind(one) for one in layers]
+    last = ["ConvTranspose2d 2x2 stride 2", "Conv2d 1x1"]
+    flow = kinds[-3:] == [*last, "Conv2d 1x1"]
+    convolutions = len(layers) - len(last) - flow
+    if kinds != ["Conv2d 3x3 padding 1"] * convolutions + last + ["Conv2d 1x1"] * flow:
         raise ValueError("expected 3x3 convolutions, a 2x2 deconvolution and a 1x1 convolution, got "
-                         f"{', '.join(f'{kind} {size}x{size}' for kind, size in kinds) or 'none'}.")  # fmt: skip
-    *convolutions, upsample, logits = ((one.weight, one.bias) for one in layers)
-    return MaskHeadWeights(tuple(convolutions), upsample, logits)
+                         f"{', '.join(kinds) or 'none'}.")  # fmt: skip
+    found = [(one.weight, _bias(one)) for one in layers]
+    upsample, logits = found[convolutions : convolutions + 2]
+    return MaskHeadWeights(tuple(found[:convolutions]), upsample, logits, found[-1] if flow else None)
+
+
+def _kind(layer: nn.Module) -> str:
+    """What a layer computes, in words: name, size, and whatever is not as usual."""
+    convolution = next((one for one in (nn.Conv2d, nn.ConvTranspose2d) if isinstance(layer, one)), None)
+    if convolution is None:
+        return type(layer).__name__
+    usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0, "padding_mode": "zeros"}
+    words = [convolution.__name__, "x".join(map(str, layer.kernel_size))]
+    for name, value in usual.items():
+        found = getattr(layer, name)
+        found = found[0] if isinstance(found, tuple) and len(set(found)) == 1 else found
+        words += [f"{name.replace('_', ' ')} {found}"] if found != value else []
+    return " ".join(words)
+
+
+def _bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+    return layer.weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias
 
 
 @torch.no_grad()
@@ -84,18 +107,34 @@ def _check(x: Tensor, labels: Tensor, heads: list[MaskHeadWeights]) -> None:
     if not heads:
         raise ValueError("heads must hold at least one MaskHeadWeights, got none.")
     _convolutions.check_maps("x", x)
-    if labels.shape != x.shape[:1] or labels.is_floating_point():
-        raise ValueError(f"labels must be [{len(x)}] integers, got {list(labels.shape)} {labels.dtype}.")
+    _convolutions.check_labels(labels, x)
+    before = None  # channels that the head before ends with
     for number, head in enumerate(heads):
-        channels = x.shape[1]
-        if head.flow is not None and number == 0:
-            raise ValueError("heads[0] has a flow, but there is no head before it.")
-        for layer in head.convolutions:
-            _convolutions.check_weight(f"heads[{number}].convolutions", *layer, 3)
-            if layer[0].shape[1] != channels:
-                raise ValueError(f"heads[{number}].convolutions expects {layer[0].shape[1]} channels, gets {channels}.")
-            channels = layer[0].shape[0]
-        _convolutions.check_weight(f"heads[{number}].upsample", *head.upsample, 2, outputs=1)
-        _convolutions.check_weight(f"heads[{number}].logits", *head.logits, 1)
-        for layer in _layers(head):
-            _convolutions.check_same(x, **{f"heads[{number}]": layer[0], f"heads[{number}]'s bias": layer[1]})
+        before = _check_head(f"heads[{number}]", head, x, before)
+        if len(head.logits[0]) != len(heads[0].logits[0]):
+            raise ValueError(f"heads[{number}].logits must have {len(heads[0].logits[0])} classes like heads[0]'s, got "
+                             f"{len(head.logits[0])}.")  # fmt: skip
+
+
+def _check_head(name: str, head: MaskHeadWeights, x: Tensor, before: int | None) -> int:
+    """Channels that the head's convolutions end with."""
+    channels = x.shape[1]
+    if head.flow is not None:
+        if before is None:
+            raise ValueError(f"{name} has a flow, but there is no head before it.")
+        _check_layer(f"{name}.flow", head.flow, 1, before, x)
+        if len(head.flow[0]) != channels:
+            raise ValueError(f"{name}.flow must end in x's {channels} channels, got {len(head.flow[0])}.")
+    for layer in head.convolutions:
+        _check_layer(f"{name}.convolutions", layer, 3, channels, x)
+        channels = len(layer[0])
+    _check_layer(f"{name}.upsample", head.upsample, 2, channels, x, outputs=1)
+    _check_layer(f"{name}.logits", head.logits, 1, head.upsample[0].shape[1], x)
+    return channels
+
+
+def _check_layer(name: str, layer: Layer, kernel: int, channels: int, x: Tensor, outputs: int = 0) -> None:
+    _convolutions.check_weight(name, *layer, kernel, outputs)
+    if layer[0].shape[1 - outputs] != channels:
+        raise ValueError(f"{name} expects {layer[0].shape[1 - outputs]} channels, gets {channels}.")
+    _convolutions.check_same(x, **{name: layer[0], f"{name}'s bias": layer[1]})

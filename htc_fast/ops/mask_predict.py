@@ -42,9 +42,5 @@ def _check(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias: 
     _convolutions.check_same(x, up_weight=up_weight, up_bias=up_bias, weight=weight, bias=bias)
     if weight.shape[1] != up_weight.shape[1]:
         raise ValueError(f"weight must have up_weight's {up_weight.shape[1]} channels, got {list(weight.shape)}.")
-    if labels is None:
-        return
-    if labels.shape != x.shape[:1] or labels.is_floating_point():
-        raise ValueError(f"labels must be [{len(x)}] integers, got {list(labels.shape)} {labels.dtype}.")
-    if labels.device != x.device:
-        raise ValueError(f"labels is on {labels.device} and the input on {x.device}: move them together.")
+    if labels is not None:
+        _convolutions.check_labels(labels, x)

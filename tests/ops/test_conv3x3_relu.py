@@ -16,6 +16,11 @@ from matrix_cases import (
 
 from htc_fast import ops
 
+try:
+    from htc_fast.ops.triton.launch import launch
+except ImportError:  # no Triton
+    launch = None
+
 
 def leaves(count=3, channels=32, outputs=24, height=5, width=7, residual=False):
     maps = [draw(count, outputs, height, width)] if residual else []
@@ -79,6 +84,55 @@ def test_padding_may_hold_anything(backend):
     with ops.use_backend(backend):
         out = ops.conv3x3_relu(x, weight, bias, count=torch.tensor([2], device=DEVICE))
     assert out.isfinite().all() and out[:2].any() and not out[2:].any()
+    if backend == "triton":  # torch's own convolution multiplies the padding by zero, which leaves NaN
+        given = [one.requires_grad_() for one in (x, weight, bias)]
+        with ops.use_backend(backend):
+            out = ops.conv3x3_relu(*given, count=torch.tensor([2], device=DEVICE))
+        grads = torch.autograd.grad(out, given, torch.ones_like(out))
+        assert all(one.isfinite().all() for one in grads) and not grads[0][2:].any()
+
+
+BULK = {
+    "four lines of RoIs": (5, 64, 80, 7, 14, (4, 2, 16)),
+    "a whole map": (2, 64, 64, 9, 19, (1, 8, 16)),
+    "small RoIs": (3, 64, 128, 7, 7, (2, 8, 8)),
+    "one pixel": (1, 64, 64, 1, 1, (2, 2, 16)),
+}
+
+
+@pytest.mark.parametrize("name", BULK)
+def test_copied_in_bulk(name, monkeypatch):
+    """The kernel of GPUs with TMA, which takes channels in units of 64; the interpreter reads its descriptors."""
+    need("triton")
+    from htc_fast.ops.triton import bulk, matrix
+    from htc_fast.ops.triton.tiles import Device, Tile
+
+    count, channels, outputs, height, width, box = BULK[name]
+    tile, kernels = Tile(box[0] * box[1] * box[2], 64, 64, 8, 3, box), []
+    monkeypatch.setattr(matrix, "device_of", lambda x: Device("none", 1, 232448, bulk=True))
+    monkeypatch.setattr(matrix, "tile_for", lambda x, taps, outputs, run, fits, extra: tile if fits else Tile(64, 64))
+    monkeypatch.setattr(bulk, "launch", lambda kernel, *some, **more: (kernels.append(kernel.fn.__name__),
+                                                                       launch(kernel, *some, **more)))  # fmt: skip
+    given, counted = (
+        leaves(count, channels, outputs, height, width, residual=True),
+        torch.tensor([count], device=DEVICE),
+    )
+    for wanted in (None, counted - 1):
+        kernels.clear()
+        compare(lambda *some, wanted=wanted: ops.conv3x3_relu(*some, count=wanted), given, "triton", torch.float16)
+        assert kernels == ["bulk_kernel"] * (1 + (outputs % 64 == 0))  # forward and gradient of x
+
+
+def test_flags_of_torch_are_followed():
+    need("triton")
+    from htc_fast.ops.triton.tiles import precision
+
+    flag = torch.backends.cudnn.conv.fp32_precision
+    try:
+        for torch.backends.cudnn.conv.fp32_precision, expected in (("tf32", "tf32"), ("ieee", "ieee")):
+            assert precision(torch.float32) == expected and precision(torch.bfloat16) == "tf32"
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = flag
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -105,7 +159,7 @@ def test_opcheck():
     given = [one.to(DEVICE).requires_grad_() for one in leaves(residual=True)]
     torch.library.opcheck(torch.ops.htc_fast_triton.conv3x3_relu.default, (*given, None))
     torch.library.opcheck(torch.ops.htc_fast_triton.conv3x3_relu_backward.default,
-                          tuple(one.detach() for one in (given[3], given[3], given[0], given[1])))  # fmt: skip
+                          (*(one.detach() for one in (given[3], given[3], given[0], given[1])), None))  # fmt: skip
 
 
 def test_gradcheck():

@@ -108,6 +108,7 @@ def test_opcheck_compile_export():
 
 def test_errors():
     x, some = draw(5, 16, 3, 3).to(DEVICE), heads()
+    other = some[1]
     for arguments, options, said in (
         ((x, LABELS, []), {}, "at least one"),
         ((x, LABELS[:2], some), {}, r"labels must be \[5\]"),
@@ -115,8 +116,70 @@ def test_errors():
         ((x[:, :3], LABELS, some), {}, "expects 16 channels, gets 3"),
         ((x, LABELS, some), {"averaged": [3]}, "heads 0 to 2"),
         ((x, LABELS, some), {"averaged": []}, "heads 0 to 2"),
+        ((x, LABELS.to("meta"), some), {}, "move them together"),
+        ((x, LABELS == 1, some), {}, "int32 or int64"),
+        ((x, LABELS, [some[0], other._replace(flow=some[1].upsample)]), {}, r"flow must be \[O, C, 1, 1\]"),
+        (
+            (x, LABELS, [some[0], other._replace(flow=layer(16, 9, 1, 1, seed=0))]),
+            {},
+            "flow expects 9 channels, gets 16",
+        ),
+        ((x, LABELS, [some[0], other._replace(flow=layer(9, 16, 1, 1, seed=0))]), {}, "flow must end in x's 16"),
+        (
+            (x, LABELS, [other._replace(flow=None, upsample=layer(9, 24, 2, 2, seed=0, outputs=24))]),
+            {},
+            "upsample expects 9 channels, gets 16",
+        ),
+        ((x, LABELS, [some[0]._replace(logits=layer(5, 9, 1, 1, seed=0))]), {}, "logits expects 9 channels, gets 24"),
+        ((x, LABELS, [some[0], other._replace(logits=layer(7, 24, 1, 1, seed=0))]), {}, "must have 5 classes"),
     ):
         with pytest.raises(ValueError, match=said):
             ops.mask_branch(*arguments, **options)
     with pytest.raises(ValueError, match="got Conv2d 1x1"):
         ops.mask_head_weights(torch.nn.Conv2d(3, 3, 1))
+
+
+class Detectron(torch.nn.Module):
+    """Laid out as detectron2's head: a convolution of its own class, the ReLU a function."""
+
+    class Conv2d(torch.nn.Conv2d):
+        pass
+
+    def __init__(self, norm: bool = False):
+        super().__init__()
+        self.mask_fcn1 = self.Conv2d(16, 16, 3, padding=1, bias=not norm)
+        if norm:
+            self.mask_fcn1.norm = torch.nn.BatchNorm2d(16)
+        self.deconv, self.deconv_relu = torch.nn.ConvTranspose2d(16, 24, 2, stride=2), torch.nn.ReLU()
+        self.predictor = self.Conv2d(24, 5, 1)
+
+
+def test_detectron2s_head():
+    one = Detectron().to(DEVICE)
+    x, labels = draw(3, 16, 6, 6).to(DEVICE), torch.tensor([4, 0, 2], device=DEVICE)
+    with torch.no_grad():
+        logits = one.predictor(one.deconv_relu(one.deconv(one.mask_fcn1(x).relu())))
+    found = ops.mask_branch(x, labels, [ops.mask_head_weights(one)])
+    torch.testing.assert_close(found, logits.sigmoid()[torch.arange(3), labels], rtol=1e-3, atol=1e-3)
+
+
+def test_mmdetections_flow_is_taken_and_missing_biases_are_zeros():
+    one = Detectron()
+    one.conv_res, one.mask_fcn1.bias = torch.nn.Conv2d(16, 16, 1), None
+    weights = ops.mask_head_weights(one)
+    assert weights.flow[0] is one.conv_res.weight and not weights.convolutions[0][1].any()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda: Detectron(norm=True), "BatchNorm2d"),
+        (lambda: torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3)), "got Conv2d 3x3"),
+        (lambda: torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3, padding=2, dilation=2)), "padding 2 dilation 2"),
+        (lambda: torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3, padding=1, groups=4)), "groups 4"),
+    ],
+)
+def test_other_heads_are_refused(change, said):
+    """What the kernels do not compute must not be left out without a word."""
+    with pytest.raises(ValueError, match=said):
+        ops.mask_head_weights(change())

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
+from htc_fast.ops.triton.finish import FLOW, GATE, PLAIN
 from htc_fast.ops.triton.launch import check_floats
-from htc_fast.ops.triton.matrix import FLOW, GATE, PLAIN, gate, product, weight_gradient
+from htc_fast.ops.triton.matrix import gate, product, weight_gradient
 
 
 def mask_flow(x: Tensor, m: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -10,9 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from htc_fast.ops.triton.finish import PLAIN, relu
 from htc_fast.ops.triton.launch import check_floats, launch
-from htc_fast.ops.triton.matrix import PLAIN, gate, new_maps, product, relu, rows_of, weight_gradient
+from htc_fast.ops.triton.matrix import gate, new_maps, product, rows_of, weight_gradient
 from htc_fast.ops.triton.tiles import chain_tile, precision
+
+SIZES = ["rows", "height", "width"]
 
 
 @triton.jit
@@ -44,13 +47,14 @@ def pixel_of(row, corner, height, width):
     return ((row // (height * width)).to(tl.int64) * (2 * height) + y) * (2 * width) + x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def predict_class_kernel(x, up_weight, up_bias, weight, bias, labels, out, rows, height, width, channels, outputs,
                          classes, share, MEAN: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
                          ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """The logit of each map's own class. MEAN 1: share * its sigmoid instead; 2: added to what is there."""
-    corner = tl.program_id(1)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    # The four corners of the same rows are neighbours, so that rows are read from memory once.
+    corner = tl.program_id(0) % 4
+    row = tl.program_id(0) // 4 * ROWS + tl.arange(0, ROWS)
     label = tl.load(labels + row // (height * width), mask=row < rows, other=-1)
     live = (label >= 0) & (label < classes)
     label = tl.where(live, label, 0)
@@ -73,14 +77,14 @@ def predict_class_kernel(x, up_weight, up_bias, weight, bias, labels, out, rows,
     tl.store(place, tl.where(live, total, 0.0).to(out.dtype.element_ty), mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def predict_all_kernel(x, up_weight, up_bias, weight, bias, out, rows, height, width, channels, outputs, classes,
                        EVEN: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
                        DEPTH: tl.constexpr, CLASSES: tl.constexpr):  # fmt: skip
     """The logits of a block of classes: the deconvolution's tile is the left side of a second product."""
-    corner = tl.program_id(1)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    kind = tl.program_id(2) * CLASSES + tl.arange(0, CLASSES)
+    corner = tl.program_id(0) % 4
+    row = tl.program_id(0) // 4 * ROWS + tl.arange(0, ROWS)
+    kind = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)
     total = tl.zeros((ROWS, CLASSES), tl.float32)
     for block in range(tl.cdiv(outputs, OUTPUTS)):
         o = block * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -94,15 +98,15 @@ def predict_all_kernel(x, up_weight, up_bias, weight, bias, out, rows, height, w
     tl.store(out + place, total.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (kind < classes)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def predict_backward_kernel(x, up_weight, up_bias, weight, labels, grad, up_out, up_grad, rows, height, width, channels,
                             outputs, classes, ONE: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
                             ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr,
                             CLASSES: tl.constexpr):  # fmt: skip
     """The deconvolution made again, and its gradient: up_out as a map, up_grad [rows, 4, outputs]."""
-    corner = tl.program_id(1)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    o = tl.program_id(2) * OUTPUTS + tl.arange(0, OUTPUTS)
+    corner = tl.program_id(0) % 4
+    row = tl.program_id(0) // 4 * ROWS + tl.arange(0, ROWS)
+    o = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     known = (row < rows)[:, None] & (o < outputs)[None, :]
     up = up_tile(x, up_weight, up_bias, row, row < rows, o, corner, channels, outputs, EVEN, PRECISION, ROWS, OUTPUTS,
                  DEPTH)  # fmt: skip
@@ -128,7 +132,7 @@ def predict_backward_kernel(x, up_weight, up_bias, weight, labels, grad, up_out,
     tl.store(up_grad + place, total.to(up_grad.dtype.element_ty), mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels"])
 def class_sum_kernel(up, grad, out, pixels, outputs, PIXELS: tl.constexpr, OUTPUTS: tl.constexpr):
     """out[k, o] = sum over map k's pixels of grad * up."""
     k, o = tl.program_id(0).to(tl.int64), tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -154,7 +158,7 @@ def predict_class(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor,
     x, up_weight, sizes = rows_of(x), rows_of(up_weight), _sizes(x, up_weight, weight)
     rows, channels = sizes[0], sizes[3]
     tile = chain_tile(x, 64 if x.element_size() == 4 else 128, 128)
-    launch(predict_class_kernel, (triton.cdiv(rows, tile.rows), 4), x.device, x, up_weight, up_bias.contiguous(),
+    launch(predict_class_kernel, 4 * triton.cdiv(rows, tile.rows), x.device, x, up_weight, up_bias.contiguous(),
            weight.contiguous(), bias.contiguous(), labels.contiguous(), out, *sizes, share, MEAN=mean,
            EVEN=channels % tile.depth == 0, PRECISION=precision(x.dtype), ROWS=tile.rows, OUTPUTS=tile.outputs,
            DEPTH=tile.depth, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True)  # fmt: skip
@@ -171,7 +175,7 @@ def mask_predict(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, 
     rows, height, width, channels, _, classes = sizes
     out, tile = new_maps(x, classes, 2 * height, 2 * width), chain_tile(x, 64, 128)
     block = max(16, min(128, triton.next_power_of_2(classes)))
-    launch(predict_all_kernel, (triton.cdiv(rows, tile.rows), 4, triton.cdiv(classes, block)), x.device, x, up_weight,
+    launch(predict_all_kernel, (4 * triton.cdiv(rows, tile.rows), triton.cdiv(classes, block)), x.device, x, up_weight,
            up_bias.contiguous(), weight.contiguous(), bias.contiguous(), out, *sizes, EVEN=channels % tile.depth == 0,
            PRECISION=precision(x.dtype), ROWS=tile.rows, OUTPUTS=tile.outputs, DEPTH=tile.depth, CLASSES=block,
            num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True)  # fmt: skip
@@ -187,7 +191,7 @@ def mask_predict_backward(grad: Tensor, x: Tensor, up_weight: Tensor, up_bias: T
     up, up_grad = new_maps(x, outputs, 2 * height, 2 * width), new_maps(x, 4 * outputs, height, width)
     tile = chain_tile(x, 64, 128 if x.element_size() == 4 else 256)
     block = max(16, min(64, triton.next_power_of_2(classes)))
-    launch(predict_backward_kernel, (triton.cdiv(rows, tile.rows), 4, triton.cdiv(outputs, tile.outputs)), x.device, x,
+    launch(predict_backward_kernel, (4 * triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs)), x.device, x,
            up_weight, up_bias.contiguous(), weight.contiguous(), x if labels is None else labels.contiguous(), grad, up,
            up_grad, *sizes, ONE=labels is not None, EVEN=channels % tile.depth == 0, PRECISION=precision(x.dtype),
            ROWS=tile.rows, OUTPUTS=tile.outputs, DEPTH=tile.depth, CLASSES=block, num_warps=tile.warps,
@@ -214,5 +218,5 @@ def _class_gradients(up: Tensor, grad: Tensor, labels: Tensor, classes: int) -> 
     known = (labels >= 0) & (labels < classes)
     chosen = F.one_hot(labels.long().clamp(0, classes - 1), classes) * known[:, None]
     both = torch.cat([own, grad.float().flatten(1).sum(dim=1, keepdim=True)], dim=1)
-    sums = weight_gradient(chosen.float()[:, :, None, None], both[:, :, None, None], 1)[:, 0]
+    sums = weight_gradient(chosen.float()[:, :, None, None], both[:, :, None, None], 1, exact=True)[:, 0]
     return sums[:, :outputs], sums[:, outputs]

@@ -10,33 +10,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from htc_fast.ops.triton.bulk import bulk_product, takes
+from htc_fast.ops.triton.finish import ALL, COUNTED, finish, wanted_rows
 from htc_fast.ops.triton.launch import launch
-from htc_fast.ops.triton.tiles import Tile, gradient_tile, precision, tile_for
-
-# What becomes of the sum: kept; relu(sum + bias [+ extra]); extra + relu(sum + bias); extra where sum + bias > 0.
-PLAIN, RELU, FLOW, GATE = 0, 1, 2, 3
-# Which maps of the batch are computed: all; the first counts[n] of every image's; those whose label is not negative.
-ALL, COUNTED, LABELLED = 0, 1, 2
+from htc_fast.ops.triton.tiles import Tile, device_of, gradient_tile, precision, tile_for
 
 
 @triton.jit
-def relu(value):
-    """As torch's: NaN stays."""
-    return tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+def seen_taps(y, x, height, width, live, TAPS: tl.constexpr):
+    """Bit t is set where tap t of a pixel lies on its map."""
+    seen = live.to(tl.int32)
+    if TAPS == 9:
+        seen = (y * 0).to(tl.int32)
+        for tap in tl.static_range(9):
+            py, px = y + (tap // 3 - 1), x + (tap % 3 - 1)
+            seen |= (live & (py >= 0) & (py < height) & (px >= 0) & (px < width)).to(tl.int32) << tap
+    return seen
 
 
-@triton.jit
-def wanted_rows(image, choice, per_image, WANTED: tl.constexpr, mask):
-    """Whether the map `image` of each row is to be computed."""
-    live = mask
-    if WANTED == 1:
-        live &= image % per_image < tl.load(choice + image // per_image, mask=mask, other=0)
-    if WANTED == 2:
-        live &= tl.load(choice + image, mask=mask, other=-1) >= 0
-    return live
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "height", "width", "per_image"])
 def product_kernel(x, weight, bias, extra, out, choice, rows, height, width, per_image, channels, outputs, step_in,
                    step_out, step_tap, TAPS: tl.constexpr, FINISH: tl.constexpr, HAS_EXTRA: tl.constexpr,
                    WANTED: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
@@ -47,51 +39,36 @@ def product_kernel(x, weight, bias, extra, out, choice, rows, height, width, per
     row = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)
     o = tl.program_id(0) % tiles * OUTPUTS + tl.arange(0, OUTPUTS)
     live = wanted_rows(row // (height * width), choice, per_image, WANTED, row < rows)
-    py, px = row // width % height, row % width
-    here = x + row.to(tl.int64)[:, None] * channels
-    columns = weight + o.to(tl.int64)[None, :] * step_out
-    depths = tl.cdiv(channels, DEPTH)
-    # A tile of padding alone costs no product.
-    steps = tl.where(tl.max(live.to(tl.int32), axis=0) > 0, TAPS * depths, 0)
+    # What a step needs of its row is worked out once: one bit per tap, and addresses to which a step adds a number.
+    seen = seen_taps(row // width % height, row % width, height, width, live, TAPS)
+    d = tl.arange(0, DEPTH)
+    here = x + (row.to(tl.int64)[:, None] * channels + d[None, :])
+    columns = weight + (o.to(tl.int64)[None, :] * step_out + (d * step_in)[:, None])
+    steps = TAPS * tl.cdiv(channels, DEPTH)
+    if WANTED != 0:  # a tile of padding alone costs no product
+        steps = tl.where(tl.max(live.to(tl.int32), axis=0) > 0, steps, 0)
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)
     for k in range(steps):
-        tap = k // depths
-        c = k % depths * DEPTH + tl.arange(0, DEPTH)
-        seen, shift = live, 0
+        # Taps go fastest: nine steps in a row read nearly the same pixels.
+        tap, c, shift = k % TAPS, k // TAPS * DEPTH, 0
         if TAPS == 9:
-            dy, dx = tap // 3 - 1, tap % 3 - 1
-            seen = live & (py + dy >= 0) & (py + dy < height) & (px + dx >= 0) & (px + dx < width)
-            shift = (dy * width + dx) * channels
-        if EVEN:
-            left = tl.load(here + (shift + c)[None, :], mask=seen[:, None], other=0.0)
-            right = tl.load(columns + (tap * step_tap + c * step_in)[:, None], mask=(o < outputs)[None, :], other=0.0)
-        else:
-            there = c < channels
-            left = tl.load(here + (shift + c)[None, :], mask=seen[:, None] & there[None, :], other=0.0)
-            right = tl.load(columns + (tap * step_tap + c * step_in)[:, None],
-                            mask=(o < outputs)[None, :] & there[:, None], other=0.0)  # fmt: skip
+            shift = ((tap // 3 - 1) * width + (tap % 3 - 1)) * channels
+        left_mask, right_mask = ((seen >> tap) & 1 != 0)[:, None], (o < outputs)[None, :]
+        if not EVEN:
+            there = c + d < channels
+            left_mask, right_mask = left_mask & there[None, :], right_mask & there[:, None]
+        left = tl.load(here + (shift + c), mask=left_mask, other=0.0)
+        right = tl.load(columns + (tap * step_tap + c * step_in), mask=right_mask, other=0.0)
         total = tl.dot(left, right, total, input_precision=PRECISION)
     place = row.to(tl.int64)[:, None] * outputs + o[None, :]
     known = (row < rows)[:, None] & (o < outputs)[None, :]
-    if FINISH != 0:
-        total += tl.load(bias + o, mask=o < outputs, other=0.0).to(tl.float32)[None, :]
-        other = total * 0.0
-        if HAS_EXTRA:
-            other = tl.load(extra + place, mask=known & live[:, None], other=0.0).to(tl.float32)
-        if FINISH == 1:
-            total = relu(total + other)
-        if FINISH == 2:
-            total = relu(total) + other
-        if FINISH == 3:
-            total = tl.where(total > 0, other, 0.0)
-        total = tl.where(live[:, None], total, 0.0)
-    tl.store(out + place, total.to(out.dtype.element_ty), mask=known)
+    finish(total, bias, extra, out, place, known, live, o, outputs, FINISH, HAS_EXTRA)
 
 
-@triton.jit
-def weight_gradient_kernel(grad, x, out, rows, height, width, channels, outputs, span, TAPS: tl.constexpr,
-                           PRECISION: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr,
-                           DEPTH: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["rows", "height", "width", "per_image", "span"])
+def weight_gradient_kernel(grad, x, out, choice, rows, height, width, per_image, channels, outputs, span,
+                           TAPS: tl.constexpr, WANTED: tl.constexpr, PRECISION: tl.constexpr, OUTPUTS: tl.constexpr,
+                           CHANNELS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """out[part, o, tap, c] = sum over the part's rows of grad[row, o] * x[row shifted by the tap, c]."""
     blocks = tl.cdiv(channels, CHANNELS)
     o = tl.program_id(0) // (TAPS * blocks) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -105,8 +82,10 @@ def weight_gradient_kernel(grad, x, out, rows, height, width, channels, outputs,
     total = tl.zeros((OUTPUTS, CHANNELS), tl.float32)
     for start in range(first, last, DEPTH):
         row = start + tl.arange(0, DEPTH)
-        py, px = row // width % height + dy, row % width + dx
-        seen = (row < last) & (py >= 0) & (py < height) & (px >= 0) & (px < width)
+        seen = wanted_rows(row // (height * width), choice, per_image, WANTED, row < last)
+        if TAPS == 9:
+            py, px = row // width % height + dy, row % width + dx
+            seen = seen & (py >= 0) & (py < height) & (px >= 0) & (px < width)
         far = (row + dy * width + dx).to(tl.int64)
         right = tl.load(x + far[:, None] * channels + c[None, :], mask=seen[:, None] & (c < channels)[None, :],
                         other=0.0)  # fmt: skip
@@ -117,7 +96,7 @@ def weight_gradient_kernel(grad, x, out, rows, height, width, channels, outputs,
     tl.store(out + place, total, mask=(o < outputs)[:, None] & (c < channels)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "span"])
 def gate_kernel(grad, out, gated, sums, rows, outputs, span, HAS_OUT: tl.constexpr, ROWS: tl.constexpr,
                 OUTPUTS: tl.constexpr):  # fmt: skip
     """gated = grad where out > 0, and every program's sum of it over its rows, for the bias."""
@@ -148,49 +127,60 @@ def new_maps(like: Tensor, channels: int, height: int, width: int) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, outputs: int, steps: tuple[int, int, int], taps: int, finish: int,
             bias: Tensor | None = None, extra: Tensor | None = None, choice: Tensor | None = None,
-            wanted: int = ALL) -> Tensor:  # fmt: skip
+            wanted: int = ALL, bulk: bool = True) -> Tensor:  # fmt: skip
     """x [K, C, H, W] times weight: [K, outputs, H, W].
 
     steps   distances in the weight's memory between channels, outputs and taps; a negative tap step starts at the last
     extra   [K, outputs, H, W], what `finish` adds or gates
     choice  counts [N] or labels [K], as `wanted` says; maps that are not wanted give zeros
+    bulk    whether tiles may be copied in bulk where the device can
     """
-    x = rows_of(x)
-    extra = None if extra is None else rows_of(extra)
+    x, extra = rows_of(x), None if extra is None else rows_of(extra)
     count, channels, height, width = x.shape
     out, rows = new_maps(x, outputs, height, width), count * height * width
-    step_in, step_out, step_tap = steps
-    start = weight.as_strided((1,), (1,), weight.storage_offset() - (taps - 1) * min(step_tap, 0))
+    if not rows:
+        return out
+    start = weight.as_strided((1,), (1,), weight.storage_offset() - (taps - 1) * min(steps[2], 0))
     per_image = 1 if choice is None or not len(choice) else max(count // len(choice), 1)
+    turned = steps[2] < 0
+    bulk = bulk and taps == 9 and device_of(x).bulk and takes(x, weight, outputs, turned)
 
     def run(tile: Tile) -> None:
-        programs = triton.cdiv(rows, tile.rows) * triton.cdiv(outputs, tile.outputs)
+        if tile.box is not None:
+            bulk_product(x, weight, out, tile, turned, finish, bias, extra, choice, wanted, per_image)
+            return
+        programs = tile.tiles(count, height, width, outputs)
         launch(product_kernel, programs, x.device, x, start, out if bias is None else bias,
                out if extra is None else extra, out, out if choice is None else choice, rows, height, width, per_image,
-               channels, outputs, step_in, step_out, step_tap, TAPS=taps, FINISH=finish, HAS_EXTRA=extra is not None,
+               channels, outputs, *steps, TAPS=taps, FINISH=finish, HAS_EXTRA=extra is not None,
                WANTED=wanted, EVEN=channels % tile.depth == 0, PRECISION=precision(x.dtype), ROWS=tile.rows,
                OUTPUTS=tile.outputs, DEPTH=tile.depth, num_warps=tile.warps, num_stages=tile.stages,
                enable_fp_fusion=True)  # fmt: skip
 
-    if rows:
-        run(tile_for("product", x, rows, channels * taps, outputs, run, extra is not None))
+    run(tile_for(x, taps, outputs, run, bulk, extra is not None))
     return out
 
 
-def weight_gradient(grad: Tensor, x: Tensor, taps: int) -> Tensor:
-    """grad [K, O, H, W], x [K, C, H, W] -> [O, taps, C] float32; the order of sums depends on sizes alone."""
+def weight_gradient(grad: Tensor, x: Tensor, taps: int, count: Tensor | None = None, exact: bool = False) -> Tensor:
+    """grad [K, O, H, W], x [K, C, H, W] -> [O, taps, C] float32; the order of sums depends on sizes and device alone.
+
+    count  [N] or None: only the first count[n] of each image's maps are read
+    exact  no TF32, whatever the flag says
+    """
     grad, x = rows_of(grad), rows_of(x)
-    (count, channels, height, width), outputs = x.shape, grad.shape[1]
-    rows = count * height * width
+    (number, channels, height, width), outputs = x.shape, grad.shape[1]
+    rows = number * height * width
     tile = gradient_tile(x, outputs, channels)
     tiles = triton.cdiv(outputs, tile.rows) * taps * triton.cdiv(channels, tile.outputs)
-    parts = max(1, min(triton.cdiv(256, tiles), triton.cdiv(rows, 8 * tile.depth)))
+    parts = max(1, min(2 * device_of(x).processors // tiles, triton.cdiv(rows, 8 * tile.depth)))
     span = triton.cdiv(triton.cdiv(rows, parts), tile.depth) * tile.depth
     sums = x.new_zeros(parts, outputs, taps, channels, dtype=torch.float32)
     if rows:
-        launch(weight_gradient_kernel, (tiles, parts), x.device, grad, x, sums, rows, height, width, channels, outputs,
-               span, TAPS=taps, PRECISION=precision(x.dtype), OUTPUTS=tile.rows, CHANNELS=tile.outputs,
-               DEPTH=tile.depth, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True)  # fmt: skip
+        launch(weight_gradient_kernel, (tiles, parts), x.device, grad, x, sums, x if count is None else count, rows,
+               height, width, 1 if count is None else number // len(count), channels, outputs, span, TAPS=taps,
+               WANTED=ALL if count is None else COUNTED, PRECISION="ieee" if exact else precision(x.dtype),
+               OUTPUTS=tile.rows, CHANNELS=tile.outputs, DEPTH=tile.depth, num_warps=tile.warps,
+               num_stages=tile.stages, enable_fp_fusion=True)  # fmt: skip
     return sums[0] if parts == 1 else sums.sum(dim=0)
 
 

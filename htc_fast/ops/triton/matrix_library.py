@@ -13,7 +13,8 @@ from htc_fast.ops.triton.library import NAMESPACE
 
 OPERATORS = (
     ("conv3x3_relu", "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? count) -> Tensor"),
-    ("conv3x3_relu_backward", "(Tensor grad, Tensor out, Tensor x, Tensor weight) -> (Tensor, Tensor, Tensor, Tensor)"),
+    ("conv3x3_relu_backward",
+     "(Tensor grad, Tensor out, Tensor x, Tensor weight, Tensor? count) -> (Tensor, Tensor, Tensor, Tensor)"),
     ("mask_flow", "(Tensor x, Tensor m, Tensor weight, Tensor bias) -> Tensor"),
     ("mask_flow_backward", "(Tensor grad, Tensor m, Tensor weight, Tensor bias) -> (Tensor, Tensor, Tensor)"),
     ("mask_predict",
@@ -69,7 +70,7 @@ def _(x, weight, bias, residual, count):
 
 
 @_fake("conv3x3_relu_backward")
-def _(grad, out, x, weight):
+def _(grad, out, x, weight, count):
     return _maps(x, *x.shape), _weights(weight), weight.new_empty(weight.shape[0]), _maps(out, *out.shape)
 
 
@@ -125,7 +126,7 @@ def _register(name: str, backward, setup_context) -> None:
 
 def _conv_context(ctx, inputs, output) -> None:
     ctx.has_residual = inputs[3] is not None
-    ctx.save_for_backward(output, inputs[0], inputs[1])
+    ctx.save_for_backward(output, inputs[0], inputs[1], inputs[4])
 
 
 def _conv_backward(ctx, grad):

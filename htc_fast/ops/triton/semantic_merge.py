@@ -7,10 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from htc_fast.ops.triton.finish import GATE, PLAIN, relu
 from htc_fast.ops.triton.launch import check_floats, launch, odd
-from htc_fast.ops.triton.matrix import GATE, PLAIN, gate, new_maps, product, relu, rows_of, weight_gradient
+from htc_fast.ops.triton.matrix import gate, new_maps, product, rows_of, weight_gradient
 from htc_fast.ops.triton.taps import pick, size_of
 from htc_fast.ops.triton.tiles import chain_tile, precision
+
+SIZES = ["rows", "size_y", "size_x", "height", "width"]
 
 
 @triton.jit
@@ -51,7 +54,7 @@ def resampled(source, image, y, x, c, live, size_y, size_x, height, width, chann
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "height", "width"])
 def merge_kernel(features, weights, biases, sizes, out, rows, height, width, channels, outputs, LEVELS: tl.constexpr,
                  EVEN: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
                  DEPTH: tl.constexpr):  # fmt: skip
@@ -80,7 +83,7 @@ def merge_kernel(features, weights, biases, sizes, out, rows, height, width, cha
     tl.store(out + place, merged.to(out.dtype.element_ty), mask=live[:, None] & (o < outputs)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def resample_kernel(source, out, rows, size_y, size_x, height, width, channels, ROWS: tl.constexpr,
                     CHANNELS: tl.constexpr):  # fmt: skip
     row, c = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -101,7 +104,7 @@ def reached(cell, size, out_size):
     return first, tl.where(step > 0, tl.minimum(last, out_size - 1), out_size - 1), step
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES[1:])
 def resample_gradient_kernel(grad, out, size_y, size_x, height, width, channels, CELLS: tl.constexpr,
                              CHANNELS: tl.constexpr):  # fmt: skip
     """Every source pixel gathers from the pixels that read it: no atomics, always the same order."""

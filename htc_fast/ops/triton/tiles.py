@@ -1,16 +1,17 @@
 """How large the matrix kernels' tiles are: from a table per device, else by counting waves.
 
 A GPU runs one tile per multiprocessor at a time, so 154 tiles on 132 multiprocessors take as long as 264. Candidates
-are therefore compared by waves times the cost of a tile. HTC_FAST_AUTOTUNE=1 measures them instead, keeps what it finds
-in the user's cache and says how to add it to the table.
+are therefore compared by waves times the cost of a tile, which is counted. HTC_FAST_AUTOTUNE=1 measures them instead,
+keeps what it finds in the user's cache and says how to add it to the table.
 """
 
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,23 +31,41 @@ class Tile:
     depth: int = 64
     warps: int = 8
     stages: int = 3
+    box: tuple[int, int, int] | None = None  # rows as maps x lines x columns that are copied in bulk; None: gathered
+
+    def tiles(self, count: int, height: int, width: int, outputs: int) -> int:
+        """How many of them maps [count, outputs, height, width] make."""
+        if self.box is None:
+            boxes = triton.cdiv(count * height * width, self.rows)
+        else:
+            boxes = math.prod(triton.cdiv(*pair) for pair in zip((count, height, width), self.box))
+        return boxes * triton.cdiv(outputs, self.outputs)
 
     def shared(self, size: int) -> int:
         """Bytes of shared memory that the steps in flight take, for elements of `size` bytes."""
         return (self.rows + self.outputs) * self.depth * size * self.stages
 
 
-# Larger tiles load less per product: the last number is the cost per element of the result beside the largest's.
-CANDIDATES = (
-    (Tile(128, 256), 1.0),
-    (Tile(256, 128), 1.0),
-    (Tile(128, 128), 1.1),
-    (Tile(64, 256, warps=4), 1.15),
-    (Tile(64, 128, warps=4), 1.3),
-    (Tile(64, 64, warps=4), 1.6),
-    (Tile(32, 64, warps=4), 2.4),
-    (Tile(16, 64, warps=4), 4.0),
-)
+GATHERED = (Tile(128, 256), Tile(256, 128), Tile(128, 128), Tile(64, 256, warps=4), Tile(64, 128, warps=4),
+            Tile(64, 64, warps=4), Tile(32, 64, warps=4), Tile(16, 64, warps=4))  # fmt: skip
+COPIED = (Tile(256, 128), Tile(128, 256), Tile(128, 128), Tile(64, 128, warps=4))
+# Two lines of 16 columns hold 14 x 14 with an eighth of waste, whole maps fill 8 x 16, and 7 x 7 fills most of 8 x 8.
+BOXES = {
+    256: ((8, 2, 16), (1, 16, 16), (4, 8, 8)),
+    128: ((4, 2, 16), (1, 8, 16), (2, 8, 8)),
+    64: ((2, 2, 16), (1, 4, 16), (1, 8, 8)),
+}
+
+
+def cost(tile: Tile) -> float:
+    """Cycles of a multiprocessor per 2048 products, which its tensor cores do in one, were nothing overlapped.
+
+    Loads come at 39 bytes per cycle from the L2 cache (5120 for 132 multiprocessors). A step's instructions, four per
+    cycle, are those counted in the machine code for sm_90: scripts/aot_triton.py.
+    """
+    loads = 2048 * 2 / 39 * (1 / tile.rows + 1 / tile.outputs)
+    cycles = tile.rows * tile.outputs * tile.depth / 2048
+    return max(1.0, loads) + (160 if tile.box is None else 110) * tile.warps / 4 / cycles
 
 
 @dataclass(frozen=True)
@@ -56,12 +75,13 @@ class Device:
     name: str
     processors: int
     shared: int
+    bulk: bool = False  # whether it has bulk copies (TMA)
 
 
 @functools.cache
 def _gpu(index: int | None) -> Device:
     found = torch.cuda.get_device_properties(index)
-    return Device(found.name, found.multi_processor_count, found.shared_memory_per_block_optin)
+    return Device(found.name, found.multi_processor_count, found.shared_memory_per_block_optin, found.major >= 9)
 
 
 # Ahead of time: the smallest supported data-centre GPU. In the interpreter one program runs at a time.
@@ -79,10 +99,18 @@ def device_of(x: Tensor) -> Device:
 def table() -> dict[str, dict[str, dict]]:
     """device -> problem -> tile, as measured; the user's own findings first."""
     found = json.loads(TABLE.read_text())
-    if cache().exists():
-        for device, rows in json.loads(cache().read_text()).items():
-            found.setdefault(device, {}).update(rows)
+    for device, rows in _cached().items():
+        found.setdefault(device, {}).update(rows)
     return found
+
+
+def _cached() -> dict[str, dict[str, dict]]:
+    """What this user's searches found; nothing, with a word, where the file cannot be read."""
+    try:
+        return json.loads(cache().read_text()) if cache().exists() else {}
+    except (OSError, ValueError) as error:
+        print(f"htc_fast: {cache()} is left aside, remove it to search again: {error}", file=sys.stderr)
+        return {}
 
 
 def cache() -> Path:
@@ -92,58 +120,66 @@ def cache() -> Path:
 
 def precision(dtype: torch.dtype) -> str:
     """How float32 is multiplied: on tensor cores only where torch allows it for convolutions."""
-    return "tf32" if dtype != torch.float32 or torch.backends.cudnn.allow_tf32 else "ieee"
+    # Not cudnn.allow_tf32: that one raises where the flag of convolutions was set by itself.
+    return "tf32" if dtype != torch.float32 or torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
 
 
 def fits(tile: Tile, size: int, device: Device) -> Tile | None:
     """The tile with as many steps in flight as shared memory holds; None if not even two."""
     for stages in range(tile.stages, 1, -1):
-        made = Tile(tile.rows, tile.outputs, tile.depth, tile.warps, stages)
-        if made.shared(size) <= device.shared:
+        made = replace(tile, stages=stages)
+        if made.shared(size) + 1024 <= device.shared:
             return made
     return None
 
 
-def candidates(size: int, outputs: int, device: Device) -> list[tuple[Tile, float]]:
-    """Tiles that fit, and what one element of each costs. size: bytes of an element."""
-    widest = max(64, triton.next_power_of_2(outputs))
+def candidates(x: Tensor, outputs: int, device: Device, bulk: bool = False, extra: bool = False) -> list[Tile]:
+    """Tiles that fit. extra: whether a second map comes in at the end; then the result takes half of the registers."""
+    size, widest = x.element_size(), max(64, triton.next_power_of_2(outputs))
+    offered = [replace(tile, box=box) for tile in COPIED if bulk for box in BOXES[tile.rows]] + list(GATHERED)
     found = []
-    for tile, cost in CANDIDATES:
-        narrow = size == 4  # float32 tiles are half as deep: the same bytes
-        made = Tile(tile.rows, tile.outputs, 32 if narrow else 64, tile.warps, tile.stages)
-        if tile.outputs <= widest and (made := fits(made, size, device)) is not None:
-            found.append((made, cost))
+    for tile in offered:
+        # float32 steps are half as deep: the same bytes. Without tensor cores its products take more registers.
+        made = fits(replace(tile, depth=128 // size), size, device)
+        half = extra or precision(x.dtype) == "ieee"
+        if made and tile.outputs <= widest and not (half and tile.rows * tile.outputs > 2048 * tile.warps):
+            found.append(made)
     return found
 
 
-def by_waves(rows: int, outputs: int, found: list[tuple[Tile, float]], device: Device) -> Tile:
-    """The candidate with the least waves times cost of a tile."""
+def by_waves(shape: tuple[int, int, int], outputs: int, found: list[Tile], device: Device) -> Tile:
+    """The candidate with the least waves times cost of a tile, for maps of `shape` (count, height, width)."""
 
-    def cost(entry: tuple[Tile, float]) -> float:
-        tile, each = entry
-        tiles = triton.cdiv(rows, tile.rows) * triton.cdiv(outputs, tile.outputs)
-        return triton.cdiv(tiles, device.processors) * tile.rows * tile.outputs * each
+    def total(tile: Tile) -> float:
+        waves = triton.cdiv(tile.tiles(*shape, outputs), device.processors)
+        return waves * tile.rows * tile.outputs * cost(tile)
 
-    return min(found, key=cost)[0]
+    return min(found, key=total)
 
 
-def tile_for(kernel: str, x: Tensor, rows: int, depth: int, outputs: int, run: Callable, extra: bool) -> Tile:
-    """The tile for a product of rows x depth by depth x outputs; `run(tile)` does it, for measuring.
+def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, bulk: bool, extra: bool) -> Tile:
+    """The tile for a convolution of x [K, C, H, W] by 1 or 9 taps; `run(tile)` does it, for measuring.
 
-    extra  whether a second map comes in at the end: then the result may take only half of the registers
+    bulk   whether bulk copies can take x and the weight
+    extra  whether a second map comes in at the end
     """
-    device = device_of(x)
-    # Row counts in powers of two: nobody measures every number of boxes.
-    problem = f"{kernel} {TYPES[x.dtype]} {triton.next_power_of_2(max(rows, 1))}x{depth}x{outputs}" + " extra" * extra
+    device, (count, channels, height, width) = device_of(x), x.shape
+    # Maps in powers of two: nobody measures every number of boxes.
+    shape = f"{triton.next_power_of_2(count)}x{channels}x{height}x{width}"
+    problem = f"{TYPES[x.dtype]} {shape} by {taps} to {outputs}" + " extra" * extra + " bulk" * bulk
     known = table().get(device.name, {}).get(problem)
     if known is not None:
-        return Tile(**known)
-    found = candidates(x.element_size(), outputs, device)
-    if extra:
-        found = [(tile, cost) for tile, cost in found if tile.rows * tile.outputs <= 2048 * tile.warps]
-    if os.environ.get("HTC_FAST_AUTOTUNE") == "1" and x.device.type == "cuda":
+        return Tile(**{**known, "box": tuple(known["box"]) if known["box"] else None})
+    found = candidates(x, outputs, device, bulk, extra)
+    if searching(x):
         return _search(problem, device, found, run)
-    return by_waves(rows, outputs, found, device)
+    return by_waves((count, height, width), outputs, found, device)
+
+
+def searching(x: Tensor) -> bool:
+    """Whether tiles are to be measured, here and now: a capture cannot be timed."""
+    wanted = os.environ.get("HTC_FAST_AUTOTUNE") == "1" and x.device.type == "cuda"
+    return wanted and not torch.cuda.is_current_stream_capturing()
 
 
 def gradient_tile(x: Tensor, outputs: int, channels: int) -> Tile:
@@ -154,16 +190,17 @@ def gradient_tile(x: Tensor, outputs: int, channels: int) -> Tile:
     return tile if tile is not None else Tile(64, 64, 32, 4, 2)
 
 
-def _search(problem: str, device: Device, found: list[tuple[Tile, float]], run: Callable) -> Tile:
+def _search(problem: str, device: Device, found: list[Tile], run: Callable) -> Tile:
     """Measure the candidates, keep the fastest in the user's cache and say so."""
-    times = {tile: triton.testing.do_bench(functools.partial(run, tile), warmup=5, rep=20) for tile, _ in found}
+    times = {tile: triton.testing.do_bench(functools.partial(run, tile), warmup=5, rep=20) for tile in found}
     best = min(times, key=times.get)
     table().setdefault(device.name, {})[problem] = asdict(best)
-    file = cache()
+    file, kept = cache(), _cached()
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(file.read_text()) if file.exists() else {}
     kept.setdefault(device.name, {})[problem] = asdict(best)
-    file.write_text(json.dumps(kept, indent=1) + "\n")
+    whole = file.with_suffix(f".{os.getpid()}")  # put in place at once: other processes read it
+    whole.write_text(json.dumps(kept, indent=1) + "\n")
+    whole.replace(file)
     print(f"htc_fast: {problem} on {device.name}: {best} in {times[best]:.4f} ms, kept in {file}; to give it to all, "
           f"copy that file's {device.name!r} into htc_fast/ops/triton/tiles.json.", file=sys.stderr)  # fmt: skip
     return best
