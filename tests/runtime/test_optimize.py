@@ -216,7 +216,7 @@ def test_buckets_are_made_once_and_the_oldest_go():
     assert len(made) == 3
     of(64)
     assert len(made) == 4 and list(buckets.made) == [(1, 32, 32), (1, 64, 32)]
-    with pytest.raises(torch.OutOfMemoryError, match="1 images of 128 x 32: lower the image size"):
+    with pytest.raises(torch.OutOfMemoryError, match="1 image of 128 x 32: lower the image size"):
         of(128)
     assert not buckets.made and of(32) == (1, 32, 32)
     with pytest.raises(RuntimeError, match="something else"):
