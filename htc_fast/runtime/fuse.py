@@ -14,7 +14,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from htc_fast.ops import _convolutions
+from htc_fast.ops import _convolutions, winograd
 from htc_fast.processor import supports
 
 # How oneDNN calls an activation, and its constants.
@@ -41,11 +41,21 @@ class FusedConvolution(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         dtype = self.conv.weight.dtype
+        packed = winograd.kept(self.conv.weight, x)
+        if packed is not None and self.plain(other) and _convolutions.unwatched(x):
+            return winograd.convolution(x.to(dtype), packed, self.conv.bias, self.activation is not None)
         if _convolutions.unwatched(x) and supports(dtype, x.device) and (other is None or _addable(x, other, dtype)):
             return self._onednn(x.to(dtype), other)
         y = self.conv(x)
         y = y if other is None else y + other
         return y if self.activation is None else self.activation(y)
+
+    def plain(self, other: Tensor | None = None) -> bool:
+        """Whether it is a 3x3 convolution as every other, with a ReLU or nothing behind it."""
+        conv = self.conv
+        geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
+        same = geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
+        return same and other is None and (self.activation is None or type(self.activation) is nn.ReLU)
 
     def _onednn(self, x: Tensor, other: Tensor | None) -> Tensor:
         conv, (name, constants) = self.conv, ACTIVATIONS.get(type(self.activation), (None, []))

@@ -47,7 +47,7 @@ class Shared:
         self.done.synchronize()
 
     def empty(self) -> None:
-        """After the last graph: memory goes back, and the next graphs have a new pool, as a pool ends with its graphs."""
+        """After the last graph: memory goes back. A pool ends with its graphs, so the next ones have a new one."""
         with _CAPTURE, torch.cuda.device(self.device):
             torch.cuda.synchronize()
             torch.cuda.empty_cache()

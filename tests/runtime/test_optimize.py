@@ -22,6 +22,7 @@ CASES = {
     "boxes by class": ("mask_rcnn_r50", {}),
     "second stage alone": ("htc_r50", {"test_stage": 2}),
     "efficientnet": ("htc_r50", {"backbone": "tf_efficientnet_lite0"}),
+    "wide enough for Winograd": ("htc_r50", {"backbone": "resnet18", "channels": 64, "detections": 4}),
     "convnext": ("cascade_mask_r50", {"backbone": "test_convnext"}),
 }
 
