@@ -131,6 +131,30 @@ void batched_nms(const BatchedNms&, void* workspace, Stream);
 int64_t batched_nms_workspace(const BatchedNms&);
 }  // namespace cuda
 
+// 3x3 convolutions with one pixel of padding as products of transformed tiles (Winograd's F(4x4, 3x3)): a quarter of
+// the multiplications. Weights [O, C, 3, 3] become `packed`, winograd_floats numbers, once per instruction set's
+// layout.
+struct WinogradWeights {
+  int64_t outputs, channels;
+  const float* weight;
+  int64_t stride_o, stride_c, stride_h, stride_w;
+  float* packed;
+};
+HTC_CPU_KERNEL(winograd_weights, WinogradWeights)
+constexpr int64_t winograd_floats(int64_t outputs, int64_t channels) { return 36 * outputs * channels; }
+
+// x [N, H, W, C] -> out [N, H, W, O] = x * weights + bias, relu if asked for. C is a multiple of 16, O of 32.
+struct Winograd {
+  DType dtype;  // float32 or bfloat16, of x and out; everything between is float32
+  int64_t images, height, width, channels, outputs;
+  const void* x;
+  const float* packed;
+  const float* bias;  // [O] or none
+  bool relu;
+  void* out;
+};
+HTC_CPU_KERNEL(winograd, Winograd)
+
 // boxes [K, 4], scores [K], classes [K] -> indices [kept], decayed [kept], room for max_output of each.
 struct SoftNms {
   int64_t count;

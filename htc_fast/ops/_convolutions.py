@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from htc_fast.ops import winograd
+
 FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
@@ -56,7 +58,10 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """relu(3x3 convolution), through torch; in one pass where oneDNN offers it and nothing looks on."""
+    """relu(3x3 convolution), through torch; in one pass where that is offered and nothing looks on."""
+    packed = winograd.kept(weight, x)
+    if packed is not None and unwatched(x):
+        return winograd.convolution(*autocast(x), packed, bias, relu=True)
     if not can_fuse(x):
         return F.conv2d(x, weight, bias, padding=1).relu_()
     return FUSED(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "relu", [], "")

@@ -8,8 +8,10 @@ from torch.export import ExportedProgram
 
 from htc_fast.models.htc import HTC
 
-# Calls that make the host wait for the device, or a size depend on data.
-WAITS = ("item", "_local_scalar_dense", "nonzero", "masked_select", "unique", "unique2", "_to_copy", "is_nonzero")
+# Calls that make the host wait for the device, a size depend on data, or values come from the host.
+WAITS = ("item", "_local_scalar_dense", "nonzero", "masked_select", "unique", "unique2", "_to_copy", "is_nonzero", "to",
+         "lift_fresh_copy", "lift_fresh", "pin_memory")  # fmt: skip
+INDEXED = ("index", "index_put", "index_put_", "_unsafe_index", "_unsafe_index_put")
 
 
 class Detect(nn.Module):
@@ -52,7 +54,7 @@ def waits(program: ExportedProgram) -> list[str]:
         words = str(node.target).replace("::", ".").split(".")
         if any(word in WAITS for word in words) and not _casts(node):
             found.append(f"{node.target} waits")
-        if node.op == "call_function" and words[-2:-1] == ["index"]:
+        if node.op == "call_function" and words[-2:-1] and words[-2] in INDEXED:
             indices = [index for index in node.args[1] if index is not None]
             if any(index.meta["val"].dtype in (torch.bool, torch.uint8) for index in indices):
                 found.append(f"{node.target} takes a mask as index")
@@ -65,5 +67,9 @@ def waits(program: ExportedProgram) -> list[str]:
 
 
 def _casts(node: torch.fx.Node) -> bool:
-    """A copy that stays on the device and only changes the type."""
-    return str(node.target).startswith("aten._to_copy") and node.kwargs.get("device") is None
+    """A copy that stays on the device and only changes the type or the layout, or a number of the program itself."""
+    name = str(node.target)
+    if name.startswith("aten.lift_fresh"):
+        return node.meta["val"].dim() == 0
+    named = [*node.args, *node.kwargs.values()]
+    return name.startswith(("aten._to_copy", "aten.to.")) and not any(isinstance(one, torch.device) for one in named)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
+from htc_fast.ops import winograd
+from htc_fast.runtime.fuse import FusedConvolution
 
 
 class ChannelsLastBoxHead(nn.Module):
@@ -28,9 +30,25 @@ def lay_out(network: nn.Module, dtype: torch.dtype) -> None:
     if not convolves(device, dtype):
         for t, head in enumerate(network.box_heads):
             network.box_heads[t] = ChannelsLastBoxHead(head)
+    # Taken from the weights as they were trained, before these lose bits.
+    packed = _pack(network, dtype)
     for module in network.modules():
         # Norms and whatever else autocast keeps in float32 stay so.
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             module.to(dtype)
     network.to(memory_format=torch.channels_last)
     network.requires_grad_(False)
+    for conv, weights in packed:
+        winograd.keep(conv.weight, weights)
+
+
+def _pack(network: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Conv2d, Tensor]]:
+    """The 3x3 convolutions that run faster in Winograd's form, each with its weights in that form."""
+    for convolutions in (network.fpn.output, network.rpn):
+        for name, conv in list(convolutions.named_children()):
+            if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+                setattr(convolutions, name, FusedConvolution(conv, None))
+    plain = [one.conv for one in network.modules() if isinstance(one, FusedConvolution) and one.plain()]
+    for head in (network.semantic_head, *network.mask_heads):
+        plain += head.convs if head is not None else []
+    return [(conv, winograd.pack(conv.weight)) for conv in plain if winograd.pays(conv.weight, dtype)]

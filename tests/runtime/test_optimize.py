@@ -22,6 +22,7 @@ CASES = {
     "boxes by class": ("mask_rcnn_r50", {}),
     "second stage alone": ("htc_r50", {"test_stage": 2}),
     "efficientnet": ("htc_r50", {"backbone": "tf_efficientnet_lite0"}),
+    "wide enough for Winograd": ("htc_r50", {"backbone": "resnet18", "channels": 64, "detections": 4}),
     "convnext": ("cascade_mask_r50", {"backbone": "test_convnext"}),
 }
 
@@ -216,7 +217,7 @@ def test_buckets_are_made_once_and_the_oldest_go():
     assert len(made) == 3
     of(64)
     assert len(made) == 4 and list(buckets.made) == [(1, 32, 32), (1, 64, 32)]
-    with pytest.raises(torch.OutOfMemoryError, match="1 images of 128 x 32: lower the image size"):
+    with pytest.raises(torch.OutOfMemoryError, match="1 image of 128 x 32: lower the image size"):
         of(128)
     assert not buckets.made and of(32) == (1, 32, 32)
     with pytest.raises(RuntimeError, match="something else"):
