@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a command line: a UserError or a lack of memory is one line on stderr and status 2, Ctrl-C status 130."""
+    """Run a command line: bad input and a lack of memory or disk are one line on stderr and status 2, Ctrl-C is 130."""
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -53,6 +53,12 @@ def run(main: Callable[[], int | None]) -> None:
     except torch.OutOfMemoryError as error:
         first = str(error).strip().splitlines()[0]
         print(f"error: {first} Lower --batch-size or the image size, or use --amp.", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        place = f" {error.filename}" if error.filename else ""
+        print(
+            f"error: cannot read or write{place} ({error.strerror or error}): check room and rights.", file=sys.stderr
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -29,8 +29,11 @@ def write_json(path: Path, content: object) -> None:
     partial = path.with_name(path.name + ".partial")
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content))
-        os.replace(partial, path)
+        try:
+            partial.write_text(json.dumps(content))
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 class JsonList:

@@ -34,7 +34,7 @@ def _data_options(group) -> None:
     add("--train-images", type=Path, help="folder of its pictures")
     add("--val-json", type=Path, help="annotation file to evaluate on")
     add("--val-images", type=Path, help="folder of its pictures")
-    add("--semantic", type=Path, help="folder of semantic maps (COCO-Stuff pixel maps or COCO panoptic PNGs)")
+    add("--semantic", type=Path, help="COCO-Stuff folder, panoptic JSON or its PNGs; derive: of the masks")
     add("--image-size", type=int, nargs="+", metavar="PX", help="short side and, optionally, longest long side")
     add("--scales", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random factor on the size in training")
     add("--crop", type=int, metavar="PX", help="train on random squares of this many pixels")

@@ -1,16 +1,18 @@
 """From the command line's options to data, model and recipe."""
 
 import ast
+import math
 import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from htc_fast.data import CocoDataset
+from htc_fast.data.coco import say_maps
 from htc_fast.data.loader import Collate
 from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
@@ -28,28 +30,24 @@ from htc_fast.training.optimizer import Schedule, scaled_rate
 from htc_fast.training.recipe import Recipe
 from htc_fast.visualization import side_by_side
 
+POSITIVE = "epochs iterations max_minutes batch_size accumulate lr clip crop threads keep".split()
+NOT_NEGATIVE = "warmup weight_decay evaluate_every save_every workers".split()
+# What --set leaves alone, and who decides it.
+DECIDED = {"name": "--model", "pretrained": "--pretrained", "num_classes": "the data", "semantic_classes": "the data"}
+
 
 def check(options: Namespace) -> Namespace:
     """Refuse numbers that make no sense.
 
     raises  UserError naming the option
     """
-    for name in (
-        "epochs",
-        "iterations",
-        "max_minutes",
-        "batch_size",
-        "accumulate",
-        "lr",
-        "clip",
-        "crop",
-        "threads",
-        "keep",
-    ):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise UserError(f"--{name.replace('_', '-')} must be more than 0, got {value}.")
-    if options.scales[0] <= 0 or options.scales[1] < options.scales[0]:
+    for names, least in ((POSITIVE, "more than 0"), (NOT_NEGATIVE, "at least 0")):
+        for name in names:
+            value = getattr(options, name)
+            enough = value is None or (math.isfinite(value) and (value > 0 or (value == 0 and names is NOT_NEGATIVE)))
+            if not enough:
+                raise UserError(f"--{name.replace('_', '-')} must be {least}, got {value}.")
+    if not 0 < options.scales[0] <= options.scales[1] < math.inf:
         raise UserError(f"--scales takes two factors, the smaller first, got {options.scales[0]} {options.scales[1]}.")
     if (options.train_json is None) != (options.train_images is None) and options.data is None:
         raise UserError("--train-json and --train-images belong together: give both, or --data with the root folder.")
@@ -65,6 +63,7 @@ def choose_folder(options: Namespace, world: World) -> Path:
     """
     folder = Path(options.out)
     numbered = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
+    _check_place(folder)
     free = next(number for number, each in enumerate(numbered) if not (each / "checkpoints").is_dir())
     world.wait()
     if options.out_given:
@@ -72,6 +71,17 @@ def choose_folder(options: Namespace, world: World) -> Path:
             raise UserError(f"{folder} holds a run already: go on with --resume, or give another --out.")
         return folder
     return numbered[max(free - 1, 0) if options.resume else free]
+
+
+def _check_place(folder: Path) -> None:
+    """Hours of training must not end at a folder that cannot be written.
+
+    raises  UserError if it cannot
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "may not be written" if there.is_dir() else "is a file"
+        raise UserError(f"results cannot go to {folder}, as {there} {reason}: choose another --out.")
 
 
 def make_datasets(options: Namespace, semantic: bool) -> tuple[CocoDataset, CocoDataset | None]:
@@ -94,10 +104,15 @@ def make_datasets(options: Namespace, semantic: bool) -> tuple[CocoDataset, Coco
         semantic=options.semantic if semantic else "none",
         transform=transform,
     )
+    if options.semantic is None:
+        say_maps(train)
     if options.data is None and options.val_json is None:
         return train, None
     paths = {"annotations": options.val_json, "images": options.val_images}
-    return train, CocoDataset(options.data, "val", **paths, semantic="none", classes=train.classes)
+    val = CocoDataset(options.data, "val", **paths, semantic="none", classes=train.classes)
+    if not val.annotations.labelled:
+        raise UserError(f"{val.path} has no annotations, so there is no AP: name another file with --val-json.")
+    return train, val
 
 
 def make_config(options: Namespace):
@@ -105,11 +120,14 @@ def make_config(options: Namespace):
     overrides = parse_fields(options.set)
     if options.backbone is not None:
         overrides["backbone"] = options.backbone
+    if str(options.semantic) == "none":
+        # Without maps there is nothing for the branch to learn.
+        overrides["semantic"] = "none"
+    _check_fields(overrides, zoo.config(options.model))
     try:
         config = zoo.config(options.model, **overrides)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, UserError) else UserError(f"--set: {error}") from error
-    _check_types(config, zoo.config(options.model))
     if options.pretrained and imagenet.packaged_file(config.backbone):
         config = replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
     return config
@@ -123,24 +141,30 @@ def parse_fields(pairs: list[str]) -> dict:
         if not equals:
             raise UserError(f"--set takes FIELD=VALUE, such as channels=128, got {pair!r}.")
         try:
-            found[name] = ast.literal_eval(text)
+            value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            found[name] = text
+            value = text
+        found[name] = tuple(value) if isinstance(value, list) else value
     return found
 
 
-def _check_types(config, base) -> None:
-    """A value that was set must be of the kind that stood there."""
-    for part in ("", "rpn", "stages"):
-        new, old = (getattr(one, part) if part else one for one in (config, base))
-        for entry in fields(old):
-            value, before = getattr(new, entry.name), getattr(old, entry.name)
-            kinds = (int, float) if isinstance(before, float) else (type(before),)
-            if before is not None and (
-                not isinstance(value, kinds) or isinstance(value, bool) != isinstance(before, bool)
-            ):
-                name = f"rpn_{entry.name}" if part == "rpn" else entry.name
-                raise UserError(f"--set {name} takes {type(before).__name__}, such as {before!r}, got {value!r}.")
+def _check_fields(values: dict, base) -> None:
+    """A value that was set must be of the kind that stands there, and counts must count something.
+
+    raises  UserError naming the field
+    """
+    known = {**vars(base.stages), **{f"rpn_{name}": value for name, value in vars(base.rpn).items()}, **vars(base)}
+    for name, value in values.items():
+        if name in DECIDED:
+            raise UserError(f"--set {name} is not to be set: {DECIDED[name]} decides it.")
+        before = known.get(name)
+        if before is None:
+            continue
+        kinds = (int, float) if isinstance(before, float) else (type(before),)
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(before, bool):
+            raise UserError(f"--set {name} takes {type(before).__name__}, such as {before!r}, got {value!r}.")
+        if type(before) is int and value < (name != "frozen_stages"):
+            raise UserError(f"--set {name} takes a number of at least {int(name != 'frozen_stages')}, got {value}.")
 
 
 def make_model(config, options: Namespace, train: CocoDataset) -> Detector:

@@ -72,7 +72,7 @@ def read_json(path: str | Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"annotation file {path} is missing: check --data or --annotations.") from None
+        raise UserError(f"annotation file {path} is missing: check the path.") from None
     except json.JSONDecodeError as error:
         raise UserError(
             f"annotation file {path} is not valid JSON ({error.msg}, line {error.lineno}, column {error.colno}): "
@@ -131,6 +131,9 @@ def _categories(categories: list[dict], classes: Sequence[str] | None, path: Pat
         raise UserError(f"{path}: 'categories' must be a list of categories with different ids, numbers or strings.")
     ordered = sorted(categories, key=lambda category: (isinstance(category["id"], str), category["id"]))
     names = [str(category.get("name", category["id"])) for category in ordered]
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    # Exporters name a group after its only member; numbers keep the two apart.
+    names = [f"{name} ({one['id']})" if name in twice else name for name, one in zip(names, ordered)]
     if classes is None:
         return [category["id"] for category in ordered], names
     missing = [name for name in classes if name not in names]

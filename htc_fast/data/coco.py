@@ -143,22 +143,16 @@ class CocoDataset(Dataset):
         return kept
 
     def _maps(self, root: Path | None, split: str, semantic: str | Path | None, classes: int | None):
-        if semantic == "none":
+        # A command line gives a Path, whatever was meant.
+        wanted = None if semantic is None else str(semantic)
+        if wanted == "none":
             return None
         classes = classes or self.annotations.semantic_classes
-        names = split_names(split, self.path)
-        found = semantic_maps.find_maps(root, self.path, names, classes) if semantic is None else None
-        if semantic is not None and semantic != "derive":
-            path = Path(semantic)
-            if path.is_dir():
-                found = semantic_maps.PixelMaps(path, classes or semantic_maps.STUFF_CLASSES)
-            elif path.is_file():
-                found = semantic_maps.PanopticMaps(path)
-            else:
-                raise UserError(
-                    f"semantic maps {path} are missing: give a folder of pixel maps, a panoptic JSON file, "
-                    '"derive" to make them of the instance masks, or "none".'
-                )
+        found = None
+        if wanted is None:
+            found = semantic_maps.find_maps(root, self.path, split_names(split, self.path), classes)
+        elif wanted != "derive":
+            found = semantic_maps.open_maps(Path(wanted), classes)
         return found or semantic_maps.Derived(len(self.classes))
 
 
@@ -202,7 +196,8 @@ def find_annotations(root: Path, split: str) -> Path:
     there = sorted(str(path.relative_to(root)) for path in [*root.glob("*.json"), *root.glob("annotations/*.json")])
     raise UserError(
         f"{root} has no annotation file for split {split!r}: looked for {tried[0]}, {tried[1]} and others, "
-        f"found {', '.join(there[:5]) or 'no JSON file'}; name one with --annotations."
+        f"found {', '.join(there[:5]) or 'no JSON file'}; name one with --annotations "
+        "(in training --train-json, --val-json)."
     )
 
 
@@ -213,7 +208,7 @@ def find_images(path: Path, root: Path | None, split: str, images: str | Path | 
     """
     if images is not None:
         if not Path(images).is_dir():
-            raise UserError(f"image folder {images} is missing: check --images.")
+            raise UserError(f"image folder {images} is missing: check the path.")
         return Path(images)
     bases = dict.fromkeys([*([root] if root else []), path.parent.parent, path.parent])
     names = split_names(split, path)
@@ -225,7 +220,7 @@ def find_images(path: Path, root: Path | None, split: str, images: str | Path | 
     base = next(iter(bases))
     raise UserError(
         f"picture {first} of {path} is missing: looked in {base / names[0]}, {base / 'images'}, {base} and others; "
-        "name the folder with --images."
+        "name the folder with --images (in training --train-images, --val-images)."
     )
 
 

@@ -126,6 +126,23 @@ def find_maps(root: Path | None, annotations: Path, split_names: list[str], clas
     return None
 
 
+def open_maps(path: Path, classes: int | None):
+    """The maps a user names: a folder of pixel maps, a panoptic JSON file, or the folder of its PNGs.
+
+    raises  UserError if nothing is there
+    """
+    if path.is_file():
+        return PanopticMaps(path)
+    if not path.is_dir():
+        raise UserError(
+            f"semantic maps {path} are missing: give a folder of pixel maps, a panoptic JSON file, "
+            '"derive" to make them of the instance masks, or "none".'
+        )
+    beside = (path.parent / f"{path.name}.json", path.parent / "annotations" / f"{path.name}.json")
+    panoptic = next((one for one in beside if path.name.startswith("panoptic_") and one.is_file()), None)
+    return PanopticMaps(panoptic) if panoptic else PixelMaps(path, classes or STUFF_CLASSES)
+
+
 def _read_png(path: Path, picture: Picture) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"semantic map {path} is missing: picture {picture.file_name} needs one.")

@@ -4,6 +4,7 @@ A checkpoint is two files: `000120.safetensors`, weights that predict and evalua
 `000120.state`, all else that an exact continuation needs. The state comes last: it makes the pair valid.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -43,7 +44,8 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise UserError(
             f"could not save {path} ({error.strerror}): the previous checkpoint is intact, "
             "so make room and continue with --resume."

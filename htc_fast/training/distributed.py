@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
+from htc_fast.errors import UserError
+
 
 @dataclass(frozen=True)
 class World:
@@ -52,6 +54,12 @@ def start(device: str | None = None) -> World:
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(device)
     if chosen.type == "cuda":
+        chosen = torch.device("cuda", local if chosen.index is None else chosen.index)
+        if chosen.index >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local} has no GPU of its own, as there are {torch.cuda.device_count()}: "
+                "start torchrun with that --nproc-per-node."
+            )
         torch.cuda.set_device(chosen)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return World(device=chosen)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from htc_fast.errors import UserError
 from htc_fast.parts import part
 from htc_fast.processor import autocast
 from htc_fast.training import checkpoint
@@ -21,7 +22,7 @@ from htc_fast.training.distributed import World
 from htc_fast.training.losses import losses
 from htc_fast.training.optimizer import make_optimizer, set_rate
 from htc_fast.training.recipe import Position, Recipe
-from htc_fast.training.report import Report, memory_mb
+from htc_fast.training.report import Report, memory_mb, writing
 from htc_fast.training.watch import Alarm, Window, check_weights
 
 SCORE = "mask_AP"
@@ -127,7 +128,7 @@ class Trainer:
         torch.manual_seed(seed % 2**63)
         for batch in range(recipe.accumulate):
             with part("data"):
-                images, image_sizes, targets, names = next(batches)
+                images, image_sizes, targets, names = self._fetch(batches)
                 images = images.to(self.world.device, non_blocking=True, memory_format=torch.channels_last)
                 image_sizes = image_sizes.to(self.world.device, non_blocking=True)
                 targets = targets.to(self.world.device, non_blocking=True)
@@ -148,12 +149,21 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
         return total, seen * self.world.size
 
+    def _fetch(self, batches):
+        try:
+            return next(batches)
+        except UserError:
+            # One bad picture must not cost the hours since the last checkpoint; alone, as the others would wait.
+            if self.world.size == 1 and self.at.iteration > max(self.saved, 0):
+                self._save()
+            raise
+
     def _after_step(self, window: Window, share: float, epoch_ended: bool) -> None:
         recipe, iteration = self.recipe, self.at.iteration
         # Processes may be asked to stop at different steps; they agree every tenth.
         if self.world.size == 1 or iteration % 10 == 0:
             self.stopping = self.world.any(self.asked)
-        if iteration % recipe.log_every == 0 and self.report is not None:
+        if (iteration % recipe.log_every == 0 or share >= 1) and self.report is not None:
             numbers = window.flush()
             numbers["learning_rate"] = self.optimizer.param_groups[0]["lr"]
             numbers["memory_mb"] = memory_mb(self.world.device)
@@ -209,7 +219,8 @@ class Trainer:
         checkpoint.write_whole(final, checkpoint.weights_bytes(self.model))
         if self.picture is not None:
             self.model.eval()
-            self.picture(self.model, self.folder / "predictions.png")
+            with writing(self.folder / "predictions.png"):
+                self.picture(self.model, self.folder / "predictions.png")
         minutes = self.at.seconds / 60
         self._say(f"finished after {self.at.iteration} iterations in {minutes:.1f} minutes: {final}")
 

@@ -1,12 +1,16 @@
 """What a run says and leaves: one progress line, metrics as CSV and TensorBoard, curves as a picture."""
 
+import contextlib
 import csv
 import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
+
+from htc_fast.errors import UserError
 
 LOSSES = "losses.csv"
 EVALUATIONS = "evaluations.csv"
@@ -24,10 +28,12 @@ class Report:
         self.folder = folder
         self.started = time.monotonic()
         self.first_share: float | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (LOSSES, EVALUATIONS):
-            _drop_rows_after(folder / name, iteration)
-        self.board = _tensorboard(folder / "tensorboard", iteration)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (LOSSES, EVALUATIONS):
+                _drop_rows_after(folder / name, iteration)
+        with writing(folder):
+            self.board = _tensorboard(folder / "tensorboard", iteration)
         self.line = tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar:10}| {desc}", dynamic_ncols=True)
 
     def losses(self, iteration: int, numbers: dict[str, float]) -> None:
@@ -67,26 +73,30 @@ class Report:
         from htc_fast.training.plots import draw_curves
 
         if (self.folder / LOSSES).exists():
-            draw_curves(self.folder / LOSSES, self.folder / EVALUATIONS, self.folder / "curves.png")
+            with writing(self.folder / "curves.png"):
+                draw_curves(self.folder / LOSSES, self.folder / EVALUATIONS, self.folder / "curves.png")
 
     def close(self) -> None:
         """Draw the curves and close the files."""
         self.line.close()
-        if self.board is not None:
-            self.board.close()
-        self.draw()
+        # What ended the run is said already; a full disk here would hide it.
+        with contextlib.suppress(OSError, UserError):
+            if self.board is not None:
+                self.board.close()
+            self.draw()
 
     def _write(self, name: str, iteration: int, numbers: dict[str, float], group: str) -> None:
         path = self.folder / name
         new = not path.exists()
-        with open(path, "a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["iteration", *numbers])
-            writer.writerow([iteration, *(f"{value:.6g}" for value in numbers.values())])
-        if self.board is not None:
-            for key, value in numbers.items():
-                self.board.add_scalar(f"{group}/{key}", value, iteration)
+        with writing(path):
+            with open(path, "a", newline="") as file:
+                writer = csv.writer(file)
+                if new:
+                    writer.writerow(["iteration", *numbers])
+                writer.writerow([iteration, *(f"{value:.6g}" for value in numbers.values())])
+            if self.board is not None:
+                for key, value in numbers.items():
+                    self.board.add_scalar(f"{group}/{key}", value, iteration)
 
 
 def short_terms(numbers: dict[str, float]) -> str:
@@ -114,7 +124,21 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     with open(path, newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        header, *rows = list(csv.reader(file)) or [[]]
+    # A full disk or a power cut may leave half a row.
+    return [dict(zip(header, map(float, row))) for row in rows if len(row) == len(header)]
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever the system refuses within is one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}): the last checkpoint is intact, "
+            "so make room and continue with --resume."
+        ) from None
 
 
 def _drop_rows_after(path: Path, iteration: int) -> None:
@@ -123,7 +147,9 @@ def _drop_rows_after(path: Path, iteration: int) -> None:
     with open(path, newline="") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) <= iteration)])
+        csv.writer(file).writerows(
+            [header, *(row for row in rows if len(row) == len(header) and int(row[0]) <= iteration)]
+        )
 
 
 def _tensorboard(folder: Path, iteration: int):
