@@ -76,13 +76,39 @@ def bench_convolutions(table: Limits, count: int) -> None:
             x = ops.conv3x3_relu(x, weight, bias)
         return x
 
-    def cudnn(x=x):
+    def layers_of_torch(x=x):
         for weight, bias in layers:
             x = F.conv2d(x, weight, bias, padding=1).relu_()
         return x
 
+    def cudnn(x=x):
+        for weight, bias in layers:
+            x = torch.cudnn_convolution_relu(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)
+        return x
+
+    case, moved, work = f"four convolutions, {count} RoIs", 2 * x.nbytes, 4 * count * CONVOLUTION
     with torch.no_grad():
-        table.compare(f"four convolutions, {count} RoIs", ours, cudnn, 2 * x.nbytes, 4 * count * CONVOLUTION)
+        table.compare(case, ours, layers_of_torch, moved, work)
+        table.add(case, "cudnn, bias and ReLU fused", cudnn, max(moved, work / table.products * table.rate))
+        for box in (True, False):
+            bench_tiles(table, f"{case}, {'copied in bulk' if box else 'gathered'}", ours, box, moved, work)
+
+
+def bench_tiles(table: Limits, case: str, call: Callable, box: bool, moved: float, work: float) -> None:
+    """The same with the best tile by count of one kind alone: which of the two kernels is the faster one."""
+    from htc_fast.ops.triton import matrix, tiles
+
+    def choose(x, taps, outputs, run, bulk, extra):
+        found = tiles.candidates(x, outputs, tiles.device_of(x), bulk, extra)
+        kind = [tile for tile in found if (tile.box is not None) == box] or found
+        return tiles.by_waves((x.shape[0], *x.shape[2:]), outputs, kind, tiles.device_of(x))
+
+    usual, matrix.tile_for = matrix.tile_for, choose
+    try:
+        with ops.use_backend("triton"):
+            table.add(case, "triton", call, max(moved, work / table.products * table.rate))
+    finally:
+        matrix.tile_for = usual
 
 
 def bench_predict(table: Limits, count: int) -> None:
@@ -128,17 +154,20 @@ def bench_merge(table: Limits) -> None:
 
 
 def bench_training(table: Limits, count: int) -> None:
-    """Forward and backward of a head in autocast's bf16, as in a training step."""
+    """Forward and backward of a head from float32 weights under bf16 autocast, as in a training step."""
     x, one = draw(count, CHANNELS, SIZE, SIZE).requires_grad_(), head(True)
-    leaves = [x, *(t.requires_grad_() for layer in (*one.convolutions, one.upsample, one.logits) for t in layer)]
+    layers = [tuple(part.float().requires_grad_() for part in layer)
+              for layer in (*one.convolutions, one.upsample, one.logits)]  # fmt: skip
+    leaves = [x, *(part for layer in layers for part in layer)]
 
     def step(backend: str):
-        with ops.use_backend(backend):
+        with ops.use_backend(backend), torch.autocast("cuda", torch.bfloat16):
             y = x
-            for weight, bias in one.convolutions:
+            for weight, bias in layers[:-2]:
                 y = ops.conv3x3_relu(y, weight, bias)
-            out = ops.mask_predict(y, *one.upsample, *one.logits)
-            return torch.autograd.grad(out.float().square().mean(), leaves)[0]
+            out = ops.mask_predict(y, *layers[-2], *layers[-1])
+            loss = out.float().square().mean()
+        return torch.autograd.grad(loss, leaves)[0]
 
     work = 3 * count * (4 * CONVOLUTION + PREDICT * (1 + CLASSES / CHANNELS))
     table.compare(f"mask head forward and backward, {count} RoIs", lambda: step("triton"), lambda: step("cuda"),

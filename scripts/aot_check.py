@@ -159,7 +159,7 @@ def compare(
                 if kernel[what] > limit[what]:
                     wrong.append(f"{name} on {architecture}: {what} {kernel[what]}, the budget is {limit[what]}")
             for what in INSTRUCTIONS if machine_code else ():
-                if limit[what] and not kernel[what]:
+                if limit.get(what) and not kernel[what]:
                     wrong.append(f"{name} on {architecture} has lost its {what} instructions")
     return wrong
 

@@ -10,36 +10,38 @@ import argparse
 import math
 from pathlib import Path
 
+import torch
+
 from htc_fast.ops.triton.tiles import Device, by_waves, candidates
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "matrix_kernels.md"
-H200 = Device("NVIDIA H200", 132, 232448)
+H200 = Device("NVIDIA H200", 132, 232448, bulk=True)
 FLOPS, BYTES = 989e12, 4.8e12  # bf16 products and memory, per second
-CHANNELS, PIXELS = 256, 14 * 14
+CHANNELS = 256
 BEGIN, END = "<!-- costs -->", "<!-- /costs -->"
+HEAD = ["launch", "maps", "GFLOP", "MB", "tile", "copied as", "tiles", "waves", "of the GPU used", "limit, µs",
+        "H200, µs"]  # fmt: skip
 
 
-def row(name: str, count: int, taps: int, outputs: int = CHANNELS, extra: bool = False) -> list[str]:
-    rows = count * PIXELS
-    found = candidates(2, outputs, H200)
-    found = [one for one in found if not extra or one[0].rows * one[0].outputs <= 2048 * one[0].warps]
-    tile = by_waves(rows, outputs, found, H200)
-    tiles = math.ceil(rows / tile.rows) * math.ceil(outputs / tile.outputs)
+def row(name: str, shape: tuple[int, int, int], taps: int, outputs: int = CHANNELS, extra: bool = False) -> list[str]:
+    rows, x = math.prod(shape), torch.empty(0, dtype=torch.bfloat16, device="meta")
+    tile = by_waves(shape, outputs, candidates(x, outputs, H200, taps == 9, extra), H200)
+    tiles = tile.tiles(*shape, outputs)
     operations = 2 * rows * CHANNELS * taps * outputs
     moved = 2 * (rows * (CHANNELS + outputs * (1 + extra)) + CHANNELS * taps * outputs)
     full = rows * outputs / (math.ceil(tiles / H200.processors) * H200.processors * tile.rows * tile.outputs)
     limit = max(operations / FLOPS, moved / BYTES) * 1e6
-    cells = [name, count, f"{operations / 1e9:.1f}", f"{moved / 1e6:.1f}", f"{tile.rows}×{tile.outputs}", tiles]
-    return [
-        str(one) for one in [*cells, f"{tiles / H200.processors:.2f}", f"{full:.0%}", f"{limit:.1f}", "not measured"]
-    ]
+    box = "–" if tile.box is None else "×".join(map(str, tile.box))
+    cells = [name, "×".join(map(str, shape)), f"{operations / 1e9:.1f}", f"{moved / 1e6:.1f}"]
+    cells += [f"{tile.rows}×{tile.outputs}", box, str(tiles), f"{tiles / H200.processors:.2f}", f"{full:.0%}"]
+    return [*cells, f"{limit:.1f}", "not measured"]
 
 
 def table() -> str:
-    head = ["launch", "RoIs", "GFLOP", "MB", "tile", "tiles", "waves", "of the GPU used", "limit, µs", "H200, µs"]
-    found = [row("3×3 convolution", count, 9) for count in (1, 10, 100, 128, 512, 1000)]
-    found += [row("information flow", count, 1, extra=True) for count in (100, 512)]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *found]
+    found = [row("3×3 convolution", (count, 14, 14), 9) for count in (1, 10, 100, 128, 512, 1000)]
+    found += [row("3×3 convolution", shape, 9) for shape in ((100, 7, 7), (100, 28, 28), (2, 100, 168))]
+    found += [row("information flow", (count, 14, 14), 1, extra=True) for count in (100, 512)]
+    lines = [HEAD, ["---"] + ["---:"] * (len(HEAD) - 1), *found]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

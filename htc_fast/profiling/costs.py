@@ -53,6 +53,8 @@ def cost(operator, arguments: tuple, options: dict, result) -> list[Cost]:
         if isinstance(flop, list):
             return flop
         return [Cost(flop * (1 + backward), _touched(own, arguments, options, result))]
+    if packet is aten._addmm_activation:  # counted as what it is without its ReLU
+        packet = aten.addmm
     if packet in flop_registry:
         flop = flop_registry[packet](*arguments, **options, out_val=result)
         return [Cost(float(flop), _bytes(arguments, options, result))]

@@ -19,9 +19,16 @@ class ChannelsLastBoxHead(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As BoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
-        x = self.fc1(x.permute(0, 2, 3, 1).flatten(1)).relu_()
-        x = self.fc2(x).relu_()
+        x = _dense_relu(x.permute(0, 2, 3, 1).flatten(1), self.fc1)
+        x = _dense_relu(x, self.fc2)
         return self.classes(x), self.deltas(x)
+
+
+def _dense_relu(x: Tensor, layer: nn.Linear) -> Tensor:
+    """relu(x W + b); on a GPU both are cuBLASLt's epilogue."""
+    if x.device.type != "cuda" or torch.is_autocast_enabled("cuda"):
+        return layer(x).relu_()
+    return torch._addmm_activation(layer.bias, x, layer.weight.t())
 
 
 def lay_out(network: nn.Module, dtype: torch.dtype) -> None:

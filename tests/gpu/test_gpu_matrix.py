@@ -64,6 +64,52 @@ def test_gradients_at_full_size(count, dtype):
         assert error(one, other) < 2e-2
 
 
+SHAPES = [(1, 64, 64, 7, 7), (7, 128, 256, 28, 28), (129, 320, 320, 14, 14), (1000, 256, 256, 7, 7),
+          (2, 256, 256, 100, 168), (3, 72, 40, 13, 21)]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_both_kernels_at_other_sizes(shape, dtype, monkeypatch):
+    """Copied in bulk (TMA) where the GPU can, and gathered; forward and all gradients, exact in float32."""
+    from htc_fast.ops.triton import matrix, tiles
+
+    count, channels, outputs, height, width = shape
+    torch.manual_seed(count)
+    given = [draw(count, channels, height, width, dtype=dtype), draw(outputs, channels, 3, 3, dtype=dtype, scale=0.02),
+             draw(outputs, dtype=dtype), draw(count, outputs, height, width, dtype=dtype)]  # fmt: skip
+    grad = draw(count, outputs, height, width, dtype=dtype)
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    wanted = [one.detach().float().requires_grad_() for one in given]
+    expected = (torch.nn.functional.conv2d(*wanted[:3], padding=1) + wanted[3]).relu()
+    expected = [expected, *torch.autograd.grad(expected, wanted, grad.float())]
+    for precise in (True, False):
+        monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee" if precise else "tf32")
+        for box in (True, False):
+
+            def choose(x, taps, outputs, run, bulk, extra, box=box):
+                found = tiles.candidates(x, outputs, tiles.device_of(x), bulk, extra)
+                kind = [tile for tile in found if (tile.box is not None) == box] or found
+                return tiles.by_waves((x.shape[0], *x.shape[2:]), outputs, kind, tiles.device_of(x))
+
+            monkeypatch.setattr(matrix, "tile_for", choose)
+            leaves = [one.detach().requires_grad_() for one in given]
+            with ops.use_backend("triton"):
+                out = ops.conv3x3_relu(*leaves)
+            limit = {torch.float32: 1e-5 if precise else 2e-3, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+            for one, other in zip([out, *torch.autograd.grad(out, leaves, grad)], expected):
+                # A ReLU near zero opens or closes by rounding, which changes a few gradients altogether.
+                assert error(one, other) < (limit if one is out else 20 * limit)
+
+
+def test_bulk_copies_are_trusted():
+    """A GPU that has them agrees with the gathering kernel: else every convolution went without, with a warning."""
+    from htc_fast.ops.triton.bulk import trusted
+
+    if torch.cuda.get_device_capability()[0] >= 9:
+        assert trusted(torch.device("cuda"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_branch_is_captured_and_replayed(dtype):
     torch.manual_seed(0)

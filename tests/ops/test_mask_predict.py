@@ -83,6 +83,9 @@ def test_opcheck_and_gradcheck():
     given = [one.to(DEVICE).requires_grad_() for one in leaves()]
     for labels in (None, torch.arange(3, device=DEVICE)):
         torch.library.opcheck(torch.ops.htc_fast_triton.mask_predict.default, (*given, labels))
+        plain = [one.detach() for one in given]
+        grad = ops.mask_predict(*plain, labels)
+        torch.library.opcheck(torch.ops.htc_fast_triton.mask_predict_backward.default, (grad, *plain[:4], labels))
 
 
 def test_errors():

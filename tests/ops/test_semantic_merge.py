@@ -54,6 +54,9 @@ def test_opcheck_and_gradcheck():
     need("triton")
     given = [one.to(DEVICE).requires_grad_() for one in CASES["two levels"]]
     torch.library.opcheck(torch.ops.htc_fast_triton.semantic_merge.default, (given[:2], given[2:4], given[4:], 1))
+    plain = [one.detach() for one in given]
+    torch.library.opcheck(torch.ops.htc_fast_triton.semantic_merge_backward.default,
+                          (merge(*plain), plain[:2], plain[2:4], plain[4:], 1))  # fmt: skip
 
 
 def test_errors():

@@ -219,4 +219,5 @@ def _class_gradients(up: Tensor, grad: Tensor, labels: Tensor, classes: int) -> 
     chosen = F.one_hot(labels.long().clamp(0, classes - 1), classes) * known[:, None]
     both = torch.cat([own, grad.float().flatten(1).sum(dim=1, keepdim=True)], dim=1)
     sums = weight_gradient(chosen.float()[:, :, None, None], both[:, :, None, None], 1, exact=True)[:, 0]
-    return sums[:, :outputs], sums[:, outputs]
+    # Apart from each other: an operator's results may not share memory.
+    return sums[:, :outputs].clone(memory_format=torch.contiguous_format), sums[:, outputs].clone()

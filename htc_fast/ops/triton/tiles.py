@@ -137,11 +137,12 @@ def candidates(x: Tensor, outputs: int, device: Device, bulk: bool = False, extr
     """Tiles that fit. extra: whether a second map comes in at the end; then the result takes half of the registers."""
     size, widest = x.element_size(), max(64, triton.next_power_of_2(outputs))
     offered = [replace(tile, box=box) for tile in COPIED if bulk for box in BOXES[tile.rows]] + list(GATHERED)
-    found = []
+    exact, found = precision(x.dtype) == "ieee", []
     for tile in offered:
-        # float32 steps are half as deep: the same bytes. Without tensor cores its products take more registers.
-        made = fits(replace(tile, depth=128 // size), size, device)
-        half = extra or precision(x.dtype) == "ieee"
+        # float32 steps are half as deep: the same bytes. Without tensor cores products take more registers.
+        depth = 16 if exact and tile.warps == 4 else 128 // size
+        made = fits(replace(tile, depth=depth), size, device)
+        half = extra or exact
         if made and tile.outputs <= widest and not (half and tile.rows * tile.outputs > 2048 * tile.warps):
             found.append(made)
     return found
@@ -169,7 +170,7 @@ def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, bulk: bool, extr
     problem = f"{TYPES[x.dtype]} {shape} by {taps} to {outputs}" + " extra" * extra + " bulk" * bulk
     known = table().get(device.name, {}).get(problem)
     if known is not None:
-        return Tile(**{**known, "box": tuple(known["box"]) if known["box"] else None})
+        return Tile(**{**known, "box": tuple(known["box"]) if known.get("box") else None})
     found = candidates(x, outputs, device, bulk, extra)
     if searching(x):
         return _search(problem, device, found, run)
@@ -190,9 +191,18 @@ def gradient_tile(x: Tensor, outputs: int, channels: int) -> Tile:
     return tile if tile is not None else Tile(64, 64, 32, 4, 2)
 
 
+def _time(run: Callable) -> float:
+    """Milliseconds; infinity for a tile that this device or compiler does not take."""
+    try:
+        return triton.testing.do_bench(run, warmup=5, rep=20)
+    except (RuntimeError, triton.runtime.errors.TritonError) as error:
+        print(f"htc_fast: a candidate was left out: {error}", file=sys.stderr)
+        return math.inf
+
+
 def _search(problem: str, device: Device, found: list[Tile], run: Callable) -> Tile:
     """Measure the candidates, keep the fastest in the user's cache and say so."""
-    times = {tile: triton.testing.do_bench(functools.partial(run, tile), warmup=5, rep=20) for tile in found}
+    times = {tile: _time(functools.partial(run, tile)) for tile in found}
     best = min(times, key=times.get)
     table().setdefault(device.name, {})[problem] = asdict(best)
     file, kept = cache(), _cached()
@@ -210,6 +220,7 @@ def chain_tile(x: Tensor, rows: int, outputs: int, depth: int = 128) -> Tile:
     """The tile for a product whose result stays in registers for a second one. depth: bytes per row and step."""
     device = device_of(x)
     size = x.element_size()
+    depth = 16 * size if precision(x.dtype) == "ieee" else depth  # products without tensor cores take more registers
     outputs = max(64, min(outputs, triton.next_power_of_2(x.shape[1])))
     for stages in (3, 2):
         made = fits(Tile(rows, outputs, depth // size, 8, stages), size, device)
