@@ -131,6 +131,50 @@ def sweep(suite: str) -> str:
     return "\n\n".join(blocks + gpu_missing(suite))
 
 
+def precision(suite: str) -> str:
+    """What 16 bits cost: AP, and how many of fp32's detections come out again."""
+    blocks = []
+    for result in stored(suite):
+        keys = [key for key in result["rows"][0] if key.endswith(("AP", "AP50"))]
+        rows = [
+            [row["computed in"], *(f"{row[key]:.4f}" for key in keys), f"{row['matched']:.1%} of {row['of']}",
+             f"{row['scores apart']:.4f}"] for row in result["rows"]
+        ]  # fmt: skip
+        matched = f"of score ≥ {result['score']} matched, IoU ≥ {result['iou']}"
+        machine = result["machine"]
+        caption = f"{result['model']} over {result['backbone']}, {result['pictures']} pictures, {machine['device']}, "
+        caption += f"{machine['date']}, torch {machine['torch']}" + (f"; {result['note']}" if result["note"] else "")
+        blocks.append(table(["", *keys, matched, "scores apart"], rows) + f"\n\n{caption}")
+    return "\n\n".join(blocks + gpu_missing(suite))
+
+
+def soak(suite: str) -> str:
+    """Memory over a long `predict`, as it is and optimized."""
+    found = [one for name in ("soak", "soak_optimized") for one in stored(name)]
+    keys = ("pictures", "broken", "instances", "pictures per second", "MB after a tenth", "MB at the end", "MB at most")
+    rows = [
+        [("optimized" if one.get("optimized") else "as it is"), *(f"{one[key]:g}" for key in keys)] for one in found
+    ]
+    if not rows:
+        return UNMEASURED
+    machine = found[-1]["machine"]
+    head = table(["predict", *keys], rows)
+    return f"{head}\n\n{machine['device']}, {machine['date']}, torch {machine['torch']}"
+
+
+def buckets(suite: str) -> str:
+    """Peak memory per input shape."""
+    blocks = []
+    for result in stored(suite):
+        types = list(result["rows"][0]["MB"])
+        rows = [[f"{row['batch']} × {row['height']}×{row['width']}", *(f"{row['MB'][one]:.0f}" for one in types)]
+                for row in result["rows"]]  # fmt: skip
+        machine = result["machine"]
+        words = f"{result['what']}; {machine['device']}, {machine['date']}, torch {machine['torch']}"
+        blocks.append(table(["htc_r50, optimised", *(f"{short(one)}, MB" for one in types)], rows) + f"\n\n{words}")
+    return "\n\n".join(blocks + gpu_missing(suite))
+
+
 def training(suite: str) -> str:
     """What a run reached, beside its rival."""
     path = RESULTS / f"{suite}.json"
@@ -147,7 +191,7 @@ def training(suite: str) -> str:
 
 TABLES = {"roi_align": operators, "pr_roi_pool": operators, "nms": operators, "masks": operators, "model": models,
           "profile": profile,
-          "sweep": sweep, "training": training}  # fmt: skip
+          "sweep": sweep, "training": training, "precision": precision, "soak": soak, "buckets": buckets}  # fmt: skip
 
 
 def fill(text: str) -> str:
