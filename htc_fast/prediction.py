@@ -78,7 +78,7 @@ def stream(
     gpu = device.type == "cuda"
     side = torch.cuda.Stream(device) if gpu else None
     threads = workers or (min(8, usable_cores()) if gpu else 1)
-    read = _Reader(load, size, gpu)
+    read = _Reader(load, size, device)
     loaded = ahead(read, range(count) if order is None else order, threads, depth=threads + 2 * batch_size)
     training = model.training
     # Dropout and stochastic depth of a backbone are for training.
@@ -122,11 +122,12 @@ class _Picture:
 class _Reader:
     """number -> (number, the picture or the error in its place).
 
-    pinned  leave resizing to the GPU, which reads the pixels from pinned memory
+    device  where it goes: resizing is left to a GPU, which reads the pixels from pinned memory
     """
 
-    def __init__(self, load: Callable[[int], np.ndarray], size: tuple[int, int], pinned: bool):
-        self.load, self.size, self.pinned = load, size, pinned
+    def __init__(self, load: Callable[[int], np.ndarray], size: tuple[int, int], device: torch.device):
+        self.load, self.size, self.device = load, size, device
+        self.pinned = device.type == "cuda"
 
     def __call__(self, index: int) -> tuple[int, _Picture | UserError]:
         try:
@@ -137,7 +138,10 @@ class _Reader:
         resized = resized_size(*original, *self.size)
         with part("preprocess"):
             pixels = shrink(array, None if self.pinned else self.size)
-            pixels = pixels.contiguous().pin_memory() if self.pinned else pixels
+            if self.pinned:
+                # A thread's own device is the first GPU, where pinning would set up a context for nothing.
+                with torch.cuda.device(self.device):
+                    pixels = pixels.contiguous().pin_memory()
         return index, _Picture(pixels, original, resized)
 
 

@@ -198,6 +198,50 @@ def sweep_of(result: dict) -> str:
     return table(["", "over", "sizes", "ms", "exponent"], rows) + f"\n\n{caption(result)}"
 
 
+def precision(suites: tuple[str, ...]) -> str:
+    """What 16 bits cost: AP, and how many of fp32's detections come out again."""
+    return blocks(suites, lambda results: precision_of(results["precision"]))
+
+
+def precision_of(result: dict) -> str:
+    keys = [key for key in result["rows"][0] if key.endswith(("AP", "AP50"))]
+    rows = [
+        [row["computed in"], *(f"{row[key]:.4f}" for key in keys), f"{row['matched']:.1%} of {row['of']}",
+         f"{row['scores apart']:.4f}"] for row in result["rows"]
+    ]  # fmt: skip
+    matched = f"of score ≥ {result['score']} matched, IoU ≥ {result['iou']}"
+    words = f"{result['model']} over {result['backbone']}, {result['pictures']} pictures, {caption(result)}"
+    words += f"; {result['note']}" if result["note"] else ""
+    return table(["", *keys, matched, "scores apart"], rows) + f"\n\n{words}"
+
+
+def soak(suites: tuple[str, ...]) -> str:
+    """Memory over a long `predict`, as it is and optimized."""
+    return blocks(suites, soak_of)
+
+
+def soak_of(results: dict[str, dict]) -> str:
+    keys = ("pictures", "broken", "instances", "pictures per second", "MB after a tenth", "MB at the end", "MB at most")
+    rows = [
+        [("optimized" if one.get("optimized") else "as it is"), *(f"{one[key]:g}" for key in keys)]
+        for one in results.values()
+    ]
+    return table(["predict", *keys], rows) + "\n\n" + captions(results)
+
+
+def buckets(suites: tuple[str, ...]) -> str:
+    """Peak memory per input shape."""
+    return blocks(suites, lambda results: buckets_of(results["buckets"]))
+
+
+def buckets_of(result: dict) -> str:
+    types = list(result["rows"][0]["MB"])
+    rows = [[f"{row['batch']} × {row['height']}×{row['width']}", *(f"{row['MB'][one]:.0f}" for one in types)]
+            for row in result["rows"]]  # fmt: skip
+    head = ["htc_r50, optimised", *(f"{short(one)}, MB" for one in types)]
+    return table(head, rows) + f"\n\n{result['what']}; {caption(result)}"
+
+
 def training(suites: tuple[str, ...]) -> str:
     """What a run reached, beside its rival."""
     path = RESULTS / f"{suites[0]}.json"
@@ -223,6 +267,9 @@ TABLES = {
     "profile": (profile, "profile"),
     "sweep": (sweep, "sweep"),
     "training": (training, "training"),
+    "precision": (precision, "precision"),
+    "soak": (soak, "soak", "soak_optimized"),
+    "buckets": (buckets, "buckets"),
 }
 # Pictures of the README -> who draws them, of which suite; the first device's.
 PICTURES = {"profile.png": (chart.draw, "profile"), "sweep.png": (curves.draw, "sweep")}

@@ -38,6 +38,7 @@ else
 fi
 step benchmarks 110 $PYTHON benchmarks/gpu_ops.py --out "$OUT/gpu_ops.json"
 step matrix_benchmarks 90 $PYTHON -m benchmarks.gpu_matrix --out "$OUT/gpu_matrix.json"
-step runtime_benchmarks 110 $PYTHON -m benchmarks.gpu_runtime --out "$OUT/gpu_runtime.json"
+step runtime_benchmarks 130 $PYTHON -m benchmarks.gpu_runtime --out "$OUT/gpu_runtime.json"
+step bucket_memory 90 $PYTHON scripts/buckets.py --device cuda
 cat "$OUT/benchmarks.log" "$OUT/matrix_benchmarks.log" "$OUT/runtime_benchmarks.log"
 exit $failed

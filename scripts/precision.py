@@ -2,8 +2,8 @@
 
 python scripts/precision.py --weights runs/sample/model.safetensors [--data DIR]     default data: the sample pictures
 
-Results in benchmarks/results/precision.json. A processor without a type computes it in software: slowly, with the same
-rounding.
+Results in benchmarks/results/<device>/precision.json. A processor without a type computes it in software: slowly, with
+the same rounding.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 from torchvision.ops import box_iou
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.conftest import RESULTS, machine
+from benchmarks.conftest import RESULTS, device_name, machine
 from htc_fast.data import CocoDataset
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.evaluation import coco
@@ -36,6 +36,7 @@ def main() -> None:
     options.add_argument("--data", type=Path)
     options.add_argument("--split", default="val")
     options.add_argument("--device")
+    options.add_argument("--note", help="one sentence about the weights, kept beside the results")
     options = options.parse_args()
     model = restore(options.weights, device=options.device)
     dataset = CocoDataset(options.data or make_sample_dataset(), options.split)
@@ -54,8 +55,12 @@ def main() -> None:
         row["seconds per picture"] = round(seconds / len(found), 3) if supports(dtype, device) else None
         rows.append(row)
         print(row, flush=True)
-    result = {"machine": machine(), "pictures": len(dataset), "model": model.config.name, "rows": rows}
-    (RESULTS / "precision.json").write_text(json.dumps(result, indent=1) + "\n")
+    names = {"model": model.config.name, "backbone": model.config.backbone}
+    limits = {"score": SCORE, "iou": IOU, "note": options.note}
+    result = {"machine": machine(), "pictures": len(dataset), **names, **limits, "rows": rows}
+    path = RESULTS / device_name() / "precision.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def optimized(model, size: tuple[int, int]):

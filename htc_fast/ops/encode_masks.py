@@ -25,6 +25,9 @@ def encode_masks(
     source      COCO API's compressed run lengths
     """
     height, width = check_masks(masks, boxes, image_size)
+    if masks.device.type == "cuda" and _backend.forced_backend() is None and not _native.has_cuda():
+        # Built without nvcc: the small masks travel, 3 KB each, and become run lengths in C++.
+        masks, boxes = masks.cpu(), boxes.cpu()
     if _backend.backend_for("encode_masks", masks) == "reference":
         strings = reference.encode_masks(masks, boxes, height, width, threshold)
     else:

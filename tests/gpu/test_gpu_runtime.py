@@ -1,6 +1,7 @@
 """The whole detector on a GPU: no waits, graphs per shape, and pictures to instances as on the CPU."""
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from htc_fast.models.structures import Targets
 from htc_fast.prediction import predict
 from htc_fast.runtime import optimize
+from htc_fast.runtime.graphs import Captured
 from htc_fast.training.losses import losses
 from tests.models.test_zoo import tiny
 
@@ -82,7 +84,8 @@ def test_a_graph_per_shape_finds_what_the_detector_finds(exact):
         for height, width in SIZES:
             images, sizes = inputs(height, width, seed=seed)
             assert_equal(fast.detect(images, sizes), model.detect(images, sizes), 1e-4)
-    assert len(fast.buckets.made) == len(SIZES)
+    assert len(fast.buckets.made) == len(SIZES) and fast.fused
+    assert all(isinstance(one, Captured) for one in fast.buckets.made.values())
     fast.buckets.limit = 1
     images, sizes = inputs(32, 64)
     assert_equal(fast.detect(images, sizes), model.detect(images, sizes), 1e-4)
@@ -95,6 +98,53 @@ def test_results_of_an_earlier_call_stay(exact):
     before = copy.deepcopy(first)
     fast.detect(*inputs(64, 96, seed=1))
     assert torch.equal(first.boxes, before.boxes) and torch.equal(first.masks, before.masks)
+
+
+def test_threads_on_streams_of_their_own_do_not_share_memory(exact):
+    model = tiny("htc_r50").eval().cuda()
+    fast = optimize(model, (64, 96), 1, torch.float32)
+    given = [inputs(*SIZES[seed % len(SIZES)], seed=seed) for seed in range(6)]
+    wanted, found = [model.detect(*one) for one in given], {}
+    torch.cuda.synchronize()
+
+    def work(index):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for _ in range(20):
+                found[index] = fast.detect(*given[index])
+            torch.cuda.current_stream().synchronize()
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(given))]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    for index, want in enumerate(wanted):
+        assert_equal(found[index], want, 1e-4)
+
+
+def test_memory_that_runs_out_leaves_the_model_usable():
+    fast = optimize(tiny("htc_r50").eval().cuda(), (64, 96), 1, torch.float32)
+    first = fast.detect(*inputs(64, 96))
+    detect, calls = fast.network.detect, []
+
+    def hungry(*given):
+        calls.append(torch.cuda.is_current_stream_capturing())
+        return torch.empty(1 << 50, device="cuda") if len(calls) > 3 else detect(*given)
+
+    fast.network.detect = hungry  # runs out inside the capture, behind the warm-up
+    with pytest.raises(torch.OutOfMemoryError, match="1 image of 96 x 64"):
+        fast.detect(*inputs(96, 64))
+    assert any(calls)
+    del fast.network.detect
+    again = fast.detect(*inputs(64, 96))
+    assert torch.equal(again.count, first.count)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_model_on_the_second_gpu_while_the_first_is_current(exact):
+    model = tiny("htc_r50").eval().to("cuda:1")
+    fast = optimize(model, (64, 96), 1, torch.float32)
+    given = [one.to("cuda:1") for one in inputs(64, 96)]
+    assert_equal(fast.detect(*given), model.detect(*given), 1e-4)
+    assert isinstance(next(iter(fast.buckets.made.values())), Captured)
 
 
 @pytest.mark.parametrize("optimized", [False, True])

@@ -1,29 +1,29 @@
-"""--compile: the same maps and gradients as without."""
+"""--compile: the same losses and gradients as without."""
 
 import torch
 
 from htc_fast.training.compiled import PARTS, compile_layers
-from tests.training.tiny import tiny_model
+from tests.training.tiny import Pictures, collate, tiny_model
 
 
 def step(model):
-    """Maps of the compiled parts, and the gradients of their squares."""
-    torch.manual_seed(1)
-    features = model.extract(torch.randn(2, 3, 64, 64))
-    maps = [*features, *model.semantic(features)]
-    sum(one.square().mean() for one in maps).backward()
-    return maps, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    """The losses of a whole training step, and their gradients."""
+    images, image_sizes, targets, _ = collate([Pictures()[index] for index in (0, 2)])
+    terms = model.losses(images, image_sizes, targets, generator=torch.Generator().manual_seed(1))
+    sum(terms.values()).backward()
+    return terms, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_the_same_maps_and_gradients():
+def test_the_same_losses_and_gradients():
     plain, compiled = tiny_model().train(), tiny_model().train()
     torch._dynamo.reset()
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     compile_layers(compiled)
-    (maps, gradients), (others, other_gradients) = step(plain), step(compiled)
+    (terms, gradients), (others, other_gradients) = step(plain), step(compiled)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before >= len(PARTS)
     assert compiled.state_dict().keys() == plain.state_dict().keys()
-    torch.testing.assert_close(others, maps, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(others, terms, rtol=1e-4, atol=1e-5)
+    assert len(terms) > 10
     assert gradients.keys() == other_gradients.keys() and len(gradients) > 50
     for name, value in gradients.items():
         torch.testing.assert_close(
