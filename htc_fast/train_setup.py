@@ -49,6 +49,8 @@ def check(options: Namespace) -> Namespace:
                 raise UserError(f"--{name.replace('_', '-')} must be {least}, got {value}.")
     if not 0 < options.scales[0] <= options.scales[1] < math.inf:
         raise UserError(f"--scales takes two factors, the smaller first, got {options.scales[0]} {options.scales[1]}.")
+    if options.train_sizes is not None and not 32 <= options.train_sizes[0] <= options.train_sizes[1]:
+        raise UserError(f"--train-sizes takes LOW HIGH LONG with 32 <= LOW <= HIGH, got {options.train_sizes}.")
     if (options.train_json is None) != (options.train_images is None) and options.data is None:
         raise UserError("--train-json and --train-images belong together: give both, or --data with the root folder.")
     if options.device is not None:
@@ -87,6 +89,8 @@ def _check_place(folder: Path) -> None:
 def make_datasets(options: Namespace, semantic: bool) -> tuple[CocoDataset, CocoDataset | None]:
     """The training pictures with their augmentation, and the validation pictures, if any are named."""
     short, long = image_size(options.image_size)
+    if options.train_sizes is not None:
+        *short, long = options.train_sizes
     transform = train_transform(
         short,
         long,

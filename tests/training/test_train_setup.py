@@ -49,6 +49,14 @@ def test_held_out_pictures_need_annotations(tmp_path):
         datasets("--data", tmp_path)
 
 
+def test_the_papers_multi_scale(root):
+    _, train, val = datasets("--data", root, "--train-sizes", 40, 60, 70, "--flip", "none")
+    sides = {tuple(sorted(train[0]["image"].shape[1:])) for _ in range(40)}
+    assert len(sides) > 8 and min(sides)[0] >= 40 and max(sides)[1] <= 70 and val.transform is None
+    with pytest.raises(UserError, match="--train-sizes"):
+        options("--data", root, "--train-sizes", 90, 60, 70)
+
+
 def test_a_list_of_values(root):
     config = train_setup.make_config(options("--data", root, "--set", "match_iou=[0.4,0.6,0.7]"))
     assert config.stages.match_iou == (0.4, 0.6, 0.7)
