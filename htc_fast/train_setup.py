@@ -53,6 +53,8 @@ def check(options: Namespace) -> Namespace:
         raise UserError(f"--train-sizes takes LOW HIGH LONG with 32 <= LOW <= HIGH, got {options.train_sizes}.")
     if (options.train_json is None) != (options.train_images is None) and options.data is None:
         raise UserError("--train-json and --train-images belong together: give both, or --data with the root folder.")
+    for name in DECIDED.keys() & parse_fields(options.set).keys():
+        raise UserError(f"--set {name} is not to be set: {DECIDED[name]} decides it.")
     if options.device is not None:
         find_device(options.device)
     return options
@@ -159,8 +161,6 @@ def _check_fields(values: dict, base) -> None:
     """
     known = {**vars(base.stages), **{f"rpn_{name}": value for name, value in vars(base.rpn).items()}, **vars(base)}
     for name, value in values.items():
-        if name in DECIDED:
-            raise UserError(f"--set {name} is not to be set: {DECIDED[name]} decides it.")
         before = known.get(name)
         if before is None:
             continue
