@@ -37,6 +37,13 @@ def _data_options(group) -> None:
     add("--semantic", type=Path, help="COCO-Stuff folder, panoptic JSON or its PNGs; derive: of the masks")
     add("--image-size", type=int, nargs="+", metavar="PX", help="short side and, optionally, longest long side")
     add("--scales", type=float, nargs=2, metavar=("LOW", "HIGH"), help="random factor on the size in training")
+    add(
+        "--train-sizes",
+        type=int,
+        nargs=3,
+        metavar=("LOW", "HIGH", "LONG"),
+        help="short side drawn from LOW to HIGH in training, long side at most LONG; the paper's: 400 1400 1600",
+    )
     add("--crop", type=int, metavar="PX", help="train on random squares of this many pixels")
     add("--flip", choices=("none", "horizontal", "both"), help="random flips in training")
     add("--turn", action=argparse.BooleanOptionalAction, help="random quarter turns in training")

@@ -49,8 +49,12 @@ def check(options: Namespace) -> Namespace:
                 raise UserError(f"--{name.replace('_', '-')} must be {least}, got {value}.")
     if not 0 < options.scales[0] <= options.scales[1] < math.inf:
         raise UserError(f"--scales takes two factors, the smaller first, got {options.scales[0]} {options.scales[1]}.")
+    if options.train_sizes is not None and not 32 <= options.train_sizes[0] <= options.train_sizes[1]:
+        raise UserError(f"--train-sizes takes LOW HIGH LONG with 32 <= LOW <= HIGH, got {options.train_sizes}.")
     if (options.train_json is None) != (options.train_images is None) and options.data is None:
         raise UserError("--train-json and --train-images belong together: give both, or --data with the root folder.")
+    for name in DECIDED.keys() & parse_fields(options.set).keys():
+        raise UserError(f"--set {name} is not to be set: {DECIDED[name]} decides it.")
     if options.device is not None:
         find_device(options.device)
     return options
@@ -87,6 +91,8 @@ def _check_place(folder: Path) -> None:
 def make_datasets(options: Namespace, semantic: bool) -> tuple[CocoDataset, CocoDataset | None]:
     """The training pictures with their augmentation, and the validation pictures, if any are named."""
     short, long = image_size(options.image_size)
+    if options.train_sizes is not None:
+        *short, long = options.train_sizes
     transform = train_transform(
         short,
         long,
@@ -155,8 +161,6 @@ def _check_fields(values: dict, base) -> None:
     """
     known = {**vars(base.stages), **{f"rpn_{name}": value for name, value in vars(base.rpn).items()}, **vars(base)}
     for name, value in values.items():
-        if name in DECIDED:
-            raise UserError(f"--set {name} is not to be set: {DECIDED[name]} decides it.")
         before = known.get(name)
         if before is None:
             continue

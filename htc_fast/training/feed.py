@@ -54,7 +54,9 @@ class Feed:
                 members += members[: self.batch_size - len(members) % self.batch_size]
             batches += [members[i : i + self.batch_size] for i in range(0, len(members), self.batch_size)]
         shuffled = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-        shuffled += shuffled[: -len(shuffled) % self.world.size]
+        # As many for every process, also where there are fewer batches than processes.
+        missing = -len(shuffled) % self.world.size
+        shuffled += [shuffled[i % len(batches)] for i in range(missing)]
         return shuffled[self.world.rank :: self.world.size]
 
     def batches(self, epoch: int = 0, skip: int = 0) -> Iterator:

@@ -65,7 +65,9 @@ class Trainer:
         self.optimizer = make_optimizer(model, recipe.optimizer, recipe.schedule.rate, recipe.weight_decay)
         self.step: nn.Module = Step(model)
         if self.world.size > 1:
-            self.step = nn.parallel.DistributedDataParallel(self.step)
+            # A semantic branch that only helps by its loss has features that nothing uses.
+            unused = model.config.semantic == "loss"
+            self.step = nn.parallel.DistributedDataParallel(self.step, find_unused_parameters=unused)
         self.at = Position()
         self.alarm, self.report = Alarm(), None
         self.asked = self.stopping = False

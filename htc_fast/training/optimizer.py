@@ -20,7 +20,7 @@ class Schedule:
     rate           full learning rate
     shape          "step" (times 0.1 at each of `steps`) or "cosine" (down to 0)
     steps          shares of the run; the paper's 16 and 19 of 20 epochs
-    warmup         iterations of linear warm-up; at most a tenth of a run of known length
+    warmup         iterations of linear warm-up
     warmup_factor  first share of the rate
     source         mmdetection's HTC recipe; cosine for runs with a time limit
     """

@@ -9,12 +9,15 @@ from htc_fast.training.report import SHOWN, read_rows
 
 def draw_curves(losses: Path, evaluations: Path, out: Path) -> None:
     """Losses by term on the left, AP on the right, both over iterations, as PNG."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
+    # Three stages make twelve terms, two more than the usual colours.
+    left.set_prop_cycle(color=colormaps["tab20"].colors)
     rows = read_rows(losses)
     iterations = [row["iteration"] for row in rows]
     for name in rows[0] if rows else []:

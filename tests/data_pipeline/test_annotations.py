@@ -82,6 +82,14 @@ def test_chosen_classes(write):
         read_annotations(write(two_pictures()), classes=["fox"])
 
 
+def test_equal_names_stay_apart(write):
+    content = {**two_pictures(), "categories": [{"id": 3, "name": "fish"}, {"id": 7, "name": "fish"}, {"id": 90}]}
+    found = read_annotations(write(content))
+    assert found.classes == ["fish (3)", "fish (7)", "90"]
+    again = read_annotations(write(content), classes=found.classes)
+    assert again.category_ids == [3, 7, 90] and again.trainable == [2, 1]
+
+
 DROPPED = {
     "without area": {"area": 0},
     "without area, thin": {"bbox": [1, 1, 0.5, 9]},

@@ -98,7 +98,7 @@ def test_two_at_once(tmp_path):
     both = [context.Process(target=make, args=(tmp_path / "a", results)) for _ in range(2)]
     for process in both:
         process.start()
-    assert {results.get(timeout=60) for _ in both} == {str(tmp_path / "a")}
+    assert {results.get(timeout=600) for _ in both} == {str(tmp_path / "a")}
     for process in both:
         process.join()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

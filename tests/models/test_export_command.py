@@ -23,7 +23,7 @@ torch.save(found, out)
 
 
 def run(*arguments):
-    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -149,8 +149,9 @@ def test_a_clock_counts_inner_parts_once():
                 time.sleep(0.04)
         times = clock.stop()
         taken = time.perf_counter() - began
-    assert times["inner"] >= 0.04 and 0.02 <= times["outer"] < 0.04
-    assert sum(times.values()) == pytest.approx(taken, abs=2e-3)
+    # A busy machine sleeps longer; the inner part counted twice would exceed the whole.
+    assert times["inner"] >= 0.04 and times["outer"] >= 0.02
+    assert sum(times.values()) <= taken
 
 
 def test_parts_are_those_of_one_round():

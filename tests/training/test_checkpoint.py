@@ -73,7 +73,7 @@ def test_no_space_left_keeps_the_previous(tmp_path):
         checkpoint.save(pathlib.Path({str(tmp_path)!r}), 2, Tiny(), {{"state": torch.zeros(1000)}}, keep=1)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=600, cwd=ROOT
     )
     assert "UserError: could not save" in done.stderr and "previous checkpoint is intact" in done.stderr
     assert checkpoint.whole(tmp_path) == [weights]

@@ -60,6 +60,11 @@ def test_uneven_processes_take_as_many_batches():
     assert [len(feed) for feed in feeds] == [len(feed.plan(1)) for feed in feeds] == [2, 2, 2]
 
 
+def test_fewer_batches_than_processes():
+    plans = [Feed(Noise(3), list, 2, World(rank, 5)).plan(0) for rank in range(5)]
+    assert [len(plan) for plan in plans] == [1] * 5
+
+
 def test_groups_do_not_mix():
     groups = [0, 1, 1, 0, 1, 0, 0, 1, 1, 1, 0]
     plan = Feed(Noise(11), list, 4, groups=groups).plan(0)

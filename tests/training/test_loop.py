@@ -8,9 +8,10 @@ import torch
 
 from htc_fast import UserError
 from htc_fast.training import checkpoint
+from htc_fast.training.feed import Feed
 from htc_fast.training.loop import Trainer
-from htc_fast.training.report import read_rows
-from tests.training.tiny import tiny_feed, tiny_model, tiny_recipe
+from htc_fast.training.report import Report, read_rows
+from tests.training.tiny import Pictures, collate, tiny_feed, tiny_model, tiny_recipe
 
 
 def weights(model):
@@ -92,6 +93,41 @@ def test_loss_that_is_not_finite(tmp_path):
     assert saved and int(saved[-1].stem) == trainer.at.iteration
     checkpoint.load(saved[-1], trainer.model)
     assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+
+
+def test_a_picture_that_cannot_be_read_costs_no_step(tmp_path):
+    class Broken(Pictures):
+        def __getitem__(self, index):
+            if index == 7:
+                raise UserError("picture7.png cannot be read.")
+            return super().__getitem__(index)
+
+    feed = Feed(Broken(), collate, 2, seed=1)
+    trainer = Trainer(tiny_model(), feed, tiny_recipe(), tmp_path)
+    with pytest.raises(UserError, match="picture7"):
+        trainer.run()
+    assert trainer.at.iteration > 0
+    assert [int(path.stem) for path in checkpoint.whole(tmp_path / "checkpoints")] == [trainer.at.iteration]
+
+
+def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
+    trainer = Trainer(tiny_model(), tiny_feed(), tiny_recipe(), tmp_path)
+    after_step = trainer._after_step
+
+    def full(*arguments):
+        (tmp_path / "losses.csv").mkdir()
+        after_step(*arguments)
+
+    trainer._after_step = full
+    with pytest.raises(UserError, match=r"cannot write .*losses\.csv .*--resume"):
+        trainer.run()
+
+
+def test_half_a_row_does_not_count(tmp_path):
+    (tmp_path / "losses.csv").write_text("iteration,loss,lr\n1,2.5,0.1\n2,2.25,0.1\n3,2.")
+    assert read_rows(tmp_path / "losses.csv")[-1] == {"iteration": 2, "loss": 2.25, "lr": 0.1}
+    Report(tmp_path, iteration=1).close()
+    assert (tmp_path / "losses.csv").read_text().split() == ["iteration,loss,lr", "1,2.5,0.1"]
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):

@@ -1,6 +1,7 @@
 """`python -m htc_fast.train` as its users meet it: the default run learns, bad options are one sentence."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,28 @@ import time
 import pytest
 
 from htc_fast.data.sample import make_sample_dataset
+
+# The default run on pictures and heads of a quarter of the work, so that a slow machine ends it too; in fp32, because
+# what a processor does in bf16 differs. No time limit below is near what two slow cores take.
+SMALL = [
+    "--image-size",
+    128,
+    "--crop",
+    128,
+    "--warmup",
+    20,
+    "--lr",
+    5e-4,
+    "--evaluate-every",
+    0,
+    "--no-amp",
+    "--set",
+    "channels=48",
+    "box_channels=128",
+    "samples=48",
+    "rpn_train_proposals=100",
+    "rpn_proposals=100",
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +50,9 @@ def command(name, home, *options):
 
 @pytest.fixture(scope="module")
 def run(home, tmp_path_factory):
-    """The default run, ended after a fifth of its steps: (what it printed, its folder)."""
+    """The default run made small: (what it printed, its folder)."""
     out = tmp_path_factory.mktemp("runs") / "sample"
-    done = command("train", home, "--iterations", 150, "--evaluate-every", 0, "--out", out)
+    done = command("train", home, *SMALL, "--iterations", 100, "--out", out)
     assert done.returncode == 0, done.stderr
     return done.stderr, out
 
@@ -37,8 +60,8 @@ def run(home, tmp_path_factory):
 def test_default_run_learns(run):
     with open(run[1] / "evaluations.csv") as file:
         last = list(csv.DictReader(file))[-1]
-    # Untrained weights score 0.00; a fifth of the default run measured 0.42 and 0.28.
-    assert float(last["box_AP50"]) > 0.15 and float(last["mask_AP50"]) > 0.1
+    # Untrained weights score 0.00; 0.29 and 0.18 were measured.
+    assert float(last["box_AP50"]) > 0.1 and float(last["mask_AP50"]) > 0.05
 
 
 def test_default_run_leaves(run):
@@ -63,41 +86,43 @@ def test_its_checkpoint_predicts_and_evaluates(run, home, tmp_path):
     assert len(list((tmp_path / "found").glob("**/*.jpg")) + list((tmp_path / "found").glob("**/*.png"))) == 2
 
 
+def few(home, folder):
+    """The held-out part's annotations, cut to two pictures."""
+    root = next((home / "htc_fast").glob("sample-*"))
+    content = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    content["images"] = content["images"][:2]
+    shown = {image["id"] for image in content["images"]}
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in shown]
+    (folder / "few.json").write_text(json.dumps(content))
+    return folder / "few.json"
+
+
 def test_interrupt_saves_and_resume_goes_on(run, home, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(home)}
-    options = ["--iterations", "400", "--evaluate-every", "0", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, "-m", "htc_fast.train", *options], env=environment,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "losses.csv").exists() and time.monotonic() < deadline:
+    options = [*SMALL, "--val-json", few(home, tmp_path), "--out", tmp_path / "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "htc_fast.train", *map(str, options), "--iterations", "4000"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 900
+    while not (tmp_path / "run" / "losses.csv").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    printed = process.communicate(timeout=120)[0]
-    assert process.returncode == 130 and "--resume" in printed and "Traceback" not in printed
-    done = command("train", home, "--resume", "--iterations", 12, "--evaluate-every", 0, "--out", tmp_path / "run")
+    printed = process.communicate(timeout=900)[0]
+    assert process.returncode == 130 and "--resume" in printed and "Traceback" not in printed, printed
+    done = command("train", home, *options, "--resume", "--iterations", 12)
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "run" / "losses.csv") as file:
         iterations = [int(row["iteration"]) for row in csv.DictReader(file)]
     assert iterations == sorted(set(iterations))
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--model", "htc_r5"], ["htc_r5", "htc_r50"]),
-        (["--data", "nowhere"], ["nowhere"]),
-        (["--set", "chanels=64"], ["chanels", "channels"]),
-        (["--optimizer", "sdg"], ["sdg", "sgd"]),
-        (["--backbone", "resnet_50"], ["resnet_50", "resnet50"]),
-        (["--weights", "missing.pth"], ["missing.pth"]),
-        (["--device", "cuda:9"], ["cuda:9"]),
-        (["--batch-size", "0"], ["batch"]),
-        (["--nothing"], ["--nothing"]),
-    ],
-    ids=lambda value: value[0].lstrip("-") if value and value[0].startswith("-") else "",
-)
-def test_bad_option_is_one_sentence(options, words, home, tmp_path):
-    done = command("train", home, *options, "--out", tmp_path / "run")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+def test_missing_weights_are_one_sentence(home, tmp_path):
+    # Wrong options that need no data: tests/test_cli.py.
+    done = command("train", home, "--weights", "missing.pth", "--out", tmp_path / "run")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
     message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("error: ") and all(word in message for word in words), done.stderr
+    assert message.startswith("error: ") and "missing.pth" in message, done.stderr
