@@ -214,7 +214,12 @@ void all_of_them(const BatchedNms& op, const std::vector<Entry>& entries, const 
       if (starts[c + 1] - starts[c] <= kLarge)
         one_class(op.boxes, entries, members.data() + starts[c], starts[c + 1] - starts[c], threshold, marks, nullptr);
   };
-  if (classes.count > 1 && entries.size() > 512) parallel(classes.count, 1, small_ones);
+  // Overlaps to look at, a vector at a time. Below some 0.1 ms waking a second thread costs more than it brings, and on
+  // a busy machine a whole time slice.
+  int64_t steps = 0;
+  for (int64_t c = 0; c < classes.count; ++c)
+    steps += (starts[c + 1] - starts[c]) * (starts[c + 1] - starts[c]) / kWidth;
+  if (classes.count > 1 && steps > 100'000) parallel(classes.count, 1, small_ones);
   else small_ones(0, 0);
   for (int64_t c = 0; c < classes.count; ++c)
     if (starts[c + 1] - starts[c] > kLarge)
