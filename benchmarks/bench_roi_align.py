@@ -12,8 +12,7 @@ from tests.inputs import SCALES
 COUNTS, SIZES, CHANNELS, IMAGES = (100, 512, 1000, 4000), (7, 14), (256, 64), (1, 8)
 DTYPES = ("float32", "bfloat16", "float16")
 FORWARD = [(1000, 7, 256, 1, "float32"), (1000, 7, 256, 1, "bfloat16"), (1000, 7, 256, 1, "float16"),
-           (100, 14, 256, 1, "float32"), (100, 14, 256, 1, "bfloat16"), (512, 7, 64, 1, "float32"),
-           (512, 7, 256, 8, "float32")]  # fmt: skip
+           (100, 14, 256, 1, "float32"), (100, 14, 256, 1, "bfloat16"), (512, 7, 64, 1, "float32")]  # fmt: skip
 LOOP = 100  # RoIs that plain PyTorch's loop is waited for
 SLOW = "plain PyTorch is a loop over boxes: not waited for"
 BACKWARD = [(512, 7, 256, 1, "float32"), (512, 7, 256, 1, "bfloat16")]
@@ -110,7 +109,8 @@ def bench_backward(compare, draw, count, size, channels, images, dtype):
     def step(pool, leaves):
         if isinstance(pool, rivals.Absent):
             return pool
-        return lambda: torch.autograd.grad(pool(), leaves, seed)[0]
+        # Rivals go through float32, as under autocast.
+        return lambda: torch.autograd.grad(out := pool(), leaves, seed.to(out.dtype))[0]
 
     def check(ours, other, who):
         # Half a pixel apart, gradients land elsewhere; their sums do not.
