@@ -8,7 +8,9 @@ NAMES = "cascade_mask_r50", "cascade_mask_r101", "cascade_mask_x101_64x4d"
 THEIRS = {"cascade_mask_r50": "r50_fpn", "cascade_mask_r101": "r101_fpn", "cascade_mask_x101_64x4d": "x101-64x4d_fpn"}
 
 
-@pytest.mark.parametrize(("name", "mode", "dtype"), detectors.variants(*NAMES), indirect=["dtype"])
+@pytest.mark.parametrize(
+    ("name", "mode", "dtype"), detectors.variants(*NAMES, modes=("optimised",)), indirect=["dtype"]
+)
 def bench_detect(compare, draw, name, mode, dtype):
     others = {"mmdetection": detectors.mmdetection(draw, f"cascade-mask-rcnn_{THEIRS[name]}_1x_coco")}
     if name == "cascade_mask_r50":

@@ -66,5 +66,5 @@ def bench_three_heads(compare, draw, device, count, dtype):
             found.append(logits[rows, labels].float().sigmoid())
         return torch.stack(found).mean(dim=0)
 
-    calls = matrix.everyone(draw, device, lambda: ops.mask_branch(x, labels, heads), layers)
+    calls = matrix.everyone(draw, device, dtype, lambda: ops.mask_branch(x, labels, heads), layers)
     matrix.run(compare, f"three heads with flows, {count} detections", calls, "mask_branch", dtype)

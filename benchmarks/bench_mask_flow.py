@@ -24,7 +24,7 @@ def tensors(draw, count: int, channels: int, dtype: torch.dtype) -> list[torch.T
 @pytest.mark.parametrize(("count", "channels", "dtype"), grid(USUAL, COUNTS, CHANNELS, DTYPES), indirect=["dtype"])
 def bench_forward(compare, draw, device, count, channels, dtype):
     x, m, weight, bias = tensors(draw, count, channels, dtype)
-    calls = matrix.everyone(draw, device, lambda: ops.mask_flow(x, m, weight, bias),
+    calls = matrix.everyone(draw, device, dtype, lambda: ops.mask_flow(x, m, weight, bias),
                             lambda: x + conv2d(m, weight, bias).relu_())  # fmt: skip
     matrix.run(compare, f"forward, {matrix.words(count, channels)}", calls, "mask_flow", dtype, (x, m, weight))
 

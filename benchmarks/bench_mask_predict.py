@@ -31,7 +31,9 @@ def bench_one_class(compare, draw, device, count, channels, dtype):
     def layers():
         return conv2d(conv_transpose2d(x, up_weight, up_bias, stride=2).relu_(), weight, bias)[rows, labels]
 
-    calls = matrix.everyone(draw, device, lambda: ops.mask_predict(x, up_weight, up_bias, weight, bias, labels), layers)
+    calls = matrix.everyone(
+        draw, device, dtype, lambda: ops.mask_predict(x, up_weight, up_bias, weight, bias, labels), layers
+    )
     matrix.run(compare, f"one class, {matrix.words(count, channels)}", calls, "mask_predict", dtype, (x, up_weight))
 
 

@@ -7,7 +7,9 @@ from benchmarks import detectors
 NAMES = "mask_rcnn_r50", "mask_rcnn_r101", "mask_rcnn_x101_64x4d"
 
 
-@pytest.mark.parametrize(("name", "mode", "dtype"), detectors.variants(*NAMES), indirect=["dtype"])
+@pytest.mark.parametrize(
+    ("name", "mode", "dtype"), detectors.variants(*NAMES, modes=("optimised",)), indirect=["dtype"]
+)
 def bench_detect(compare, draw, name, mode, dtype):
     others = {}
     # Rivals once per dtype: they do not depend on our mode.

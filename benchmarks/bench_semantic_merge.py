@@ -38,7 +38,7 @@ def words(images: int, channels: int) -> str:
 @pytest.mark.parametrize(("images", "channels", "dtype"), grid(USUAL, (1, 8), CHANNELS, DTYPES), indirect=["dtype"])
 def bench_forward(compare, draw, device, images, channels, dtype):
     given = tensors(draw, images, channels, dtype)
-    calls = matrix.everyone(draw, device, lambda: ops.semantic_merge(*given), lambda: layers(*given))
+    calls = matrix.everyone(draw, device, dtype, lambda: ops.semantic_merge(*given), lambda: layers(*given))
     matrix.run(compare, f"forward, {words(images, channels)}", calls, "semantic_merge", dtype,
                (*given[0], *given[1]))  # fmt: skip
 

@@ -79,8 +79,8 @@ def limits(request, device) -> Limits:
 class Draw:
     """The tests' inputs, on the device; small ones under --tiny."""
 
-    def __init__(self, device: torch.device, tiny: bool):
-        self.device, self.tiny = device, tiny
+    def __init__(self, device: torch.device, tiny: bool, full: bool = False):
+        self.device, self.tiny, self.full = device, tiny, full
         self.image = TINY["image"] if tiny else inputs.IMAGE
 
     def count(self, number: int) -> int:
@@ -115,7 +115,7 @@ class Draw:
 
 @pytest.fixture
 def draw(request, device) -> Draw:
-    return Draw(device, request.config.getoption("--tiny"))
+    return Draw(device, request.config.getoption("--tiny"), request.config.getoption("--full"))
 
 
 @pytest.fixture

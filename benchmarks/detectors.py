@@ -1,10 +1,10 @@
 """Whole detectors on one 800×1333 picture. Weights are random: every place for a detection is filled, so the work is
 the most there is, and it does not depend on them."""
 
-import pytest
 import torch
 
 import htc_fast
+from benchmarks.cases import full
 from benchmarks.rivals import needs
 from htc_fast.processor import autocast
 from htc_fast.profiling.paper import counted
@@ -122,10 +122,7 @@ def detectron2(draw, config: str):
     return call
 
 
-def variants(*names: str):
-    """Each in both modes and dtypes; the first is usual, the others only with --full."""
-    first, *rest = names
-    kinds = [(mode, dtype) for dtype in ("float32", "bfloat16") for mode in MODES]
-    return [(first, *kind) for kind in kinds] + [
-        pytest.param(name, *kind, marks=pytest.mark.full) for name in rest for kind in kinds
-    ]
+def variants(*names: str, modes: tuple[str, ...] = MODES):
+    """Each in both modes and dtypes; of the first those modes are usual, all else only with --full."""
+    found = [(name, mode, dtype) for name in names for dtype in ("float32", "bfloat16") for mode in MODES]
+    return [one if one[0] == names[0] and one[1] in modes else full(*one) for one in found]

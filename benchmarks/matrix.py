@@ -16,11 +16,13 @@ def words(count: int, channels: int) -> str:
     return f"{count} RoIs of 14×14" + ("" if channels == 256 else f", {channels} channels")
 
 
-def everyone(draw, device: torch.device, ours: Callable, layers: Callable) -> dict:
+def everyone(draw, device: torch.device, dtype: torch.dtype, ours: Callable, layers: Callable) -> dict:
     """Ours, and PyTorch's layers eager and compiled, over the same tensors."""
-    skip = rivals.Absent("left out with --tiny")
-    return {"htc_fast": ours, "PyTorch": layers,
-            "PyTorch, compiled": skip if draw.tiny else rivals.compiled(layers, device)}  # fmt: skip
+    # Compiling takes a quarter of a minute, so the usual run does it once per operator.
+    skip = "left out with --tiny" if draw.tiny else "in bfloat16 only with --full"
+    skips = draw.tiny or (dtype != torch.float32 and not draw.full)
+    compiled = rivals.Absent(skip) if skips else rivals.compiled(layers, device)
+    return {"htc_fast": ours, "PyTorch": layers, "PyTorch, compiled": compiled}
 
 
 def steps(leaves: list[Tensor], *forwards: Callable) -> list[Callable]:

@@ -58,6 +58,11 @@ def compiled(call: Callable, device: torch.device) -> Callable | Absent:
     return torch.compile(call, dynamic=False)
 
 
+def widened(features: list[Tensor]) -> list[Tensor]:
+    """In float32, as autocast gives it to these operators: 16-bit boxes would be off by pixels."""
+    return [one.float() for one in features]
+
+
 # RoIAlign -----------------------------------------------------------------------------------------------------------
 
 
@@ -81,9 +86,8 @@ def torchvision_pyramid(features: list[Tensor], rois: Tensor, size: int, image: 
     from torchvision.ops import MultiScaleRoIAlign
 
     pool = MultiScaleRoIAlign([str(level) for level in range(len(features))], size, 0)
-    named = {str(level): one for level, one in enumerate(features)}
-    boxes = [rois[rois[:, 0] == number, 1:].to(features[0].dtype) for number in range(len(features[0]))]
-    return lambda: pool(named, boxes, [image] * len(boxes))
+    boxes = [rois[rois[:, 0] == number, 1:] for number in range(len(features[0]))]
+    return lambda: pool({str(level): one for level, one in enumerate(widened(features))}, boxes, [image] * len(boxes))
 
 
 @needs("detectron2")
@@ -94,7 +98,7 @@ def detectron2_pyramid(features: list[Tensor], rois: Tensor, size: int, scales: 
 
     pool = ROIPooler(size, scales, 0, "ROIAlignV2")
     boxes = [Boxes(rois[rois[:, 0] == number, 1:]) for number in range(len(features[0]))]
-    return lambda: pool(features, boxes)
+    return lambda: pool(widened(features), boxes)
 
 
 @needs("mmcv")
@@ -103,15 +107,15 @@ def mmcv_pyramid(features: list[Tensor], rois: Tensor, size: int, scales: tuple[
     from mmcv.ops import RoIAlign
 
     pools = [RoIAlign((size, size), scale, 0) for scale in scales]
-    rois = rois.to(features[0].dtype)
 
     def run():
+        maps = widened(features)
         side = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
         level = (side / 56 + 1e-6).log2().floor().clamp(0, len(scales) - 1)
-        out = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
+        out = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size)
         for number, pool in enumerate(pools):
             chosen = (level == number).nonzero()[:, 0]
-            out[chosen] = pool(features[number], rois[chosen])
+            out[chosen] = pool(maps[number], rois[chosen])
         return out
 
     return run
