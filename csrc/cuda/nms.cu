@@ -80,7 +80,7 @@ __device__ __forceinline__ uint64_t settle_chunk(const WalkShared& s, int size) 
 
 __global__ void __launch_bounds__(kThreads) nms_walk(const __grid_constant__ NmsParams p) {
   HTC_SHARED(WalkShared, s);
-  const int image = static_cast<int>(blockIdx.y), group = static_cast<int>(blockIdx.x),
+  const int image = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y),
             thread = static_cast<int>(threadIdx.x);
   const int64_t first = image * p.count;
   const int64_t base = first + group_offset(p, image, group, s.offset);
@@ -142,7 +142,7 @@ void batched_nms(const BatchedNms& op, void* workspace, Stream stream) {
   const NmsParams p = nms_params(op, static_cast<char*>(workspace), bytes);
   const auto images = static_cast<unsigned>(op.images);
   launch_keys(p, stream);
-  launch("nms_walk", nms_walk, dim3(p.groups, images), kThreads, 0, stream, p);
+  launch("nms_walk", nms_walk, dim3(images, p.groups), kThreads, 0, stream, p);
   launch("nms_merge", nms_merge, images, kThreads, 0, stream, p);
 }
 

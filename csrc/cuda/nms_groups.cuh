@@ -48,8 +48,9 @@ __global__ void __launch_bounds__(kThreads) nms_keys(const __grid_constant__ Nms
   HTC_SHARED(GroupCounts, counts);
   for (int g = static_cast<int>(threadIdx.x); g < p.groups; g += kThreads) counts.of[g] = 0;
   __syncthreads();
-  const int image = static_cast<int>(blockIdx.y);
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, at = image * p.count + i;
+  const int64_t blocks = ceil_div<int64_t>(p.padded, kThreads);  // per image
+  const int image = static_cast<int>(blockIdx.x / blocks);
+  const int64_t i = (blockIdx.x - image * blocks) * kThreads + threadIdx.x, at = image * p.count + i;
   if (i < p.count) {
     const float score = p.scores[at];
     const Box box = load_box(p.boxes + 4 * at);
@@ -165,9 +166,9 @@ NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes) {
 
 inline void launch_keys(const NmsParams& p, Stream stream) {
   fill_zero(p.sizes, sizeof(int32_t) * static_cast<size_t>(p.images) * static_cast<size_t>(p.groups), stream);
-  launch("nms_keys", nms_keys,
-         dim3(static_cast<unsigned>(ceil_div<int64_t>(p.padded, kThreads)), static_cast<unsigned>(p.images)), kThreads,
-         0, stream, p);
+  // Images go along x: along y a grid ends at 65535.
+  const int64_t blocks = ceil_div<int64_t>(p.padded, kThreads) * p.images;
+  launch("nms_keys", nms_keys, static_cast<unsigned>(blocks), kThreads, 0, stream, p);
 }
 
 }  // namespace
