@@ -45,6 +45,9 @@ def operators(suite: str) -> str:
     """Case, ours, rival, ratio: one table per device."""
     blocks = []
     for result in stored(suite):
+        if result.get("unit") == "microseconds":
+            blocks.append(gpu_operators(result))
+            continue
         rows = []
         for row in result["rows"]:
             times = row["milliseconds"]
@@ -58,6 +61,38 @@ def operators(suite: str) -> str:
             )
         blocks.append(table(["", "htc_fast, ms", "rival, ms", "ratio"], rows) + f"\n\n{caption(result)}")
     return "\n\n".join(blocks + gpu_missing(suite))
+
+
+def gpu_operators(result: dict) -> str:
+    """What benchmarks/gpu_ops.py stored: device times, each beside its limit and everyone else's."""
+    rows = []
+    for row in result["rows"]:
+        times = row["times"]
+        own, *rest = sorted(times, key=lambda who: [not who.startswith("htc_fast"), len(who)])
+        mine, limit = times[own], row.get("limit")
+        share = f"{limit / mine['device']:.0%}" if limit and mine.get("device") else "–"
+        others = [(who, *beside(mine, times[who])) for who in rest]
+        case = row["case"] + ("" if row["dtype"] == "float32" else f", {row['dtype']}")
+        rows.append([case, taken(mine), share, "; ".join(f"{who}: {time}" for who, time, _ in others) or "–",
+                     "; ".join(ratio for *_, ratio in others) or "–"])  # fmt: skip
+    head = ["", "htc_fast, µs", "of limit", "others, µs", "ratio"]
+    note = "µs on the device, in a replayed CUDA graph; with * of a call from Python, where one of both waits"
+    return table(head, rows) + f"\n\n{caption(result)}; {note}"
+
+
+def taken(time: dict) -> str:
+    """Microseconds of one of those timed."""
+    if "error" in time:
+        return "failed"
+    return f"{time['device']:.1f}" if time.get("device") else f"{time['call']:.1f}*"
+
+
+def beside(mine: dict, other: dict) -> tuple[str, str]:
+    """The other's microseconds, and how many times mine they are: device against device, or call against call."""
+    if "error" in mine or "error" in other:
+        return taken(other), "–"
+    kind = "device" if mine.get("device") and other.get("device") else "call"
+    return taken(other), f"{other[kind] / mine[kind]:.1f}×{'*' if kind == 'call' else ''}"
 
 
 def gpu_missing(suite: str) -> list[str]:
