@@ -2,8 +2,7 @@
 // owns its tile; the block goes through the RoIs that touch the tile in their order. No atomics, no fp32 copy of the
 // maps, no memset, and the same bits every time.
 //   sort_rois  puts the RoIs of every (map, image) next to each other, in order, with the pixels they touch
-//   gather     one block per tile of pixels: finds its RoIs, works out weights for a batch of them, sums their
-//   gradients
+//   gather     one block per tile of pixels: finds its RoIs, works out a batch's weights, sums their gradients
 #include <algorithm>
 
 #include "cuda/roi_geometry.cuh"
@@ -53,7 +52,6 @@ __device__ __forceinline__ int group_of(const RoiParams& p, const RoiPlace& roi,
 struct SortShared {
   int sums[32];
 };
-
 // Everyone's sum of the values before it, in thread order, and the total.
 __device__ __forceinline__ int2 block_prefix(SortShared& shared, bool mine) {
   const unsigned votes = __ballot_sync(~0u, mine);
@@ -262,7 +260,6 @@ __global__ void __launch_bounds__(kThreads, 2) roi_align_gather(const __grid_con
 }
 
 size_t weight_bytes(const RoiParams& p) { return sizeof(float) * (p.out_h * kTileH + p.out_w * kTileW); }
-
 int groups(const RoiParams& p) { return (p.levels + (p.semantic >= 0)) * p.images; }
 
 template <class T, int V, class Kind>

@@ -21,7 +21,6 @@ CASES = {
     "two_batches": (1, 2300, 1, 2300),
     "wide": (1, 900, 300, 900),
     "many_wanted": (3, 700, 4, 500),
-    "more_than_a_batch": (1, 4500, 2, 3000),
 }
 
 
