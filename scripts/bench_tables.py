@@ -88,6 +88,10 @@ def operators(suites: tuple[str, ...]) -> str:
 
 
 def operators_of(results: dict[str, dict], named: bool) -> str:
+    quick = [result for result in results.values() if result.get("unit") == "microseconds"]
+    results = {suite: result for suite, result in results.items() if result not in quick}
+    if quick:
+        return "\n\n".join([*map(gpu_operators, quick), *([operators_of(results, named)] if results else [])])
     found = [(suite, row) for suite, result in results.items() for row in result["rows"] if not row["full"]]
     lines = []
     for suite, row in found:
@@ -101,6 +105,38 @@ def operators_of(results: dict[str, dict], named: bool) -> str:
                       "; ".join(others) or "–"])  # fmt: skip
     head = ["", "htc_fast, ms", "±", "rate", "of limit", "others, ms (times ours)"]
     return table(head, lines) + "\n\n" + "\n\n".join(filter(None, (absent(found), captions(results))))
+
+
+def gpu_operators(result: dict) -> str:
+    """What benchmarks/gpu_ops.py stored: device times, each beside its limit and everyone else's."""
+    rows = []
+    for row in result["rows"]:
+        found = row["times"]
+        own, *rest = sorted(found, key=lambda who: [not who.startswith("htc_fast"), len(who)])
+        mine, limit = found[own], row.get("limit")
+        share = f"{limit / mine['device']:.0%}" if limit and mine.get("device") else "–"
+        others = [(who, *beside(mine, found[who])) for who in rest]
+        case = row["case"] + ("" if row["dtype"] == "float32" else f", {row['dtype']}")
+        rows.append([case, taken(mine), share, "; ".join(f"{who}: {time}" for who, time, _ in others) or "–",
+                     "; ".join(ratio for *_, ratio in others) or "–"])  # fmt: skip
+    head = ["", "htc_fast, µs", "of limit", "others, µs", "ratio"]
+    note = "µs on the device, in a replayed CUDA graph; with * of a call from Python, where one of both waits"
+    return table(head, rows) + f"\n\n{caption(result)}; {note}"
+
+
+def taken(time: dict) -> str:
+    """Microseconds of one of those timed."""
+    if "error" in time:
+        return "failed"
+    return f"{time['device']:.1f}" if time.get("device") else f"{time['call']:.1f}*"
+
+
+def beside(mine: dict, other: dict) -> tuple[str, str]:
+    """The other's microseconds, and how many times mine they are: device against device, or call against call."""
+    if "error" in mine or "error" in other:
+        return taken(other), "–"
+    kind = "device" if mine.get("device") and other.get("device") else "call"
+    return taken(other), f"{other[kind] / mine[kind]:.1f}×{'*' if kind == 'call' else ''}"
 
 
 def absent(found: list[tuple[str, dict]]) -> str:
@@ -261,7 +297,7 @@ TABLES = {
     "roi_align": (operators, "roi_align"),
     "pr_roi_pool": (operators, "pr_roi_pool"),
     "nms": (operators, "nms", "soft_nms"),
-    "masks": (operators, "paste", "encode"),
+    "masks": (operators, "paste", "encode", "masks"),
     "matrix": (operators, "conv3x3_relu", "mask_flow", "mask_predict", "semantic_merge", "mask_branch"),
     "model": (models, "htc", "cascade_mask", "mask_rcnn"),
     "profile": (profile, "profile"),

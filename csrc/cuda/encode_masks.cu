@@ -4,6 +4,8 @@
 //   write_columns  the same walk again, writing
 // A column is walked cell by cell: between two cells the value is a mix of both, so where both are clearly below or
 // above the threshold no pixel needs a look.
+#include <algorithm>
+
 #include "cuda/mask_lines.cuh"
 
 namespace htc::cuda {
@@ -157,8 +159,11 @@ __global__ void __launch_bounds__(kThreads) write_columns(const __grid_constant_
               [&](uint32_t begin, uint32_t end) { *out++ = make_uint2(origin + begin, origin + end); });
 }
 
+// One at least: an image without columns still has an offset per mask.
+int64_t blocks_per_mask(const EncodeMasks& op) { return std::max<int64_t>(1, ceil_div<int64_t>(op.width, kThreads)); }
+
 EncodeParams encode_params(const EncodeMasks& op, void* workspace) {
-  EncodeParams p{mask_params(op), op.count, ceil_div<int64_t>(op.width, kThreads), nullptr, nullptr, nullptr};
+  EncodeParams p{mask_params(op), op.count, blocks_per_mask(op), nullptr, nullptr, nullptr};
   p.block_starts = static_cast<int64_t*>(workspace);
   p.block_totals = reinterpret_cast<int32_t*>(p.block_starts + p.count * p.blocks);
   p.before = p.block_totals + p.count * p.blocks;
@@ -171,7 +176,7 @@ size_t shared_bytes(const EncodeParams& p) { return sizeof(uint32_t) * (static_c
 }  // namespace
 
 int64_t encode_masks_workspace(const EncodeMasks& op) {
-  return op.count * ceil_div<int64_t>(op.width, kThreads) * (sizeof(int64_t) + sizeof(int32_t) * (1 + kThreads));
+  return op.count * blocks_per_mask(op) * (sizeof(int64_t) + sizeof(int32_t) * (1 + kThreads));
 }
 
 void count_runs(const EncodeMasks& op, void* workspace, int64_t* offsets, Stream stream) {

@@ -16,6 +16,8 @@
 
 namespace htc::cuda {
 
+constexpr size_t kSharedUnasked = 21 * 1024;  // bytes of dynamic shared memory that every kernel may have
+
 #if defined(__CUDACC__)
 
 // One shared object of a block. The type must need no constructor.
@@ -28,15 +30,17 @@ __device__ T* dynamic_shared() {
 }
 
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("htc_fast: ") + what + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // told here, so nobody else's to find
+  throw std::runtime_error(std::string("htc_fast: ") + what + ": " + cudaGetErrorString(error));
 }
 
 template <class... P>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, Stream stream,
             std::type_identity_t<P>... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared > 48 * 1024)
+  // Without asking, what is declared (27 KB at most) and what is dynamic share 48 KB.
+  if (shared > kSharedUnasked)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), name);
   void* pointers[] = {static_cast<void*>(&arguments)...};
   check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers, shared,
@@ -50,14 +54,15 @@ inline void fill_zero(void* memory, size_t bytes, Stream stream) {
 
 // Adds four floats at a 16-byte aligned address of global memory: one instruction from sm_90 on, four before.
 __device__ __forceinline__ void add4(float* address, float a, float b, float c, float d) {
+  const size_t global = __cvta_generic_to_global(address);
 #if __CUDA_ARCH__ >= 900
-  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(a), "f"(b), "f"(c), "f"(d)
+  asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(global), "f"(a), "f"(b), "f"(c), "f"(d)
                : "memory");
 #else
-  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(address), "f"(a) : "memory");
-  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(address + 1), "f"(b) : "memory");
-  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(address + 2), "f"(c) : "memory");
-  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(address + 3), "f"(d) : "memory");
+  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(global), "f"(a) : "memory");
+  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(global + 4), "f"(b) : "memory");
+  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(global + 8), "f"(c) : "memory");
+  asm volatile("red.global.add.f32 [%0], %1;" ::"l"(global + 12), "f"(d) : "memory");
 #endif
 }
 
@@ -74,6 +79,7 @@ template <class... P>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, Stream,
             std::type_identity_t<P>... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  simt::shared_limit = shared > kSharedUnasked ? 227 * 1024 : 48 * 1024;
   simt::run(name, grid, block, shared, [&] { kernel(arguments...); });
 }
 

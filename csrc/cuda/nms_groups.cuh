@@ -2,6 +2,7 @@
 //   nms_keys   which boxes are candidates, as keys that sort by score and then by index; sizes of the groups
 //   nms_merge  per image: the best of what all groups kept
 #pragma once
+#include <algorithm>
 #include <cmath>
 
 #include "cuda/nms_select.cuh"
@@ -11,6 +12,10 @@ namespace htc::cuda {
 namespace {
 
 constexpr uint8_t kNoGroup = 255;
+constexpr int kChunk = 64;                                     // boxes decided together
+constexpr int kWordTiles = kBatch / kChunk;                    // words of 64 bits that a box of a batch may need
+constexpr int64_t kMatrixBoxes = 16384, kMatrixTiles = 16384;  // per image, of all; beyond, words fill the memory
+constexpr int64_t kMatrixWanted = 2 * kChunk;                  // for fewer, a walk soon ends
 
 struct NmsParams {
   int images, groups;
@@ -33,6 +38,13 @@ struct NmsParams {
   uint8_t* group_of;
   int32_t* sizes;
   int32_t* kept;
+  // What nms_matrix.cuh adds; without it tiles is 0.
+  int64_t tiles;         // per image: of 64 boxes, group after group
+  int32_t* tile_groups;  // per (image, tile): the group and one, or 0
+  int32_t* first_tiles;  // per (image, group)
+  int64_t* bases;        // per (image, group): where its boxes are kept
+  uint64_t* uppers;      // per (image, group): as next_batch leaves it
+  uint64_t* words;       // per (image, tile): [kWordTiles][kChunk]
 };
 
 struct GroupCounts {
@@ -48,8 +60,9 @@ __global__ void __launch_bounds__(kThreads) nms_keys(const __grid_constant__ Nms
   HTC_SHARED(GroupCounts, counts);
   for (int g = static_cast<int>(threadIdx.x); g < p.groups; g += kThreads) counts.of[g] = 0;
   __syncthreads();
-  const int image = static_cast<int>(blockIdx.y);
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, at = image * p.count + i;
+  const int64_t blocks = ceil_div<int64_t>(p.padded, kThreads);  // per image
+  const int image = static_cast<int>(blockIdx.x / blocks);
+  const int64_t i = (blockIdx.x - image * blocks) * kThreads + threadIdx.x, at = image * p.count + i;
   if (i < p.count) {
     const float score = p.scores[at];
     const Box box = load_box(p.boxes + 4 * at);
@@ -132,7 +145,7 @@ struct Pieces {
   }
 };
 
-NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes) {
+NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes, bool matrix) {
   NmsParams p{};
   p.images = static_cast<int>(op.images);
   p.groups = 1;
@@ -148,6 +161,9 @@ NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes) {
   p.has_score_threshold = op.has_score_threshold;
   p.score_threshold = op.score_threshold;
   p.max_output = op.max_output;
+  const int64_t tiles = ceil_div<int64_t>(op.count, kChunk) + p.groups;
+  const bool small = op.count <= kMatrixBoxes && op.images * tiles <= kMatrixTiles;
+  p.tiles = matrix && small && std::min(op.max_output, op.count) > kMatrixWanted ? tiles : 0;
   p.indices = op.indices;
   p.counts = op.counts;
   Pieces pieces{memory};
@@ -158,16 +174,22 @@ NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes) {
   pieces.take(p.kept_keys, all);
   pieces.take(p.group_of, op.images * p.padded);
   pieces.take(p.sizes, lists);
+  pieces.take(p.tile_groups, op.images * p.tiles);  // cleared together with the sizes
   pieces.take(p.kept, lists);
+  pieces.take(p.first_tiles, p.tiles > 0 ? lists : 0);
+  pieces.take(p.bases, p.tiles > 0 ? lists : 0);
+  pieces.take(p.uppers, p.tiles > 0 ? lists : 0);
+  pieces.take(p.words, op.images * p.tiles * kWordTiles * kChunk);
   bytes = pieces.used;
   return p;
 }
 
 inline void launch_keys(const NmsParams& p, Stream stream) {
-  fill_zero(p.sizes, sizeof(int32_t) * static_cast<size_t>(p.images) * static_cast<size_t>(p.groups), stream);
-  launch("nms_keys", nms_keys,
-         dim3(static_cast<unsigned>(ceil_div<int64_t>(p.padded, kThreads)), static_cast<unsigned>(p.images)), kThreads,
-         0, stream, p);
+  const char* end = reinterpret_cast<const char*>(p.tile_groups + p.images * p.tiles);
+  fill_zero(p.sizes, static_cast<size_t>(end - reinterpret_cast<const char*>(p.sizes)), stream);
+  // Images go along x: along y a grid ends at 65535.
+  const int64_t blocks = ceil_div<int64_t>(p.padded, kThreads) * p.images;
+  launch("nms_keys", nms_keys, static_cast<unsigned>(blocks), kThreads, 0, stream, p);
 }
 
 }  // namespace

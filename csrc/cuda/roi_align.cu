@@ -26,19 +26,21 @@ __device__ __forceinline__ void add_bin(const RoiParams& p, int image, int index
                                         TableLine x, int channel, bool active, float (&sum)[V]) {
   const Map& map = p.maps[index];
   const T* start = static_cast<const T*>(map.data) + image * map.stride_n + channel * map.stride_c;
-  const auto step_y = static_cast<uint32_t>(map.stride_h / V), step_x = static_cast<uint32_t>(map.stride_w / V);
+  // Vectors of one image fit into 32 bits; single elements of a huge map with odd channels do not.
+  using Offset = std::conditional_t<V == 1, uint64_t, uint32_t>;
+  const auto step_y = static_cast<Offset>(map.stride_h / V), step_x = static_cast<Offset>(map.stride_w / V);
   const int lanes = static_cast<int>(blockDim.x), first_lane = static_cast<int>(threadIdx.y) * lanes % 32;
   const int pixels = y.count * x.count;
   const int most = __reduce_max_sync(~0u, pixels);  // the groups of a warp shuffle together
   for (int begin = 0; begin < most; begin += lanes) {
     const int mine = begin + static_cast<int>(threadIdx.x);
-    uint32_t offset = 0;
+    Offset offset = 0;
     float weight = 0.0f;
     if (mine < pixels) {
       const int row = mine / x.count;
       const PixelWeight at_y = pixel_at<Kind>(p, blockIdx.x, index, true, ph, y, row);
       const PixelWeight at_x = pixel_at<Kind>(p, blockIdx.x, index, false, pw, x, mine - row * x.count);
-      offset = static_cast<uint32_t>(at_y.pixel) * step_y + static_cast<uint32_t>(at_x.pixel) * step_x;
+      offset = static_cast<Offset>(at_y.pixel) * step_y + static_cast<Offset>(at_x.pixel) * step_x;
       weight = at_y.weight * at_x.weight;
     }
     const int end = min(lanes, most - begin);
@@ -47,7 +49,7 @@ __device__ __forceinline__ void add_bin(const RoiParams& p, int image, int index
       float w[kInFlight];
 #pragma unroll
       for (int u = 0; u < kInFlight; u++) {
-        const uint32_t at = __shfl_sync(~0u, offset, first_lane + j + u);
+        const Offset at = __shfl_sync(~0u, offset, first_lane + j + u);
         w[u] = __shfl_sync(~0u, weight, first_lane + j + u);
         // Nothing is read for a weight of zero: zero times an infinite pixel would be NaN.
         value[u] = Vector<T, V>{};

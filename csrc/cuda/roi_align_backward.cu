@@ -2,8 +2,9 @@
 // owns its tile; the block goes through the RoIs that touch the tile in their order. No atomics, no fp32 copy of the
 // maps, no memset, and the same bits every time.
 //   sort_rois  puts the RoIs of every (map, image) next to each other, in order, with the pixels they touch
-//   gather     one block per tile of pixels: finds its RoIs, works out weights for a batch of them, sums their
-//   gradients
+//   gather     one block per tile of pixels: finds its RoIs, works out a batch's weights, sums their gradients
+#include <algorithm>
+
 #include "cuda/roi_geometry.cuh"
 
 namespace htc::cuda {
@@ -11,7 +12,8 @@ namespace {
 
 constexpr int kTileH = 4, kTileW = 8, kPixels = 2;  // a warp owns kPixels neighbours of one row
 constexpr int kWarps = kTileH * kTileW / kPixels, kThreads = 32 * kWarps;
-constexpr int kBatch = 32;  // RoIs whose weights are in shared memory at once
+constexpr int kBatch = 32;  // RoIs whose weights are in shared memory at once, or fewer of many bins
+constexpr size_t kSharedBatch = sizeof(float) * kBatch * 14 * (kTileH + kTileW);
 
 // A RoI, and the pixels that it may touch.
 struct alignas(8) Footprint {
@@ -29,6 +31,7 @@ struct GatherParams {
   Lists lists;
   const void* grad;  // [K, out_h, out_w, C] in memory
   int tiles_before[kMaxMaps + 1], tiles_h[kMaxMaps], tiles_w[kMaxMaps];
+  int batch;  // of kBatch at most
 };
 
 // The tiles an axis of a RoI can touch; empty (1, 0) if none.
@@ -49,7 +52,6 @@ __device__ __forceinline__ int group_of(const RoiParams& p, const RoiPlace& roi,
 struct SortShared {
   int sums[32];
 };
-
 // Everyone's sum of the values before it, in thread order, and the total.
 __device__ __forceinline__ int2 block_prefix(SortShared& shared, bool mine) {
   const unsigned votes = __ballot_sync(~0u, mine);
@@ -116,12 +118,12 @@ struct GatherShared {
   int column_first[kBatch][kTileW], column_last[kBatch][kTileW];
 };
 
-// Dynamic shared memory: [kBatch][out_h][kTileH] weights of rows, then [kBatch][out_w][kTileW] of columns.
+// Dynamic shared memory, for each RoI of the batch: [out_h][kTileH] weights of rows, then [out_w][kTileW] of columns.
 __device__ __forceinline__ float* row_weights(const RoiParams& p, int i, int bin) {
-  return dynamic_shared<float>() + (i * p.out_h + bin) * kTileH;
+  return dynamic_shared<float>() + i * (p.out_h * kTileH + p.out_w * kTileW) + bin * kTileH;
 }
 __device__ __forceinline__ float* column_weights(const RoiParams& p, int i, int bin) {
-  return dynamic_shared<float>() + kBatch * p.out_h * kTileH + (i * p.out_w + bin) * kTileW;
+  return row_weights(p, i, p.out_h) + bin * kTileW;
 }
 
 // The bins that can have a sample between two places.
@@ -240,8 +242,8 @@ __global__ void __launch_bounds__(kThreads, 2) roi_align_gather(const __grid_con
     const int2 place = block_prefix(shared.sort, hit);
     if (hit) shared.hits[place.x] = f.roi;
     __syncthreads();
-    for (int begin = 0; begin < place.y; begin += kBatch) {
-      const int size = min(kBatch, place.y - begin);
+    for (int begin = 0; begin < place.y; begin += p.batch) {
+      const int size = min(p.batch, place.y - begin);
       fill_batch<Kind>(p, tile, shared, begin, size);
       __syncthreads();
       if (active) add_batch<T, V>(p, shared, begin, size, channel, sum);
@@ -257,9 +259,7 @@ __global__ void __launch_bounds__(kThreads, 2) roi_align_gather(const __grid_con
     if (y < map.height && x + pixel < map.width) store_elements<T, V>(out + (x + pixel) * map.stride_w, sum[pixel]);
 }
 
-// Everything a block keeps per RoI of a batch must fit beside the static part.
-size_t weight_bytes(const RoiParams& p) { return sizeof(float) * kBatch * (p.out_h * kTileH + p.out_w * kTileW); }
-
+size_t weight_bytes(const RoiParams& p) { return sizeof(float) * (p.out_h * kTileH + p.out_w * kTileW); }
 int groups(const RoiParams& p) { return (p.levels + (p.semantic >= 0)) * p.images; }
 
 template <class T, int V, class Kind>
@@ -267,7 +267,7 @@ void run(const GatherParams& p, Stream stream) {
   const int maps = p.roi.levels + (p.roi.semantic >= 0);
   launch("sort_rois", sort_rois<Kind>, groups(p.roi), 1024, 0, stream, p.roi, p.lists);
   const dim3 grid(static_cast<unsigned>(p.tiles_before[maps]), ceil_div(p.roi.channels, 32 * V));
-  launch("roi_align_gather", roi_align_gather<T, V, Kind>, grid, kThreads, weight_bytes(p.roi), stream, p);
+  launch("roi_align_gather", roi_align_gather<T, V, Kind>, grid, kThreads, weight_bytes(p.roi) * p.batch, stream, p);
 }
 
 template <class T>
@@ -285,8 +285,10 @@ int64_t roi_align_workspace(const RoiAlign& a) {
 }
 
 void roi_align_backward(const RoiAlign& a, void* workspace, Stream stream) {
-  GatherParams p{roi_params(a), {}, a.out, {}, {}, {}};
+  GatherParams p{roi_params(a), {}, a.out, {}, {}, {}, 0};
   if (p.roi.channels == 0) return;
+  // 14 x 14 bins, the most that is usual, just fit 32 times into what needs no asking; more bins, fewer RoIs.
+  p.batch = std::clamp(static_cast<int>(kSharedBatch / weight_bytes(p.roi)), 1, kBatch);
   const size_t lists = groups(p.roi);
   // Footprints first: they want the strictest alignment.
   p.lists.footprints = static_cast<Footprint*>(workspace);

@@ -120,7 +120,7 @@ SoftParams soft_params(const SoftNms& op, int32_t* count, char* memory, int64_t&
   hard.indices = op.indices;
   hard.counts = count;
   SoftParams q{};
-  q.nms = nms_params(hard, memory, bytes);
+  q.nms = nms_params(hard, memory, bytes, false);
   q.nms.decayed = op.decayed;
   q.members = reinterpret_cast<uint64_t*>(memory + bytes);
   bytes += op.count * static_cast<int64_t>(sizeof(uint64_t));

@@ -57,6 +57,13 @@ inline Tensor channels_second(const Tensor& x) {  // a view [N, C, H, W] of [N, 
 
 inline int64_t element_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
 
+// Contiguous float32; on CUDA also on a 16-byte boundary, which a view into a larger tensor need not be.
+inline Tensor float_rows(const Tensor& any) {
+  const Tensor rows = torch::stable::contiguous(torch::stable::to(any, ScalarType::Float));
+  const bool aligned = reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0;
+  return rows.is_cpu() || aligned ? rows : torch::stable::clone(rows);
+}
+
 // The symbol lives in libtorch_cuda.so, which a CPU build of torch lacks; looked up late, one binary loads in both.
 inline Stream current_stream(int32_t device) {
   using Getter = AOTITorchError (*)(int32_t, void**);

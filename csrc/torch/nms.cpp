@@ -10,8 +10,7 @@ struct Inputs {
 };
 
 Inputs float_inputs(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& classes) {
-  Inputs in{torch::stable::contiguous(torch::stable::to(boxes, ScalarType::Float)),
-            torch::stable::contiguous(torch::stable::to(scores, ScalarType::Float)), std::nullopt};
+  Inputs in{float_rows(boxes), torch::stable::contiguous(torch::stable::to(scores, ScalarType::Float)), std::nullopt};
   if (classes) in.classes = torch::stable::contiguous(torch::stable::to(*classes, ScalarType::Long));
   return in;
 }

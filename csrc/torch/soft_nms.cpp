@@ -9,7 +9,7 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, c
   STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "soft_nms: boxes must be [K, 4]");
   STD_TORCH_CHECK(scores.numel() == boxes.size(0) && classes.numel() == boxes.size(0),
                   "soft_nms: scores and idxs must have one entry per box");
-  const Tensor b = torch::stable::contiguous(torch::stable::to(boxes, ScalarType::Float));
+  const Tensor b = float_rows(boxes);
   const Tensor s = torch::stable::contiguous(torch::stable::to(scores, ScalarType::Float));
   const Tensor c = torch::stable::contiguous(torch::stable::to(classes, ScalarType::Long));
   Tensor indices = torch::stable::new_empty(c, {std::min(max_output, b.size(0))});

@@ -83,4 +83,28 @@ def _backward(ctx, grad):
     return maps, boxes, None, None, None, None, None
 
 
+def _setup_second(ctx, inputs, output) -> None:
+    grad, rois, sizes, *ctx.options = inputs
+    ctx.size = grad.shape[2:]
+    ctx.shapes = [(sizes[0], grad.shape[1], h, w) for h, w in zip(sizes[1::2], sizes[2::2])]
+    ctx.save_for_backward(rois)
+
+
+def _second(ctx, grads):
+    """The pooling is linear in its maps, so that this is the pooling itself; in the boxes it is not."""
+    (rois,) = ctx.saved_tensors
+    if ctx.needs_input_grad[1]:
+        _no_second()
+    like = next(one for one in grads if one is not None)
+    maps = [like.new_zeros(shape) if one is None else one for one, shape in zip(grads, ctx.shapes)]
+    return torch.ops.htc_fast.pr_roi_pool(maps, rois, *ctx.size, *ctx.options), *[None] * 5
+
+
+def _no_second(*_):
+    raise RuntimeError("pr_roi_pool has no second derivative in the boxes: detach the rois, or use the backend "
+                       "'reference'.")  # fmt: skip
+
+
 _native.register_autograd("pr_roi_pool", _backward, _setup_context)
+_native.register_autograd("pr_roi_pool_backward", _second, _setup_second)
+_native.register_autograd("pr_roi_pool_boxes", _no_second, lambda ctx, inputs, output: None)

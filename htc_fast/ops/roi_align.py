@@ -183,4 +183,26 @@ def _backward(ctx, grad):
     return grads[: ctx.levels], None, None, None, None, None, None, None, semantic, None, None
 
 
+def setup_second(ctx, inputs, output) -> None:
+    grad, rois, sizes, *ctx.options = inputs
+    ctx.size = grad.shape[2:]
+    ctx.shapes = [(sizes[0], grad.shape[1], h, w) for h, w in zip(sizes[1::2], sizes[2::2])]
+    ctx.save_for_backward(rois)
+
+
+def second_backward(operator, ctx, grads):
+    """RoIAlign is linear in its maps: how its gradient moves with the output's gradient is RoIAlign itself."""
+    (rois,) = ctx.saved_tensors
+    like = next(one for one in grads if one is not None)
+    maps = [like.new_zeros(shape) if one is None else one for one, shape in zip(grads, ctx.shapes)]
+    scales, ratio, aligned, finest_size, has_semantic, *semantic_options = ctx.options[:7]
+    semantic = maps.pop() if has_semantic else None
+    return operator(maps, rois, *ctx.size, scales, ratio, aligned, finest_size, semantic, *semantic_options)
+
+
+def _second(ctx, grads):
+    return second_backward(torch.ops.htc_fast.multi_level_roi_align, ctx, grads), *[None] * 9
+
+
 _native.register_autograd("multi_level_roi_align", _backward, _setup_context)
+_native.register_autograd("multi_level_roi_align_backward", _second, setup_second)

@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import importlib.util
 import platform
 import re
 import time
@@ -113,4 +112,12 @@ def device_name(device: torch.device | None = None) -> str:
 def machine(device: torch.device | None = None) -> dict[str, str]:
     """Device (None: a GPU if there is one), date and versions, for results."""
     about = {"device": device_name(device), "date": str(datetime.date.today()), "python": platform.python_version()}
-    return about | {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)}
+    return about | {name: version for name in PACKAGES if (version := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed; a copied tree is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

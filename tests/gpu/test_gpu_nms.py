@@ -1,5 +1,7 @@
 """NMS and the mask operators on a GPU against the reference on the CPU."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -131,3 +133,71 @@ def test_detect_never_waits():
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert found.boxes.shape == (1, 100, 4)
+
+
+def test_boxes_at_an_odd_address_and_not_side_by_side():
+    need("batched_nms", "cuda")
+    boxes, scores, idxs = (one[0].cuda() for one in draw(1, 300, 3))
+    wanted, soft = ops.batched_nms(boxes, scores, idxs, 0.5), ops.soft_nms(boxes, scores, idxs)
+    odd = torch.cat([boxes.new_zeros(1), boxes.flatten()])[1:].view(300, 4)
+    wide = torch.cat([boxes, scores[:, None]], dim=1)
+    for given in (odd, wide[:, :4]):
+        assert torch.equal(ops.batched_nms(given, wide[:, 4], idxs, 0.5), wanted)
+        assert torch.equal(ops.soft_nms(given, wide[:, 4], idxs)[0], soft[0])
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_a_million_boxes_need_no_matrix(backend):
+    need("batched_nms_padded", backend)
+    count = 1_000_000
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(1, count, 2, generator=generator) * 4000
+    boxes = torch.cat([corner, corner + 30], dim=2)
+    scores, idxs = torch.rand(1, count, generator=generator), torch.randint(0, 80, (1, count), generator=generator)
+    torch.cuda.reset_peak_memory_stats()
+    with ops.use_backend(backend):
+        found, kept = ops.batched_nms_padded(boxes.cuda(), scores.cuda(), idxs.cuda(), 0.5, 1000)
+    assert torch.cuda.max_memory_allocated() < 1 << 30
+    with ops.use_backend("cpp"):
+        wanted, _ = ops.batched_nms_padded(boxes, scores, idxs, 0.5, 1000)
+    assert kept.item() == 1000 and torch.equal(found.cpu(), wanted)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_threads_on_streams_of_their_own(backend):
+    need("batched_nms_padded", backend)
+    problems = [draw(2, 400 + 100 * seed, 5, seed) for seed in range(6)]
+    with ops.use_backend("cpp"):
+        wanted = [ops.batched_nms_padded(*one, 0.5, 300)[0] for one in problems]
+
+    def work(problem):
+        with torch.cuda.stream(torch.cuda.Stream()), ops.use_backend(backend):
+            given = [one.cuda() for one in problem]
+            found = [ops.batched_nms_padded(*given, 0.5, 300)[0] for _ in range(10)]
+            return [one.cpu() for one in found]
+
+    with ThreadPoolExecutor(6) as pool:
+        for found, one in zip(pool.map(work, problems), wanted):
+            assert all(torch.equal(again, one) for again in found)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_tensors_of_another_device_than_the_current_one():
+    need("batched_nms", "cuda")
+    boxes, scores, idxs = (one[0] for one in draw(1, 300, 3))
+    wanted = ops.batched_nms(boxes, scores, idxs, 0.5)
+    with torch.cuda.device(0):
+        found = ops.batched_nms(boxes.to("cuda:1"), scores.to("cuda:1"), idxs.to("cuda:1"), 0.5)
+    assert found.device.index == 1 and torch.equal(found.cpu(), wanted)
+
+
+def test_paste_masks_is_captured():
+    need("paste_masks", "cuda")
+    masks, boxes = (one.cuda() for one in mask_inputs())
+    ops.paste_masks(masks, boxes, (240, 320))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = ops.paste_masks(masks, boxes, (240, 320))
+    boxes.add_(4)
+    graph.replay()
+    assert torch.equal(found, ops.paste_masks(masks, boxes, (240, 320)))

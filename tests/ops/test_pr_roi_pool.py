@@ -104,6 +104,17 @@ def test_gradcheck_to_maps_and_boxes(backend):
             [boxes, *features], eps=1e-6, atol=1e-6)  # fmt: skip
 
 
+def test_second_derivative_is_right_or_refused():
+    features = [one[:, :, :9, :8].clone().requires_grad_() for one in pyramid(1, 2, torch.float64)]
+    rois = draw_rois(3, 1, seed=3, dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(lambda *maps: ops.pr_roi_pool(list(maps), rois, 2, SCALES), features)
+    out = ops.pr_roi_pool(features, rois.requires_grad_(), 2, SCALES)
+    for leaves in ([rois], features):
+        slopes = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        with pytest.raises(RuntimeError, match="second derivative in the boxes"):
+            sum(one.square().sum() for one in slopes).backward()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_short_boxes_lose_no_digits(backend):
     # On a ramp of slope one the mean is the middle, and moves half as fast as either side.

@@ -150,6 +150,9 @@ def test_gradcheck_and_determinism():
     assert torch.autograd.gradcheck(
         lambda *maps: ops.multi_level_roi_align(list(maps[:4]), rois, 3, SCALES, semantic=maps[4]), leaves, atol=1e-6
     )
+    assert torch.autograd.gradgradcheck(
+        lambda *maps: ops.multi_level_roi_align(list(maps[:4]), rois, 3, SCALES, semantic=maps[4]), leaves, atol=1e-6
+    )
     features, semantic = pyramid(2, 64)
     weight = torch.randn(300, 64, 7, 7)
     runs = [gradients(features, semantic, draw_rois(300), weight) for _ in range(3)]

@@ -133,6 +133,11 @@ def variant() -> str:
     return os.environ.get("HTC_SIMT_VARIANT", "plain")
 
 
+def examples(plain: int) -> int:
+    """How many cases are drawn: a third under the sanitizers, a few with the race check, which is the slowest."""
+    return {"asan": plain // 3, "race": 4}.get(variant(), plain)
+
+
 @functools.cache
 def _kernel_library() -> Path:
     import torch

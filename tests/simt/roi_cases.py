@@ -59,6 +59,7 @@ CASES = {
     "strange_fixed": Case(boxes="strange", count=12, ratio=2),
     "one_bin": Case(size=(1, 1)),
     "many_bins": Case(size=(70, 3), count=2, channels=4),
+    "more_bins": Case(size=(30, 31), count=24, channels=1, images=1, levels=((24, 30),), boxes="same"),
     "no_boxes": Case(count=0, semantic=14),
 }
 

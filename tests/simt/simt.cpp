@@ -24,12 +24,12 @@ namespace simt {
 
 Thread* current = nullptr;
 dim3 block_index, block_size, grid_size;
+size_t shared_limit = 48 << 10;
 uint64_t seed = std::getenv("SIMT_SEED") ? std::strtoull(std::getenv("SIMT_SEED"), nullptr, 10) : 0;
 
 namespace {
 
 constexpr size_t kStack = 256 << 10;
-constexpr size_t kSharedLimit = 227 << 10;
 
 // ---- fibers: a stack with a guard page below it, and a switch that saves what the calling convention keeps.
 #if defined(__x86_64__)
@@ -337,7 +337,7 @@ void* block_shared(size_t bytes, size_t alignment) {
     chunks.push_back(new_chunk(bytes, alignment));
     size_t total = dynamic_chunk.bytes;
     for (auto& chunk : chunks) total += chunk.bytes;
-    if (total > kSharedLimit) fail("more shared memory than a block has (" + std::to_string(total) + " bytes)");
+    if (total > shared_limit) fail("more shared memory than a block has (" + std::to_string(total) + " bytes)");
   }
   if (chunks[call].bytes != bytes) fail("threads declare different shared memory: declare it first thing in a kernel");
   return chunks[call].memory.get();
@@ -364,7 +364,7 @@ void run(const char* kernel, dim3 grid, dim3 block, size_t dynamic_bytes, const 
   const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
   const unsigned count = block.x * block.y * block.z;
   if (count == 0 || count > 1024 || block.z > 64 || blocks == 0 || grid.x > 0x7fffffffu || grid.y > 65535 ||
-      grid.z > 65535 || dynamic_bytes > kSharedLimit)
+      grid.z > 65535 || dynamic_bytes > shared_limit)
     throw std::runtime_error("simt: a GPU would refuse this launch of " + kernel_name + ": grid (" +
                              std::to_string(grid.x) + ", " + std::to_string(grid.y) + ", " + std::to_string(grid.z) +
                              "), block of " + std::to_string(count) + ", shared memory " +

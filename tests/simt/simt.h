@@ -61,6 +61,8 @@ struct Thread {
 extern Thread* current;
 extern dim3 block_index, block_size, grid_size;
 
+// What a block may have, declared and dynamic together; set before a launch.
+extern size_t shared_limit;
 // Runs a kernel to its end; throws std::runtime_error with one sentence on a deadlock or a misuse.
 void run(const char* kernel, dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& body);
 [[noreturn]] void fail(const std::string& why);

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from emulator import kernels, set_seed, variant
+from emulator import examples, kernels, set_seed, variant
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,6 +22,7 @@ CASES = {
     "one_pixel": (3, (28, 28), (1, 1)),
     "no_masks": (0, (28, 28), (30, 40)),
     "no_pixels": (2, (28, 28), (0, 40)),
+    "no_columns": (2, (28, 28), (30, 0)),
     "many": (150, (3, 3), (9, 7)),
 }
 
@@ -97,7 +98,7 @@ def test_order_of_threads_does_not_matter():
         assert torch.equal(pasted, results[0][0]) and torch.equal(runs, results[0][2]) and strings == results[0][1]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(200), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     st.tuples(st.integers(1, 33), st.integers(1, 33)),
     st.tuples(st.integers(1, 60), st.integers(1, 60)),
@@ -105,7 +106,6 @@ def test_order_of_threads_does_not_matter():
     st.sampled_from([-0.5, 0.0, 0.2, 0.5, 0.99, 1.0]),
     st.sampled_from(["smooth", "noise", "binary"]),
 )
-@pytest.mark.skipif(variant() != "plain", reason="drawn cases run once, without instrumentation")
 def test_drawn(size, image, seed, threshold, kind):
     set_seed(seed % 4)
     check(*draw(3, size, image, seed, kind), image, threshold)

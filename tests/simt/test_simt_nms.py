@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from emulator import kernels, set_seed, variant
+from emulator import examples, kernels, set_seed, variant
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,6 +20,7 @@ CASES = {
     "early_exit": (1, 500, 2, 7),
     "two_batches": (1, 2300, 1, 2300),
     "wide": (1, 900, 300, 900),
+    "many_wanted": (3, 700, 4, 500),
 }
 
 
@@ -95,11 +96,10 @@ def test_order_of_threads_does_not_matter():
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(120), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
-    st.integers(0, 130), st.integers(1, 3), st.integers(1, 9), st.integers(0, 140), st.floats(0, 1), st.integers(0, 999)
+    st.integers(0, 400), st.integers(1, 3), st.integers(1, 9), st.integers(0, 400), st.floats(0, 1), st.integers(0, 999)
 )
-@pytest.mark.skipif(variant() != "plain", reason="drawn cases run once, without instrumentation")
 def test_drawn(count, images, classes, most, iou, seed):
     set_seed(seed % 4)
     check(*draw(images, count, classes, seed), iou, most, 0.3)

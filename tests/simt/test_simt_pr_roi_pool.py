@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from emulator import kernels, set_seed, variant
+from emulator import examples, kernels, set_seed, variant
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pr_roi_pool_cases import BOXES_TOLERANCE, CASES, PreciseInputs
@@ -90,9 +90,8 @@ def test_an_infinite_pixel_stays_in_its_bins():
     assert not torch.isnan(problem.forward()).all() and torch.equal(problem.forward()[~touched], clean[~touched])
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(300), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.data())
-@pytest.mark.skipif(variant() != "plain", reason="drawn cases run once, without instrumentation")
 def test_drawn(data):
     levels = [(data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40)))]
     for _ in range(data.draw(st.integers(0, 3))):

@@ -1,4 +1,4 @@
-"""Every named case again: under AddressSanitizer and UBSan, and with the race check, threads and blocks shuffled."""
+"""Named cases and drawn ones again: under AddressSanitizer and UBSan, and with the race check, all shuffled."""
 
 import subprocess
 import sys

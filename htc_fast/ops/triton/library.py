@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from htc_fast.ops import _backend, _native
+from htc_fast.ops.roi_align import second_backward, setup_second
 
 NAMESPACE = "htc_fast_triton"
 # Operator, the file of its kernels, its schema.
@@ -85,14 +86,16 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad):
     (rois,) = ctx.saved_tensors
-    if torch.is_grad_enabled() and grad.requires_grad:
-        raise RuntimeError("RoIAlign has no second derivative here: call backward without create_graph=True.")
     operator = torch.ops.htc_fast_triton.multi_level_roi_align_backward
     grads = operator(grad, rois, ctx.sizes, *ctx.options)
     semantic = grads[ctx.levels] if ctx.options[4] else None
     return grads[: ctx.levels], None, None, None, None, None, None, None, semantic, None, None
 
 
-torch.library.register_autograd(
-    f"{NAMESPACE}::multi_level_roi_align", _backward, setup_context=_setup_context, lib=_library
-)
+def _second(ctx, grads):
+    return second_backward(torch.ops.htc_fast_triton.multi_level_roi_align, ctx, grads), *[None] * 10
+
+
+for _name, _function, _setup in (("multi_level_roi_align", _backward, _setup_context),
+                                 ("multi_level_roi_align_backward", _second, setup_second)):  # fmt: skip
+    torch.library.register_autograd(f"{NAMESPACE}::{_name}", _function, setup_context=_setup, lib=_library)
