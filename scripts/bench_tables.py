@@ -150,14 +150,14 @@ def precision(suite: str) -> str:
 
 def soak(suite: str) -> str:
     """Memory over a long `predict`, as it is and optimized."""
-    found = [one for name in ("soak", "soak_optimized") for one in stored(name)]
+    found = [(how, one) for how in ("soak", "soak_optimized") for one in stored(how)]
     keys = ("pictures", "broken", "instances", "pictures per second", "MB after a tenth", "MB at the end", "MB at most")
     rows = [
         [("optimized" if one.get("optimized") else "as it is"), *(f"{one[key]:g}" for key in keys)] for one in found
     ]
     if not rows:
         return UNMEASURED
-    machine = found[-1]["machine"]
+    machine = found[-1][1]["machine"]
     head = table(["predict", *keys], rows)
     return f"{head}\n\n{machine['device']}, {machine['date']}, torch {machine['torch']}"
 
