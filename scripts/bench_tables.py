@@ -151,7 +151,7 @@ def precision(suite: str) -> str:
 def soak(suite: str) -> str:
     """Memory over a long `predict`, as it is and optimized."""
     found = [(how, one) for how in ("soak", "soak_optimized") for one in stored(how)]
-    keys = ("pictures", "broken", "instances", "pictures per second", "MB after a tenth", "MB at the end", "MB at most")
+    keys = ("pictures", "broken", "instances", "MB after a tenth", "MB at the end", "MB at most")
     words = {"soak": "as it is", "soak_optimized": "optimised"}
     rows = [[words[how], *(f"{one[key]:g}" for key in keys)] for how, one in found]
     if not rows:
