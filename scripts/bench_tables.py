@@ -257,11 +257,9 @@ def soak(suites: tuple[str, ...]) -> str:
 
 
 def soak_of(results: dict[str, dict]) -> str:
-    keys = ("pictures", "broken", "instances", "pictures per second", "MB after a tenth", "MB at the end", "MB at most")
-    rows = [
-        [("optimized" if one.get("optimized") else "as it is"), *(f"{one[key]:g}" for key in keys)]
-        for one in results.values()
-    ]
+    keys = ("pictures", "broken", "instances", "MB after a tenth", "MB at the end", "MB at most")
+    words = {"soak": "as it is", "soak_optimized": "optimised"}
+    rows = [[words[how], *(f"{one[key]:g}" for key in keys)] for how, one in results.items()]
     return table(["predict", *keys], rows) + "\n\n" + captions(results)
 
 

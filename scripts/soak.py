@@ -51,7 +51,6 @@ def main() -> int:
     early, late = (round(float(np.median(part))) for part in (memory[len(memory) // 10 :][:20], memory[-20:]))
     result = {
         "machine": machine(),
-        "optimized": options.optimize,
         "pictures": options.pictures,
         "broken": broken,
         "instances": len(found),
