@@ -47,10 +47,10 @@ if $PYTHON -c "import pytest" 2>/dev/null; then
   began=$SECONDS
   declare -A running
   for shard in 0 1 2 3; do
-    HTC_FAST_SHARD=$shard/4 timeout 150 "${pytest[@]}" tests/gpu >"$OUT/tests_$shard.log" 2>&1 &
+    HTC_FAST_SHARD=$shard/4 timeout 140 "${pytest[@]}" tests/gpu >"$OUT/tests_$shard.log" 2>&1 &
     running[tests_$shard]=$!
   done
-  timeout 150 "${pytest[@]}" "${matrix[@]}" >"$OUT/matrix.log" 2>&1 &
+  timeout 140 "${pytest[@]}" "${matrix[@]}" >"$OUT/matrix.log" 2>&1 &
   running[matrix]=$!
   for name in tests_0 tests_1 tests_2 tests_3 matrix; do
     wait "${running[$name]}"
@@ -64,8 +64,8 @@ fi
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
 if [ -n "$sanitizer" ] && [ -z "$DRY" ]; then
   # Without torch's cache every tensor is an allocation of its own, whose ends memcheck watches.
-  step memcheck 70 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck --error-exitcode 9 $PYTHON tests/gpu/small.py
-  step racecheck 70 "$sanitizer" --tool racecheck --error-exitcode 9 $PYTHON tests/gpu/small.py
+  step memcheck 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck --error-exitcode 9 $PYTHON tests/gpu/small.py
+  step racecheck 60 "$sanitizer" --tool racecheck --error-exitcode 9 $PYTHON tests/gpu/small.py
 else
   echo "compute-sanitizer is not here: memcheck and racecheck were not run"
 fi
@@ -73,10 +73,10 @@ fi
 if [ -n "$DRY" ]; then
   step benchmarks 110 $PYTHON -m benchmarks.gpu_ops --dry --out "$OUT/results"
 else
-  step benchmarks 110 $PYTHON -m benchmarks.gpu_ops
+  step benchmarks 100 $PYTHON -m benchmarks.gpu_ops
   step matrix_benchmarks 70 $PYTHON -m benchmarks.gpu_matrix --out "$OUT/gpu_matrix.json"
   step runtime_benchmarks 100 $PYTHON -m benchmarks.gpu_runtime --out "$OUT/gpu_runtime.json"
-  step bucket_memory 60 $PYTHON scripts/buckets.py --device cuda
+  step bucket_memory 50 $PYTHON scripts/buckets.py --device cuda
   step tables 20 $PYTHON scripts/bench_tables.py
   device=$($PYTHON -c "from htc_fast.profiling.limits import device_name; print(device_name())")
   cp -r "benchmarks/results/$device" README.md "$OUT"

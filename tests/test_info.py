@@ -33,6 +33,13 @@ def test_without_the_native_library_it_says_how_to_build_it(monkeypatch):
     assert "To do\n  * htc_fast's native library is missing" in "\n".join(info.lines(report))
 
 
+def test_a_library_older_than_the_python_code_counts_as_missing(monkeypatch):
+    monkeypatch.setattr(_native, "_failure", None)
+    assert _native.register_fake("not_there")(len) is len
+    with pytest.raises(ImportError, match="older than its Python code .*not_there.*pip install -e"):
+        _native.require()
+
+
 def test_a_forced_backend_is_reported(monkeypatch):
     monkeypatch.setenv("HTC_FAST_BACKEND", "reference")
     monkeypatch.setattr(_backend, "_from_environment", "reference")

@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["model", "deploy", "operator"])
+@pytest.mark.parametrize("code", blocks("python"), ids=["model", "deploy", "operator", "integration"])
 def test_code_runs(code):
     exec(compile(code, "README.md", "exec"), {})
 

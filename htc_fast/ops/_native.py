@@ -51,11 +51,19 @@ def require(cuda: bool = False) -> None:
         raise ImportError(f"htc_fast was built without CUDA kernels: install nvcc and {HOW_TO_BUILD}.")
 
 
+def _has(name: str) -> bool:
+    """Whether the library has this operator; one built from older sources may not, and then counts as missing."""
+    global _failure
+    if loaded() and not hasattr(torch.ops.htc_fast, name):
+        _failure = f"htc_fast's native library is older than its Python code (it has no {name}); {HOW_TO_BUILD}."
+    return loaded()
+
+
 def register_fake(name: str) -> Callable:
     """torch.library.register_fake for htc_fast::name, skipped where the library is missing."""
-    return torch.library.register_fake(f"htc_fast::{name}") if loaded() else lambda function: function
+    return torch.library.register_fake(f"htc_fast::{name}") if _has(name) else lambda function: function
 
 
 def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
-    if loaded():
+    if _has(name):
         torch.library.register_autograd(f"htc_fast::{name}", backward, setup_context=setup_context)
