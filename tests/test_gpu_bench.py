@@ -29,9 +29,9 @@ def test_what_is_stored_becomes_a_table(tmp_path, monkeypatch):
     gpu_ops.run_all(table, gpu_ops.Setting(dry=True), tmp_path)
     assert table.failed == 1  # and the rest was measured
     monkeypatch.setattr(bench_tables, "RESULTS", tmp_path)
-    text = bench_tables.operators("masks")
-    assert "| paste, 2 masks at 160×224 |" in text and "nvidia-h200" in text and bench_tables.UNMEASURED not in text
-    assert "| backward to the boxes, 20 RoIs to 7×7, bfloat16 |" in bench_tables.operators("pr_roi_pool")
+    text = bench_tables.operators(("masks",))
+    assert "| paste, 2 masks at 160×224 |" in text and "nvidia-h200" in text and "On a GPU: not measured" not in text
+    assert "| backward to the boxes, 20 RoIs to 7×7, bfloat16 |" in bench_tables.operators(("pr_roi_pool",))
 
 
 def test_ratios_compare_like_with_like(tmp_path, monkeypatch):
@@ -43,6 +43,6 @@ def test_ratios_compare_like_with_like(tmp_path, monkeypatch):
     (tmp_path / "nvidia-h200").mkdir()
     (tmp_path / "nvidia-h200" / "nms.json").write_text(json.dumps({**about, "rows": [row]}))
     monkeypatch.setattr(bench_tables, "RESULTS", tmp_path)
-    line = next(line for line in bench_tables.operators("nms").splitlines() if "some" in line)
+    line = next(line for line in bench_tables.operators(("nms",)).splitlines() if "some" in line)
     assert line == ("| some | 10.0 | 50% | htc_fast, atomic: failed; htc_fast, Triton: 20.0; torchvision: 300.0* "
                     "| –; 2.0×; 10.0×* |")  # fmt: skip

@@ -7,7 +7,7 @@ from htc_fast.ops import _backend, _convolutions
 from htc_fast.ops.reference import mask_predict as reference
 
 _backend.register_over_torch("mask_predict")
-# Beyond these the fused kernel repeats the deconvolution for every block of classes: 1203 cost 2.6 times the operations.
+# Beyond these the fused kernel repeats the deconvolution for every block of classes: 2.6 times the operations for 1203.
 MANY_CLASSES = 128
 
 

@@ -39,7 +39,7 @@ def test_files_that_give_no_detector(saved, tmp_path):
     with pytest.raises(UserError, match=r"unknown model 'htc_r5'.*did you mean"):
         restore(path, "htc_r5")
     foreign = tmp_path / "foreign.pth"
-    torch.save({"state_dict": {}}, foreign)
+    torch.save({"state_dict": {"conv.weight": torch.zeros(2)}}, foreign)
     with pytest.raises(UserError, match="name it with --model"):
         restore(foreign)
     half = tmp_path / "half.safetensors"

@@ -173,7 +173,9 @@ def mask_predict(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, 
         return predict_class(x, up_weight, up_bias, weight, bias, labels, out)
     x, up_weight, sizes = rows_of(x), rows_of(up_weight), _sizes(x, up_weight, weight)
     rows, height, width, channels, _, classes = sizes
-    out, tile = new_maps(x, classes, 2 * height, 2 * width), chain_tile(x, 64, 128)
+    # Without tensor cores both factors of the second product lie in registers.
+    tile = chain_tile(x, 32, 32) if precision(x.dtype) == "ieee" else chain_tile(x, 64, 128)
+    out = new_maps(x, classes, 2 * height, 2 * width)
     block = max(16, min(128, triton.next_power_of_2(classes)))
     launch(predict_all_kernel, (4 * triton.cdiv(rows, tile.rows), triton.cdiv(classes, block)), x.device, x, up_weight,
            up_bias.contiguous(), weight.contiguous(), bias.contiguous(), out, *sizes, EVEN=channels % tile.depth == 0,
@@ -189,8 +191,9 @@ def mask_predict_backward(grad: Tensor, x: Tensor, up_weight: Tensor, up_bias: T
     rows, height, width, channels, outputs, classes = sizes
     grad = grad.contiguous() if labels is not None else rows_of(grad)
     up, up_grad = new_maps(x, outputs, 2 * height, 2 * width), new_maps(x, 4 * outputs, height, width)
-    tile = chain_tile(x, 64, 128 if x.element_size() == 4 else 256)
-    block = max(16, min(64, triton.next_power_of_2(classes)))
+    small = labels is None and precision(x.dtype) == "ieee"
+    tile = chain_tile(x, 32, 64) if small else chain_tile(x, 64, 128 if x.element_size() == 4 else 256)
+    block = max(16, min(32 if small else 64, triton.next_power_of_2(classes)))
     launch(predict_backward_kernel, (4 * triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs)), x.device, x,
            up_weight, up_bias.contiguous(), weight.contiguous(), x if labels is None else labels.contiguous(), grad, up,
            up_grad, *sizes, ONE=labels is not None, EVEN=channels % tile.depth == 0, PRECISION=precision(x.dtype),

@@ -157,7 +157,9 @@ def product(x: Tensor, weight: Tensor, outputs: int, steps: tuple[int, int, int]
                OUTPUTS=tile.outputs, DEPTH=tile.depth, num_warps=tile.warps, num_stages=tile.stages,
                enable_fp_fusion=True)  # fmt: skip
 
-    run(tile_for(x, taps, outputs, run, bulk, extra is not None))
+    # Without bulk copies, skipping what is not wanted takes the registers that a second map does.
+    skips = choice is not None and not device_of(x).bulk
+    run(tile_for(x, taps, outputs, run, bulk, extra is not None or skips))
     return out
 
 
@@ -170,7 +172,8 @@ def weight_gradient(grad: Tensor, x: Tensor, taps: int, count: Tensor | None = N
     grad, x = rows_of(grad), rows_of(x)
     (number, channels, height, width), outputs = x.shape, grad.shape[1]
     rows = number * height * width
-    tile = gradient_tile(x, outputs, channels)
+    exact = exact or precision(x.dtype) == "ieee"
+    tile = gradient_tile(x, outputs, channels, exact)
     tiles = triton.cdiv(outputs, tile.rows) * taps * triton.cdiv(channels, tile.outputs)
     parts = max(1, min(2 * device_of(x).processors // tiles, triton.cdiv(rows, 8 * tile.depth)))
     span = triton.cdiv(triton.cdiv(rows, parts), tile.depth) * tile.depth
@@ -178,7 +181,7 @@ def weight_gradient(grad: Tensor, x: Tensor, taps: int, count: Tensor | None = N
     if rows:
         launch(weight_gradient_kernel, (tiles, parts), x.device, grad, x, sums, x if count is None else count, rows,
                height, width, 1 if count is None else number // len(count), channels, outputs, span, TAPS=taps,
-               WANTED=ALL if count is None else COUNTED, PRECISION="ieee" if exact else precision(x.dtype),
+               WANTED=ALL if count is None else COUNTED, PRECISION="ieee" if exact else "tf32",
                OUTPUTS=tile.rows, CHANNELS=tile.outputs, DEPTH=tile.depth, num_warps=tile.warps,
                num_stages=tile.stages, enable_fp_fusion=True)  # fmt: skip
     return sums[0] if parts == 1 else sums.sum(dim=0)

@@ -135,7 +135,8 @@ def semantic_merge(features: list[Tensor], weights: list[Tensor], biases: list[T
     features = [rows_of(one) for one in features]
     count, channels, height, width = features[level].shape
     outputs, rows = weights[0].shape[0], count * height * width
-    out, tile = new_maps(features[level], outputs, height, width), chain_tile(features[0], 64, 128, 64)
+    out, exact = new_maps(features[level], outputs, height, width), precision(features[0].dtype) == "ieee"
+    tile = chain_tile(features[0], 64, 64 if exact else 128, 64)  # products without tensor cores take more registers
     sizes = odd([side for one in features for side in one.shape[2:]])
     programs = triton.cdiv(rows, tile.rows) * triton.cdiv(outputs, tile.outputs)
     launch(merge_kernel, programs, out.device, tuple(features), tuple(one.contiguous() for one in weights),

@@ -134,7 +134,7 @@ def fits(tile: Tile, size: int, device: Device) -> Tile | None:
 
 
 def candidates(x: Tensor, outputs: int, device: Device, bulk: bool = False, extra: bool = False) -> list[Tile]:
-    """Tiles that fit. extra: whether a second map comes in at the end; then the result takes half of the registers."""
+    """Tiles that fit. extra: whether more than the sum needs registers; then the result takes half of them."""
     size, widest = x.element_size(), max(64, triton.next_power_of_2(outputs))
     offered = [replace(tile, box=box) for tile in COPIED if bulk for box in BOXES[tile.rows]] + list(GATHERED)
     exact, found = precision(x.dtype) == "ieee", []
@@ -142,8 +142,7 @@ def candidates(x: Tensor, outputs: int, device: Device, bulk: bool = False, extr
         # float32 steps are half as deep: the same bytes. Without tensor cores products take more registers.
         depth = 16 if exact and tile.warps == 4 else 128 // size
         made = fits(replace(tile, depth=depth), size, device)
-        half = extra or exact
-        if made and tile.outputs <= widest and not (half and tile.rows * tile.outputs > 2048 * tile.warps):
+        if made and tile.outputs <= widest and tile.rows * tile.outputs <= 4096 * tile.warps >> (extra + exact):
             found.append(made)
     return found
 
@@ -162,7 +161,7 @@ def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, bulk: bool, extr
     """The tile for a convolution of x [K, C, H, W] by 1 or 9 taps; `run(tile)` does it, for measuring.
 
     bulk   whether bulk copies can take x and the weight
-    extra  whether a second map comes in at the end
+    extra  whether a second map comes in at the end, or the kernel needs as many registers for something else
     """
     device, (count, channels, height, width) = device_of(x), x.shape
     # Maps in powers of two: nobody measures every number of boxes.
@@ -183,11 +182,13 @@ def searching(x: Tensor) -> bool:
     return wanted and not torch.cuda.is_current_stream_capturing()
 
 
-def gradient_tile(x: Tensor, outputs: int, channels: int) -> Tile:
+def gradient_tile(x: Tensor, outputs: int, channels: int, exact: bool) -> Tile:
     """The tile for a weight gradient [outputs, channels]: rows are split, so there are always enough programs."""
     device = device_of(x)
-    sides = (max(16, min(128, triton.next_power_of_2(side))) for side in (outputs, channels))
-    tile = fits(Tile(*sides, depth=32 if x.element_size() == 4 else 64), x.element_size(), device)
+    most = (128, 64) if exact else (128, 128)  # products without tensor cores take more registers
+    sides = (max(16, min(*pair)) for pair in zip(most, map(triton.next_power_of_2, (outputs, channels))))
+    depth = 16 if exact else 128 // x.element_size()
+    tile = fits(Tile(*sides, depth=depth), x.element_size(), device)
     return tile if tile is not None else Tile(64, 64, 32, 4, 2)
 
 
@@ -221,7 +222,7 @@ def chain_tile(x: Tensor, rows: int, outputs: int, depth: int = 128) -> Tile:
     device = device_of(x)
     size = x.element_size()
     depth = 16 * size if precision(x.dtype) == "ieee" else depth  # products without tensor cores take more registers
-    outputs = max(64, min(outputs, triton.next_power_of_2(x.shape[1])))
+    outputs = max(min(64, outputs), min(outputs, triton.next_power_of_2(x.shape[1])))
     for stages in (3, 2):
         made = fits(Tile(rows, outputs, depth // size, 8, stages), size, device)
         if made is not None:
