@@ -97,13 +97,19 @@ void soft_nms(const SoftNms& op, const Parallel& parallel) {
 
   const int64_t groups = static_cast<int64_t>(starts.size()) - 1;
   std::vector<std::vector<Candidate>> kept(groups);
-  parallel(groups, 1, [&](int64_t begin, int64_t end) {
+  auto some = [&](int64_t begin, int64_t end) {
     for (int64_t group = begin; group < end; ++group) {
       std::vector<Candidate> heap;
       for (size_t i = starts[group]; i < starts[group + 1]; ++i) heap.push_back({op.scores[order[i]], order[i], 0});
       one_class(op, heap, kept[group]);
     }
-  });
+  };
+  // Below some milliseconds a second thread that has to wait for a processor costs more than it brings.
+  int64_t pairs = 0;
+  for (int64_t group = 0; group < groups; ++group)
+    pairs += static_cast<int64_t>((starts[group + 1] - starts[group]) * (starts[group + 1] - starts[group]));
+  if (pairs > 1'000'000) parallel(groups, 1, some);
+  else some(0, groups);
 
   std::vector<Candidate> all;
   for (const auto& group : kept) all.insert(all.end(), group.begin(), group.end());

@@ -62,9 +62,18 @@ def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     packed = winograd.kept(weight, x)
     if packed is not None and unwatched(x):
         return winograd.convolution(*autocast(x), packed, bias, relu=True)
+    return _relu(x, weight, bias, 1)
+
+
+def pointwise_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """relu(1x1 convolution), in the same way."""
+    return _relu(x, weight, bias, 0)
+
+
+def _relu(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
     if not can_fuse(x):
-        return F.conv2d(x, weight, bias, padding=1).relu_()
-    return FUSED(x, weight, bias, [1, 1], [1, 1], [1, 1], 1, "relu", [], "")
+        return F.conv2d(x, weight, bias, padding=padding).relu_()
+    return FUSED(x, weight, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], "")
 
 
 def can_fuse(x: Tensor) -> bool:

@@ -29,6 +29,8 @@ def mask_flow(x: Tensor, m: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     backend = _backend.backend_for("mask_flow", x)
     if backend == "triton":
         return torch.ops.htc_fast_triton.mask_flow(*_convolutions.autocast(x, m, weight, bias))
-    if backend != "reference":
-        x, m = (one.contiguous(memory_format=torch.channels_last) for one in (x, m))
-    return reference.mask_flow(x, m, weight, bias)
+    if backend == "reference":
+        return reference.mask_flow(x, m, weight, bias)
+    x, m = (one.contiguous(memory_format=torch.channels_last) for one in (x, m))
+    flow = _convolutions.pointwise_relu(m, weight, bias)
+    return flow.add_(x) if _convolutions.can_fuse(m) else x + flow

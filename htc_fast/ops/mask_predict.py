@@ -9,6 +9,8 @@ from htc_fast.ops.reference import mask_predict as reference
 _backend.register_over_torch("mask_predict")
 # Beyond these the fused kernel repeats the deconvolution for every block of classes: 2.6 times the operations for 1203.
 MANY_CLASSES = 128
+# Maps at a time on a CPU: what is up-sampled of them, 6 MB of float32, stays in the cache until its logits are made.
+BLOCK = 8
 
 
 def mask_predict(
@@ -34,6 +36,11 @@ def mask_predict(
         )
     if backend != "reference":
         x = x.contiguous(memory_format=torch.channels_last)
+        if labels is not None and _convolutions.unwatched(x):
+            blocks = zip(x.split(BLOCK), labels.split(BLOCK))
+            return torch.cat(
+                [reference.mask_predict(one, up_weight, up_bias, weight, bias, own) for one, own in blocks]
+            )
     out = reference.mask_predict(x, up_weight, up_bias, weight, bias, labels)
     # Of maps of one pixel torch cannot tell the layout.
     return out if labels is not None else out.contiguous(memory_format=torch.channels_last)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from htc_fast.ops import _backend, _convolutions
@@ -42,6 +43,18 @@ def semantic_merge(
     if backend == "triton":
         features, weights, biases = (list(_convolutions.autocast(*some)) for some in (features, weights, biases))
         return torch.ops.htc_fast_triton.semantic_merge(features, weights, biases, level)
-    if backend != "reference":
-        features = [one.contiguous(memory_format=torch.channels_last) for one in features]
-    return reference.semantic_merge(features, weights, biases, level)
+    if backend == "reference":
+        return reference.semantic_merge(features, weights, biases, level)
+    return _over_torch(features, weights, biases, tuple(features[level].shape[2:]))
+
+
+def _over_torch(features: list[Tensor], weights: list[Tensor], biases: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """As the definition has it, in place where no gradient looks on."""
+    total = None
+    for one, weight, bias in zip(features, weights, biases):
+        one = one.contiguous(memory_format=torch.channels_last)
+        if tuple(one.shape[2:]) != size:
+            one = F.interpolate(one, size=size, mode="bilinear", align_corners=True)
+        part = _convolutions.pointwise_relu(one, weight, bias)
+        total = part if total is None else total.add_(part) if _convolutions.unwatched(one) else total + part
+    return total
