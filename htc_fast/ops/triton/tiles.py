@@ -185,7 +185,7 @@ def searching(x: Tensor) -> bool:
 def gradient_tile(x: Tensor, outputs: int, channels: int, exact: bool) -> Tile:
     """The tile for a weight gradient [outputs, channels]: rows are split, so there are always enough programs."""
     device = device_of(x)
-    most = (128, 64) if exact else (128, 128)  # products without tensor cores take more registers
+    most = (64, 64) if exact else (128, 128)  # products without tensor cores take more registers
     sides = (max(16, min(*pair)) for pair in zip(most, map(triton.next_power_of_2, (outputs, channels))))
     depth = 16 if exact else 128 // x.element_size()
     tile = fits(Tile(*sides, depth=depth), x.element_size(), device)
