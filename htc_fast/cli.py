@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -54,6 +55,10 @@ def run(main: Callable[[], int | None]) -> None:
         first = str(error).strip().splitlines()[0]
         print(f"error: {first} Lower --batch-size or the image size, or use --amp.", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; Python must not write to it again on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         place = f" {error.filename}" if error.filename else ""
         print(

@@ -26,6 +26,7 @@ from htc_fast.training.report import Report, memory_mb, writing
 from htc_fast.training.watch import Alarm, Window, check_weights
 
 SCORE = "mask_AP"
+ONE_REQUEST = 1.0  # seconds within which signals are one wish to stop
 
 
 class Step(nn.Module):
@@ -233,10 +234,16 @@ class Trainer:
 
 @contextlib.contextmanager
 def _signals(trainer: Trainer):
-    """Ctrl-C and SIGTERM ask the run to stop after this step; a second time they stop it at once."""
+    """Ctrl-C and SIGTERM ask the run to stop after this step; a second time they stop it at once.
+
+    Under torchrun one Ctrl-C comes twice, from the terminal and from torchrun.
+    """
+    first = None
 
     def ask(number, frame):
-        if trainer.asked:
+        nonlocal first
+        first = time.monotonic() if first is None else first
+        if time.monotonic() - first > ONE_REQUEST:
             raise KeyboardInterrupt
         trainer.asked = True
 
