@@ -9,7 +9,7 @@ THEIRS = {"cascade_mask_r50": "r50_fpn", "cascade_mask_r101": "r101_fpn", "casca
 
 
 @pytest.mark.parametrize(
-    ("name", "mode", "dtype"), detectors.variants(*NAMES, modes=("optimised",)), indirect=["dtype"]
+    ("name", "mode", "dtype"), detectors.variants(*NAMES, modes=("optimized",)), indirect=["dtype"]
 )
 def bench_detect(compare, draw, name, mode, dtype):
     others = {"mmdetection": detectors.mmdetection(draw, f"cascade-mask-rcnn_{THEIRS[name]}_1x_coco")}

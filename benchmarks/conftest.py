@@ -14,8 +14,8 @@ import torch
 from benchmarks import rivals, slower, stored, timing
 from benchmarks.stored import RESULTS
 from htc_fast import ops
+from htc_fast.device import supports
 from htc_fast.ops import _backend, _native
-from htc_fast.processor import supports
 from htc_fast.profiling.limits import Limits, device_name, machine, measure
 from tests import inputs
 

@@ -6,12 +6,12 @@ import torch
 import htc_fast
 from benchmarks.cases import full
 from benchmarks.rivals import needs
-from htc_fast.processor import autocast
+from htc_fast.device import autocast
 from htc_fast.profiling.paper import counted
 
 TINY = {"backbone": "test_resnet", "channels": 16, "box_channels": 32, "num_classes": 3, "semantic_classes": 5,
         "rpn_proposals": 30, "rpn_proposals_per_level": 50, "detections": 8}  # fmt: skip
-MODES = ("eager", "optimised")
+MODES = ("eager", "optimized")
 
 
 def picture(draw, images: int = 1) -> tuple[torch.Tensor, torch.Tensor]:

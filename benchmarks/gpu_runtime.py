@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from torchvision.models import detection
 
 import htc_fast
-from htc_fast.prediction import stream
+from htc_fast.inference.predict import stream
 from htc_fast.profiling.limits import machine
 
 PICTURE = (800, 1333)

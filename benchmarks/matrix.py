@@ -7,8 +7,8 @@ from torch import Tensor
 
 from benchmarks import rivals
 from benchmarks.cases import close
-from htc_fast.parts import watching
-from htc_fast.profiling.ledger import Ledger
+from htc_fast.profiling.meters import CostMeter
+from htc_fast.ranges import watching
 
 
 def words(count: int, channels: int) -> str:
@@ -40,9 +40,9 @@ def steps(leaves: list[Tensor], *forwards: Callable) -> list[Callable]:
 
 def run(compare, case: str, calls: dict, op: str, dtype: torch.dtype, inputs: tuple[Tensor, ...] = ()) -> None:
     """Compare with operations counted from the shapes; inputs: what must be read besides the result."""
-    with Ledger() as ledger, watching(ledger):
+    with CostMeter() as meter, watching(meter):
         out = calls["htc_fast"]()
-    gflop = sum(need.flop for need in ledger.needs.values()) / 1e9
+    gflop = sum(need.flop for need in meter.needs.values()) / 1e9
     gigabytes = sum(one.nbytes for one in (*inputs, out)) / 1e9 if inputs else None
     check = close(1e-4 if dtype == torch.float32 else 3e-2, relative=True)
     compare(case, calls, check, op=op, gflop=gflop, gigabytes=gigabytes, dtype=dtype)

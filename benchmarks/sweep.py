@@ -18,8 +18,10 @@ import torch
 
 import htc_fast
 from benchmarks.curves import draw
-from htc_fast import cli, ops
-from htc_fast.files import check_writable
+from htc_fast import ops
+from htc_fast.commands import entry
+from htc_fast.commands.options import Parser
+from htc_fast.commands.output import check_writable
 from htc_fast.profiling.limits import device_name, machine, seconds
 from htc_fast.profiling.report import rounded
 from tests.inputs import SCALES, candidates, maps, proposals, soft_masks
@@ -120,7 +122,7 @@ def exponent(sizes: tuple[int, ...], times: list[float]) -> float:
 
 
 def main() -> None:
-    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smallest sizes, once each")
     parser.add_argument("--out", type=Path, help="folder for sweep.json and sweep.png")
     options = parser.parse_args()
@@ -140,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

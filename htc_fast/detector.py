@@ -1,10 +1,15 @@
-"""A detector as its users hold it: the network of `models`, with `losses` from training and `predict` for pictures."""
+"""A detector as its users hold it: the network of `models`, with `losses` to train it and `predict` for pictures."""
 
+from dataclasses import replace
+from pathlib import Path
+
+from htc_fast.criterion.losses import losses
+from htc_fast.device import find_device
+from htc_fast.errors import UserError
+from htc_fast.inference.predict import predict
 from htc_fast.models import zoo
 from htc_fast.models.htc import HTC
-from htc_fast.models.weights import load_weights, read
-from htc_fast.prediction import predict
-from htc_fast.training.losses import losses
+from htc_fast.models.weights.load import load_weights, read
 
 
 class Detector(HTC):
@@ -19,19 +24,47 @@ def list_models() -> list[str]:
     return zoo.list_models()
 
 
-def create_model(name: str, *, num_classes: int = 80, weights: str | None = None, **overrides) -> Detector:
+def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None = None, **overrides) -> Detector:
     """Build a detector by name.
 
     name         one of `list_models()`
     num_classes  foreground classes
     weights      path of a checkpoint: ours (safetensors), mmdetection's (1.x to 3.x), torchvision's or detectron2's;
-                 what the last two's networks do otherwise (RoIAlign, strides, anchors, scores), the model does too
+                 what the last two's networks do otherwise (RoIAlign, strides, anchors, scores), the model does too,
+                 and of ours also the names and category ids of the classes and the image size
     overrides    fields of `models.config.Model`, such as backbone="convnext_tiny", pretrained=True, semantic="box"
     raises       UserError for an unknown name or option, or weights that do not fit
     """
     if weights is None:
         return Detector(zoo.config(name, num_classes=num_classes, **overrides))
     file = read(weights, num_classes)
-    model = Detector(zoo.config(name, num_classes=num_classes, **{**file.options, **overrides}))
+    options = {**file.options, **file.described(num_classes), **overrides}
+    model = Detector(zoo.config(name, num_classes=num_classes, **options))
     load_weights(model, file)
     return model
+
+
+def load(
+    weights: str | Path, *, name: str | None = None, num_classes: int | None = None, device: str | None = None
+) -> Detector:
+    """Build the detector that a file was saved from, with all it knows, ready to predict.
+
+    weights      ours, which says how it was built, or another library's checkpoint
+    name         one of `list_models()`, needed where the file does not say it
+    num_classes  of another library's file; None: 80
+    device       "cpu", "cuda", "cuda:1"; None: a GPU if there is one
+    returns      Detector in evaluation mode; `config` has its class names, category ids and image size
+    raises       UserError if the file cannot be used, names no model, or the device is not there
+    """
+    where = find_device(device)
+    file = read(weights, num_classes or 80)
+    if file.config is not None and name in (None, file.config.name):
+        # The file's own weights follow: nothing is to be downloaded.
+        config = replace(file.config, pretrained=False)
+    elif name is None:
+        raise UserError(f"{weights} does not say which model it belongs to: name it with --model (in Python: name=).")
+    else:
+        config = zoo.config(name, num_classes=num_classes or 80, **file.options)
+    model = Detector(config)
+    load_weights(model, file)
+    return model.eval().to(where)

@@ -3,18 +3,22 @@
 import argparse
 from pathlib import Path
 
-from htc_fast import cli, processor
+from htc_fast.commands import entry
+from htc_fast.commands.options import Parser
+from htc_fast.commands.output import write_json
 from htc_fast.data import CocoDataset
+from htc_fast.data.pictures import image_size
+from htc_fast.detector import load
+from htc_fast.device import autocast, find_device
 from htc_fast.errors import UserError
 from htc_fast.evaluation import coco
-from htc_fast.files import write_json
-from htc_fast.restore import find_device, image_size, optimized, restore
+from htc_fast.inference.optimize import optimized
 from htc_fast.training import distributed
 
 
 def parser() -> argparse.ArgumentParser:
     """All options."""
-    made = cli.Parser(prog="python -m htc_fast.evaluate", description="Box and mask AP, as pycocotools gives them.")
+    made = Parser(prog="python -m htc_fast.evaluate", description="Box and mask AP, as pycocotools gives them.")
     add = made.add_argument
     add("--weights", type=Path, required=True, help="checkpoint: ours, mmdetection's, torchvision's or detectron2's")
     add("--model", help="name of the network, where the file does not say it: see htc_fast.list_models()")
@@ -47,8 +51,8 @@ def main() -> int:
         find_device(options.device)
     world = distributed.start(options.device)
     try:
-        model = restore(options.weights, options.model, len(dataset.classes), str(world.device))
-        names = getattr(model, "class_names", None)
+        model = load(options.weights, name=options.model, num_classes=len(dataset.classes), device=str(world.device))
+        names = list(model.config.class_names)
         if names and names != dataset.classes and set(names) <= set(dataset.classes):
             # The file numbers or orders the classes in another way than the training data did.
             dataset = CocoDataset(options.data, options.split, **paths, semantic="none", keep_empty=True, classes=names)
@@ -56,9 +60,9 @@ def main() -> int:
         report = {}
         for stage in stages:
             found = coco.gather(run(model, dataset, stage, options, world))
-            if world.leads:
+            if world.is_main:
                 report[f"stage {stage}" if stage else "ensemble"] = conclude(dataset, found, stage, options)
-        if world.leads and options.out:
+        if world.is_main and options.out:
             write_json(options.out / "metrics.json", report)
     finally:
         distributed.stop()
@@ -75,8 +79,8 @@ def run(model, dataset: CocoDataset, stage: str | None, options: argparse.Namesp
     size = image_size(options.image_size)
     if options.optimize:
         model = optimized(model, size, options.batch_size, options.amp)
-    autocast = processor.autocast(world.device, options.amp)
-    with coco.at_stage(model, int(stage) if stage else None), autocast:
+    low = autocast(world.device, options.amp)
+    with coco.at_stage(model, int(stage) if stage else None), low:
         return coco.collect(
             model,
             dataset,
@@ -123,4 +127,4 @@ def _percent(value: float) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import torch
 
-from htc_fast import cli
+from htc_fast.commands import entry
+from htc_fast.commands.options import Parser
 from htc_fast.data.classes import default_classes
+from htc_fast.data.pictures import image_size
+from htc_fast.detector import load as load_model
 from htc_fast.errors import UserError
 from htc_fast.evaluation.coco import at_stage
-from htc_fast.restore import image_size, restore
-from htc_fast.runtime.exported import export_detect
+from htc_fast.inference.export import export_detect
 
 NOTES = "htc_fast.json"
 
 
 def parser() -> argparse.ArgumentParser:
     """All options."""
-    made = cli.Parser(prog="python -m htc_fast.export", description="Write a detector as one torch.export program.")
+    made = Parser(prog="python -m htc_fast.export", description="Write a detector as one torch.export program.")
     add = made.add_argument
     add("--weights", type=Path, required=True, help="checkpoint: ours, mmdetection's, torchvision's or detectron2's")
     add("--model", help="name of the network, where the file does not say it: see htc_fast.list_models()")
@@ -42,7 +44,7 @@ def main() -> int:
     if options.out.suffix != ".pt2":
         raise UserError(f"--out has to end in .pt2, got {options.out.name}.")
     size = (size[0], size[-1])
-    model = restore(options.weights, options.model, None, options.device)
+    model = load_model(options.weights, name=options.model, device=options.device)
     began = time.perf_counter()
     with at_stage(model, options.stage):
         program = export_detect(model, size, options.batch_size)
@@ -56,7 +58,7 @@ def main() -> int:
 
 def notes(model, program) -> dict:
     """What a user of the file has to know: classes, and how pictures become inputs."""
-    names = getattr(model, "class_names", None) or default_classes(model.config.num_classes)[0]
+    names = model.config.class_names or default_classes(model.config.num_classes)[0]
     config = model.config
     shape = list(program.example_inputs[0][0].shape)
     return {"model": config.name, "class_names": names, "mean": config.mean, "std": config.std, "images": shape}
@@ -114,4 +116,4 @@ def how_to_load(options: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -14,7 +14,9 @@ from types import SimpleNamespace
 import torch
 
 import htc_fast
-from htc_fast import cli, ops
+from htc_fast import ops
+from htc_fast.commands import entry
+from htc_fast.commands.options import Parser
 from htc_fast.ops import _backend, _native
 from htc_fast.ops._backend import triton_installed
 
@@ -63,8 +65,8 @@ def architectures() -> list[str]:
 def reach(major: int, minor: int, built: list[str]) -> str | None:
     """Machine code serves its own generation from its minor number on; PTX is compiled at load for anything newer."""
     best = None
-    for entry in built:
-        name, _, kind = entry.partition("-")
+    for one in built:
+        name, _, kind = one.partition("-")
         digits = name.rstrip("af")
         has = int(digits[:-1]), int(digits[-1])
         if kind != "virtual" and has[0] == major and has[1] <= minor and (name == digits or has[1] == minor):
@@ -187,7 +189,7 @@ def _native_lines(found: dict) -> list[str]:
 
 def main() -> int:
     """Print the report."""
-    parser = cli.Parser(prog="python -m htc_fast.info", description="What is installed, built and used.")
+    parser = Parser(prog="python -m htc_fast.info", description="What is installed, built and used.")
     parser.add_argument("--json", action="store_true", help="the same as JSON")
     options = parser.parse_args()
     found = report()
@@ -196,4 +198,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -8,23 +8,26 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from htc_fast import cli, processor
+from htc_fast.commands import entry
+from htc_fast.commands.options import Parser
+from htc_fast.commands.output import JsonList
 from htc_fast.data.annotations import Annotations, read_annotations
 from htc_fast.data.classes import default_classes
-from htc_fast.data.pictures import SUFFIXES
+from htc_fast.data.instances import Instances
+from htc_fast.data.pictures import SUFFIXES, image_size
+from htc_fast.detector import load
+from htc_fast.device import autocast
 from htc_fast.errors import UserError
 from htc_fast.evaluation.coco import at_stage
-from htc_fast.files import JsonList
-from htc_fast.instances import Instances
-from htc_fast.overlap import Behind
-from htc_fast.prediction import Sources, stream
-from htc_fast.restore import image_size, optimized, restore
-from htc_fast.visualization import draw
+from htc_fast.inference.draw import draw
+from htc_fast.inference.optimize import optimized
+from htc_fast.inference.predict import Sources, stream
+from htc_fast.inference.threads import Behind
 
 
 def parser() -> argparse.ArgumentParser:
     """All options."""
-    made = cli.Parser(prog="python -m htc_fast.predict", description="Find objects in pictures and draw them.")
+    made = Parser(prog="python -m htc_fast.predict", description="Find objects in pictures and draw them.")
     add = made.add_argument
     add("pictures", nargs="*", metavar="PICTURES", help="files, folders or globs")
     add("--weights", type=Path, required=True, help="checkpoint: ours, mmdetection's, torchvision's or detectron2's")
@@ -52,7 +55,9 @@ def main() -> int:
     sources = find_pictures(options.pictures)
     overlays = name_overlays(sources, options.out)
     known = read_annotations(options.annotations) if options.annotations else None
-    model = restore(options.weights, options.model, len(known.classes) if known else None, options.device)
+    model = load(
+        options.weights, name=options.model, num_classes=len(known.classes) if known else None, device=options.device
+    )
     names, category_ids = find_classes(model, known)
     ids = name_pictures(sources, known)
     failed = drawn = 0
@@ -80,7 +85,7 @@ def predictions(model, sources: list[Path], names: list[str], options: argparse.
     size = image_size(options.image_size)
     if options.optimize:
         model = optimized(model, size, options.batch_size, options.amp)
-    with at_stage(model, options.stage), processor.autocast(device, options.amp):
+    with at_stage(model, options.stage), autocast(device, options.amp):
         yield from stream(
             model,
             len(sources),
@@ -147,7 +152,7 @@ def find_classes(model, known: Annotations | None) -> tuple[list[str], list]:
             )
         return known.classes, known.category_ids
     names, ids = default_classes(count)
-    return getattr(model, "class_names", None) or names, getattr(model, "category_ids", None) or ids
+    return model.config.class_names or names, model.config.category_ids or ids
 
 
 def name_pictures(sources: list[Path], known: Annotations | None) -> list:
@@ -177,4 +182,4 @@ def save_overlay(source: Path, found: Instances, path: Path, boxes: bool) -> Non
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import torch
 
-from htc_fast import cli, profile_setup
+from htc_fast.commands import entry
+from htc_fast.commands.options import Parser
+from htc_fast.inference.buckets import out_of_memory
 from htc_fast.profiling import detect, limits, report
+from htc_fast.profiling import run as profile_setup
 from htc_fast.profiling.peers import profile_peers
-from htc_fast.runtime.buckets import out_of_memory
 
 INTERRUPTED = "interrupted: what is missing was not measured"
 
 
 def parser() -> argparse.ArgumentParser:
     """All options; what is left out depends on the device."""
-    made = cli.Parser(
+    made = Parser(
         prog="python -m htc_fast.profile",
         description="Measure every part of the paper's detectors, beside what this device could do at best.",
     )
@@ -26,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     add("--image-size", type=int, nargs="+", metavar="PX", help="short and long side (default: 800 1333; CPU: half)")
     add("--batch-size", type=int, default=1, help="pictures at once")
     add("--dtypes", nargs="+", metavar="DTYPE", help="float32, bfloat16 (default: both where the device has them)")
-    add("--modes", nargs="+", metavar="MODE", help="eager, optimised, peers (default: all)")
+    add("--modes", nargs="+", metavar="MODE", help="eager, optimized, peers (default: all)")
     add("--rounds", type=int, help="timed runs of each, after one that is not (default: 20; CPU: 3)")
     add("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="fields of the configuration")
     add("--train", action="store_true", help="a training step instead, on sample pictures")
@@ -114,4 +116,4 @@ def show(result: dict, options) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
-from htc_fast import cli, train_setup
+from htc_fast.commands import entry
+from htc_fast.commands.options import Parser
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.training import distributed, presets
+from htc_fast.training import run as train_setup
 from htc_fast.training.loop import Trainer
 
 STOPPED = 130  # as a shell names a program that Ctrl-C ended: `train && evaluate` must not go on
@@ -16,7 +18,7 @@ STOPPED = 130  # as a shell names a program that Ctrl-C ended: `train && evaluat
 
 def parser() -> argparse.ArgumentParser:
     """All options; what is left out comes from `training.presets`."""
-    made = cli.Parser(
+    made = Parser(
         prog="python -m htc_fast.train",
         description="Train Hybrid Task Cascade. With no data named, a small one is trained on sample pictures.",
     )
@@ -112,16 +114,16 @@ def main() -> int:
         model = train_setup.make_model(config, options, train)
         trainer = Trainer(
             model,
-            train_setup.make_feed(options, train, config, world),
+            train_setup.make_batches(options, train, config, world),
             train_setup.make_recipe(options, world),
             options.out,
             world,
             evaluate=val and train_setup.make_evaluation(val, world),
             picture=val and train_setup.make_picture(val),
         )
-        if world.leads:
+        if world.is_main:
             print(train_setup.describe(options, model, train, val, trainer), file=sys.stderr)
-        if options.resume and not trainer.resume() and world.leads:
+        if options.resume and not trainer.resume() and world.is_main:
             print(f"nothing to resume in {options.out}: starting anew.", file=sys.stderr)
         trainer.run()
     finally:
@@ -130,4 +132,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    entry.run(main)

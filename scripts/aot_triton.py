@@ -37,9 +37,9 @@ launched: list[tuple] = []
 
 def record() -> None:
     """Make the launchers note what they would launch."""
-    from htc_fast.ops.triton import bulk, mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge
+    from htc_fast.ops.triton import mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge, tma
 
-    for module in (bulk, mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge):
+    for module in (mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge, tma):
         module.launch = lambda kernel, programs, device, *arguments, **options: launched.append(
             (kernel, arguments, options)
         )
@@ -126,9 +126,9 @@ def matrix_cases(name: str, empty, take) -> None:
 
 def bulk_cases(name: str, empty, take) -> None:
     """What a GPU with bulk copies launches instead: every tile, and the gradient, which float32 leaves to the other."""
-    from htc_fast.ops.triton.bulk import bulk_product
-    from htc_fast.ops.triton.finish import PLAIN, RELU
+    from htc_fast.ops.triton.epilogue import PLAIN, RELU
     from htc_fast.ops.triton.tiles import AHEAD, BOXES, COPIED, fits
+    from htc_fast.ops.triton.tma import bulk_product
 
     x, weight, bias = empty(100, 14, 14, 256).permute(0, 3, 1, 2), empty(256, 3, 3, 256).permute(0, 3, 1, 2), empty(256)
     for tile in COPIED:

@@ -195,7 +195,7 @@ def profile_of(result: dict) -> str:
     absent = "; ".join(f"{who}: absent ({reason})" for who, reason in result["absent"].items())
     missing = [name for name in FPS if name not in {row["case"] for row in result["rows"]}]
     missing = f"{', '.join(missing)}: {UNMEASURED} here." if missing else ""
-    slowest = [line.strip() for line in report.bottlenecks(result).splitlines() if "htc_r50, optimised" in line]
+    slowest = [line.strip() for line in report.bottlenecks(result).splitlines() if "htc_r50, optimized" in line]
     next_ones = f"Most time above the limit: {'; '.join(slowest)}." if slowest else ""
     return "\n\n".join(filter(None, (table(head, rows), parts(result, "htc_r50"), next_ones, missing, absent,
                                      caption(result))))  # fmt: skip
@@ -258,7 +258,7 @@ def soak(suites: tuple[str, ...]) -> str:
 
 def soak_of(results: dict[str, dict]) -> str:
     keys = ("pictures", "broken", "instances", "MB after a tenth", "MB at the end", "MB at most")
-    words = {"soak": "as it is", "soak_optimized": "optimised"}
+    words = {"soak": "as it is", "soak_optimized": "optimized"}
     rows = [[words[how], *(f"{one[key]:g}" for key in keys)] for how, one in results.items()]
     return table(["predict", *keys], rows) + "\n\n" + captions(results)
 
@@ -272,7 +272,7 @@ def buckets_of(result: dict) -> str:
     types = list(result["rows"][0]["MB"])
     rows = [[f"{row['batch']} × {row['height']}×{row['width']}", *(f"{row['MB'][one]:.0f}" for one in types)]
             for row in result["rows"]]  # fmt: skip
-    head = ["htc_r50, optimised", *(f"{short(one)}, MB" for one in types)]
+    head = ["htc_r50, optimized", *(f"{short(one)}, MB" for one in types)]
     return table(head, rows) + f"\n\n{result['what']}; {caption(result)}"
 
 

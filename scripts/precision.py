@@ -19,12 +19,12 @@ from torchvision.ops import box_iou
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.conftest import RESULTS, device_name, machine
 from htc_fast.data import CocoDataset
+from htc_fast.data.instances import Instances
 from htc_fast.data.sample import make_sample_dataset
+from htc_fast.detector import load
+from htc_fast.device import supports
 from htc_fast.evaluation import coco
-from htc_fast.instances import Instances
-from htc_fast.processor import supports
-from htc_fast.restore import restore
-from htc_fast.runtime import Optimized
+from htc_fast.inference import Optimized
 
 SCORE, IOU = 0.3, 0.9
 KEYS = ("box_AP", "box_AP50", "mask_AP", "mask_AP50")
@@ -38,10 +38,10 @@ def main() -> None:
     options.add_argument("--device")
     options.add_argument("--note", help="one sentence about the weights, kept beside the results")
     options = options.parse_args()
-    model = restore(options.weights, device=options.device)
+    model = load(options.weights, device=options.device)
     dataset = CocoDataset(options.data or make_sample_dataset(), options.split)
     device = next(model.parameters()).device
-    side = getattr(model, "image_size", None) or (800, 1333)
+    side = model.config.image_size or (800, 1333)
     rows, exact = [], None
     for name, network in [("fp32, as it is", model), *optimized(model, tuple(side))]:
         began = time.perf_counter()

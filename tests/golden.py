@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from htc_fast.detector import Detector, create_model
-from htc_fast.models.weights import load_weights
+from htc_fast.models.weights.load import load_weights
 
-FOLDER = Path(__file__).parent / "data" / "golden" / "htc_r50_256x320"
+FOLDER = Path(__file__).parent / "fixtures" / "golden" / "htc_r50_256x320"
 
 
 def state_dict() -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from htc_fast.data.masks import Segmentation, is_usable
-from htc_fast.data.notes import say_once
+from htc_fast.data.messages import say_once
 from htc_fast.data.packed import Packed
 from htc_fast.errors import UserError
 

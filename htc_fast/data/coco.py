@@ -11,11 +11,11 @@ from torchvision import tv_tensors
 
 from htc_fast.data import semantic as semantic_maps
 from htc_fast.data.annotations import Annotations, Picture, read_annotations
+from htc_fast.data.instances import Instances
 from htc_fast.data.masks import to_bitmaps, to_rle
-from htc_fast.data.notes import say_once
+from htc_fast.data.messages import say_once
 from htc_fast.data.pictures import load_image
 from htc_fast.errors import UserError
-from htc_fast.instances import Instances
 
 SMALLEST_SIDE = 32
 

@@ -13,10 +13,10 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from htc_fast.data.coco import CocoDataset
+from htc_fast.data.instances import Instances
 from htc_fast.data.masks import to_rle
 from htc_fast.errors import UserError
-from htc_fast.instances import Instances
-from htc_fast.prediction import stream
+from htc_fast.inference.predict import stream
 
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
@@ -47,7 +47,7 @@ def evaluate(
 ) -> dict[str, float]:
     """AP of a model over a data set, by this process alone.
 
-    size       (short side, long side) the network sees; None: the model's `image_size`, else 800, 1333
+    size       (short side, long side) the network sees; None: that of the model's training, else 800, 1333
     limit      only the first pictures
     box_areas  small, medium and large masks by the area of their boxes, as in the paper's tables
     returns    box_AP, box_AP50, ..., mask_AP, mask_AP50, ..., 0 to 1

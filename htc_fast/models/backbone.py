@@ -8,8 +8,7 @@ import torch
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
-from htc_fast.cli import choose
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, choose
 
 STRIDES = (4, 8, 16, 32)
 

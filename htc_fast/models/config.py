@@ -71,9 +71,16 @@ class Model:
     test_stage: int | None = None  # 1, 2, 3: that stage alone; None: the ensemble
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # RGB, 0-255
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    class_names: tuple[str, ...] = ()  # by label; without them COCO's for 80 classes, else numbers
+    category_ids: tuple[int | str, ...] = ()  # by label, of the data set that it was trained on
+    image_size: tuple[int, int] | None = None  # (short side, limit of the long side) of the pictures in training
 
     def __post_init__(self):
         count = len(self.stages.match_iou)
+        for name in ("class_names", "category_ids"):
+            if len(getattr(self, name)) not in (0, self.num_classes):
+                found = len(getattr(self, name))
+                raise ValueError(f"{name} must have one entry per class, got {found} for {self.num_classes} classes.")
         if self.semantic not in SEMANTIC:
             raise ValueError(f"semantic must be one of {', '.join(SEMANTIC)}, got {self.semantic!r}.")
         if self.score_average not in ("logits", "probabilities"):

@@ -15,7 +15,7 @@ from htc_fast.models.postprocess import ensemble, pad_masks, select
 from htc_fast.models.rpn import RPN
 from htc_fast.models.semantic_head import SemanticHead
 from htc_fast.models.structures import Detections, trim_columns
-from htc_fast.parts import part
+from htc_fast.ranges import part
 
 ROI_SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 

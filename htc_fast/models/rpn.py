@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from htc_fast import ops
 from htc_fast.models import config as configs
 from htc_fast.models.geometry import decode_boxes
-from htc_fast.parts import part
+from htc_fast.ranges import part
 
 STRIDES = (4, 8, 16, 32, 64)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 
-from htc_fast.cli import choose
+from htc_fast.errors import choose
 from htc_fast.models.config import RPN, Cascade, Model
 
 BACKBONES = {"r50": "resnet50", "r101": "resnet101", "x101_32x4d": "resnext101_32x4d", "x101_64x4d": "resnext101_64x4d"}

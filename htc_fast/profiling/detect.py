@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from htc_fast.detector import create_model
-from htc_fast.parts import watching
-from htc_fast.processor import autocast, supports
-from htc_fast.profiling.ledger import Clock, Ledger, Need, median_round, spread
+from htc_fast.device import autocast, supports
+from htc_fast.inference import optimize
 from htc_fast.profiling.limits import Limits, seconds
-from htc_fast.runtime import optimize
+from htc_fast.profiling.meters import Clock, CostMeter, Need, median_round, spread
+from htc_fast.ranges import watching
 
-MODES = ("eager", "optimised")
+MODES = ("eager", "optimized")
 
 
 @dataclass(frozen=True)
@@ -110,19 +110,19 @@ def profile_model(
     pictures = [picture(setting.size)] * setting.batch_size
     options = {"size": setting.size, "batch_size": setting.batch_size, "score_threshold": 0.0}
     say(f"{name}: counting")
-    with Ledger() as ledger, watching(ledger):
+    with CostMeter() as meter, watching(meter):
         model.predict(pictures, **options)
     for mode in setting.modes:
         for dtype in setting.usable_dtypes():
             say(f"{name}: {mode}, {dtype}")
             rounds, whole = _timed(mode, dtype, model, pictures, options, setting)
-            yield Run(name, mode, dtype, rounds, ledger.needs, setting.batch_size, whole)
+            yield Run(name, mode, dtype, rounds, meter.needs, setting.batch_size, whole)
 
 
 def _timed(mode: str, dtype: str, model, pictures: list, options: dict, setting: Setting):
     """Rounds, and the seconds of a CUDA graph where there is one."""
     runner, low = model, dtype == "bfloat16"
-    if mode == "optimised":
+    if mode == "optimized":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             runner = optimize(model, setting.padded, setting.batch_size, getattr(torch, dtype))
@@ -133,7 +133,7 @@ def _timed(mode: str, dtype: str, model, pictures: list, options: dict, setting:
 
     run()
     whole = None
-    if setting.device.type == "cuda" and mode == "optimised":
+    if setting.device.type == "cuda" and mode == "optimized":
         # A replayed graph has no parts: those are measured on the same network without one.
         whole = sorted(seconds(run, setting.device) for _ in range(setting.rounds))[setting.rounds // 2]
         runner.buckets = None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from htc_fast.processor import supports
+from htc_fast.device import supports
 
 PACKAGES = ("htc_fast", "torch", "torchvision", "triton", "pycocotools", "numpy")
 CPUINFO = Path("/proc/cpuinfo")

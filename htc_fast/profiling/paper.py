@@ -3,9 +3,9 @@
 import torch
 
 from htc_fast.detector import create_model
-from htc_fast.parts import watching
-from htc_fast.profiling.ledger import Ledger, Need
 from htc_fast.profiling.limits import TITAN_XP
+from htc_fast.profiling.meters import CostMeter, Need
+from htc_fast.ranges import watching
 
 FPS = {
     "mask_rcnn_r50": 5.3,
@@ -30,9 +30,9 @@ def counted(name: str, size: tuple[int, int] = SIZE, batch_size: int = 1, **over
     with torch.device("meta"):
         model = create_model(name, **overrides).eval()
         images, sizes = torch.empty(batch_size, 3, *size), torch.empty(batch_size, 2, dtype=torch.int64)
-    with Ledger() as ledger, watching(ledger):
+    with CostMeter() as meter, watching(meter):
         model.detect(images, sizes)
-    return ledger.needs
+    return meter.needs
 
 
 def published(name: str) -> dict[str, float] | None:

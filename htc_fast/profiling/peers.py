@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from htc_fast.processor import autocast
+from htc_fast.device import autocast
 from htc_fast.profiling.detect import Run, Setting, measured, picture
-from htc_fast.profiling.ledger import Ledger
+from htc_fast.profiling.meters import CostMeter
 
 TORCHVISION = {
     "torchvision, Mask R-CNN": "maskrcnn_resnet50_fpn",
@@ -72,12 +72,12 @@ def _mmdetection(setting: Setting) -> list[Run]:
 
 
 def _runs(who: str, run: Callable, setting: Setting) -> list[Run]:
-    with Ledger() as ledger:
+    with CostMeter() as meter:
         run()
     found = []
     for dtype in setting.usable_dtypes():
         with autocast(setting.device, dtype == "bfloat16"):
             run()
             rounds = measured(run, setting.device, setting.rounds)
-        found.append(Run(who, "peer", dtype, rounds, ledger.needs, setting.batch_size))
+        found.append(Run(who, "peer", dtype, rounds, meter.needs, setting.batch_size))
     return found

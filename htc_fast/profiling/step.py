@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from htc_fast.parts import watching
 from htc_fast.profiling.detect import Run, measured
-from htc_fast.profiling.ledger import Ledger
+from htc_fast.profiling.meters import CostMeter
+from htc_fast.ranges import watching
 from htc_fast.training.loop import Trainer
 from htc_fast.training.optimizer import set_rate
 from htc_fast.training.report import memory_mb
@@ -22,18 +22,18 @@ def profile_step(trainer: Trainer, dtype: str, rounds: int, say: Callable[[str],
     returns  a Run and the peak memory in MB
     """
     name = trainer.model.config.name
-    batches = trainer.feed.batches()
+    batches = trainer.batches.stream()
     trainer.model.train()
     set_rate(trainer.optimizer, 0.0)
     say(f"{name}: counting")
-    with Ledger() as ledger, watching(ledger):
+    with CostMeter() as meter, watching(meter):
         trainer.update(batches)
     say(f"{name}: {rounds} steps, {dtype}")
     device = trainer.world.device
     forget_peak(device)
     times = measured(lambda: trainer.update(batches), device, rounds)
-    images = trainer.feed.batch_size * trainer.recipe.accumulate
-    return Run(name, "train", dtype, times, ledger.needs, images), memory_mb(device)
+    images = trainer.batches.batch_size * trainer.recipe.accumulate
+    return Run(name, "train", dtype, times, meter.needs, images), memory_mb(device)
 
 
 def forget_peak(device: torch.device) -> None:
@@ -46,7 +46,7 @@ def forget_peak(device: torch.device) -> None:
 
 def recorded_step(trainer: Trainer) -> torch.profiler.profile:
     """The profiler after a second step."""
-    batches = trainer.feed.batches()
+    batches = trainer.batches.stream()
     trainer.model.train()
     set_rate(trainer.optimizer, 0.0)
     trainer.update(batches)

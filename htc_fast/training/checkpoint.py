@@ -22,12 +22,7 @@ from htc_fast.errors import UserError
 def weights_bytes(model: nn.Module) -> bytes:
     """A model as safetensors, with its configuration inside, so that the file alone rebuilds it."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    notes = {"model": model.config.name, "config": json.dumps(asdict(model.config))}
-    # What predictions need besides the network, where the model knows it.
-    for name in ("class_names", "category_ids", "image_size"):
-        if getattr(model, name, None) is not None:
-            notes[name] = json.dumps(list(getattr(model, name)))
-    return safetensors.torch.save(tensors, notes)
+    return safetensors.torch.save(tensors, {"model": model.config.name, "config": json.dumps(asdict(model.config))})
 
 
 def write_whole(path: Path, content: bytes) -> None:

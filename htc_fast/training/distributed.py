@@ -18,7 +18,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
@@ -38,7 +38,7 @@ class World:
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return value.item()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when all processes are here."""
         if self.size > 1:
             dist.barrier()

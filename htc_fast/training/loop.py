@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from htc_fast.criterion.losses import losses
+from htc_fast.device import autocast
 from htc_fast.errors import UserError
-from htc_fast.parts import part
-from htc_fast.processor import autocast
+from htc_fast.ranges import part
 from htc_fast.training import checkpoint
 from htc_fast.training.distributed import World
-from htc_fast.training.losses import losses
+from htc_fast.training.monitor import Alarm, Window, check_weights
 from htc_fast.training.optimizer import make_optimizer, set_rate
 from htc_fast.training.recipe import Position, Recipe
 from htc_fast.training.report import Report, memory_mb, writing
-from htc_fast.training.watch import Alarm, Window, check_weights
 
 SCORE = "mask_AP"
 ONE_REQUEST = 1.0  # seconds within which signals are one wish to stop
@@ -43,7 +43,7 @@ class Step(nn.Module):
 class Trainer:
     """One run over one model.
 
-    feed      `Feed`: batches of (images, image_sizes, targets, names of the images)
+    batches      `Batches`: batches of (images, image_sizes, targets, names of the images)
     evaluate  model -> {"mask_AP": 0.4, ...}, called in all processes; None: never
     picture   called with (model, path of a PNG) at the end; None: no picture
     """
@@ -51,7 +51,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        feed,
+        batches,
         recipe: Recipe,
         folder: str | Path,
         world: World | None = None,
@@ -60,7 +60,7 @@ class Trainer:
     ):
         self.world = world or World()
         self.model = model.to(self.world.device, memory_format=torch.channels_last)
-        self.feed, self.recipe, self.folder = feed, recipe, Path(folder)
+        self.batches, self.recipe, self.folder = batches, recipe, Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.evaluate, self.picture = evaluate, picture
         self.optimizer = make_optimizer(model, recipe.optimizer, recipe.schedule.rate, recipe.weight_decay)
@@ -82,14 +82,14 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.at = Position(**state["position"])
             self.saved = self.at.iteration
-            if state["feed"] != self._feed_shape() and self.at.batch:
+            if state["feed"] != self._batches_shape() and self.at.batch:
                 print("the data, batch size or number of processes changed, so this epoch starts again.")
                 self.at = replace(self.at, batch=0)
         return bool(found)
 
     def run(self) -> Position:
         """Train until the recipe's end or until asked to stop; save, and at the end evaluate and draw."""
-        self.report = Report(self.folder, self.at.iteration) if self.world.leads else None
+        self.report = Report(self.folder, self.at.iteration) if self.world.is_main else None
         self.started = time.monotonic() - self.at.seconds
         try:
             with _signals(self):
@@ -109,17 +109,17 @@ class Trainer:
         seconds = time.monotonic() - self.started
         if self.recipe.minutes is not None:
             seconds = self.world.max(seconds)
-        return self.recipe.share(self.at.iteration, len(self.feed), seconds)
+        return self.recipe.share(self.at.iteration, len(self.batches), seconds)
 
     def _train(self) -> None:
         """Steps until the run's end, or until asked to stop."""
-        batches, window = self.feed.batches(self.at.epoch, self.at.batch), Window()
+        batches, window = self.batches.stream(self.at.epoch, self.at.batch), Window()
         self.model.train()
         share = self._share()
         while share < 1 and not self.stopping:
             set_rate(self.optimizer, self.recipe.schedule(self.at.iteration, share))
             window.add(*self.update(batches))
-            epochs, batch = divmod(self.at.batch + self.recipe.accumulate, len(self.feed))
+            epochs, batch = divmod(self.at.batch + self.recipe.accumulate, len(self.batches))
             self.at = Position(self.at.iteration + 1, self.at.epoch + epochs, batch, time.monotonic() - self.started)
             share = self._share()
             self._after_step(window, share, epochs > 0)
@@ -183,22 +183,22 @@ class Trainer:
     def _autocast(self):
         return autocast(self.world.device, self.recipe.amp)
 
-    def _feed_shape(self) -> list[int]:
-        return [len(self.feed), self.world.size]
+    def _batches_shape(self) -> list[int]:
+        return [len(self.batches), self.world.size]
 
     def _save(self) -> None:
         """Write a checkpoint, if the losses and weights so far are finite."""
         self.alarm.settle()
         check_weights(self.model, self.at.iteration)
         self.saved = self.at.iteration
-        if self.world.leads:
+        if self.world.is_main:
             state = {
                 "optimizer": self.optimizer.state_dict(),
                 "position": asdict(self.at),
-                "feed": self._feed_shape(),
+                "feed": self._batches_shape(),
             }
             checkpoint.save(self.checkpoints, self.at.iteration, self.model, state, self.recipe.keep)
-        self.world.wait()
+        self.world.barrier()
 
     def _evaluate(self) -> None:
         """Score the model on the validation images; the best weights are kept as best.safetensors."""
@@ -206,17 +206,17 @@ class Trainer:
             return
         with torch.no_grad(), self._autocast():
             numbers = self.evaluate(self.model.eval())
-        if self.world.leads:
+        if self.world.is_main:
             self.report.evaluation(self.at.iteration, numbers)
             best = self.folder / "best.json"
             if not best.exists() or numbers[SCORE] > json.loads(best.read_text())[SCORE]:
                 checkpoint.write_whole(self.folder / "best.safetensors", checkpoint.weights_bytes(self.model))
                 checkpoint.write_whole(best, json.dumps({"iteration": self.at.iteration, **numbers}).encode())
-        self.world.wait()
+        self.world.barrier()
 
     def _finish(self) -> None:
         self._evaluate()
-        if not self.world.leads:
+        if not self.world.is_main:
             return
         final = self.folder / "model.safetensors"
         checkpoint.write_whole(final, checkpoint.weights_bytes(self.model))

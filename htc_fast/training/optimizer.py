@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from htc_fast.cli import choose
+from htc_fast.errors import choose
 
 BASE_BATCH = 16
 BASE_RATE = 0.02

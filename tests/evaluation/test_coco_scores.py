@@ -12,10 +12,10 @@ from pycocotools.cocoeval import COCOeval
 
 from htc_fast import UserError
 from htc_fast.data import CocoDataset
+from htc_fast.data.instances import Instances
 from htc_fast.evaluation import coco
-from htc_fast.instances import Instances
-from tests.data_pipeline.builder import CATEGORIES, image, instance, write
-from tests.prediction.fake import Fake
+from tests.data.builder import CATEGORIES, image, instance, write
+from tests.inference.fake import Fake
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def test_both_kernels_at_other_sizes(shape, dtype, monkeypatch):
 
 def test_bulk_copies_are_trusted():
     """A GPU that has them agrees with the gathering kernel: else every convolution went without, with a warning."""
-    from htc_fast.ops.triton.bulk import trusted
+    from htc_fast.ops.triton.tma import trusted
 
     if torch.cuda.get_device_capability()[0] >= 9:
         assert trusted(torch.device("cuda"))

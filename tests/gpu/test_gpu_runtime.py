@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from htc_fast.criterion.losses import losses
+from htc_fast.inference import optimize
+from htc_fast.inference.graphs import Captured
+from htc_fast.inference.predict import predict
 from htc_fast.models.structures import Targets
-from htc_fast.prediction import predict
-from htc_fast.runtime import optimize
-from htc_fast.runtime.graphs import Captured
-from htc_fast.training.losses import losses
 from tests.models.test_zoo import tiny
 
 SIZES = [(64, 96), (96, 64), (64, 64)]

@@ -104,14 +104,14 @@ BULK = {
 def test_copied_in_bulk(name, monkeypatch):
     """The kernel of GPUs with TMA, which takes channels in units of 64; the interpreter reads its descriptors."""
     need("triton")
-    from htc_fast.ops.triton import bulk, matrix
+    from htc_fast.ops.triton import matrix, tma
     from htc_fast.ops.triton.tiles import Device, Tile
 
     count, channels, outputs, height, width, box = BULK[name]
     tile, kernels = Tile(box[0] * box[1] * box[2], 64, 64, 8, 3, box), []
     monkeypatch.setattr(matrix, "device_of", lambda x: Device("none", 1, 232448, bulk=True))
     monkeypatch.setattr(matrix, "tile_for", lambda x, taps, outputs, run, fits, extra: tile if fits else Tile(64, 64))
-    monkeypatch.setattr(bulk, "launch", lambda kernel, *some, **more: (kernels.append(kernel.fn.__name__),
+    monkeypatch.setattr(tma, "launch", lambda kernel, *some, **more: (kernels.append(kernel.fn.__name__),
                                                                        launch(kernel, *some, **more)))  # fmt: skip
     given, counted = (
         leaves(count, channels, outputs, height, width, residual=True),

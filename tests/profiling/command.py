@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from htc_fast import cli
+from htc_fast.commands import entry
 
 
 def run(monkeypatch, folder, options: list[str]) -> int:
@@ -13,5 +13,5 @@ def run(monkeypatch, folder, options: list[str]) -> int:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["profile", *options])
     with pytest.raises(SystemExit) as end:
-        cli.run(profile.main)
+        entry.run(profile.main)
     return end.value.code

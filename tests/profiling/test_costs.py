@@ -6,11 +6,11 @@ import torch.nn.functional as F
 import torchvision
 
 from htc_fast import ops
-from htc_fast.parts import part, watching
 from htc_fast.profiling.costs import cost
-from htc_fast.profiling.ledger import Ledger
 from htc_fast.profiling.limits import TITAN_XP
+from htc_fast.profiling.meters import CostMeter
 from htc_fast.profiling.paper import counted, published
+from htc_fast.ranges import part, watching
 
 # The specification's table, 800 x 1344: GFLOP of HTC R-50, all classes' mask logits included.
 SPECIFIED = {"backbone": 175.2, "FPN": 121.8, "RPN head": 106.29, "semantic": 92.6, "box stage 1": 30.53,
@@ -19,9 +19,9 @@ ALL_CLASSES = 3 * 2 * 100 * 28 * 28 * 256 * 79 / 1e9  # logits that are left out
 
 
 def count(call) -> dict:
-    with Ledger() as ledger, watching(ledger):
+    with CostMeter() as meter, watching(meter):
         call()
-    return ledger.needs
+    return meter.needs
 
 
 def totals(call) -> tuple[float, float]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
+from htc_fast.criterion.losses import losses
 from htc_fast.models.structures import Targets
-from htc_fast.training.losses import losses
 from tests.models.test_zoo import tiny
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no CUDA device, not even by name")

@@ -4,8 +4,8 @@ import torch
 
 from htc_fast.detector import create_model
 from htc_fast.models.structures import Targets
+from htc_fast.training.batches import Batches
 from htc_fast.training.distributed import World
-from htc_fast.training.feed import Feed
 from htc_fast.training.optimizer import Schedule
 from htc_fast.training.recipe import Recipe
 
@@ -65,8 +65,8 @@ def collate(samples, places=4):
     return torch.stack(images), torch.full((len(images), 2), SIZE), targets, list(names)
 
 
-def tiny_feed(batch_size=2, world=None, **options):
-    return Feed(Pictures(**options), collate, batch_size, world or World())
+def tiny_batches(batch_size=2, world=None, **options):
+    return Batches(Pictures(**options), collate, batch_size, world or World())
 
 
 def tiny_recipe(**options):

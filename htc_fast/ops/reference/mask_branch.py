@@ -6,7 +6,7 @@ from torch import Tensor
 from htc_fast.ops.reference.conv3x3_relu import conv3x3_relu
 from htc_fast.ops.reference.mask_flow import mask_flow
 from htc_fast.ops.reference.mask_predict import mask_predict
-from htc_fast.parts import part
+from htc_fast.ranges import part
 
 STEPS = conv3x3_relu, mask_flow, mask_predict
 

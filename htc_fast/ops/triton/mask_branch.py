@@ -6,7 +6,7 @@ Rows without a label are skipped on the device, and the mean of the heads' proba
 import torch
 from torch import Tensor
 
-from htc_fast.ops.triton.finish import FLOW, LABELLED, RELU
+from htc_fast.ops.triton.epilogue import FLOW, LABELLED, RELU
 from htc_fast.ops.triton.launch import check_floats
 from htc_fast.ops.triton.mask_predict import predict_class
 from htc_fast.ops.triton.matrix import product, rows_of

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from htc_fast.ops.triton.finish import FLOW, GATE, PLAIN
+from htc_fast.ops.triton.epilogue import FLOW, GATE, PLAIN
 from htc_fast.ops.triton.launch import check_floats
 from htc_fast.ops.triton.matrix import gate, product, weight_gradient
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.finish import PLAIN, relu
+from htc_fast.ops.triton.epilogue import PLAIN, relu
 from htc_fast.ops.triton.launch import check_floats, launch
 from htc_fast.ops.triton.matrix import gate, new_maps, product, rows_of, weight_gradient
 from htc_fast.ops.triton.tiles import chain_tile, precision

@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.bulk import bulk_product, takes
-from htc_fast.ops.triton.finish import ALL, COUNTED, finish, wanted_rows
+from htc_fast.ops.triton.epilogue import ALL, COUNTED, finish, wanted_rows
 from htc_fast.ops.triton.launch import launch
 from htc_fast.ops.triton.tiles import Tile, device_of, gradient_tile, precision, tile_for
+from htc_fast.ops.triton.tma import bulk_product, takes
 
 
 @triton.jit

@@ -1,0 +1,35 @@
+"""How every command begins and ends: bad input is one sentence, and the exit status says what happened."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+from htc_fast.errors import UserError
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command line: bad input and a lack of memory or disk are one line on stderr and status 2, Ctrl-C is 130."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except torch.OutOfMemoryError as error:
+        first = str(error).strip().splitlines()[0]
+        print(f"error: {first} Lower --batch-size or the image size, or use --amp.", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; Python must not write to it again on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        place = f" {error.filename}" if error.filename else ""
+        print(
+            f"error: cannot read or write{place} ({error.strerror or error}): check room and rights.", file=sys.stderr
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""What training minimises: losses of every stage, and which proposals they are taken over."""

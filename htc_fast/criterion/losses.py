@@ -1,0 +1,238 @@
+"""The training step of Hybrid Task Cascade: every loss term from images and ground truth.
+
+Shapes never depend on the data and nothing waits for the device: samples are padded and weigh nothing, and
+every term is a sum and a count, divided at the end. With several processes the counts are those of the joint
+batch, so that averaging gradients over the processes gives the joint batch's gradient.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from htc_fast import ops
+from htc_fast.criterion.matching import IGNORED, anchors_inside, match
+from htc_fast.criterion.sampling import Sample, Sampler, random_sampler, sample
+from htc_fast.models.geometry import encode_boxes, to_rois
+from htc_fast.models.structures import Targets, trim
+from htc_fast.ranges import part
+
+MASK_SIZE = 28
+
+
+@dataclass
+class Term:
+    """One loss: weighted sum, and how many items it is the mean of (device scalars)."""
+
+    total: Tensor
+    count: Tensor
+
+
+@dataclass
+class Pool:
+    """Candidates of one stage: boxes [N, R, 4] and which are real [N, R]."""
+
+    boxes: Tensor
+    valid: Tensor
+
+
+def losses(
+    model,
+    images: Tensor,
+    image_sizes: Tensor,
+    targets: Targets,
+    sampler: Sampler = random_sampler,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """All loss terms of one step, already weighted; their sum is the loss.
+
+    images       [N, 3, H, W]  normalised, zero-padded to a multiple of 32
+    image_sizes  [N, 2]        height, width before padding
+    targets      ground truth, padded; labels are -1 where padded
+    sampler      who is drawn: called once for the RPN, then per stage for boxes and (interleaved) for masks
+    generator    of the images' device, for the sampler
+    returns      rpn_class, rpn_box, semantic, stage{t}_class, stage{t}_box, stage{t}_mask -> scalars
+    raises       ValueError if the model has a semantic branch and the targets no semantic map
+    source       HTC sections 3.1-3.3; execution order of mmdetection, interleaved or parallel as configured
+    """
+    config = model.config
+    features = model.extract(images)
+    semantic, semantic_logits = model.semantic(features)
+    objectness, deltas = model.rpn(features)
+    anchors = model.rpn.anchors([tuple(level.shape[-2:]) for level in objectness], images.device)
+    anchors = torch.cat(anchors)
+    terms = rpn_losses(config.rpn, anchors, objectness, deltas, image_sizes, targets, sampler, generator)
+    if semantic_logits is not None:
+        terms["semantic"] = semantic_loss(semantic_logits, targets.semantic, config.semantic_loss_weight)
+    pool = propose(model, objectness, deltas, image_sizes)
+    for t in range(len(config.stages.match_iou)):
+        boxes, drawn = draw_rois(config, t, pool, targets, sampler, generator)
+        class_logits, box_deltas = model.box_stage(t, features, semantic, boxes)
+        terms.update(box_losses(config, t, class_logits, box_deltas, boxes, drawn, targets))
+        pool = refine(model, t, boxes, class_logits, box_deltas, drawn, targets, image_sizes)
+        if config.interleaved:
+            boxes, drawn = draw_rois(config, t, pool, targets, sampler, generator)
+        terms[f"stage{t + 1}_mask"] = mask_loss(model, t, features, semantic, boxes, drawn, targets)
+    return divide(terms)
+
+
+def rpn_losses(
+    config, anchors: Tensor, objectness, deltas, image_sizes: Tensor, targets: Targets, sampler, generator
+) -> dict[str, Term]:
+    """Binary cross-entropy and SmoothL1 (beta 1/9), both over all sampled anchors.
+
+    anchors     [A, 4]
+    objectness  list of [N, 3, h, w];  deltas  list of [N, 12, h, w]
+    """
+    scores = torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in objectness], dim=1)
+    offsets = torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in deltas], dim=1)
+    inside = anchors_inside(anchors, image_sizes, config.allowed_border)
+    assigned = match(
+        anchors[None],
+        inside,
+        targets.boxes,
+        targets.labels >= 0,
+        config.positive_iou,
+        config.negative_iou,
+        config.low_quality_iou,
+    )
+    drawn = sample(assigned, sampler(assigned, generator), config.samples, config.positive_fraction)
+    positive, count = drawn.positive.float(), drawn.valid.sum()
+    error = F.binary_cross_entropy_with_logits(drawn.take(scores).float(), positive, reduction="none")
+    goal = encode_boxes(anchors[drawn.index], _take(targets.boxes, drawn.gt), (1.0, 1.0, 1.0, 1.0))
+    distance = F.smooth_l1_loss(drawn.take(offsets).float(), goal, reduction="none", beta=1 / 9).sum(dim=2)
+    return {
+        "rpn_class": Term((error * drawn.valid).sum(), count),
+        "rpn_box": Term(torch.where(drawn.positive, distance, 0.0).sum(), count),
+    }
+
+
+def semantic_loss(logits: Tensor, target: Tensor | None, weight: float) -> Term:
+    """Cross-entropy over the stride-8 map, divided by all pixels, ignored ones (255) included.
+
+    logits  [N, C, h, w];  target  [N, h, w] int64
+    """
+    if target is None:
+        raise ValueError(
+            "the model has a semantic branch, but the targets hold no semantic map: give Targets.semantic, "
+            'or build the model with semantic="none".'
+        )
+    total = F.cross_entropy(logits.float(), target, ignore_index=255, reduction="sum")
+    return Term(weight * total, torch.full((), target.numel(), device=logits.device))
+
+
+@torch.no_grad()
+def propose(model, objectness: list[Tensor], deltas: list[Tensor], image_sizes: Tensor) -> Pool:
+    """The RPN's proposals as the first pool."""
+    rpn = model.config.rpn
+    limits = rpn.train_proposals_per_level, rpn.train_proposals
+    with part("proposals"):
+        boxes, _, valid = model.rpn.propose(objectness, deltas, image_sizes, *limits)
+    return Pool(boxes, valid)
+
+
+@torch.no_grad()
+def draw_rois(config, t: int, pool: Pool, targets: Targets, sampler, generator) -> tuple[Tensor, Sample]:
+    """Match the pool at stage t's IoU, put the ground truth in front, and sample.
+
+    returns  boxes [N, S, 4] and the Sample, whose index counts ground truth first (below G)
+    """
+    iou = config.stages.match_iou[t]
+    gt_valid = targets.labels >= 0
+    low_quality = iou if config.low_quality_match else None
+    assigned = match(pool.boxes, pool.valid, targets.boxes, gt_valid, iou, iou, low_quality)
+    own = torch.arange(gt_valid.shape[1], device=assigned.device).expand_as(gt_valid)
+    assigned = torch.cat([torch.where(gt_valid, own, IGNORED), assigned], dim=1)
+    drawn = sample(assigned, sampler(assigned, generator), config.samples, config.positive_fraction)
+    return drawn.take(torch.cat([targets.boxes, pool.boxes], dim=1)), drawn
+
+
+def box_losses(
+    config, t: int, class_logits: Tensor, deltas: Tensor, boxes: Tensor, drawn: Sample, targets: Targets
+) -> dict[str, Term]:
+    """Softmax cross-entropy over the samples; SmoothL1 (beta 1) of the positives, divided by all samples.
+
+    class_logits  [N, S, C+1], background last;  deltas  [N, S, 4 | 4C];  boxes  [N, S, 4]
+    """
+    weight, count = config.stages.loss_weight[t], drawn.valid.sum()
+    gt_labels = targets.labels.gather(1, drawn.gt)
+    labels = torch.where(drawn.positive, gt_labels, class_logits.shape[-1] - 1)
+    error = F.cross_entropy(class_logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
+    goal = encode_boxes(boxes, _take(targets.boxes, drawn.gt), config.stages.delta_std[t])
+    if deltas.shape[-1] > 4:
+        deltas = deltas.unflatten(2, (-1, 4))
+        deltas = deltas.gather(2, gt_labels.clamp(min=0)[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
+    distance = F.smooth_l1_loss(deltas.float(), goal, reduction="none", beta=1.0).sum(dim=2)
+    return {
+        f"stage{t + 1}_class": Term(weight * (error * drawn.valid.flatten()).sum(), count),
+        f"stage{t + 1}_box": Term(weight * torch.where(drawn.positive, distance, 0.0).sum(), count),
+    }
+
+
+@torch.no_grad()
+def refine(model, t, boxes, class_logits, deltas, drawn: Sample, targets: Targets, image_sizes) -> Pool:
+    """Regress the sampled boxes; what was added ground truth leaves the pool."""
+    gt_labels = targets.labels.gather(1, drawn.gt)
+    labels = torch.where(drawn.positive, gt_labels, class_logits[..., :-1].argmax(dim=-1))
+    refined = model.refine(t, boxes, deltas, labels, image_sizes)
+    return Pool(refined, drawn.valid & (drawn.index >= targets.labels.shape[1]))
+
+
+def mask_loss(model, t: int, features, semantic, boxes: Tensor, drawn: Sample, targets: Targets) -> Term:
+    """Binary cross-entropy of the ground-truth class's 28x28 logits, mean over the positives' pixels.
+
+    boxes  [N, S, 4], positives first
+    """
+    most = int(model.config.samples * model.config.positive_fraction)
+    positive, gt = drawn.positive[:, :most].flatten(), drawn.gt[:, :most]
+    labels = targets.labels.gather(1, gt).flatten()
+    rois = to_rois(boxes[:, :most]).flatten(0, -2)
+    bitmap = (gt + torch.arange(len(gt), device=gt.device)[:, None] * targets.labels.shape[1]).flatten()
+    positive, rois, labels, bitmap = trim(_in_blocks(positive), positive, rois, labels, bitmap)
+    logits = model.mask_stage(t, features, semantic, rois).float()
+    goal = mask_targets(targets.masks, rois[:, 1:], bitmap)
+    own = logits.gather(1, labels.clamp(min=0)[:, None, None, None].expand(-1, 1, *goal.shape[1:]))[:, 0]
+    error = F.binary_cross_entropy_with_logits(own, goal, reduction="none").sum(dim=(1, 2))
+    total = model.config.stages.loss_weight[t] * torch.where(positive, error, 0.0).sum()
+    return Term(total, drawn.positive.sum() * MASK_SIZE**2)
+
+
+def _in_blocks(positive: Tensor, size: int = 16) -> Tensor:
+    """Add a few others, which weigh nothing: oneDNN compiles its kernels anew for every number of rows it meets."""
+    extra = -positive.sum() % size
+    return positive | ((~positive).cumsum(0) <= extra) & ~positive
+
+
+@torch.no_grad()
+def mask_targets(masks: Tensor, boxes: Tensor, bitmap: Tensor) -> Tensor:
+    """Crop each box out of its ground-truth bitmap.
+
+    masks    [N, G, H, W] uint8
+    boxes    [K, 4]        pixels of the network input
+    bitmap   [K] int64     which of the N * G bitmaps
+    returns  [K, 28, 28] float, 0 or 1: RoIAlign (aligned, adaptive) at least one half
+    """
+    # A copy of the wanted bitmaps, or of all of them: whichever is smaller.
+    flat = masks.flatten(0, 1)
+    if len(bitmap) < len(flat):
+        flat, bitmap = flat[bitmap], torch.arange(len(bitmap), device=bitmap.device)
+    rois = torch.cat([bitmap[:, None].to(boxes.dtype), boxes], dim=1)
+    crops = ops.roi_align(flat[:, None].float(), rois, (MASK_SIZE, MASK_SIZE), 1.0, -1, aligned=True)
+    return (crops[:, 0] >= 0.5).float()
+
+
+def divide(terms: dict[str, Term]) -> dict[str, Tensor]:
+    """Every sum by its count, at least 1; with several processes by the mean count, in one collective."""
+    counts = torch.stack([term.count.float() for term in terms.values()])
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if world > 1:
+        dist.all_reduce(counts)
+    shares = (counts.clamp(min=1) / world).unbind()
+    return {name: term.total / share for (name, term), share in zip(terms.items(), shares, strict=True)}
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """values [N, G, 4] at index [N, S] -> [N, S, 4]."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))

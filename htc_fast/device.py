@@ -1,0 +1,56 @@
+"""What a processor or a GPU can do, asked and not assumed."""
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+from htc_fast.errors import UserError
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; None: a GPU if there is one.
+
+    raises  UserError if there is no such device here
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"device {name!r} cannot be used ({reason}): choose cpu, cuda or cuda:N.") from None
+    return found
+
+
+def supports(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the device multiplies matrices of that type itself, instead of imitating them slowly."""
+    if dtype == torch.float32:
+        return True
+    if device.type == "cuda":
+        return dtype == torch.float16 or torch.cuda.get_device_capability(device)[0] >= 8
+    names = {
+        torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported"),
+        torch.float16: ("_is_avx512_fp16_supported", "_is_amx_fp16_supported"),
+    }
+    checks = (getattr(torch.cpu, name, None) for name in names[dtype])
+    return any(check() for check in checks if check is not None)
+
+
+def autocast(device: torch.device, asked: bool) -> torch.autocast:
+    """bf16 where it is asked for and the device computes in it: imitating it takes ten times as long as fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=asked and supports(torch.bfloat16, device))
+
+
+def usable_cores(quota: Path = QUOTA) -> int:
+    """Cores this process may keep busy: those it is bound to, and no more than its container's share of time."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        share, period = quota.read_text().split()
+        return max(1, min(bound, math.ceil(int(share) / int(period))))
+    except (OSError, ValueError):  # no such limit
+        return bound

@@ -1,0 +1,198 @@
+"""A detector made ready for inference: the same `detect` and `predict`, in less time."""
+
+import copy
+import operator
+import warnings
+import weakref
+
+import torch
+from torch import Tensor, nn
+
+from htc_fast.device import supports, usable_cores
+from htc_fast.inference.buckets import describe, out_of_memory
+from htc_fast.inference.fuse import fuse_convolutions
+from htc_fast.inference.graphs import graph_buckets
+from htc_fast.inference.layout import lay_out
+from htc_fast.inference.predict import SIZE, predict
+from htc_fast.models.config import Model
+from htc_fast.models.htc import HTC
+from htc_fast.models.structures import Detections
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+GRAPHS = 64  # about as many shapes as pictures resized to 800 x 1333 come in
+
+
+def optimize(
+    model: HTC, image_size: tuple[int, int] = (800, 1344), batch_size: int = 1, dtype: torch.dtype = torch.bfloat16
+) -> "Optimized":
+    """Copy a detector into the form that detects fastest where it is.
+
+    model       from `create_model`, on its device; it stays as it is
+    image_size  (height, width) in pixels of the largest input, also upright
+    batch_size  images at once
+    dtype       float32, bfloat16 or float16; a processor without it computes in float32, with a warning
+    returns     Optimized
+    raises      TypeError, ValueError
+    source      float32 results equal the model's to 1e-4
+    """
+    if not isinstance(model, HTC):
+        raise TypeError(f"model must be a detector from htc_fast.create_model, got {type(model).__name__}.")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
+    if len(image_size) != 2 or min(image_size) < 32 or batch_size < 1:
+        raise ValueError(f"image_size takes two sides of at least 32, batch_size at least 1: got {image_size}, "
+                         f"{batch_size}.")  # fmt: skip
+    device = next(model.parameters()).device
+    if not supports(dtype, device):
+        name = str(dtype).removeprefix("torch.")
+        warnings.warn(f"this {device.type} has no {name} arithmetic, so the model computes in float32.", stacklevel=2)
+        dtype = torch.float32
+    if device.type == "cpu" and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
+    return Optimized(model, tuple(image_size), batch_size, dtype)
+
+
+def optimized(model: HTC, size: tuple[int, int] | None, batch_size: int, amp: bool) -> "Optimized":
+    """`optimize` for pictures of (short side, long side), in bf16 where it is asked for."""
+    size = size or model.config.image_size or SIZE
+    return optimize(model, size, batch_size, torch.bfloat16 if amp else torch.float32)
+
+
+class Optimized(nn.Module):
+    """What `optimize` returns: `detect` and `predict` as the detector's, always in evaluation mode.
+
+    Batch norms, activations and residual sums are folded into the backbone's convolutions, weights lie as the kernels
+    read them and in their own precision. On a GPU each input shape becomes one CUDA graph at first use. Threads may
+    call at once: on a GPU they take turns, each on its own stream.
+    """
+
+    def __init__(self, model: HTC, image_size: tuple[int, int], batch_size: int, dtype: torch.dtype):
+        super().__init__()
+        self.dtype, self.batch_size = dtype, batch_size
+        self.largest = tuple(-(-side // 32) * 32 for side in image_size)
+        self.network = copy.deepcopy(model).eval()
+        self.network.backbone.net, self.fused = fuse_convolutions(self.network.backbone.net)
+        lay_out(self.network, dtype)
+        self.device = next(model.parameters()).device
+        self.buckets = None
+        if self.device.type == "cuda":
+            pixels = batch_size * self.largest[0] * self.largest[1]
+            self.buckets = graph_buckets(self._detect, self.device, pixels, batch_size, GRAPHS)
+        self._source = _Watched(model)
+        self.training = False
+
+    predict = predict
+
+    @property
+    def config(self) -> Model:
+        """The detector's configuration; another test_stage may be set."""
+        return self.network.config
+
+    @config.setter
+    def config(self, value: Model) -> None:
+        self.network.config = value
+        if self.buckets is not None:
+            self.buckets.clear()
+
+    def train(self, mode: bool = True) -> "Optimized":
+        """Stays in evaluation mode: training is the detector's."""
+        return self
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        """Find objects.
+
+        images       [N, 3, H, W]  as the detector's; N of any number, H and W within `image_size`, either way up
+        image_sizes  [N, 2] int64
+        returns      Detections
+        raises       ValueError for larger images; RuntimeError if the detector changed; torch.OutOfMemoryError
+        """
+        self._check(images, image_sizes)
+        parts = zip(images.split(self.batch_size), image_sizes.split(self.batch_size))
+        found = [self._bucket(*part) for part in parts]
+        if len(found) == 1:
+            return found[0]
+        return Detections(*(torch.cat(values) for values in zip(*(vars(one).values() for one in found))))
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        """As `detect`."""
+        return self.detect(images, image_sizes)
+
+    def _bucket(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        if self.buckets is None:
+            try:
+                return self._detect(images, image_sizes)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Outside the handler, whose traceback would keep the tensors that have to go.
+            raise torch.OutOfMemoryError(describe((len(images), *images.shape[2:])))
+        count = len(images)
+        if count < self.batch_size:
+            # One graph serves every number of images: black ones fill up, in which nothing is kept.
+            fill = self.batch_size - count
+            images = torch.cat([images, images.new_zeros(fill, *images.shape[1:])])
+            image_sizes = torch.cat([image_sizes, image_sizes[:1].expand(fill, -1)])
+        found = self.buckets(images, image_sizes)
+        return Detections(*(value[:count] for value in vars(found).values()))
+
+    def _detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        # Weights are stored in their type: nothing is left for autocast's cache, which a captured graph cannot use.
+        low = self.dtype != torch.float32
+        dtype = self.dtype if low else None
+        with torch.autocast(images.device.type, dtype, enabled=low, cache_enabled=False):
+            return self.network.detect(images, image_sizes)
+
+    def _check(self, images: Tensor, image_sizes: Tensor) -> None:
+        if images.dim() != 4 or images.shape[1] != 3 or image_sizes.shape != (len(images), 2) or not len(images):
+            raise ValueError(
+                f"images must be [N, 3, H, W] and image_sizes [N, 2], got {list(images.shape)}, "
+                f"{list(image_sizes.shape)}."
+            )
+        if images.device != self.device:
+            raise ValueError(f"images are on {images.device} and the optimized model on {self.device}: move them.")
+        height, width = images.shape[2:]
+        if height % 32 or width % 32:
+            raise ValueError(f"images must be padded to sides that 32 divides, got {height} x {width}.")
+        if max(height, width) > max(self.largest) or min(height, width) > min(self.largest):
+            raise ValueError(
+                f"images of {height} x {width} are larger than the {self.largest[0]} x {self.largest[1]} the model was "
+                "optimized for: call optimize with a larger image_size."
+            )
+        self._source.check()
+
+
+class _Watched:
+    """Notices that a detector changed after it was copied, in a fraction of a millisecond."""
+
+    def __init__(self, model: HTC):
+        # What is kept to compare with must not outlive the detector.
+        self.model = weakref.ref(model, lambda _: self._forget())
+        self.config = model.config
+        inside = [part for one in model.modules() for part in (one._parameters, one._buffers, one._modules) if part]
+        self.parts = [(part, list(part.values())) for part in inside]
+        self.tensors = [one for one in (*model.parameters(), *model.buffers())]
+        self.states = self._states()
+
+    def check(self) -> None:
+        """raises  RuntimeError if weights, modules or configuration are not what they were"""
+        model = self.model()
+        if model is None:
+            return
+        same = model.config is self.config and all(
+            len(part) == len(values) and all(map(operator.is_, part.values(), values)) for part, values in self.parts
+        )
+        if not same or self._states() != self.states:
+            raise RuntimeError("the detector changed after optimize copied it: call optimize again.")
+
+    def _states(self) -> list[tuple[int, int]]:
+        return [(one.data_ptr(), one._version) for one in self.tensors]
+
+    def _forget(self) -> None:
+        self.parts, self.tensors, self.states = [], [], []
+
+    def __deepcopy__(self, memo: dict) -> "_Watched":
+        return self
+
+    def __getstate__(self):
+        raise TypeError("an optimized model cannot be saved: save the detector, and optimize it after loading.")

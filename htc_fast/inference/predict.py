@@ -1,0 +1,210 @@
+"""From pictures to instances: load, resize, detect, and back to the pictures' own pixels."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from htc_fast import ops
+from htc_fast.data.classes import default_classes
+from htc_fast.data.instances import Instances
+from htc_fast.data.pictures import load_image, normalise_and_pad, resize, resized_size, shrink, to_device
+from htc_fast.device import usable_cores
+from htc_fast.errors import UserError
+from htc_fast.inference.threads import ahead
+from htc_fast.ranges import part
+
+SIZE = (800, 1333)
+
+
+def predict(
+    model,
+    images,
+    *,
+    size: tuple[int, int] | None = None,
+    batch_size: int = 1,
+    score_threshold: float = 0.05,
+    class_names: Sequence[str] | None = None,
+    workers: int = 0,
+) -> list[Instances]:
+    """Find the instances in pictures.
+
+    images           path, PIL image or uint8 array [H, W, 3] RGB, or a list of them
+    size             (short side, long side) the network sees; None: that of the model's training, else 800, 1333
+    batch_size       pictures at once
+    score_threshold  0 to 1; lower-scored instances are left out
+    class_names      by label; None: those of the model's training, else COCO's for 80 classes
+    workers          threads that read pictures ahead; 0: one on a CPU, up to 8 beside a GPU
+    returns          one Instances per picture, in its own pixels, best first
+    raises           UserError if a file is missing or no picture; TypeError, ValueError for other input
+    """
+    sources = list(images) if isinstance(images, (list, tuple)) else [images]
+    options = {"size": size, "batch_size": batch_size, "score_threshold": score_threshold, "workers": workers}
+    found: list[Instances | None] = [None] * len(sources)
+    for index, result in stream(model, len(sources), Sources(sources), class_names=class_names, **options):
+        if isinstance(result, UserError):
+            raise result
+        found[index] = result
+    return found
+
+
+def stream(
+    model,
+    count: int,
+    load: Callable[[int], np.ndarray],
+    *,
+    size: tuple[int, int] | None = None,
+    batch_size: int = 1,
+    score_threshold: float = 0.0,
+    class_names: Sequence[str] | None = None,
+    workers: int = 0,
+    order: Sequence[int] | None = None,
+) -> Iterator[tuple[int, Instances | UserError]]:
+    """Predict one batch after the other; a picture that cannot be read gives its error instead.
+
+    Pictures are read ahead in threads. On a GPU the next batch is under way while one becomes run lengths; the host
+    never holds more than a few batches.
+
+    load   number of a picture -> uint8 [H, W, 3];  called in threads
+    order  which pictures, and in which order; None: all
+    """
+    names = class_names or model.config.class_names or default_classes(model.config.num_classes)[0]
+    size = size or model.config.image_size or SIZE
+    device = next(model.parameters()).device
+    gpu = device.type == "cuda"
+    side = torch.cuda.Stream(device) if gpu else None
+    threads = workers or (min(8, usable_cores()) if gpu else 1)
+    read = _Reader(load, size, device)
+    loaded = ahead(read, range(count) if order is None else order, threads, depth=threads + 2 * batch_size)
+    training = model.training
+    # Dropout and stochastic depth of a backbone are for training.
+    model.eval()
+    started: deque[_Batch] = deque()
+    try:
+        for batch in _batches(loaded, batch_size):
+            yield from ((index, item) for index, item in batch if isinstance(item, UserError))
+            good = [(index, item) for index, item in batch if not isinstance(item, UserError)]
+            for group in _by_orientation(good):
+                started.append(_Batch(model, group, device))
+                # On a GPU `detect` returns at once: one batch stays under way.
+                while len(started) > gpu:
+                    yield from started.popleft().finish(score_threshold, names, side)
+        while started:
+            yield from started.popleft().finish(score_threshold, names, side)
+    finally:
+        loaded.close()
+        model.train(training)
+
+
+class Sources:
+    """Pictures by number, for the threads that read."""
+
+    def __init__(self, sources: list):
+        self.sources = sources
+
+    def __call__(self, index: int) -> np.ndarray:
+        return load_image(self.sources[index])
+
+
+@dataclass
+class _Picture:
+    """pixels uint8 [3, h, w], resized or still to be; original and resized (height, width)."""
+
+    pixels: Tensor
+    original: tuple[int, int]
+    resized: tuple[int, int]
+
+
+class _Reader:
+    """number -> (number, the picture or the error in its place).
+
+    device  where it goes: resizing is left to a GPU, which reads the pixels from pinned memory
+    """
+
+    def __init__(self, load: Callable[[int], np.ndarray], size: tuple[int, int], device: torch.device):
+        self.load, self.size, self.device = load, size, device
+        self.pinned = device.type == "cuda"
+
+    def __call__(self, index: int) -> tuple[int, _Picture | UserError]:
+        try:
+            array = self.load(index)
+        except UserError as error:
+            return index, error
+        original = tuple(array.shape[:2])
+        resized = resized_size(*original, *self.size)
+        with part("preprocess"):
+            pixels = shrink(array, None if self.pinned else self.size)
+            if self.pinned:
+                # A thread's own device is the first GPU, where pinning would set up a context for nothing.
+                with torch.cuda.device(self.device):
+                    pixels = pixels.contiguous().pin_memory()
+        return index, _Picture(pixels, original, resized)
+
+
+def _batches(items: Iterator, batch_size: int) -> Iterator[list]:
+    while batch := list(islice(items, batch_size)):
+        yield batch
+
+
+def _by_orientation(pictures: list[tuple[int, _Picture]]) -> list[list[tuple[int, _Picture]]]:
+    # Padded to one size, upright and lying pictures would be mostly padding.
+    lying = [one for one in pictures if one[1].resized[0] <= one[1].resized[1]]
+    upright = [one for one in pictures if one[1].resized[0] > one[1].resized[1]]
+    return [group for group in (lying, upright) if group]
+
+
+class _Batch:
+    """Pictures that the detector is at work on."""
+
+    @torch.no_grad()
+    def __init__(self, model, pictures: list[tuple[int, _Picture]], device: torch.device):
+        config = model.config
+        self.numbers = [number for number, _ in pictures]
+        self.pictures = [picture for _, picture in pictures]
+        with part("preprocess"):
+            pixels = [to_device(one.pixels, device) for one in self.pictures]
+            pixels = [resize(one, picture.resized) for one, picture in zip(pixels, self.pictures)]
+            inputs = normalise_and_pad(pixels, config.mean, config.std, device)
+        self.found = model.detect(*inputs)
+        self.done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+
+    @torch.no_grad()
+    def finish(
+        self, threshold: float, names: Sequence[str], side: torch.cuda.Stream | None
+    ) -> list[tuple[int, Instances]]:
+        """Wait for the detections, and bring them to the pictures' own pixels.
+
+        side  a stream of the GPU, because that of `detect` is already busy with the next batch
+        """
+        if side is None:
+            return self._finish(threshold, names)
+        with torch.cuda.stream(side):
+            side.wait_event(self.done)
+            return self._finish(threshold, names)
+
+    def _finish(self, threshold: float, names: Sequence[str]) -> list[tuple[int, Instances]]:
+        found, device = self.found, self.found.boxes.device
+        counts = found.count.tolist()  # the one wait of a batch, besides that for its run lengths
+        boxes, scores, labels = found.boxes.float().cpu(), found.scores.float().cpu(), found.labels.cpu()
+        results = []
+        for n, picture in enumerate(self.pictures):
+            height, width = picture.original
+            kept = int((scores[n, : counts[n]] >= threshold).sum())  # best first, so these are the first
+            factor = torch.tensor([width / picture.resized[1], height / picture.resized[0]] * 2)
+            own = boxes[n, :kept] * factor
+            with part("paste + RLE"):
+                rle = ops.encode_masks(found.masks[n, :kept].float(), to_device(own, device), picture.original)
+            instances = Instances(
+                boxes=own,
+                scores=scores[n, :kept],
+                labels=labels[n, :kept],
+                rle=rle,
+                size=picture.original,
+                class_names=names,
+            )
+            results.append((self.numbers[n], instances))
+        return results

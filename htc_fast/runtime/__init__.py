@@ -1,5 +1,0 @@
-"""Inference without waiting: a detector laid out once for its device, replayed as one graph where there is a GPU."""
-
-from htc_fast.runtime.optimize import Optimized, optimize
-
-__all__ = ["Optimized", "optimize"]

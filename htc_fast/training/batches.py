@@ -1,0 +1,121 @@
+"""Batches in an order that depends on the seed alone, so that any position can be found again.
+
+A sample's augmentation is drawn from (seed, epoch, index): workers, batch size and interruptions change nothing.
+"""
+
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from htc_fast.training.distributed import World
+
+
+class Batches:
+    """Endless batches for one process.
+
+    dataset     index -> sample
+    collate     list of samples -> (images, image_sizes, targets, names)
+    batch_size  images per batch of this process
+    groups      one number per sample; a batch never mixes groups (orientation: less padding); None: one group
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        collate: Callable,
+        batch_size: int,
+        world: World | None = None,
+        groups: Sequence[int] | None = None,
+        seed: int = 0,
+        workers: int = 0,
+    ):
+        self.dataset, self.collate, self.batch_size = dataset, collate, batch_size
+        self.world = world or World()
+        self.groups = torch.as_tensor([0] * len(dataset) if groups is None else list(groups))
+        self.seed, self.workers = seed, workers
+        self.length = len(self.plan(0))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """This process's batches of an epoch, as sample indices; the same number in every epoch and process."""
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch, 0))
+        order = torch.randperm(len(self.groups), generator=generator)
+        batches = []
+        for group in self.groups.unique().tolist():
+            members = order[self.groups[order] == group].tolist()
+            # The last batch is filled from the group's beginning, as often as it takes.
+            while len(members) % self.batch_size:
+                members += members[: self.batch_size - len(members) % self.batch_size]
+            batches += [members[i : i + self.batch_size] for i in range(0, len(members), self.batch_size)]
+        shuffled = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        # As many for every process, also where there are fewer batches than processes.
+        missing = -len(shuffled) % self.world.size
+        shuffled += [shuffled[i % len(batches)] for i in range(missing)]
+        return shuffled[self.world.rank :: self.world.size]
+
+    def stream(self, epoch: int = 0, skip: int = 0) -> Iterator:
+        """Batches from a position on, through all following epochs."""
+        workers = {"worker_init_fn": _quiet_worker, "persistent_workers": True} if self.workers else {}
+        return iter(
+            DataLoader(
+                _Drawn(self.dataset, self.seed),
+                batch_sampler=_Keys(self, epoch, skip),
+                collate_fn=self.collate,
+                num_workers=self.workers,
+                pin_memory=self.world.device.type == "cuda",
+                **workers,
+            )
+        )
+
+
+class _Keys:
+    """An endless batch sampler of (epoch, index)."""
+
+    def __init__(self, batches: Batches, epoch: int, skip: int):
+        self.batches, self.epoch, self.skip = batches, epoch, skip
+
+    def __iter__(self):
+        epoch, skip = self.epoch, self.skip
+        while True:
+            for batch in self.batches.plan(epoch)[skip:]:
+                yield [(epoch, index) for index in batch]
+            epoch, skip = epoch + 1, 0
+
+
+class _Drawn(Dataset):
+    """A data set whose augmentations are drawn from (seed, epoch, index)."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]):
+        seed = _mix(self.seed, *key)
+        outside = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            try:
+                return self.dataset[key[1]]
+            finally:
+                random.setstate(outside[0])
+                np.random.set_state(outside[1])
+
+
+def _mix(seed: int, epoch: int, index: int) -> int:
+    return ((seed * 1_000_003 + epoch) * 1_000_003 + index) % 2**63
+
+
+def _quiet_worker(worker: int) -> None:
+    """Ctrl-C is the main process's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,53 @@
+"""`python -m htc_fast.export`: a file that detects the same without our models, compiled or not."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from htc_fast.training.checkpoint import weights_bytes
+from tests.models.test_zoo import tiny
+
+# Runs where only the operators are imported.
+PROGRAM = """
+import sys, torch, htc_fast.ops
+path, kind, out = sys.argv[1:]
+load = torch._inductor.aoti_load_package if kind == "aot" else lambda path: torch.export.load(path).module()
+torch.manual_seed(5)
+found = load(path)(torch.randn(1, 3, 64, 96), torch.tensor([[60, 90]]))
+assert not [name for name in sys.modules if name.startswith(("htc_fast.models", "htc_fast.inference", "timm"))]
+torch.save(found, out)
+"""
+
+
+def run(*arguments):
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", ["program", "aot"])
+def test_the_file_detects_what_the_detector_does(kind, tmp_path):
+    model = tiny("htc_r50", class_names=("cat", "dog", "owl")).eval()
+    weights, out = tmp_path / "tiny.safetensors", tmp_path / "new" / "tiny.pt2"
+    weights.write_bytes(weights_bytes(model))
+    options = ["--weights", weights, "--image-size", 64, 96, "--out", out, "--device", "cpu"]
+    said = run("-m", "htc_fast.export", *options, *(["--aot"] if kind == "aot" else []))
+    assert "images [1, 3, 64, 96]" in said and "import torch, htc_fast.ops" in said
+    run("-c", PROGRAM, out, kind, tmp_path / "found.pt")
+    found = torch.load(tmp_path / "found.pt")
+    torch.manual_seed(5)
+    want = vars(model.detect(torch.randn(1, 3, 64, 96), torch.tensor([[60, 90]])))
+    assert found.keys() == want.keys() and want["count"].item() > 0
+    for name, value in want.items():
+        assert not found[name].requires_grad
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-3)
+    if kind == "aot":
+        notes = json.loads(out.with_suffix(".json").read_text())
+    else:
+        extra = {"htc_fast.json": ""}
+        torch.export.load(out, extra_files=extra)
+        notes = json.loads(extra["htc_fast.json"])
+    assert notes["class_names"] == ["cat", "dog", "owl"] and len(notes["mean"]) == 3

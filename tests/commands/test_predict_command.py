@@ -1,0 +1,108 @@
+"""`python -m htc_fast.predict`: what is found, what is written, and how it ends."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from htc_fast import predict as command
+from htc_fast.commands import entry
+from tests.data.builder import CATEGORIES, image, write
+from tests.inference.fake import Fake
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, name in enumerate(("000000000012.jpg", "000000000007.png")):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Run the command with a fake model; returns exit status, stdout and stderr."""
+    monkeypatch.setattr(command, "load", lambda *_, **__: Fake())
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments), "--weights", "w", "--image-size", "64"])
+        with pytest.raises(SystemExit) as end:
+            entry.run(command.main)
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_folder(folder, run):
+    status, out, _ = run(folder, "--out", folder / "out")
+    assert status == 0 and "2 pictures, 4 instances" in out
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "000000000007.jpg", "000000000012.jpg", "results.json"]  # fmt: skip
+    results = json.loads((folder / "out" / "results.json").read_text())
+    assert [item["image_id"] for item in results] == [7, 7, 12, 12] and results[0]["category_id"] == 2
+    assert results[0]["bbox"] == pytest.approx([16, 12, 32, 24]) and results[0]["segmentation"]["size"] == [48, 64]
+    assert Image.open(folder / "out" / "000000000007.jpg").size == (64, 48)
+
+
+def test_files_globs_and_doubles(folder, run):
+    path = folder / "000000000007.png"
+    status, out, _ = run(path, path, str(folder / "*7.png"), "--out", folder / "out", "--score", 0.5, "--no-overlays")
+    assert status == 0 and "1 pictures, 1 instances" in out
+    assert [item.name for item in (folder / "out").iterdir()] == ["results.json"]
+
+
+def test_ids_and_categories_from_annotations(folder, run, tmp_path_factory):
+    content = {"images": [image(500, name="000000000007.png"), image(501, name="000000000012.jpg")]}
+    root = write(tmp_path_factory.mktemp("data"), {**content, "categories": CATEGORIES}, pictures=False)
+    annotations = root / "annotations" / "instances_val2017.json"
+    assert run(folder, "--out", folder / "out", "--annotations", annotations)[0] == 0
+    results = json.loads((folder / "out" / "results.json").read_text())
+    assert {item["image_id"] for item in results} == {500, 501} and {item["category_id"] for item in results} == {3, 7}
+    annotations.write_text(json.dumps({**content, "categories": CATEGORIES[:2]}))
+    status, _, err = run(folder, "--out", folder / "out", "--annotations", annotations)
+    assert status == 2 and "has 3 classes" in err
+
+
+def test_bad_pictures_are_reported_and_skipped(folder, run):
+    (folder / "bad.jpg").write_bytes((folder / "000000000012.jpg").read_bytes()[:500])
+    status, out, err = run(
+        folder, folder / "gone.jpg", folder / "notes.txt", "--out", folder / "out", "--batch-size", 2
+    )
+    assert status == 1 and "2 pictures, 3 skipped" in out
+    assert err.count("skipped: ") == 3 and "bad.jpg cannot be read" in err and "gone.jpg is missing" in err
+    assert (folder / "out" / "000000000007.jpg").is_file() and (folder / "out" / "results.json").is_file()
+
+
+def test_same_stems_do_not_collide(folder, run):
+    (folder / "000000000007.png").rename(folder / "000000000012.png")
+    assert run(folder, "--out", folder / "out")[0] == 0
+    assert {path.name for path in (folder / "out").glob("*.jpg")} == {"000000000012.jpg", "000000000012-2.jpg"}
+    results = json.loads((folder / "out" / "results.json").read_text())
+    assert {item["image_id"] for item in results} == {1, 2} and len({item["file_name"] for item in results}) == 2
+
+
+ERRORS = {
+    "nothing": ([], "no pictures to predict"),
+    "empty folder": (["{empty}"], "holds no pictures"),
+    "glob without match": (["{folder}/*.gif"], "nothing matches"),
+    "overlay on the picture": (["{folder}", "--out", "{folder}"], "would replace the picture"),
+    "score": (["{folder}", "--score", "3"], "from 0 to 1"),
+    "image size": (["{folder}", "--image-size", "9", "--out", "{folder}/out"], "at least 32"),
+    "out is a file": (["{folder}", "--out", "{folder}/notes.txt"], "cannot write"),
+    "stage": (["{folder}", "--stage", "4", "--out", "{folder}/out"], "test_stage must be"),
+    "unknown option": (["{folder}", "--scoer", "1"], "did you mean --score"),
+}
+
+
+@pytest.mark.parametrize("arguments, sentence", ERRORS.values(), ids=ERRORS)
+def test_errors(folder, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.setattr(command, "load", lambda *_, **__: Fake())
+    (folder / "empty").mkdir()
+    places = {"folder": str(folder), "empty": str(folder / "empty")}
+    monkeypatch.setattr("sys.argv", ["predict", "--weights", "w", *(text.format(**places) for text in arguments)])
+    with pytest.raises(SystemExit) as end:
+        entry.run(command.main)
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and sentence in err and "Traceback" not in err

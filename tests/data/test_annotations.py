@@ -1,0 +1,165 @@
+"""Annotation files: what is read, what is dropped and said, what is an error."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from htc_fast import UserError
+from htc_fast.data import messages
+from htc_fast.data.annotations import read_annotations
+from htc_fast.data.masks import is_usable, to_bitmaps, to_rle
+from tests.data.builder import CATEGORIES, image, instance, rectangle, two_pictures
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content):
+        path = tmp_path / "instances.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return write
+
+
+BAD_FILES = {
+    "malformed": ('{"images": [', "not valid JSON"),
+    "empty": ("", "not valid JSON"),
+    "a list": ([1, 2], "holds a JSON list"),
+    "no images": ({"categories": CATEGORIES}, "no list of 'images'"),
+    "empty images": ({"images": [], "categories": CATEGORIES}, "lists no images"),
+    "no categories": ({"images": [image(1)]}, "no list of 'categories'"),
+    "empty categories": ({"images": [image(1)], "categories": []}, "different ids"),
+    "category twice": ({"images": [image(1)], "categories": [{"id": 1}, {"id": 1}]}, "different ids"),
+    "image twice": ({"images": [image(1), image(1)], "categories": CATEGORIES}, "appears twice"),
+    "no file name": ({"images": [{"id": 1}], "categories": CATEGORIES}, "lacks 'id' or 'file_name'"),
+    "no size": ({"images": [{"id": 1, "file_name": "a.jpg"}], "categories": CATEGORIES}, "needs a positive"),
+    "annotations no list": ({"images": [image(1)], "categories": CATEGORIES, "annotations": {}}, "'annotations'"),
+}
+
+
+@pytest.mark.parametrize("content, sentence", BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_file(write, content, sentence):
+    with pytest.raises(UserError, match=sentence):
+        read_annotations(write(content))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match="is missing"):
+        read_annotations(tmp_path / "no.json")
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "a/../../b.jpg", "..\\a.jpg", "C:\\a.jpg", ".", "a/.."])
+def test_file_name_that_leaves_the_folder(write, name):
+    with pytest.raises(UserError, match="leaves the image folder"):
+        read_annotations(write({"images": [image(1, name=name)], "categories": CATEGORIES}))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "sub/a.jpg", "sub/../a.jpg", "..a.jpg"])
+def test_file_name_inside(write, name):
+    found = read_annotations(write({"images": [image(1, name=name)], "categories": CATEGORIES}))
+    assert found.file_names == [name] and not found.labelled
+
+
+def test_labels_are_ranks_of_any_ids(write):
+    found = read_annotations(write(two_pictures()))
+    assert found.category_ids == [3, 7, 90] and found.classes == ["dog", "cat", "owl"]
+    assert [[item.label for item in picture.annotations] for picture in found.pictures] == [[0, 2], [1]]
+    words = {
+        **two_pictures(),
+        "categories": [{"id": "b"}, {"id": "a", "name": "first"}],
+        "annotations": [instance(10, "b", 0, 0, 9, 9)],
+    }
+    found = read_annotations(write(words))
+    assert found.classes == ["first", "b"] and found.pictures[0].annotations[0].label == 1
+
+
+def test_chosen_classes(write):
+    found = read_annotations(write(two_pictures()), classes=["owl", "dog"])
+    assert found.category_ids == [90, 3] and found.trainable == [2, 0]
+    with pytest.raises(UserError, match="no category 'fox'"):
+        read_annotations(write(two_pictures()), classes=["fox"])
+
+
+def test_equal_names_stay_apart(write):
+    content = {**two_pictures(), "categories": [{"id": 3, "name": "fish"}, {"id": 7, "name": "fish"}, {"id": 90}]}
+    found = read_annotations(write(content))
+    assert found.classes == ["fish (3)", "fish (7)", "90"]
+    again = read_annotations(write(content), classes=found.classes)
+    assert again.category_ids == [3, 7, 90] and again.trainable == [2, 1]
+
+
+DROPPED = {
+    "without area": {"area": 0},
+    "without area, thin": {"bbox": [1, 1, 0.5, 9]},
+    "outside the image": {"bbox": [64, 0, 9, 9]},
+    "of an unknown category": {"category_id": 4},
+    "of an image that is not listed": {"image_id": 99},
+    "without a mask": {"segmentation": []},
+    "with a malformed mask": {"segmentation": [[1, 2, 3, 4]]},
+    "with a malformed box": {"bbox": [1, 2, float("nan"), 4]},
+    "marked to be ignored": {"ignore": 1},
+}
+
+
+@pytest.mark.parametrize("reason, change", DROPPED.items(), ids=DROPPED)
+def test_dropped_counted_and_said_once(write, capsys, monkeypatch, reason, change):
+    monkeypatch.setattr(messages, "_said", set())
+    content = two_pictures()
+    content["annotations"].append({**instance(10, 3, 8, 4, 20, 16), **change})
+    path = write(content)
+    assert sum(read_annotations(path).trainable) == 3
+    read_annotations(path)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "1 of 4 annotations are not used" in said[0] and f"1 {reason.split(',')[0]}" in said[0]
+
+
+def test_crowds_are_kept_for_evaluation_only(write, capsys):
+    content = two_pictures()
+    content["annotations"][0]["iscrowd"] = 1
+    found = read_annotations(write(content))
+    assert found.trainable == [1, 1] and len(found.pictures[0].annotations) == 2
+    assert capsys.readouterr().err == ""
+
+
+def random_bitmap(seed=0):
+    return (np.random.default_rng(seed).random((11, 7)) < 0.5).astype(np.uint8)
+
+
+def uncompressed(bitmap):
+    flat = bitmap.flatten(order="F")
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [1 - flat[-1]]])))
+    return {"size": list(bitmap.shape), "counts": np.diff(np.concatenate([[0], edges])).tolist()}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_segmentations_agree(seed):
+    bitmap = random_bitmap(seed)
+    compressed = coco_mask.encode(np.asfortranarray(bitmap))
+    text = {"size": compressed["size"], "counts": compressed["counts"].decode()}
+    for segmentation in (uncompressed(bitmap), compressed, text):
+        assert is_usable(segmentation, *bitmap.shape)
+        assert (to_bitmaps([to_rle(segmentation, *bitmap.shape)], *bitmap.shape)[0] == bitmap).all()
+    assert to_bitmaps([to_rle(rectangle(2, 3, 4, 5), 11, 7)], 11, 7)[0, 3:8, 2:6].all()
+
+
+UNUSABLE = {
+    "another size": {"size": [7, 11], "counts": [77]},
+    "too short": {"size": [11, 7], "counts": [70]},
+    "too long": {"size": [11, 7], "counts": [70, 8]},
+    "negative": {"size": [11, 7], "counts": [80, -3]},
+    "compressed, too short": {"size": [11, 7], "counts": "0i0"},
+    "compressed, cut off": {"size": [11, 7], "counts": "0T"},
+    "compressed, no code": {"size": [11, 7], "counts": "0\x7f3"},
+    "no counts": {"size": [11, 7]},
+    "number": 5,
+    "odd polygon": [[1, 2, 3, 4, 5, 6, 7]],
+    "polygon with NaN": [[1, 2, 3, 4, 5, float("nan")]],
+    "text": "polygon",
+}
+
+
+@pytest.mark.parametrize("segmentation", UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_segmentation(segmentation):
+    assert not is_usable(segmentation, 11, 7)

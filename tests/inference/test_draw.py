@@ -1,0 +1,62 @@
+"""Overlays: drawn where the instances are, at every size, also of nothing."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from htc_fast.data.instances import Instances
+from htc_fast.data.masks import from_bitmaps
+from htc_fast.inference.draw import draw, side_by_side
+
+
+def two(height=60, width=100):
+    masks = np.zeros((2, height, width), dtype=np.uint8)
+    masks[0, height // 4 : height // 2, width // 4 : width // 2] = 1
+    masks[1, -4:, -4:] = 1
+    boxes = torch.tensor(
+        [[width // 4, height // 4, width // 2, height // 2], [width - 4, height - 4, width, height]]
+    ).float()
+    return Instances(
+        boxes, torch.tensor([0.9, 0.3]), torch.tensor([0, 1]), from_bitmaps(masks), (height, width), ["a", "b"]
+    )
+
+
+@pytest.mark.parametrize("height, width", [(60, 100), (1, 1), (7, 500), (600, 800)])
+def test_draw(height, width):
+    pixels = np.full((height, width, 3), 128, np.uint8)
+    picture = draw(pixels, two(height, width) if height > 8 else two(height, width)[:0], boxes=True)
+    assert picture.size == (width, height) and picture.mode == "RGB"
+    assert (pixels == 128).all(), "the input stays as it is"
+
+
+def test_colour_lies_on_the_mask():
+    pixels = np.full((60, 100, 3), 128, np.uint8)
+    changed = (np.asarray(draw(pixels, two(), labels=False)) != 128).any(axis=2)
+    assert changed[18:28, 28:48].all() and changed[57:, 97:].all()
+    assert not changed[40:50].any() and not changed[:, 60:90].any()
+    with_labels = (np.asarray(draw(pixels, two())) != 128).any(axis=2)
+    assert with_labels.sum() > changed.sum()
+
+
+def test_zoom_and_wrong_size():
+    pixels = np.full((60, 100, 3), 128, np.uint8)
+    big = np.asarray(draw(pixels, two(), labels=False, zoom=2.5))
+    assert big.shape == (150, 250, 3) and (big[45:70, 70:120] != 128).any(axis=2).all()
+    with pytest.raises(ValueError, match="found in"):
+        draw(pixels[:50], two())
+
+
+def test_an_empty_mask_is_no_trouble():
+    found = two()
+    found.rle[0] = from_bitmaps(np.zeros((1, 60, 100), np.uint8))[0]
+    draw(Image.new("RGB", (100, 60)), found)
+
+
+def test_side_by_side():
+    pixels = np.full((60, 100, 3), 128, np.uint8)
+    tall = np.full((80, 50, 3), 128, np.uint8)
+    sheet = side_by_side([(pixels, two(), two()), (tall, two(80, 50)[:0], two(80, 50))], width=200)
+    assert sheet.size == (408, 28 + 120 + 8 + 320)
+    with pytest.raises(ValueError, match="no pictures"):
+        side_by_side([])

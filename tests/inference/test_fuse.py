@@ -1,0 +1,125 @@
+"""Fused backbones: the same maps from fewer passes, for any timm model, and nothing broken where tracing fails."""
+
+import pytest
+import torch
+from torch import nn
+
+from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions
+from htc_fast.models.backbone import Backbone
+
+
+def settled(net: nn.Module) -> nn.Module:
+    """Batch norms as after some training."""
+    torch.manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    return net.eval()
+
+
+def assert_same(fused: nn.Module, plain: nn.Module, images: torch.Tensor, tolerance: float = 1e-5) -> None:
+    for found, want in zip(fused(images), plain(images), strict=True):
+        torch.testing.assert_close(found, want, rtol=0, atol=tolerance * float(want.detach().abs().max()))
+
+
+BACKBONES = (
+    "resnet18",
+    "test_resnet",
+    "tf_efficientnet_lite0",
+    "mobilenetv3_small_050",
+    "regnety_002",
+    "resnext50_32x4d",
+)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("watched", [False, True], ids=["no gradient", "gradient"])
+def test_same_maps_without_norms(name, watched):
+    net = settled(Backbone(name, pretrained=False, frozen_stages=0, norm_eval=True).net)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    fused, count = fuse_convolutions(net)
+    assert count > 10 and not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in fused.modules())
+    with torch.set_grad_enabled(watched):
+        for shape in ((1, 3, 64, 96), (2, 3, 96, 160)):
+            assert_same(fused, net, torch.randn(shape).contiguous(memory_format=torch.channels_last))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "swin_tiny_patch4_window7_224"])
+def test_backbones_without_batch_norm_stay_as_they_are(name):
+    net = Backbone(name, pretrained=False, frozen_stages=0, norm_eval=True).net.eval()
+    fused, count = fuse_convolutions(net)
+    assert count == 0 and type(fused) is type(net) and fused is not net
+    assert_same(fused, net, torch.randn(1, 3, 64, 96), tolerance=0)
+
+
+class Net(nn.Module):
+    """What must not be folded beside what may: a shared convolution, a value read twice, a sum with the input."""
+
+    def __init__(self, after: nn.Module):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.shared, self.shared_norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.read_twice, self.act = nn.Conv2d(3, 3, 1), after
+
+    def forward(self, x):
+        y = self.norm(self.conv(x)) + x
+        z = self.shared_norm(self.shared(y))
+        z = self.shared(z)
+        w = self.read_twice(z)
+        return [y, self.act(w), w + z, x]
+
+
+def test_only_what_is_nobody_else_s_is_taken_in():
+    net = settled(Net(nn.ReLU()))
+    fused, count = fuse_convolutions(net)
+    assert count >= 2
+    images = torch.randn(1, 3, 8, 8)
+    kept = images.clone()
+    with torch.no_grad():
+        assert_same(fused, net, images)
+    assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.Hardswish(), None])
+@pytest.mark.parametrize("overwrites", [None, False, True], ids=["alone", "sum", "sum in place"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+def test_fused_convolution(activation, overwrites, layout):
+    conv = nn.Conv2d(5, 7, 3, padding=1, stride=2).requires_grad_(False).to(memory_format=layout)
+    x, other = (torch.randn(shape).mul(4).contiguous(memory_format=layout) for shape in ((2, 5, 9, 13), (2, 7, 5, 7)))
+    want = conv(x) if overwrites is None else conv(x) + other
+    want = want if activation is None else activation(want)
+    fused = FusedConvolution(conv, activation, bool(overwrites))
+    with torch.no_grad():
+        found = fused(x) if overwrites is None else fused(x, other.clone())
+        low = FusedConvolution(conv.bfloat16(), activation, bool(overwrites))
+        low = low(x.bfloat16()) if overwrites is None else low(x.bfloat16(), other.bfloat16())
+    torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), want, rtol=0.03, atol=0.03)
+
+
+class Untraceable(Net):
+    def forward(self, x):
+        return super().forward(x) if float(x.mean()) > -1e9 else []
+
+
+def test_untraceable_networks_stay_as_they_are():
+    net = settled(Untraceable(nn.ReLU()))
+    with pytest.warns(UserWarning, match="stays unfused"):
+        fused, count = fuse_convolutions(net)
+    assert count == 0 and isinstance(fused, Untraceable)
+
+
+class OneSize(Net):
+    def forward(self, x):
+        return super().forward(x + 1 if x.shape[3] == 96 else x)
+
+
+def test_networks_that_look_at_the_size_stay_as_they_are():
+    with pytest.warns(UserWarning, match="stays unfused"):
+        fused, count = fuse_convolutions(settled(OneSize(nn.ReLU())))
+    assert count == 0 and isinstance(fused, OneSize)

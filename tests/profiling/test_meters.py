@@ -1,0 +1,108 @@
+"""Named ranges: the paper's words where somebody looks, and nothing at all where nobody does."""
+
+import subprocess
+import sys
+import timeit
+
+import pytest
+import torch
+
+from htc_fast import ranges
+from htc_fast.inference.export import export_detect
+from htc_fast.ranges import part, watching
+from tests.models.test_zoo import SIZES, tiny
+
+INFERENCE = [
+    "backbone", "FPN", "semantic", "RPN head", "proposals", "box stage 1", "box stage 2", "box stage 3", "detections",
+    "mask RoIAlign", "mask stages", "mask stage 1", "mask stage 2", "mask stage 3",
+]  # fmt: skip
+
+
+class Heard:
+    def __init__(self):
+        self.begun, self.ended = [], []
+
+    def begin(self, name):
+        self.begun.append(name)
+
+    def end(self, name):
+        self.ended.append(name)
+
+
+def detect(model):
+    torch.manual_seed(1)
+    return model.detect(torch.randn(2, 3, 64, 96), SIZES)
+
+
+def test_every_part_is_told_and_results_stay():
+    model, heard = tiny("htc_r50").eval(), Heard()
+    want = detect(model)
+    with watching(heard):
+        found = detect(model)
+    assert set(heard.begun) == set(INFERENCE) and sorted(heard.begun) == sorted(heard.ended)
+    for name, value in vars(want).items():
+        assert torch.equal(getattr(found, name), value)
+
+
+def test_parts_that_a_model_lacks_are_not_named():
+    heard = Heard()
+    with watching(heard):
+        detect(tiny("mask_rcnn_r50").eval())
+    assert set(heard.begun) == set(INFERENCE) - {"semantic", "box stage 2", "box stage 3", "mask stage 2",
+                                                 "mask stage 3"}  # fmt: skip
+
+
+def test_torch_s_profiler_shows_them():
+    model = tiny("htc_r50").eval()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        detect(model)
+    assert set(INFERENCE) <= {event.key for event in recorded.key_averages()}
+
+
+def test_off_there_is_one_object_that_does_nothing():
+    assert not ranges.on() and part("backbone") is part("FPN") is ranges._OFF
+    # Twenty of them in an image of a second: below a thousandth of a promille.
+    assert min(timeit.repeat(lambda: part("backbone"), number=1000, repeat=5)) / 1000 < 20e-6
+
+
+def test_an_error_inside_ends_the_part():
+    heard = Heard()
+    with pytest.raises(KeyError), watching(heard), part("backbone"):
+        raise KeyError
+    assert heard.ended == ["backbone"] and not ranges.on()
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_exported_and_compiled_graphs_have_none(watched):
+    model = tiny("htc_r50").eval()
+    seen = []
+
+    def look(graph, inputs):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    def stage(x):
+        with part("backbone"):
+            return x.sin() + 1
+
+    with watching(Heard()) if watched else torch.no_grad():
+        program = export_detect(model, (64, 96))
+        torch.compile(stage, backend=look, fullgraph=True)(torch.ones(3))
+    names = [str(node.target) for one in program.graph_module.modules() if isinstance(one, torch.fx.GraphModule)
+             for node in one.graph.nodes]  # fmt: skip
+    assert len(names) > 100 and seen
+    assert not [name for name in names + seen if "record_function" in name or "profiler" in name]
+
+
+def test_the_environment_turns_them_on():
+    code = "from htc_fast import ranges; print(ranges.on(), type(ranges.part('FPN')).__name__)"
+    for value, expected in (("1", "True _Range"), ("0", "False nullcontext")):
+        run = subprocess.run([sys.executable, "-c", code], env={"HTC_FAST_RANGES": value, **_environment()},
+                             capture_output=True, text=True, check=True)  # fmt: skip
+        assert run.stdout.strip() == expected
+
+
+def _environment():
+    import os
+
+    return {name: value for name, value in os.environ.items() if name != "HTC_FAST_RANGES"}

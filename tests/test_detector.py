@@ -1,0 +1,85 @@
+"""A detector out of a file alone, and every file that gives none."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import safetensors.torch
+import torch
+
+from htc_fast import UserError, create_model
+from htc_fast.data.pictures import image_size
+from htc_fast.detector import load
+from htc_fast.device import find_device
+from htc_fast.training.checkpoint import weights_bytes
+
+SMALL = {"backbone": "test_resnet", "channels": 16, "box_channels": 32, "semantic_classes": 4}
+DESCRIBED = {"class_names": ("cat", "dog", "owl"), "category_ids": (3, 7, 90), "image_size": (320, 533)}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A small model with names and size, and its file."""
+    model = create_model("htc_r50", num_classes=3, **DESCRIBED, **SMALL)
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    path.write_bytes(weights_bytes(model))
+    return model, path
+
+
+@pytest.mark.parametrize("name", [None, "htc_r50"])
+def test_all_comes_back(saved, name):
+    model, path = saved
+    found = load(path, name=name)
+    assert found.config == model.config and not found.training
+    assert all(torch.equal(found.state_dict()[key], value) for key, value in model.state_dict().items())
+    assert {name: getattr(found.config, name) for name in DESCRIBED} == DESCRIBED
+
+
+def test_what_the_file_knows_of_its_data_comes_with_the_weights(saved):
+    _, path = saved
+    found = create_model("htc_r50", num_classes=3, weights=path, **SMALL).config
+    assert {name: getattr(found, name) for name in DESCRIBED} == DESCRIBED
+    other = create_model("htc_r50", num_classes=3, weights=path, class_names=("a", "b", "c"), **SMALL).config
+    assert other.class_names == ("a", "b", "c") and other.image_size == (320, 533)
+
+
+def test_files_of_version_0_1_have_it_beside_the_configuration(saved, tmp_path):
+    model, _ = saved
+    bare = {name: value for name, value in asdict(model.config).items() if name not in DESCRIBED}
+    notes = {"model": "htc_r50", "config": json.dumps(bare)}
+    notes |= {name: json.dumps(value) for name, value in DESCRIBED.items()}
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "old.safetensors", notes)
+    assert load(tmp_path / "old.safetensors").config == model.config
+
+
+def test_as_many_names_as_classes():
+    with pytest.raises(ValueError, match="class_names must have one entry per class, got 1 for 3 classes"):
+        create_model("htc_r50", num_classes=3, class_names=("cat",), **SMALL)
+
+
+def test_files_that_give_no_detector(saved, tmp_path):
+    _, path = saved
+    with pytest.raises(UserError, match="there is no weights file"):
+        load(tmp_path / "no.pth")
+    with pytest.raises(UserError, match="architecture"):
+        load(path, name="mask_rcnn_r50")
+    with pytest.raises(UserError, match=r"unknown model 'htc_r5'.*did you mean"):
+        load(path, name="htc_r5")
+    foreign = tmp_path / "foreign.pth"
+    torch.save({"state_dict": {"conv.weight": torch.zeros(2)}}, foreign)
+    with pytest.raises(UserError, match="name it with --model"):
+        load(foreign)
+    half = tmp_path / "half.safetensors"
+    half.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match="safetensors"):
+        load(half)
+
+
+def test_options():
+    assert image_size(None) is None and image_size([800]) == (800, 1333) and image_size([256, 300]) == (256, 300)
+    for wrong in ([9], [800, 1, 2], [64, 20]):
+        with pytest.raises(UserError, match="--image-size"):
+            image_size(wrong)
+    assert find_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="choose cpu"):
+        find_device("toaster")
