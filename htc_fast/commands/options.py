@@ -1,8 +1,22 @@
-"""Command lines: argparse, with the nearest option named when one is unknown."""
+"""Command lines made from dataclasses: a field is an option, its type says what the option takes, its note the help.
+
+    epochs: Annotated[float, "passes over the training pictures"] = 20.0
+    image_size: Annotated[tuple[int, ...], "short side and, optionally, longest long side", "PX"] = (800, 1333)
+
+A second note is the placeholder in the help. `POSITIONAL` of the class names the field that stands without a name,
+`GROUPS` the headings of the help, each by its first field.
+"""
 
 import argparse
+import ast
+import types
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from htc_fast.errors import UserError, choose
+
+Run = TypeVar("Run")
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,3 +37,76 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """One sentence, without a page of usage before it."""
         self.exit(2, f"error: {message}\n")
+
+
+def given(kind: type, command: str, description: str, words: Sequence[str] | None = None) -> dict[str, Any]:
+    """What a command line says, by the fields of `kind`; what it leaves out is not in it.
+
+    command  name of the module, such as "train"
+    words    None: those that this process was started with
+    """
+    parser = Parser(prog=f"python -m htc_fast.{command}", description=description, argument_default=argparse.SUPPRESS)
+    groups, group = getattr(kind, "GROUPS", {}), parser
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        group = parser.add_argument_group(groups[field.name]) if field.name in groups else group
+        _add(group, field, hints[field.name], field.name == getattr(kind, "POSITIONAL", None))
+    found = vars(parser.parse_args(words))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def parse(kind: type[Run], command: str, description: str, words: Sequence[str] | None = None) -> Run:
+    """A command line as a run; see `given`."""
+    return kind(**given(kind, command, description, words))
+
+
+def changed(run: Run, found: dict[str, Any]) -> Run:
+    """A run with what was given in place of its own; mappings are added to."""
+    assert is_dataclass(run)
+    mappings = {name: {**getattr(run, name), **value} for name, value in found.items() if isinstance(value, dict)}
+    return replace(run, **{**found, **mappings})
+
+
+def _add(group, field: Field, hint: Any, positional: bool) -> None:
+    hint, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    about: dict[str, Any] = dict(zip(("help", "metavar"), notes))
+    kind = next((one for one in get_args(hint) if one is not type(None)), hint) if _optional(hint) else hint
+    if kind is bool:
+        about["action"] = argparse.BooleanOptionalAction
+    elif get_origin(kind) is Literal:
+        about |= {"choices": get_args(kind), "type": type(get_args(kind)[0])}
+    elif get_origin(kind) is tuple:
+        inside = get_args(kind)
+        about |= {"type": inside[0], "nargs": "+" if inside[-1] is ... else len(inside)}
+        if isinstance(about["nargs"], int) and "metavar" in about:
+            about["metavar"] = tuple(about["metavar"].split())
+    elif get_origin(kind) is dict:
+        about |= {"nargs": "+", "action": _Fields}
+    else:
+        about["type"] = kind
+    if positional:
+        group.add_argument(field.name, **{**about, "nargs": "*"})
+        return
+    required = field.default is MISSING and field.default_factory is MISSING
+    group.add_argument(f"--{field.name.replace('_', '-')}", **about, required=required)
+
+
+def _optional(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
+
+
+class _Fields(argparse.Action):
+    """FIELD=VALUE pairs, values as Python writes them; what Python cannot read is text."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        found = getattr(namespace, self.dest, {})
+        for pair in values:
+            name, equals, text = pair.partition("=")
+            if not equals:
+                parser.error(f"{option_string} takes FIELD=VALUE, such as channels=128, got {pair!r}.")
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                value = text
+            found[name] = tuple(value) if isinstance(value, list) else value
+        setattr(namespace, self.dest, found)
