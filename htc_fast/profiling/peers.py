@@ -18,7 +18,7 @@ TORCHVISION = {
 MMDETECTION = "mmdetection, HTC"
 
 
-def profile_peers(setting: Setting, say: Callable[[str], None] = lambda text: None) -> tuple[list[Run], dict[str, str]]:
+def profile_peers(setting: Setting, say: Callable[[str], None]) -> tuple[list[Run], dict[str, str]]:
     """Runs of the peers that are here, and why the others are not.
 
     returns  runs, all their time in "rest"; who -> reason
@@ -71,11 +71,11 @@ def _mmdetection(setting: Setting) -> list[Run]:
     return _runs(MMDETECTION, lambda: made(images, batch_size=setting.batch_size), setting)
 
 
-def _runs(who: str, run: Callable, setting: Setting) -> list[Run]:
+def _runs(who: str, run: Callable[[], object], setting: Setting) -> list[Run]:
     with CostMeter() as meter:
         run()
     found = []
-    for dtype in setting.usable_dtypes():
+    for dtype in setting.dtypes:
         with autocast(setting.device, dtype == "bfloat16"):
             run()
             rounds = measured(run, setting.device, setting.rounds)
