@@ -39,7 +39,7 @@ MAY = {
     "predict": {*HALL, "commands", "data", "detector", "inference"},
     "export": {*HALL, "commands", "inference"},
     "profile": {*HALL, "commands", "profiling"},
-    "info": {*HALL, "commands", "ops"},
+    "info": {*HALL, "commands", "ops", "profiling"},
     "__init__": {"errors", "detector", "inference"},
 }
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py"))

@@ -26,12 +26,13 @@ class Cost(NamedTuple):
 
 # Neither arithmetic nor traffic that a fused program would have: new tensors, copies into another layout or type.
 FREE = {
-    aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.full, aten.full_like, aten.zeros,
-    aten.zeros_like, aten.new_zeros, aten.ones, aten.ones_like, aten.arange, aten.scalar_tensor, aten._to_copy,
-    aten.clone, aten.contiguous, aten.lift_fresh, aten.detach, aten.zero_, aten.fill_, aten.upsample_nearest2d,
-    aten.native_batch_norm, aten._native_batch_norm_legit_no_training, aten._local_scalar_dense, aten.rand, aten.randn,
-    aten.cudnn_batch_norm,
-}  # fmt: skip
+    getattr(aten, name)
+    for name in (
+        "empty empty_like empty_strided new_empty full full_like zeros zeros_like new_zeros ones ones_like arange "
+        "scalar_tensor _to_copy clone contiguous lift_fresh detach zero_ fill_ upsample_nearest2d "
+        "native_batch_norm _native_batch_norm_legit_no_training _local_scalar_dense rand randn cudnn_batch_norm"
+    ).split()
+}
 SUMS = {aten.add, aten.add_}
 SAMPLE = 8  # operations of one bilinear sample per channel: four weights, four products summed
 # Samples per bin and axis where the RoIs' sizes are not known (on meta): pyramid, semantic map.

@@ -99,7 +99,7 @@ def profile(
     except KeyboardInterrupt:
         note("interrupted")
         changed.append(INTERRUPTED)
-    about = {"size": setting.size, "batch_size": setting.batch_size, "rounds": setting.rounds, "changed": changed}
+    about = {"size": list(setting.size), "batch_size": setting.batch_size, "rounds": setting.rounds, "changed": changed}
     cases = [] if setting.train else [name for name in FPS if name in {run.case for run in runs}]
     return rounded(
         {
