@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from tabulate import tabulate
@@ -89,8 +89,10 @@ def native_library() -> dict:
 
 def backend_of(operator: str, device: str) -> str | None:
     """The backend that an operator would use on a device; None if it has none there."""
+    # There need not be such a device here.
+    tensor: Any = SimpleNamespace(device=torch.device(device))
     try:
-        return _backend.backend_for(operator, SimpleNamespace(device=torch.device(device)))
+        return _backend.backend_for(operator, tensor)
     except (RuntimeError, ImportError):
         return None
 
@@ -110,9 +112,9 @@ def operators() -> dict[str, dict]:
 
 def advice() -> list[str]:
     """One sentence for each thing that is missing and how to get it."""
-    out = []
-    if not _native.loaded():
-        out.append(_native.problem())
+    out, problem = [], _native.problem()
+    if problem is not None:
+        out.append(problem)
     elif _native.build is None:
         out.append(
             f"htc_fast._build was built for another Python than {sys.version_info[0]}.{sys.version_info[1]}: "

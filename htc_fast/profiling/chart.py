@@ -53,7 +53,9 @@ def _words(row: dict) -> str:
 
 def _places(result: dict) -> tuple[list[tuple[float, dict]], dict[str, float], float]:
     """Rows with their y, cases with the y of their first row, and where the last ends."""
-    lines, groups, y = [], {}, 0.0
+    lines: list[tuple[float, dict]] = []
+    groups: dict[str, float] = {}
+    y = 0.0
     for case, rows in groupby(result["rows"], key=lambda row: row["case"]):
         groups.setdefault(case, y)
         for row in rows:

@@ -7,7 +7,7 @@ nearest neighbours belong to the layer they follow and move nothing; of a residu
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,7 +98,7 @@ def _bytes(*values) -> float:
     return float(sum(one.nbytes for one in _tensors(*values)))
 
 
-def _touched(own: Callable | None, arguments: tuple, options: dict, result) -> float:
+def _touched(own: Callable[..., Any] | None, arguments: tuple, options: dict, result) -> float:
     """Bytes of a call of ours; few RoIs do not read whole maps."""
     moved = _bytes(arguments, options, result)
     if own is not _roi_align or not isinstance(arguments[0], (list, tuple)):
@@ -198,7 +198,7 @@ def _mask_branch(x, labels, tensors, convolutions, flows, averaged) -> list[Cost
     return found
 
 
-OWN = {
+OWN: dict[str, Callable[..., Any]] = {
     "multi_level_roi_align": _roi_align,
     "conv3x3_relu": _conv3x3_relu,
     "mask_flow": _mask_flow,

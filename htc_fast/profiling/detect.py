@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class Setting:
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     modes: tuple[str, ...] = MODES
     rounds: int = 3
-    overrides: dict[str, object] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
     def train(self) -> bool:
@@ -106,7 +107,7 @@ def build(name: str, setting: Setting) -> Detector:
     return create_model(name, **setting.overrides).eval().to(setting.device)
 
 
-def profile_model(name: str, setting: Setting, say: Callable[[str], None]) -> Iterator[Run]:
+def profile_model(name: str, setting: Setting, say: Callable[[str], object]) -> Iterator[Run]:
     """Runs of one model, one after the other: each mode in each dtype.
 
     say  told what comes next
@@ -135,13 +136,12 @@ def recorded_model(name: str, setting: Setting) -> torch.profiler.profile:
 def prediction(model: Detector | Optimized, setting: Setting) -> Callable[[], object]:
     """What goes from pixels to run lengths, once per call."""
     pictures = [picture(setting.size)] * setting.batch_size
-    options = {"size": setting.size, "batch_size": setting.batch_size, "score_threshold": 0.0}
-    return lambda: model.predict(pictures, **options)
+    return lambda: model.predict(pictures, size=setting.size, batch_size=setting.batch_size, score_threshold=0.0)
 
 
 def _timed(mode: str, dtype: str, model: Detector, setting: Setting) -> tuple[list[dict[str, float]], float | None]:
     """Rounds, and the seconds of a CUDA graph where there is one."""
-    runner, low = model, dtype == "bfloat16"
+    runner: Detector | Optimized = model
     if mode == "optimized":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -149,12 +149,12 @@ def _timed(mode: str, dtype: str, model: Detector, setting: Setting) -> tuple[li
     predict = prediction(runner, setting)
 
     def run() -> None:
-        with autocast(setting.device, low and mode == "eager"):
+        with autocast(setting.device, dtype == "bfloat16" and runner is model):
             predict()
 
     run()
     whole = None
-    if setting.device.type == "cuda" and mode == "optimized":
+    if isinstance(runner, Optimized) and runner.buckets is not None:
         # A replayed graph has no parts: those are measured on the same network without one.
         whole = sorted(seconds(run, setting.device) for _ in range(setting.rounds))[setting.rounds // 2]
         runner.buckets = None
@@ -173,7 +173,7 @@ def measured(run: Callable[[], object], device: torch.device, rounds: int) -> li
     return found
 
 
-def entry(taken: float, need: Need | None, limits: Limits, dtype: str) -> dict[str, float]:
+def entry(taken: float, need: Need | None, limits: Limits, dtype: str) -> dict[str, Any]:
     """One part, in milliseconds, GFLOP, MB and the share of the limit reached (None where there is no time)."""
     need = need or Need()
     limit = need.seconds(limits, dtype)

@@ -18,12 +18,13 @@ TORCHVISION = {
 MMDETECTION = "mmdetection, HTC"
 
 
-def profile_peers(setting: Setting, say: Callable[[str], None]) -> tuple[list[Run], dict[str, str]]:
+def profile_peers(setting: Setting, say: Callable[[str], object]) -> tuple[list[Run], dict[str, str]]:
     """Runs of the peers that are here, and why the others are not.
 
     returns  runs, all their time in "rest"; who -> reason
     """
-    runs, absent = [], {}
+    runs: list[Run] = []
+    absent: dict[str, str] = {}
     if importlib.util.find_spec("torchvision") is None:
         absent |= dict.fromkeys(TORCHVISION, "torchvision is not installed")
     else:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 
@@ -38,7 +38,7 @@ class ProfileRun:
     dtypes: Annotated[tuple[str, ...], "float32, bfloat16 (default: both where the device has them)", "DTYPE"] = DTYPES
     modes: Annotated[tuple[str, ...], "eager, optimized, peers (default: all)", "MODE"] = (*MODES, "peers")
     rounds: Annotated[int | None, "timed runs of each, after one that is not (default: 20; CPU: 3)"] = None
-    set: Annotated[dict[str, object], "fields of the configuration", "FIELD=VALUE"] = field(default_factory=dict)
+    set: Annotated[dict[str, Any], "fields of the configuration", "FIELD=VALUE"] = field(default_factory=dict)
     train: Annotated[bool, "a training step instead, on sample pictures"] = False
     trace: Annotated[Path | None, "also write one run as a Chrome trace: chrome://tracing, Perfetto", "FILE"] = None
     device: Annotated[str | None, "cpu, cuda, cuda:1; by default a GPU if there is one"] = None
@@ -69,8 +69,8 @@ class ProfileRun:
 
 def profile(
     run: ProfileRun,
-    say: Callable[[str], None] = lambda text: None,
-    note: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], object] = lambda text: None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> dict:
     """Measure every part of the models, beside what this device could do at best.
 
@@ -156,8 +156,8 @@ def measure(
     setting: Setting,
     runs: list[Run],
     absent: dict[str, str],
-    say: Callable[[str], None],
-    note: Callable[[str], None],
+    say: Callable[[str], object],
+    note: Callable[[str], object],
 ) -> None:
     """All models, one after the other; one that does not fit into memory leaves the others.
 

@@ -18,7 +18,7 @@ from htc_fast.training.report import memory_mb
 from htc_fast.training.run import DECIDED
 
 
-def profile_step(name: str, setting: Setting, say: Callable[[str], None]) -> Iterator[Run]:
+def profile_step(name: str, setting: Setting, say: Callable[[str], object]) -> Iterator[Run]:
     """Steps of one model on the sample pictures, in the last of the dtypes.
 
     say  told what comes next
@@ -45,7 +45,7 @@ def recorded_step(name: str, setting: Setting) -> torch.profiler.profile:
 
 
 @contextlib.contextmanager
-def _step(name: str, setting: Setting) -> Iterator[tuple[Callable[[], None], int]]:
+def _step(name: str, setting: Setting) -> Iterator[tuple[Callable[[], object], int]]:
     """A step by the paper's recipe that changes no weight, and its number of pictures; nothing is written."""
     with tempfile.TemporaryDirectory() as folder:
         run = TrainingRun(
