@@ -11,8 +11,8 @@ import argparse
 import ast
 import types
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, Field, fields, replace
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from htc_fast.errors import UserError, choose
 
@@ -46,7 +46,8 @@ def given(kind: type, command: str, description: str, words: Sequence[str] | Non
     words    None: those that this process was started with
     """
     parser = Parser(prog=f"python -m htc_fast.{command}", description=description, argument_default=argparse.SUPPRESS)
-    groups, group = getattr(kind, "GROUPS", {}), parser
+    groups: dict[str, str] = getattr(kind, "GROUPS", {})
+    group: Any = parser
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         group = parser.add_argument_group(groups[field.name]) if field.name in groups else group
@@ -62,9 +63,8 @@ def parse(kind: type[Run], command: str, description: str, words: Sequence[str] 
 
 def changed(run: Run, found: dict[str, Any]) -> Run:
     """A run with what was given in place of its own; mappings are added to."""
-    assert is_dataclass(run)
     mappings = {name: {**getattr(run, name), **value} for name, value in found.items() if isinstance(value, dict)}
-    return replace(run, **{**found, **mappings})
+    return replace(cast(Any, run), **{**found, **mappings})
 
 
 def _add(group, field: Field, hint: Any, positional: bool) -> None:

@@ -165,13 +165,11 @@ def _reason(error: Exception) -> str:
     return "unknown format" if "cannot identify" in text else (text.splitlines() or [type(error).__name__])[0]
 
 
-def image_size(sides: Sequence[int] | None) -> tuple[int, int] | None:
-    """One or two sides in pixels as (short side, limit of the long side); None stays None.
+def image_limits(sides: Sequence[int]) -> tuple[int, int]:
+    """One or two sides in pixels as (short side, limit of the long side).
 
     raises  UserError for other numbers
     """
-    if sides is None:
-        return None
     if not 1 <= len(sides) <= 2 or min(sides) < 32:
         raise UserError(f"--image-size takes one or two sides of at least 32 pixels, got {' '.join(map(str, sides))}.")
     # One side alone keeps the paper's aspect, 1333 to 800.
