@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import torch
 
-from htc_fast.data.pictures import image_size
+from htc_fast.data.pictures import image_limits
 from htc_fast.device import find_device, supports
 from htc_fast.errors import UserError, choose
 from htc_fast.inference.buckets import out_of_memory
@@ -57,7 +57,8 @@ class ProfileRun:
         for name, choices in known.items():
             for one in getattr(self, name) or ():
                 choose(one, choices, name.removesuffix("s"))
-        image_size(self.image_size)
+        if self.image_size is not None:
+            image_limits(self.image_size)
         try:
             zoo.config((self.models or tuple(FPS))[0], **self.set)
         except (TypeError, ValueError) as error:
@@ -117,11 +118,12 @@ def make_setting(run: ProfileRun) -> tuple[Setting, list[str]]:
     """What is run on this device, and one sentence for each thing that is not as the paper has it."""
     device = find_device(run.device)
     small, changed = device.type == "cpu", []
-    models, size = run.models or tuple(FPS), image_size(run.image_size)
-    if size is None:
-        size = (800, 1333) if not small else (256, 427) if run.train else (400, 667)
-        if small:
-            changed.append(f"on a CPU pictures are {size[0]} x {size[1]} instead of 800 x 1333: --image-size 800 1333")
+    models, size = run.models or tuple(FPS), (800, 1333)
+    if run.image_size is not None:
+        size = image_limits(run.image_size)
+    elif small:
+        size = (256, 427) if run.train else (400, 667)
+        changed.append(f"on a CPU pictures are {size[0]} x {size[1]} instead of 800 x 1333: --image-size 800 1333")
     if small and run.train and not run.models:
         models = ("htc_r50",)
         changed.append("on a CPU only htc_r50 is trained: name others with --models")
