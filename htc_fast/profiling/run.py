@@ -1,6 +1,6 @@
 """A profile: what is asked for, what that means on this device, and the measuring of it all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,7 +91,8 @@ def profile(
     runs: list[Run] = []
     absent: dict[str, str] = {}
     try:
-        measure(setting, runs, absent, say, note)
+        for one in measure(setting, absent, say, note):
+            runs.append(one)
         say("measuring a copy and a product again")
         top = top.best(limits.measure(setting.device))
         if run.trace is not None:
@@ -155,29 +156,22 @@ def estimate(setting: Setting, top: Limits) -> str:
 
 
 def measure(
-    setting: Setting,
-    runs: list[Run],
-    absent: dict[str, str],
-    say: Callable[[str], object],
-    note: Callable[[str], object],
-) -> None:
+    setting: Setting, absent: dict[str, str], say: Callable[[str], object], note: Callable[[str], object]
+) -> Iterator[Run]:
     """All models, one after the other; one that does not fit into memory leaves the others.
 
-    runs, absent  filled as it goes, so that an interruption keeps them; who is absent -> why
+    absent  gets who has no run -> why
     """
     for name in setting.models:
         try:
-            for run in (profile_step if setting.train else profile_model)(name, setting, say):
-                runs.append(run)
+            yield from (profile_step if setting.train else profile_model)(name, setting, say)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
             absent[name] = "not enough memory: a smaller --image-size or --batch-size"
             note(f"{name}: {absent[name]}")
     if "peers" in setting.modes:
-        others, missing = profile_peers(setting, say)
-        runs += others
-        absent |= missing
+        yield from profile_peers(setting, say, absent)
 
 
 def trace(setting: Setting, path: Path) -> None:
