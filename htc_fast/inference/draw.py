@@ -2,7 +2,6 @@
 
 import colorsys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,12 +13,11 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from htc_fast.data.instances import Instances
-from htc_fast.data.pictures import load_image
+from htc_fast.data.pictures import Source, load_image
 
 GOLDEN = 0.618034
 BICUBIC = F.InterpolationMode.BICUBIC
 Colour = tuple[int, int, int]
-Source = str | Path | Image.Image | np.ndarray
 
 
 def draw(

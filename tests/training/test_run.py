@@ -3,7 +3,7 @@
 import pytest
 
 from htc_fast import UserError
-from htc_fast.data import messages
+from htc_fast.data.annotations import say_once
 from htc_fast.train import parser
 from htc_fast.training import presets
 from htc_fast.training import run as train_setup
@@ -26,16 +26,16 @@ def datasets(*words):
     return config, *train_setup.make_datasets(given, semantic=config.semantic != "none")
 
 
-def test_derived_maps_are_said_once(root, capsys, monkeypatch):
-    monkeypatch.setattr(messages, "_said", set())
+def test_derived_maps_are_said_once(root, capsys):
+    say_once.cache_clear()
     for _ in range(2):
         _, train, _ = datasets("--data", root)
     assert train.semantic_classes == 4
     assert capsys.readouterr().err.count("derived from the instance masks") == 1
 
 
-def test_maps_wanted_derived_or_not_at_all(root, capsys, monkeypatch):
-    monkeypatch.setattr(messages, "_said", set())
+def test_maps_wanted_derived_or_not_at_all(root, capsys):
+    say_once.cache_clear()
     config, train, _ = datasets("--data", root, "--semantic", "derive")
     assert config.semantic == "both" and train.semantic_classes == 4
     config, train, _ = datasets("--data", root, "--semantic", "none")
