@@ -6,19 +6,12 @@ import pytest
 import torch
 
 from htc_fast import UserError
-<<<<<<< HEAD
 from htc_fast.commands.options import changed, given
-from htc_fast.data import messages
+from htc_fast.data.annotations import say_once
 from htc_fast.detector import load
 from htc_fast.evaluation import evaluate
 from htc_fast.training import Trainer, TrainingRun
 from htc_fast.training.trainer import make_config, make_datasets
-=======
-from htc_fast.data.annotations import say_once
-from htc_fast.train import parser
-from htc_fast.training import presets
-from htc_fast.training import run as train_setup
->>>>>>> item9
 from tests.data.builder import two_pictures, write
 
 
@@ -41,15 +34,9 @@ def test_derived_maps_are_said_once(root, capsys):
     assert capsys.readouterr().err.count("derived from the instance masks") == 1
 
 
-<<<<<<< HEAD
-def test_maps_wanted_derived_or_not_at_all(root, capsys, monkeypatch):
-    monkeypatch.setattr(messages, "_said", set())
-    config, train, _ = datasets(TrainingRun(data=root, semantic="derive"))
-=======
 def test_maps_wanted_derived_or_not_at_all(root, capsys):
     say_once.cache_clear()
-    config, train, _ = datasets("--data", root, "--semantic", "derive")
->>>>>>> item9
+    config, train, _ = datasets(TrainingRun(data=root, semantic="derive"))
     assert config.semantic == "both" and train.semantic_classes == 4
     config, train, _ = datasets(TrainingRun(data=root, semantic="none"))
     assert config.semantic == "none" and train.maps is None
