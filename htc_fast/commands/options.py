@@ -12,7 +12,7 @@ import ast
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, replace
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from htc_fast.errors import UserError, choose
 
@@ -22,7 +22,7 @@ Run = TypeVar("Run")
 class Parser(argparse.ArgumentParser):
     """argparse, with the nearest option named when one is unknown."""
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             options = [name for action in self._actions for name in action.option_strings]
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unexpected argument {unknown[0]!r}: see --help.")
         return parsed
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         """One sentence, without a page of usage before it."""
         self.exit(2, f"error: {message}\n")
 

@@ -82,7 +82,7 @@ class TrainingRun:
     threads: Annotated[int | None, "CPU threads"] = None
 
     @classmethod
-    def sample(cls, **changes) -> "TrainingRun":
+    def sample(cls, **changes: Any) -> "TrainingRun":
         """A run of minutes on two cores: every part of the network is there, with fewer channels and proposals."""
         small = {
             "channels": 96,
