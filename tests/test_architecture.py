@@ -29,7 +29,7 @@ MAY = {
     "data": {*HALL, "models"},
     "inference": {*HALL, "ops", "models", "data"},
     "detector": {*HALL, "models", "criterion", "inference"},
-    "evaluation": {*HALL, "data", "inference"},
+    "evaluation": {*HALL, "models", "data", "inference"},
     "training": {*HALL, "models", "criterion", "data", "inference", "detector", "evaluation"},
     "profiling": {*HALL, "models", "data", "inference", "detector", "training"},
     "integrations": {"ops"},
