@@ -1,4 +1,4 @@
-"""What the site needs besides mkdocs: pages from the repository's root, links that fit both places, tables in docstrings."""
+"""What the site needs besides mkdocs: pages from the root, links that fit both places, the tables of docstrings."""
 
 import posixpath
 import re
