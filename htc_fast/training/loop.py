@@ -40,7 +40,7 @@ class Step(nn.Module):
         return losses(self.model, images, image_sizes, targets)
 
 
-class Trainer:
+class Loop:
     """One run over one model.
 
     batches      `Batches`: batches of (images, image_sizes, targets, names of the images)
@@ -233,7 +233,7 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _signals(trainer: Trainer):
+def _signals(loop: Loop):
     """Ctrl-C and SIGTERM ask the run to stop after this step; a second time they stop it at once.
 
     Under torchrun one Ctrl-C comes twice, from the terminal and from torchrun.
@@ -245,7 +245,7 @@ def _signals(trainer: Trainer):
         first = time.monotonic() if first is None else first
         if time.monotonic() - first > ONE_REQUEST:
             raise KeyboardInterrupt
-        trainer.asked = True
+        loop.asked = True
 
     previous = {}
     # Only the main thread may set handlers; elsewhere the caller keeps its own.
