@@ -2,8 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from htc_fast.data.coco import CocoDataset
-from htc_fast.data.instances import Instances
+from htc_fast.data.instances import Instances, as_bytes
 from htc_fast.data.masks import to_rle
 from htc_fast.errors import UserError
 from htc_fast.inference.predict import stream
@@ -143,20 +143,6 @@ def score(dataset: CocoDataset, found: dict[int, Instances], *, box_areas: bool 
     return Scores(metrics, per_class)
 
 
-@contextlib.contextmanager
-def at_stage(model, stage: int | None) -> Iterator[None]:
-    """Within, the model detects with one stage of its cascade alone (1, 2, 3), or with all (None)."""
-    before = model.config
-    try:
-        model.config = replace(before, test_stage=stage)
-    except ValueError as error:
-        raise UserError(f"stage {stage} cannot be evaluated: {error}") from None
-    try:
-        yield
-    finally:
-        model.config = before
-
-
 def results(dataset: CocoDataset, found: dict[int, Instances]) -> tuple[list[dict], list[dict]]:
     """Box results and mask results in COCO's format, with the file's own image and category ids.
 
@@ -220,15 +206,10 @@ def _guesses(truth: COCO, found: dict[int, Instances], task: str, box_areas: boo
                     "image_id": index,
                     "category_id": int(instances.labels[n]),
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "segmentation": _as_bytes(instances.rle[n]),
+                    "segmentation": as_bytes(instances.rle[n]),
                     "score": float(instances.scores[n]),
                     "area": (x2 - x1) * (y2 - y1) if by_box else areas[n],
                     "iscrowd": 0,
                 }
             )
     return _coco(truth.dataset["images"], annotations, len(truth.dataset["categories"]))
-
-
-def _as_bytes(rle: dict) -> dict:
-    counts = rle["counts"]
-    return {"size": list(rle["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}

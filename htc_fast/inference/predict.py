@@ -1,8 +1,9 @@
 """From pictures to instances: load, resize, detect, and back to the pictures' own pixels."""
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -98,6 +99,20 @@ def stream(
     finally:
         loaded.close()
         model.train(training)
+
+
+@contextlib.contextmanager
+def at_stage(model, stage: int | None) -> Iterator[None]:
+    """Within, the model detects with one stage of its cascade alone (1, 2, 3), or with all (None)."""
+    before = model.config
+    try:
+        model.config = replace(before, test_stage=stage)
+    except ValueError as error:
+        raise UserError(f"stage {stage} cannot be evaluated: {error}") from None
+    try:
+        yield
+    finally:
+        model.config = before
 
 
 class Sources:
