@@ -3,7 +3,7 @@
 import htc_fast
 from htc_fast.data import CocoDataset
 from htc_fast.evaluation import evaluate
-from htc_fast.evaluation.coco import at_stage
+from htc_fast.inference.predict import at_stage
 
 model = htc_fast.load("runs/example/model.safetensors")
 held_out = CocoDataset("runs/example-data", "val")

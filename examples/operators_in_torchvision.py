@@ -10,7 +10,7 @@ from htc_fast import ops
 from htc_fast.integrations.torchvision import replace_pooling
 
 SMALL = "--small" in sys.argv
-side = 128 if SMALL else 800
+SIDE, PROPOSALS = (128, 50) if SMALL else (800, 1000)
 
 
 def seconds(model, image: torch.Tensor) -> tuple[float, dict]:
@@ -22,10 +22,11 @@ def seconds(model, image: torch.Tensor) -> tuple[float, dict]:
 
 
 torch.manual_seed(0)
+options = {"min_size": SIDE, "rpn_post_nms_top_n_test": PROPOSALS, "box_score_thresh": 0.0}
 build = torchvision.models.detection.maskrcnn_resnet50_fpn
-model = build(weights=None, weights_backbone=None, num_classes=5, min_size=side, box_score_thresh=0.0).eval()
+model = build(weights=None, weights_backbone=None, num_classes=5, **options).eval()
 with torch.inference_mode():
-    image = torch.rand(3, side, side * 4 // 3)
+    image = torch.rand(3, SIDE, SIDE * 4 // 3)
     before, wanted = seconds(model, image)
     print(f"{replace_pooling(model)} poolings replaced")
     torchvision.ops.boxes.batched_nms = ops.batched_nms  # torchvision's signature

@@ -8,11 +8,12 @@ import pytest
 import torchvision
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+INTEGRATION = "operators_in_torchvision"
 SAYS = {
     "predict": "1 pictures drawn: runs/example/found",
     "evaluate": "ensemble: box AP 0.",
     "export": "'masks': [1, 100, 28, 28]",
-    "operators_in_torchvision": "2 poolings replaced",
+    INTEGRATION: "2 poolings replaced",
 }
 LEAVES = {"predict": "found/000001.png", "export": "model.pt2"}
 
@@ -41,7 +42,9 @@ def test_train(folder):
         assert (folder / "runs" / "example" / name).stat().st_size > 100
 
 
-@pytest.mark.parametrize("name", SAYS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "export" else name for name in SAYS]
+)
 def test_runs(name, folder, monkeypatch, capsys):
     # One of the examples puts ours in its place.
     monkeypatch.setattr(torchvision.ops.boxes, "batched_nms", torchvision.ops.boxes.batched_nms)
