@@ -18,7 +18,8 @@ bench-profile:
 	python -m htc_fast.profile --image-size 800 1333 --out $(RESULTS)
 bench-tables:
 	python scripts/bench_tables.py
+# Not --quiet: mkdocs would then not count its warnings, and strict would mean nothing.
 docs:
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 clean:
 	rm -rf build htc_fast/*.so

@@ -170,7 +170,7 @@ def site(tmp_path_factory):
     pytest.importorskip("mkdocs", reason="the site is built where `pip install -e '.[docs]'` was done")
     pytest.importorskip("mkdocstrings", reason="the site is built where `pip install -e '.[docs]'` was done")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
