@@ -37,15 +37,22 @@ class EvaluationRun(Inference):
     box_areas: Annotated[bool, "small, medium, large masks by their boxes' area, as in the paper"] = False
     out: Annotated[Path | None, "write metrics.json, results.bbox.json and results.segm.json there", "DIR"] = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.limit is not None and self.limit < 1:
             raise UserError("--limit takes a number of at least 1.")
 
     def dataset(self, classes: list[str] | None = None) -> CocoDataset:
         """The pictures; classes in that order, where it is given."""
-        paths = {"annotations": self.annotations, "images": self.images}
-        return CocoDataset(self.data, self.split, **paths, semantic="none", keep_empty=True, classes=classes)
+        return CocoDataset(
+            self.data,
+            self.split,
+            annotations=self.annotations,
+            images=self.images,
+            semantic="none",
+            keep_empty=True,
+            classes=classes,
+        )
 
 
 def main() -> int:

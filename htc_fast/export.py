@@ -23,7 +23,7 @@ class ExportRun(Network):
     stage: Annotated[int | None, "one stage of the cascade alone instead of the ensemble"] = None
     aot: Annotated[bool, "compile it too, with AOTInductor: a C++ compiler is needed here"] = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.out.suffix != ".pt2":
             raise UserError(f"--out has to end in .pt2, got {self.out.name}.")

@@ -43,7 +43,7 @@ class PredictionRun(Inference):
     boxes: Annotated[bool, "draw boxes too"] = False
     overlays: Annotated[bool, "draw pictures; --no-overlays: write results.json only"] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.score <= 1:
             raise UserError("--score takes a number from 0 to 1.")

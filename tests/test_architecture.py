@@ -23,7 +23,7 @@ MAY = {
     "errors": set(),
     "ranges": set(),
     "device": {"errors"},
-    "ops": {"_build"},
+    "ops": {"_build", "ranges"},
     "models": {*HALL, "ops"},
     "criterion": {*HALL, "ops", "models"},
     "data": {*HALL, "models"},

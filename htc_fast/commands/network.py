@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from htc_fast.data.pictures import image_size
+from htc_fast.data.pictures import image_limits
 from htc_fast.detector import Detector, load
 from htc_fast.device import autocast
 from htc_fast.errors import UserError
@@ -29,10 +29,11 @@ class Network:
     batch_size: int = 1
     device: Annotated[str | None, "cpu, cuda, cuda:1; by default a GPU if there is one"] = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError("--batch-size takes a number of at least 1.")
-        image_size(self.image_size)
+        if self.image_size is not None:
+            image_limits(self.image_size)
 
     def load(self, num_classes: int | None = None, device: str | None = None) -> Detector:
         """The detector, on its device."""
@@ -50,7 +51,7 @@ class Inference(Network):
     @property
     def size(self) -> tuple[int, int] | None:
         """(short side, limit of the long side); None: the model's own."""
-        return image_size(self.image_size)
+        return None if self.image_size is None else image_limits(self.image_size)
 
     @contextlib.contextmanager
     def ready(self, model: Detector, stage: int | None) -> Iterator[Detector | Optimized]:

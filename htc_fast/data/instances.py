@@ -31,7 +31,7 @@ class Instances:
     def __len__(self) -> int:
         return len(self.rle)
 
-    def __getitem__(self, keep) -> "Instances":
+    def __getitem__(self, keep: slice | Tensor | Sequence[int] | int) -> "Instances":
         """Some of them: a slice, a bool mask [n] or indices."""
         index = torch.arange(len(self))[keep].reshape(-1)
         return Instances(

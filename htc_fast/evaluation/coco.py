@@ -17,6 +17,7 @@ from htc_fast.data.instances import Instances, as_bytes
 from htc_fast.data.masks import to_rle
 from htc_fast.errors import UserError
 from htc_fast.inference.predict import stream
+from htc_fast.models.structures import DetectorLike
 
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
@@ -35,7 +36,7 @@ class Scores:
 
 
 def evaluate(
-    model,
+    model: DetectorLike,
     dataset: CocoDataset,
     *,
     size: tuple[int, int] | None = None,
@@ -57,7 +58,7 @@ def evaluate(
 
 
 def collect(
-    model,
+    model: DetectorLike,
     dataset: CocoDataset,
     *,
     size: tuple[int, int] | None = None,
@@ -172,7 +173,8 @@ def _coco(images: list[dict], annotations: list[dict], classes: int) -> COCO:
 
 def _truth(dataset: CocoDataset, indices: Sequence[int]) -> COCO:
     """The ground truth as pycocotools wants it: crowds kept, ids from 1 (it takes 0 for "no match")."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in indices:
         picture = dataset.picture(index)
         images.append({"id": index, "height": picture.height, "width": picture.width})
@@ -194,7 +196,7 @@ def _truth(dataset: CocoDataset, indices: Sequence[int]) -> COCO:
 
 
 def _guesses(truth: COCO, found: dict[int, Instances], task: str, box_areas: bool) -> COCO:
-    annotations = []
+    annotations: list[dict] = []
     for index, instances in found.items():
         boxes: Iterable = instances.boxes.double().tolist()
         areas = instances.areas.tolist()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from htc_fast.data.pictures import image_size
+from htc_fast.data.pictures import image_limits
 from htc_fast.errors import UserError
 from htc_fast.training.optimizer import Schedule, scaled_rate
 from htc_fast.training.recipe import Recipe
@@ -82,7 +82,7 @@ class TrainingRun:
     threads: Annotated[int | None, "CPU threads"] = None
 
     @classmethod
-    def sample(cls, **changes) -> "TrainingRun":
+    def sample(cls, **changes: Any) -> "TrainingRun":
         """A run of minutes on two cores: every part of the network is there, with fewer channels and proposals."""
         small = {
             "channels": 96,
@@ -113,7 +113,7 @@ class TrainingRun:
         )
         return replace(run, **changes)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in PATHS:
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
@@ -133,7 +133,7 @@ class TrainingRun:
             )
         for name in DECIDED.keys() & self.set.keys():
             raise UserError(f"--set {name} is not to be set: {DECIDED[name]} decides it.")
-        image_size(self.image_size)
+        image_limits(self.image_size)
 
     @property
     def on_sample(self) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from htc_fast.data.coco import CocoDataset, say_maps
 from htc_fast.data.loader import Collate
-from htc_fast.data.pictures import image_size
+from htc_fast.data.pictures import image_limits
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
@@ -58,8 +58,8 @@ class Trainer:
             run.recipe(self.world.size),
             folder,
             self.world,
-            evaluate=self.val and make_evaluation(self.val, self.world),
-            picture=self.val and make_picture(self.val),
+            evaluate=None if self.val is None else make_evaluation(self.val, self.world),
+            picture=None if self.val is None else make_picture(self.val),
         )
 
     def run(self) -> Detector:
@@ -122,12 +122,10 @@ def _check_place(folder: Path) -> None:
 
 def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDataset | None]:
     """The training pictures with their augmentation, and the validation pictures, if any are named."""
-    short, long = image_size(run.image_size)
-    if run.train_sizes is not None:
-        *short, long = run.train_sizes
+    short, long = image_limits(run.image_size)
     transform = train_transform(
-        short,
-        long,
+        short if run.train_sizes is None else run.train_sizes[:2],
+        long if run.train_sizes is None else run.train_sizes[2],
         flip=0.0 if run.flip == "none" else 0.5,
         vertical_flip=0.5 if run.flip == "both" else 0.0,
         crop=run.crop,
@@ -146,8 +144,9 @@ def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDa
         say_maps(train)
     if run.data is None and run.val_json is None:
         return train, None
-    paths = {"annotations": run.val_json, "images": run.val_images}
-    val = CocoDataset(run.data, "val", **paths, semantic="none", classes=train.classes)
+    val = CocoDataset(
+        run.data, "val", annotations=run.val_json, images=run.val_images, semantic="none", classes=train.classes
+    )
     if not val.annotations.labelled:
         raise UserError(f"{val.path} has no annotations, so there is no AP: name another file with --val-json.")
     return train, val
@@ -179,7 +178,7 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
         semantic_classes=max(train.semantic_classes, 1),
         class_names=tuple(train.classes),
         category_ids=tuple(train.category_ids),
-        image_size=image_size(run.image_size),
+        image_size=image_limits(run.image_size),
     )
     torch.manual_seed(run.seed)
     try:

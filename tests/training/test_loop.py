@@ -10,7 +10,8 @@ from htc_fast import UserError
 from htc_fast.training import checkpoint
 from htc_fast.training.batches import Batches
 from htc_fast.training.loop import Loop
-from htc_fast.training.report import Report, read_rows
+from htc_fast.training.metrics import read_rows
+from htc_fast.training.report import Report
 from tests.training.tiny import Pictures, collate, tiny_batches, tiny_model, tiny_recipe
 
 

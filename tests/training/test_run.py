@@ -7,7 +7,7 @@ import torch
 
 from htc_fast import UserError
 from htc_fast.commands.options import changed, given
-from htc_fast.data import messages
+from htc_fast.data.annotations import say_once
 from htc_fast.detector import load
 from htc_fast.evaluation import evaluate
 from htc_fast.training import Trainer, TrainingRun
@@ -26,16 +26,16 @@ def datasets(run):
     return config, *make_datasets(run, semantic=config.semantic != "none")
 
 
-def test_derived_maps_are_said_once(root, capsys, monkeypatch):
-    monkeypatch.setattr(messages, "_said", set())
+def test_derived_maps_are_said_once(root, capsys):
+    say_once.cache_clear()
     for _ in range(2):
         _, train, _ = datasets(TrainingRun(data=root))
     assert train.semantic_classes == 4
     assert capsys.readouterr().err.count("derived from the instance masks") == 1
 
 
-def test_maps_wanted_derived_or_not_at_all(root, capsys, monkeypatch):
-    monkeypatch.setattr(messages, "_said", set())
+def test_maps_wanted_derived_or_not_at_all(root, capsys):
+    say_once.cache_clear()
     config, train, _ = datasets(TrainingRun(data=root, semantic="derive"))
     assert config.semantic == "both" and train.semantic_classes == 4
     config, train, _ = datasets(TrainingRun(data=root, semantic="none"))
