@@ -39,7 +39,7 @@ SAMPLE = 8  # operations of one bilinear sample per channel: four weights, four 
 USUAL = 3, 2
 
 
-def cost(operator, arguments: tuple, options: dict, result) -> list[Cost]:
+def cost(operator: Any, arguments: tuple, options: dict, result: Any) -> list[Cost]:
     """What a call needs.
 
     operator   a torch operator overload, as a dispatch mode gets it
