@@ -140,6 +140,12 @@ def test_make_targets_are_there():
     assert len(targets) > 5 and not {one for one in targets if not re.search(rf"^{one}:", makefile, re.MULTILINE)}
 
 
+def test_tests_named_are_there():
+    told = re.findall(r"`pytest (tests/\S+\.py)(?: -k (\w+))?", "\n".join(PAGES.values()))
+    missing = [one for one in told if not re.search(rf"def test_\w*{one[1]}", (ROOT / one[0]).read_text())]
+    assert told and not missing
+
+
 def test_readme_is_short_and_its_first_screen_answers():
     assert len(README.splitlines()) <= 150
     screen = "\n".join(README.splitlines()[:24])
