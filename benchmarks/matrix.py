@@ -16,13 +16,9 @@ def words(count: int, channels: int) -> str:
     return f"{count} RoIs of 14×14" + ("" if channels == 256 else f", {channels} channels")
 
 
-def everyone(draw, device: torch.device, dtype: torch.dtype, ours: Callable, layers: Callable) -> dict:
+def everyone(draw, dtype: torch.dtype, ours: Callable, layers: Callable) -> dict:
     """Ours, and PyTorch's layers eager and compiled, over the same tensors."""
-    # Compiling takes a quarter of a minute, so the usual run does it once per operator.
-    skip = "left out with --tiny" if draw.tiny else "in bfloat16 only with --full"
-    skips = draw.tiny or (dtype != torch.float32 and not draw.full)
-    compiled = rivals.Absent(skip) if skips else rivals.compiled(layers, device)
-    return {"htc_fast": ours, "PyTorch": layers, "PyTorch, compiled": compiled}
+    return {"htc_fast": ours, "PyTorch": layers, "PyTorch, compiled": rivals.compiled(layers, draw, dtype)}
 
 
 def steps(leaves: list[Tensor], *forwards: Callable) -> list[Callable]:
