@@ -1,30 +1,29 @@
 """The benchmark suite itself: it does not time what is wrong, says who is absent, stores, notices what is slower."""
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
 
-from benchmarks import conftest, rivals, slower, stored
+from benchmarks import cases, conftest, rivals, slower, stored
+from benchmarks.inputs import Draw
+from benchmarks.tables.pages import CONVOLUTIONS, DETECTORS, OPERATORS
 from htc_fast.profiling.limits import Limits
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LIMITS = Limits(1e10, {"float32": 1e11})
 CONFTEST = """
-import pathlib
-import benchmarks.conftest as suite
 from benchmarks.conftest import (compare, device, draw, dtype, limits, pytest_addoption, pytest_configure,
                                  pytest_collection_modifyitems, pytest_report_collectionfinish, pytest_sessionfinish)
-from htc_fast.profiling.limits import Limits
-suite.RESULTS = pathlib.Path(__file__).parent / "results"
-suite.measure = lambda device, dtypes: Limits(1e10, {"float32": 1e11})
 """
 BENCH = """
 import time
+import pytest
 from benchmarks import rivals
+from benchmarks.cases import select
 
 def alike(ours, other, who):
     assert ours == other, f"differs from {who}"
@@ -32,36 +31,56 @@ def alike(ours, other, who):
 def bench_right(compare):
     calls = {"htc_fast": lambda: time.sleep(SECONDS) or 1, "other": lambda: time.sleep(0.004) or 1,
              "nobody": rivals.Absent("nobody not installed"), "stumbles": lambda: 1 / 0}
-    compare("a case", calls, alike, gigabytes=0.001, gflop=0.01, backend="sleep")
+    compare("a case", calls, alike, gigabytes=0.001, gflop=0.01, backend="sleep", pictures=3)
 
 def bench_wrong(compare):
     compare("a wrong case", {"htc_fast": lambda: 1, "other": lambda: 2}, alike)
+
+def bench_wrong_alone(compare):
+    compare("ours is wrong", {"htc_fast": lambda: 1}, alike, verify=lambda result: alike(result, 2, "the definition"))
+
+@pytest.mark.parametrize("size", select([(1,), (2,)], [(2,), (3,)], [(4,)]))
+def bench_selected(compare, size):
+    compare(f"size {size}", {"htc_fast": lambda: size}, alike)
 """
 
 
-def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--benchmark-only", "-c", "pyproject.toml"]
-    return subprocess.run([*command, str(folder), *options], capture_output=True, text=True, cwd=ROOT)
+def run(folder: Path, *options: str) -> tuple[int, str]:
+    """Exit status and what is printed, in this process: starting another takes longer than most of what is tested."""
+    quiet = "-p", "no:cacheprovider", "--import-mode=importlib", "--capture=sys", "-c", str(ROOT / "pyproject.toml")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        status = pytest.main([*quiet, str(folder), "--benchmark-only", "--device", "cpu", *options])
+    return int(status), said.getvalue()
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """A folder with a suite of two cases, run once."""
+def suite(tmp_path_factory):
+    """A folder with a suite of its own, whose results stay there."""
     folder = tmp_path_factory.mktemp("suite")
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "bench_sleep.py").write_text(BENCH.replace("SECONDS", "0.002"))
-    return folder, run(folder, "--device", "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored, "RESULTS", folder / "results")
+        patch.setattr(conftest, "measure", lambda device, dtypes: LIMITS)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def measured(suite):
+    """Run once: the folder, exit status, what was printed."""
+    return suite, *run(suite, "-k", "right or wrong")
 
 
 def test_a_wrong_result_is_not_timed(measured):
-    folder, done = measured
-    assert done.returncode == 1 and "differs from other" in done.stdout and "1 failed, 1 passed" in done.stdout
+    folder, status, said = measured
+    assert status == 1 and "2 failed, 1 passed" in said
+    assert "differs from other" in said and "differs from the definition" in said
     (path,) = folder.glob("results/*/sleep.json")
     assert [row["case"] for row in json.loads(path.read_text())["rows"]] == ["a case"]
 
 
 def test_a_row_says_everything(measured):
-    folder, done = measured
+    folder, _, said = measured
     (path,) = folder.glob("results/*/sleep.json")
     result = json.loads(path.read_text())
     (row,) = result["rows"]
@@ -72,49 +91,87 @@ def test_a_row_says_everything(measured):
     assert row["GB/s"] == pytest.approx(1 / ours["median"], rel=0.01)
     assert row["TFLOP/s"] == pytest.approx(0.01 / ours["median"], rel=0.01)
     assert row["share of limit"] == pytest.approx(0.1 / ours["median"], abs=0.01)
+    assert row["images/s"] == pytest.approx(3000 / ours["median"], rel=0.01)
     assert row["ratio"]["other"] == pytest.approx(row["milliseconds"]["other"]["median"] / ours["median"], abs=0.01)
-    assert row["absent"] == {
-        "nobody": "nobody not installed",
-        "stumbles": "failed: ZeroDivisionError: division by zero",
-    }
-    assert "this takes about" in done.stdout and "2 guessed" in done.stdout
+    stumbled = "failed: ZeroDivisionError: division by zero"
+    assert row["absent"] == {"nobody": "nobody not installed", "stumbles": stumbled}
+    assert "this takes about" in said and "3 guessed" in said
 
 
+@pytest.mark.filterwarnings("ignore:Can't compare")  # pytest-benchmark has no files of its own
 def test_comparing_flags_what_became_slower(measured):
-    folder, _ = measured
+    folder, *_ = measured
     (path,) = folder.glob("results/*/sleep.json")
     before = path.read_text()
-    same = run(folder, "--device", "cpu", "--benchmark-compare", "-k", "right")
-    assert same.returncode == 0 and "0 slower" in same.stdout and "1 cases as the last time" in same.stdout
-    (folder / "bench_sleep.py").write_text(BENCH.replace("SECONDS", "0.2"))
-    worse = run(folder, "--device", "cpu", "--benchmark-compare", "-k", "right")
-    assert worse.returncode == 1 and "slower than stored: sleep, a case (float32)" in worse.stdout
+    status, said = run(folder, "--benchmark-compare", "-k", "right")
+    assert status == 0 and "0 slower" in said and "1 cases as the last time" in said
     assert path.read_text() == before
+    result = json.loads(before)
+    result["rows"][0]["milliseconds"]["htc_fast"] = {"median": 0.1, "spread": 0.1}
+    path.write_text(json.dumps(result))
+    status, said = run(folder, "--benchmark-compare", "-k", "right")
+    assert status == 1 and "slower than stored: sleep, a case (float32)" in said
 
 
-def test_every_benchmark_runs():
-    done = run(ROOT / "benchmarks", "--tiny", "--device", "cpu", "-q")
-    assert done.returncode == 0, done.stdout[-3000:]
-    files = len(list((ROOT / "benchmarks").glob("bench_*.py")))
-    assert int(done.stdout.split(" passed")[0].split()[-1]) >= files
+SELECTIONS = {(): "12", ("--quick",): "23", ("--full",): "1234", ("--tiny",): "1", ("--tiny", "--quick"): "2"}
+
+
+@pytest.mark.parametrize("options", SELECTIONS, ids=" ".join)
+def test_selections_are_of_the_same_cases(suite, options):
+    _, said = run(suite, "--collect-only", "-q", "-k", "selected", *options)
+    assert [line.split("[")[1][0] for line in said.splitlines() if "[" in line] == list(SELECTIONS[options])
+
+
+def test_what_only_full_runs_is_marked_so(suite, monkeypatch):
+    monkeypatch.setattr(stored, "RESULTS", suite / "full")
+    assert run(suite, "--full", "-k", "selected")[0] == 0
+    (path,) = suite.glob("full/*/sleep.json")
+    full = {row["case"]: row["full"] for row in json.loads(path.read_text())["rows"]}
+    # What a GPU measures in eight minutes is shown: it is not for --full alone.
+    assert full == {"size 1": False, "size 2": False, "size 3": False, "size 4": True}
+
+
+@pytest.mark.parametrize(("options", "functions"), [((), 25), (("--quick",), 21)], ids=["usual", "one GPU's"])
+def test_every_benchmark_runs(options, functions):
+    status, said = run(ROOT / "benchmarks", "--tiny", "-q", *options)
+    assert status == 0, said[-3000:]
+    assert int(said.split(" passed")[0].split()[-1]) >= functions
+
+
+def test_one_gpu_measures_what_it_should():
+    _, said = run(ROOT / "benchmarks", "--quick", "--collect-only", "-q")
+    found = {line.split("::")[0].split("bench_")[-1].removesuffix(".py") for line in said.splitlines()}
+    assert found >= {*OPERATORS, "htc", "mask_rcnn"}
+    for words in (
+        "roi_align.py::bench_gradient[512-7-bfloat16-True]",
+        "conv3x3_relu.py::bench_four[512-bfloat16]",
+        "mask_branch.py::bench_three_heads[800-bfloat16]",
+        "mask_branch.py::bench_training[384]",
+        "nms.py::bench_batched_nms[1000000-80]",
+        "nms.py::bench_padded[8-1000-80-100]",
+        "htc.py::bench_eight[optimized-bfloat16]",
+        "htc.py::bench_predict[optimized-bfloat16-8]",
+    ):
+        assert words in said, words
 
 
 def test_a_device_that_is_not_here():
-    config = SimpleNamespace(getoption=lambda name: "toaster")
-    with pytest.raises(pytest.UsageError, match="--device toaster is not here: use cpu"):
-        conftest._device(config)
+    class Config:
+        def getoption(self, name):
+            return "toaster"
+
+    with pytest.raises(pytest.UsageError, match=r"--device: .*toaster.* choose cpu, cuda"):
+        conftest._device(Config())
 
 
 def test_every_operator_and_family_has_its_file():
     names = {path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py")}
-    assert names >= {"roi_align", "pr_roi_pool", "nms", "soft_nms", "paste", "encode", "conv3x3_relu", "mask_flow",
-                     "mask_predict", "semantic_merge", "mask_branch", "htc", "cascade_mask", "mask_rcnn"}  # fmt: skip
+    assert names == {*OPERATORS, *DETECTORS} and set(CONVOLUTIONS) < names
 
 
 def rows(median: float, spread: float = 0.1, **more) -> list[dict]:
-    return [
-        {"case": "x", "dtype": "float32", "milliseconds": {"htc_fast": {"median": median, "spread": spread} | more}}
-    ]
+    times = {"htc_fast": {"median": median, "spread": spread} | more}
+    return [{"case": "x", "dtype": "float32", "milliseconds": times}]
 
 
 @pytest.mark.parametrize(("median", "found"), [(1.0, 0), (1.3, 0), (1.4, 1), (0.1, 0)])
@@ -124,8 +181,8 @@ def test_slower_is_more_than_a_quarter_and_the_spread(median, found):
 
 def test_graphs_are_compared_where_there_are_some():
     assert slower.than({"rows": rows(1.0, graph=0.1)}, rows(1.0, graph=0.5))
-    assert stored.ratios({"us": {"median": 4, "graph": 1}, "a": {"median": 8, "graph": 3}, "b": {"median": 6}}) == {
-        "a": 3.0, "b": 1.5}  # fmt: skip
+    found = stored.ratios({"us": {"median": 4, "graph": 1}, "a": {"median": 8, "graph": 3}, "b": {"median": 6}})
+    assert found == {"a": 3.0, "b": 1.5}
 
 
 def test_a_slower_machine_is_said(tmp_path):
@@ -151,11 +208,9 @@ def test_shares_are_of_the_slower_limit():
 
 
 def test_where_nothing_can_be_written_it_is_said(tmp_path):
-    import torch
-
     (tmp_path / "file").write_text("")
-    lines = stored.save(tmp_path / "file" / "device", [("s", rows(1.0)[0], {})], torch.device("cpu"))
-    assert lines[0].startswith("cannot write") and "nothing was stored" in lines[0]
+    said = stored.save(tmp_path / "file" / "device", [("s", rows(1.0)[0], {})], torch.device("cpu"))
+    assert said.startswith("cannot write") and "nothing was stored" in said
 
 
 def test_who_is_not_installed_is_absent():
@@ -163,3 +218,38 @@ def test_who_is_not_installed_is_absent():
     stumbling = rivals.needs("torch")(lambda: 1 / 0)
     assert missing() == "no_such_package_at_all not installed" and isinstance(missing(), rivals.Absent)
     assert isinstance(stumbling(), rivals.Absent) and "ZeroDivisionError" in stumbling()
+
+
+def test_compiling_is_left_out_where_it_would_take_longer_than_the_rest():
+    reasons = {
+        name: rivals.compiled(torch.relu, Draw(torch.device("cpu"), **{name: True})) for name in ("tiny", "quick")
+    }
+    assert reasons == {"tiny": "left out with --tiny", "quick": "left out with --quick"}
+    assert "only with --full" in rivals.compiled(torch.relu, Draw(torch.device("cpu")), torch.bfloat16)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnknownMarkWarning")
+def test_rivals_level_by_level_agree_with_ours():
+    from benchmarks.bench_roi_align import SCALES, checked
+
+    draw = Draw(torch.device("cpu"), tiny=True)
+    maps, rois = draw.maps(dtype=torch.float16), draw.proposals(20)
+    half = rivals.torchvision_half(maps, rois, 7, SCALES)()
+    checked(maps, rois, 7, 3e-2)(None, half, "torchvision, float16")
+    with pytest.raises(AssertionError):
+        checked(maps, rois, 7, 3e-2)(None, half + 0.5, "torchvision, float16")
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says so."""
+
+    device = torch.device("cuda")
+
+
+def test_boxes_of_a_gpu_must_be_those_of_the_cpu():
+    given = torch.zeros(2)
+    cases.as_on_the_cpu(lambda one: [1, 2], given)([3])  # on the CPU there is nothing to compare with
+    check = cases.as_on_the_cpu(lambda one: [1, 2], given.as_subclass(OnGpu))
+    check([1, 2])
+    with pytest.raises(AssertionError, match="differs from the CPU"):
+        check([2, 1])

@@ -6,7 +6,9 @@ import time
 import pytest
 import torch
 
-from benchmarks import timing
+from benchmarks import timer
+
+testing = pytest.importorskip("triton.testing")
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -29,49 +31,43 @@ class Graph:
         time.sleep(0.002)
 
 
-class Stream:
-    def wait_stream(self, other):
-        pass
-
-
 @pytest.fixture
 def gpu(monkeypatch):
     """What happened on it, in order."""
     happened, mode = [], ["default"]
     put = lambda name, value: monkeypatch.setattr(torch.cuda, name, value)  # noqa: E731
     put("Event", Event)
-    put("Stream", Stream)
     put("CUDAGraph", Graph)
-    put("stream", lambda stream: contextlib.nullcontext())
-    put("current_stream", Stream)
+    put("current_stream", lambda: "the current one")
     put("synchronize", lambda device=None: happened.append("synchronize"))
-    put("graph", lambda graph: contextlib.nullcontext(happened.append("capture")))
+    put("graph", lambda graph, stream: contextlib.nullcontext(happened.append(f"capture {stream}")))
     put("get_sync_debug_mode", lambda: mode[-1])
     put("set_sync_debug_mode", mode.append)
-    monkeypatch.setattr(timing, "_flusher", lambda device: lambda: happened.append("flush"))
+    monkeypatch.setattr(testing, "do_bench", lambda call, rep, return_mode: happened.append("flush") or 0.5)
     return happened, mode
 
 
 def test_a_cpu_is_timed_by_the_clock():
-    times = timing.sample(lambda: time.sleep(0.002), CPU, budget=0.02)
+    times = timer.sample(lambda: time.sleep(0.002), CPU, budget=0.02)
     assert 3 <= len(times) <= 10 and all(one >= 0.002 for one in times)
-    assert len(timing.sample(lambda: time.sleep(0.002), CPU, budget=0)) == 3
-    short = timing.sample(lambda: None, CPU, budget=0.001)
+    assert len(timer.sample(lambda: time.sleep(0.002), CPU, budget=0)) == 3
+    short = timer.sample(lambda: None, CPU, budget=0.001)
     assert len(short) >= 3 and max(short) < 1e-3
 
 
 def test_median_and_the_middle_half():
-    assert timing.summary([0.001, 0.002, 0.003, 0.004, 0.1]) == {"median": 3.0, "spread": 2.0}
-    assert timing.summary([0.002]) == {"median": 2.0, "spread": 0.0}
+    assert timer.summary([0.001, 0.002, 0.003, 0.004, 0.1]) == {"median": 3.0, "spread": 2.0}
+    assert timer.summary([0.002]) == {"median": 2.0, "spread": 0.0}
 
 
 def test_a_small_call_on_a_gpu_has_a_graph_and_a_cold_cache(gpu):
     happened, mode = gpu
-    times = timing.sample(lambda: None, CUDA, budget=0.01)
+    times = timer.sample(lambda: None, CUDA, budget=0.01)
     assert len(times) >= 5 and happened.count("synchronize") >= 2
-    found = timing.on_gpu(lambda: None, CUDA, 1e-4)
-    assert set(found) == {"cold L2", "graph"} and happened.count("flush") >= 5
-    assert found["graph"] == pytest.approx(2 / timing.INSIDE, rel=0.5)
+    found = timer.on_gpu(lambda: None, 1e-4)
+    assert set(found) == {"cold L2", "graph"} and found["cold L2"] == 0.5 and "flush" in happened
+    # The stream of the forward is captured, on which its gradient runs.
+    assert found["graph"] == pytest.approx(2 / timer.INSIDE, rel=0.5) and "capture the current one" in happened
     assert mode == ["default", "error", "default"]
 
 
@@ -82,13 +78,22 @@ def test_a_call_that_waits_or_is_large_has_no_graph(gpu):
         if mode[-1] == "error":
             raise RuntimeError("called a synchronizing CUDA operation")
 
-    assert set(timing.on_gpu(waits, CUDA, 1e-4)) == {"cold L2"} and mode[-1] == "default"
-    assert set(timing.on_gpu(lambda: None, CUDA, 1.0)) == {"cold L2"} and "capture" not in happened
+    assert set(timer.on_gpu(waits, 1e-4)) == {"cold L2"} and mode[-1] == "default"
+    assert set(timer.on_gpu(lambda: None, 0.01)) == {"cold L2"}
+    assert timer.on_gpu(lambda: None, 1.0) == {} and not any("capture" in one for one in happened)
+
+
+def test_a_call_that_fails_is_not_taken_for_one_that_waits(gpu):
+    def fails():
+        raise RuntimeError("out of shared memory")
+
+    with pytest.raises(RuntimeError, match="shared memory"):
+        timer.on_gpu(fails, 1e-4)
 
 
 def test_what_cannot_be_captured_has_no_graph(gpu, monkeypatch):
-    def fails(graph):
+    def fails(graph, stream):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(torch.cuda, "graph", fails)
-    assert "graph" not in timing.on_gpu(lambda: None, CUDA, 1e-4)
+    assert "graph" not in timer.on_gpu(lambda: None, 1e-4)
