@@ -48,7 +48,9 @@ def bench_selected(compare, size):
 def run(folder: Path, *options: str) -> tuple[int, str]:
     """Exit status and what is printed, in this process: starting another takes longer than most of what is tested."""
     quiet = "-p", "no:cacheprovider", "--import-mode=importlib", "--capture=sys", "-c", str(ROOT / "pyproject.toml")
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as said, pytest.MonkeyPatch.context() as patch:
+        for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):  # beside other workers nothing is timed
+            patch.delenv(name, raising=False)
         status = pytest.main([*quiet, str(folder), "--benchmark-only", "--device", "cpu", *options])
     return int(status), said.getvalue()
 
