@@ -99,5 +99,6 @@ def bench_training(compare, draw, device, count):
 
     mine, theirs = matrix.steps(leaves, ours, layers)
     case = f"a head forward and backward under autocast, {count} RoIs"
-    # The convolutions and the prediction have the same backends.
-    matrix.run(compare, case, {"htc_fast": mine, "PyTorch": theirs}, "mask_predict", torch.bfloat16)
+    calls = {"htc_fast": mine, "PyTorch": theirs}
+    # The convolutions and the prediction have the same backends; five layers' roundings add up.
+    matrix.run(compare, case, calls, "mask_predict", torch.bfloat16, tolerance=6e-2)

@@ -34,11 +34,17 @@ def steps(leaves: list[Tensor], *forwards: Callable) -> list[Callable]:
     return [step(forward) for forward in forwards]
 
 
-def run(compare, case: str, calls: dict, op: str, dtype: torch.dtype, inputs: tuple[Tensor, ...] = ()) -> None:
-    """Compare with operations counted from the shapes; inputs: what must be read besides the result."""
+def run(
+    compare, case: str, calls: dict, op: str, dtype: torch.dtype, inputs: tuple[Tensor, ...] = (), tolerance=3e-2
+) -> None:
+    """Compare with operations counted from the shapes.
+
+    inputs     what must be read besides the result
+    tolerance  of results in 16 bits
+    """
     with CostMeter() as meter, watching(meter):
         out = calls["htc_fast"]()
     gflop = sum(need.flop for need in meter.needs.values()) / 1e9
     gigabytes = sum(one.nbytes for one in (*inputs, out)) / 1e9 if inputs else None
-    check = close(1e-4 if dtype == torch.float32 else 3e-2, relative=True)
+    check = close(1e-4 if dtype == torch.float32 else tolerance, relative=True)
     compare(case, calls, check, op=op, gflop=gflop, gigabytes=gigabytes, dtype=dtype)

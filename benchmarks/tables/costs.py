@@ -27,7 +27,7 @@ def counted(suites: tuple[str, ...] = ()) -> str | None:
 def row(name: str, shape: tuple[int, int, int], taps: int, outputs: int = CHANNELS, extra: bool = False) -> list[str]:
     from htc_fast.ops.triton.tiles import Device, by_waves, candidates
 
-    gpu = Device("NVIDIA H200", 132, 232448, bulk=True)
+    gpu = Device("NVIDIA H200", 132, 232448, True)
     rows, x = math.prod(shape), torch.empty(0, dtype=torch.bfloat16, device="meta")
     tile = by_waves(shape, outputs, candidates(x, outputs, gpu, taps == 9, extra), gpu)
     tiles = tile.tiles(*shape, outputs)

@@ -11,6 +11,8 @@ import torch
 from benchmarks import cases, conftest, rivals, slower, stored
 from benchmarks.inputs import Draw
 from benchmarks.tables.pages import CONVOLUTIONS, DETECTORS, OPERATORS
+from htc_fast import ops
+from htc_fast.ops import _backend
 from htc_fast.profiling.limits import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,6 +242,23 @@ def test_rivals_level_by_level_agree_with_ours():
     checked(maps, rois, 7, 3e-2)(None, half, "torchvision, float16")
     with pytest.raises(AssertionError):
         checked(maps, rois, 7, 3e-2)(None, half + 0.5, "torchvision, float16")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnknownMarkWarning")
+@pytest.mark.skipif(torch.cuda.is_available() or not _backend.triton_installed(), reason="for Triton's interpreter")
+def test_tiles_of_one_kind_alone_are_chosen_from(monkeypatch):
+    from benchmarks.bench_conv3x3_relu import tiled
+    from htc_fast.ops.triton import matrix, tiles
+
+    copied, gathered = tiles.Tile(128, 128, box=(1, 8, 16)), tiles.Tile(64, 64, warps=4)
+    usual, offered = matrix.tile_for, []
+    monkeypatch.setattr(tiles, "candidates", lambda *_: [copied, gathered])
+    monkeypatch.setattr(tiles, "by_waves", lambda shape, outputs, found, device: offered.append(found) or gathered)
+    x, weight = torch.randn(2, 64, 4, 4), torch.randn(64, 64, 3, 3)
+    call = lambda: ops.conv3x3_relu(x, weight, torch.zeros(64))  # noqa: E731
+    for kind in (True, False):
+        torch.testing.assert_close(tiled(call, kind)(), call(), rtol=1e-3, atol=1e-3)
+    assert offered == [[copied], [gathered]] and matrix.tile_for is usual
 
 
 class OnGpu(torch.Tensor):
