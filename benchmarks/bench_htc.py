@@ -12,13 +12,9 @@ THEIRS = {
     "htc_x101_64x4d": "htc_x101-64x4d_fpn_16xb1-20e_coco",
 }
 EIGHT = [(mode, dtype) for mode in detectors.MODES for dtype in ("float32", "bfloat16")]
-PREDICT = [
-    (mode, dtype, batch)
-    for batch in (1, 8)
-    for mode, dtype in (
-        ("eager", "bfloat16"), ("optimized", "bfloat16"), ("optimized", "float16"), ("optimized", "float32"),
-    )
-] + [(f"optimized{detectors.CUDNN}", "bfloat16", 1)]  # fmt: skip
+MODES = [("eager", "bfloat16"), *(("optimized", dtype) for dtype in ("bfloat16", "float16", "float32"))]
+PREDICT = [(*mode, batch) for batch in (1, 8) for mode in MODES]
+PREDICT.append((f"optimized{detectors.CUDNN}", "bfloat16", 1))
 
 
 @pytest.mark.parametrize(("name", "mode", "dtype"), detectors.variants(*THEIRS, quick=True), indirect=["dtype"])

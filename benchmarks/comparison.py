@@ -32,8 +32,20 @@ class Comparison:
     limits: Limits
     budget: float  # seconds for the rounds of one call
 
-    def __call__(self, case, calls, check, *, op=None, gigabytes=None, gflop=None, dtype=torch.float32, backend=None,
-                 verify=None, pictures=None) -> dict | None:  # fmt: skip
+    def __call__(
+        self,
+        case,
+        calls,
+        check,
+        *,
+        op=None,
+        gigabytes=None,
+        gflop=None,
+        dtype=torch.float32,
+        backend=None,
+        verify=None,
+        pictures=None,
+    ) -> dict | None:
         began = time.monotonic()
         (ours, call), *others = calls.items()
         others += [(f"htc_fast, {name}", forced(call, name)) for name in other_backends(op, self.device)]

@@ -10,9 +10,15 @@ from htc_fast.inference.predict import stream
 from htc_fast.profiling.paper import counted
 
 TINY = dict(
-    backbone="test_resnet", channels=16, box_channels=32, num_classes=3, semantic_classes=5, rpn_proposals=30,
-    rpn_proposals_per_level=50, detections=8,
-)  # fmt: skip
+    backbone="test_resnet",
+    channels=16,
+    box_channels=32,
+    num_classes=3,
+    semantic_classes=5,
+    rpn_proposals=30,
+    rpn_proposals_per_level=50,
+    detections=8,
+)
 MODES = ("eager", "optimized")
 CUDNN = ", cuDNN's choice measured"
 

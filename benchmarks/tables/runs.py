@@ -4,7 +4,7 @@ import json
 
 from benchmarks import stored
 from benchmarks.tables.machines import UNMEASURED, blocks
-from benchmarks.tables.markdown import caption, captions, milliseconds, short, table
+from benchmarks.tables.markdown import caption, captions, milliseconds, paragraphs, short, table
 from htc_fast.profiling import report
 from htc_fast.profiling.paper import FPS
 from htc_fast.profiling.report import in_order, label
@@ -24,15 +24,14 @@ def profile_of(result: dict) -> str:
         who = [row["case"], f"{row['mode']}, {short(row['dtype'])}"]
         rows.append([*who, taken, milliseconds(row.get("graph_ms", row["ms"])), *share, *published])
     setting = result["setting"]
-    head = [f"{setting['size'][0]}×{setting['size'][1]}, batch {setting['batch_size']}", "", "img/s", "ms", "GFLOP",
-            "limit, ms", "reached", "paper, fps", "of its card's limit"]  # fmt: skip
+    words = ("", "img/s", "ms", "GFLOP", "limit, ms", "reached", "paper, fps", "of its card's limit")
+    head = [f"{setting['size'][0]}×{setting['size'][1]}, batch {setting['batch_size']}", *words]
     absent = "; ".join(f"{who}: absent ({reason})" for who, reason in result["absent"].items())
     missing = [name for name in FPS if name not in {row["case"] for row in result["rows"]}]
     missing = f"{', '.join(missing)}: {UNMEASURED} here." if missing else ""
     slowest = [line.strip() for line in report.bottlenecks(result).splitlines() if "htc_r50, optimized" in line]
     next_ones = f"Most time above the limit: {'; '.join(slowest)}." if slowest else ""
-    return "\n\n".join(filter(None, (table(head, rows), parts(result, "htc_r50"), next_ones, missing, absent,
-                                     caption(result))))  # fmt: skip
+    return paragraphs(table(head, rows), parts(result, "htc_r50"), next_ones, missing, absent, caption(result))
 
 
 def parts(result: dict, case: str) -> str:
@@ -72,9 +71,14 @@ def precision(suites: tuple[str, ...]) -> str:
 def precision_of(result: dict) -> str:
     keys = [key for key in result["rows"][0] if key.endswith(("AP", "AP50"))]
     rows = [
-        [row["computed in"], *(f"{row[key]:.4f}" for key in keys), f"{row['matched']:.1%} of {row['of']}",
-         f"{row['scores apart']:.4f}"] for row in result["rows"]
-    ]  # fmt: skip
+        [
+            row["computed in"],
+            *(f"{row[key]:.4f}" for key in keys),
+            f"{row['matched']:.1%} of {row['of']}",
+            f"{row['scores apart']:.4f}",
+        ]
+        for row in result["rows"]
+    ]
     matched = f"of score ≥ {result['score']} matched, IoU ≥ {result['iou']}"
     words = f"{result['model']} over {result['backbone']}, {result['pictures']} pictures, {caption(result)}"
     words += f"; {result['note']}" if result["note"] else ""
@@ -100,8 +104,10 @@ def buckets(suites: tuple[str, ...]) -> str:
 
 def buckets_of(result: dict) -> str:
     types = list(result["rows"][0]["MB"])
-    rows = [[f"{row['batch']} × {row['height']}×{row['width']}", *(f"{row['MB'][one]:.0f}" for one in types)]
-            for row in result["rows"]]  # fmt: skip
+    rows = [
+        [f"{row['batch']} × {row['height']}×{row['width']}", *(f"{row['MB'][one]:.0f}" for one in types)]
+        for row in result["rows"]
+    ]
     head = ["htc_r50, optimized", *(f"{short(one)}, MB" for one in types)]
     return table(head, rows) + f"\n\n{result['what']}; {caption(result)}"
 
