@@ -32,7 +32,7 @@ from htc_fast.ops import _backend, _native
 gpu = torch.cuda.is_available()
 print("torch", torch.__version__, "python", sys.version.split()[0], torch.cuda.get_device_name() if gpu else "no GPU")
 print("native library:", _native.problem() or "loaded", "; CUDA kernels of", ", ".join(sorted(_native.cuda_operators)) or "none")
-missing = [name for name in ("pytest", "triton", "torchvision", "timm", "pycocotools") if importlib.util.find_spec(name) is None]
+missing = [name for name in ("pytest", "pytest_benchmark", "triton", "torchvision", "timm", "pycocotools") if importlib.util.find_spec(name) is None]
 print("not installed:", ", ".join(missing) or "nothing", flush=True)
 sys.exit(0 if gpu or os.environ.get("DRY") else "gpu_check: torch sees no GPU here; DRY=1 rehearses without one")
 PY

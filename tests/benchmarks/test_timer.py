@@ -6,7 +6,9 @@ import time
 import pytest
 import torch
 
-from benchmarks import timer
+from benchmarks import comparison, timer
+from htc_fast.ops._backend import forced_backend
+from htc_fast.profiling.limits import Limits
 
 testing = pytest.importorskip("triton.testing")
 
@@ -97,3 +99,28 @@ def test_what_cannot_be_captured_has_no_graph(gpu, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "graph", fails)
     assert "graph" not in timer.on_gpu(lambda: None, 1e-4)
+
+
+class Benchmark:
+    """What pytest-benchmark gives a test."""
+
+    stats = True
+
+    def pedantic(self, call, rounds, iterations):
+        call()
+
+
+def test_a_row_of_a_gpu_has_every_backend(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5_000_000)
+    monkeypatch.setattr(comparison, "device_name", lambda device: "nvidia-none")
+    monkeypatch.setattr(comparison, "backend_name", lambda op, device: "cuda")
+    monkeypatch.setattr(comparison, "other_backends", lambda op, device: ["triton"])
+    used, checked = set(), []
+    calls = {"htc_fast": lambda: used.add(forced_backend()) or 1, "another": lambda: 1}
+    compare = comparison.Comparison(Benchmark(), CUDA, Limits(1e10, {}), 0.01)
+    row = compare("a case", calls, lambda *found: checked.append(found), op="nms", gigabytes=1e-9)
+    assert used == {None, "triton"} and checked == [(1, 1, "another"), (1, 1, "htc_fast, triton")]
+    assert set(row["milliseconds"]) == {"htc_fast", "another", "htc_fast, triton"}
+    assert all(set(one) == {"median", "spread", "cold L2", "graph"} for one in row["milliseconds"].values())
+    assert row["peak MB"] == 5 and row["backend"] == "cuda" and row["device"] == "nvidia-none"
