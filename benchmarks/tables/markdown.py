@@ -1,9 +1,11 @@
 """How a table, a number and a caption are written."""
 
+from tabulate import tabulate
+
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    sides = ["left"] + ["right"] * (len(head) - 1)
+    return tabulate(rows, head, tablefmt="pipe", disable_numparse=True, colalign=sides)
 
 
 def milliseconds(value: float) -> str:
@@ -12,10 +14,6 @@ def milliseconds(value: float) -> str:
 
 def times(ratio: float) -> str:
     return f"{ratio:.0f}×" if ratio >= 100 else f"{ratio:.3g}×"
-
-
-def short(dtype: str) -> str:
-    return dtype.replace("bfloat", "bf").replace("float", "fp")
 
 
 def caption(result: dict) -> str:

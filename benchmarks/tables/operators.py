@@ -3,6 +3,7 @@
 from benchmarks.stored import fastest
 from benchmarks.tables.machines import UNMEASURED, blocks, chosen, device, gpu, on_gpu
 from benchmarks.tables.markdown import captions, milliseconds, paragraphs, table, times
+from htc_fast.profiling.parts import short
 
 REPLAYED = "On the device, in a replayed CUDA graph; with * of a call from Python, where one of both waits."
 
@@ -117,6 +118,5 @@ def models_of(results: dict[str, dict]) -> str:
             cells.setdefault(name, {})[row["dtype"]] = time
     dtypes = [dtype for dtype in ("float32", "bfloat16", "float16") if any(dtype in found for found in cells.values())]
     lines = [[name, *(found.get(dtype, "–") for dtype in dtypes)] for name, found in cells.items()]
-    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-    head = ["800×1333, seconds of a picture", *(f"{names[dtype]} (of limit)" for dtype in dtypes)]
+    head = ["800×1333, seconds of a picture", *(f"{short(dtype)} (of limit)" for dtype in dtypes)]
     return paragraphs(table(head, lines), absent(rows), captions(results))

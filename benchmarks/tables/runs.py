@@ -4,10 +4,10 @@ import json
 
 from benchmarks import stored
 from benchmarks.tables.machines import UNMEASURED, blocks
-from benchmarks.tables.markdown import caption, captions, milliseconds, paragraphs, short, table
+from benchmarks.tables.markdown import caption, captions, milliseconds, paragraphs, table
 from htc_fast.profiling import report
 from htc_fast.profiling.paper import FPS
-from htc_fast.profiling.report import in_order, label
+from htc_fast.profiling.parts import in_order, label, short
 
 
 def profile(suites: tuple[str, ...]) -> str:

@@ -71,8 +71,8 @@ def test_the_check_agrees_and_then_does_not(copy, capsys, monkeypatch):
     assert command.main() == 0 and "agree" in capsys.readouterr().out
     path = copy / ASKED["nms"][0].relative_to(ROOT)
     right = path.read_text()
-    number = re.search(r"\| (\d+\.\d\d) \|", right[right.index("<!-- bench:nms -->") :])[1]
-    path.write_text(right.replace(f"| {number} |", "| 123 |", 1))
+    number = re.search(r" (\d+\.\d\d) \|", right[right.index("<!-- bench:nms -->") :])[1]
+    path.write_text(right.replace(f" {number} |", " 123 |", 1))
     assert command.main() == 1 and f"{path.relative_to(copy)}: not what" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["tables"])
     assert command.main() == 0 and path.read_text() == right
@@ -132,6 +132,11 @@ def test_whether_a_gpu_was_measured_is_said_in_the_summary(results):
     assert machines.gpu(("nms",)) == "On a GPU: nvidia-h200, 2026-01-02."
 
 
+def squeezed(text: str) -> str:
+    """Without the spaces that align columns."""
+    return re.sub(" +", " ", text)
+
+
 RIVALS = {
     "htc_fast": {"median": 2.0, "spread": 0.1},
     "slow": {"median": 9.0, "spread": 0.1},
@@ -144,11 +149,11 @@ RATIO = {"slow": 4.5, "htc_fast, two launches": 0.5, "quick": 2.0}
 def test_the_summary_names_the_best_rival(results):
     found = [row("alone"), row("beside others", milliseconds=RIVALS, ratio=RATIO), row("later", milliseconds=RIVALS)]
     device(results, "amd", "2026-01-01", "nms", rows=found)
-    assert "| `nms`: beside others | 2.00 | quick 4.00 | 2× |" in operators.summary(("nms",))
+    assert "| `nms`: beside others | 2.00 | quick 4.00 | 2× |" in squeezed(operators.summary(("nms",)))
     line = "On amd: beside others in 2.00 ms; slow 9.00 ms (4.5×); quick 4.00 ms (2×)."
     assert operators.line(("nms",)) == line
     device(results, "amd", "2026-01-01", "htc", rows=[row("htc_r50, eager"), row("htc_r50, optimized, 8", full=True)])
-    assert "| htc_r50, eager | 1.00 | – | – |" in operators.summary(("htc",))
+    assert "| htc_r50, eager | 1.00 | – | – |" in squeezed(operators.summary(("htc",)))
 
 
 def test_on_a_gpu_like_is_compared_with_like(results):
@@ -159,7 +164,7 @@ def test_on_a_gpu_like_is_compared_with_like(results):
     }
     found = row("some", milliseconds=times, ratio=stored.ratios(times), **{"share of limit": 0.5})
     device(results, "nvidia-h200", "2026-01-01", "nms", rows=[found])
-    text = operators.operators(("nms",))
+    text = squeezed(operators.operators(("nms",)))
     assert "| some | 0.01 | 0.001 | – | 50% | htc_fast, triton 0.02 (2×); torchvision 0.30 (10×*) |" in text
     assert operators.REPLAYED in text
 
@@ -168,5 +173,5 @@ def test_a_detector_is_shown_by_the_picture(results):
     found = [row("htc_r50, optimized", dtype="bfloat16"), row("htc_r50, optimized, 8 pictures", pictures=8)]
     found[1]["milliseconds"] = {"htc_fast": {"median": 4000.0, "spread": 1.0}}
     device(results, "nvidia-h200", "2026-01-01", "htc", rows=found)
-    text = operators.models(("htc",))
+    text = squeezed(operators.models(("htc",)))
     assert "| htc_r50, optimized | – | 0.001 |" in text and "| htc_r50, optimized, 8 pictures | 0.5 | – |" in text
