@@ -1,27 +1,27 @@
 """What bf16 and fp16 cost a trained detector: AP in each, and how many of fp32's detections come out again.
 
-python scripts/precision.py --weights runs/sample/model.safetensors [--data DIR]     default data: the sample pictures
+    python -m benchmarks.precision --weights runs/sample/model.safetensors [--data DIR]     default: the sample pictures
 
 Results in benchmarks/results/<device>/precision.json. A processor without a type computes it in software: slowly, with
 the same rounding.
 """
 
 import argparse
-import json
-import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torchvision.ops import box_iou
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.conftest import RESULTS, device_name, machine
+import htc_fast
+from benchmarks import stored
+from htc_fast.commands import entry
+from htc_fast.commands.options import Parser
 from htc_fast.data import CocoDataset
 from htc_fast.data.instances import Instances
 from htc_fast.data.sample import make_sample_dataset
-from htc_fast.detector import load
 from htc_fast.device import supports
 from htc_fast.evaluation import coco
 from htc_fast.inference import Optimized
@@ -31,19 +31,28 @@ KEYS = ("box_AP", "box_AP50", "mask_AP", "mask_AP50")
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--weights", type=Path, required=True)
-    options.add_argument("--data", type=Path)
-    options.add_argument("--split", default="val")
-    options.add_argument("--device")
-    options.add_argument("--note", help="one sentence about the weights, kept beside the results")
-    options = options.parse_args()
-    model = load(options.weights, device=options.device)
-    dataset = CocoDataset(options.data or make_sample_dataset(), options.split)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    parser.add_argument("--note", help="one sentence about the weights, kept beside the results")
+    parser.add_argument("--out", type=Path, help="folder for the results")
+    options = parser.parse_args()
+    model = htc_fast.load(options.weights, device=options.device)
     device = next(model.parameters()).device
-    side = model.config.image_size or (800, 1333)
-    rows, exact = [], None
-    for name, network in [("fp32, as it is", model), *optimized(model, tuple(side))]:
+    path = stored.folder(device, options.out) / "precision.json"
+    dataset = CocoDataset(options.data or make_sample_dataset(), options.split)
+    names = {"model": model.config.name, "backbone": model.config.backbone}
+    limits = {"score": SCORE, "iou": IOU, "note": options.note}
+    rows = list(compared(model, dataset, device))
+    stored.write(path, device, {"pictures": len(dataset), **names, **limits, "rows": rows})
+
+
+def compared(model, dataset, device: torch.device) -> Iterator[dict]:
+    """One row for each type that the network is computed in, the first as it is."""
+    exact, size = None, tuple(model.config.image_size or (800, 1333))
+    for name, network in [("fp32, as it is", model), *optimized(model, size)]:
         began = time.perf_counter()
         found = coco.collect(network, dataset)
         seconds = time.perf_counter() - began
@@ -53,17 +62,11 @@ def main() -> None:
         dtype = getattr(network, "dtype", torch.float32)
         # Seconds mean something only where the processor has the type.
         row["seconds per picture"] = round(seconds / len(found), 3) if supports(dtype, device) else None
-        rows.append(row)
         print(row, flush=True)
-    names = {"model": model.config.name, "backbone": model.config.backbone}
-    limits = {"score": SCORE, "iou": IOU, "note": options.note}
-    result = {"machine": machine(), "pictures": len(dataset), **names, **limits, "rows": rows}
-    path = RESULTS / device_name() / "precision.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+        yield row
 
 
-def optimized(model, size: tuple[int, int]):
+def optimized(model, size: tuple[int, int]) -> Iterator[tuple[str, Optimized]]:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -89,4 +92,4 @@ def matched(exact: dict[int, Instances], found: dict[int, Instances]) -> dict[st
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -5,7 +5,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from benchmarks import rivals
-from benchmarks.bench_paste import BYTES, CASES, words
+from benchmarks.bench_paste_masks import BYTES, QUICK, REST, USUAL, words
+from benchmarks.cases import as_on_the_cpu, select
 from htc_fast import ops
 
 
@@ -22,11 +23,12 @@ def alike(ours, other, who):
         assert abs(mine - theirs) <= 0.1 * theirs + 100, f"differs from {who}"
 
 
-@pytest.mark.parametrize(("count", "image"), CASES)
+@pytest.mark.parametrize(("count", "image"), select(USUAL, QUICK, REST))
 def bench_encode(compare, draw, count, image):
     masks, boxes = draw.soft_masks(count, image)
     size = draw.size(image)
-    calls = {"htc_fast": lambda: ops.encode_masks(masks, boxes, size)}
+    encode = lambda masks, boxes: ops.encode_masks(masks, boxes, size)  # noqa: E731
+    calls = {"htc_fast": lambda: encode(masks, boxes)}
     if count * image[0] * image[1] <= BYTES:
         paste = rivals.torchvision_paste(masks, boxes, size)
         calls["torchvision's paste, pycocotools"] = lambda: runs(paste())
@@ -34,4 +36,5 @@ def bench_encode(compare, draw, count, image):
     else:
         calls["torchvision's paste, pycocotools"] = rivals.Absent("the full masks do not fit")
     # What must be read; the runs are little beside it.
-    compare(words(count, image), calls, alike, op="encode_masks", gigabytes=masks.nbytes / 1e9)
+    gigabytes, same = masks.nbytes / 1e9, as_on_the_cpu(encode, masks, boxes)
+    compare(words(count, image), calls, alike, op="encode_masks", gigabytes=gigabytes, verify=same)
