@@ -98,8 +98,8 @@ def bench_tiles(table: Limits, case: str, call: Callable, box: bool, moved: floa
     """The same with the best tile by count of one kind alone: which of the two kernels is the faster one."""
     from htc_fast.ops.triton import matrix, tiles
 
-    def choose(x, taps, outputs, run, bulk, extra):
-        found = tiles.candidates(x, outputs, tiles.device_of(x), bulk, extra)
+    def choose(x, taps, outputs, run, tma, extra):
+        found = tiles.candidates(x, outputs, tiles.device_of(x), tma, extra)
         kind = [tile for tile in found if (tile.box is not None) == box] or found
         return tiles.by_waves((x.shape[0], *x.shape[2:]), outputs, kind, tiles.device_of(x))
 

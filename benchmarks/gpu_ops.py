@@ -110,11 +110,11 @@ def bench_roi_align(table: Table, setting: Setting) -> None:
                               read + out.nbytes)  # fmt: skip
                 table.add("roi_align", f"backward, {case}", name_of(dtype), NAMES[backend],
                           gradient(out, inputs, grad), read + out.nbytes)  # fmt: skip
-        if device().type == "cuda" and "htc_fast::multi_level_roi_align_scatter" in _native.cuda_operators:
+        if device().type == "cuda" and "htc_fast::multi_level_roi_align_backward" in _native.cuda_operators:
             sizes = [1, *(side for one in inputs for side in one.shape[2:])]
             given = grad, rois, sizes, SCALES, 0, True, 56.0, fused, 0.125, 14
             table.add("roi_align", f"backward, {case}", name_of(dtype), "htc_fast, atomic",
-                      lambda a=given: torch.ops.htc_fast.multi_level_roi_align_scatter(*a))  # fmt: skip
+                      lambda a=given: torch.ops.htc_fast.multi_level_roi_align_backward(*a, False))  # fmt: skip
         bench_torchvision(table, setting, case, maps, rois, size, dtype)
 
 

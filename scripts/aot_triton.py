@@ -84,7 +84,7 @@ def cases() -> dict[str, tuple]:
         take("", nms.batched_nms_padded, boxes, scores, idxs, 0.5, most, 0.0)
     for name, dtype in TYPES.items():
         matrix_cases(name, lambda *shape, dtype=dtype: empty(*shape, dtype=dtype), take)
-        bulk_cases(name, lambda *shape, dtype=dtype: empty(*shape, dtype=dtype), take)
+        tma_cases(name, lambda *shape, dtype=dtype: empty(*shape, dtype=dtype), take)
     flag, torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.conv.fp32_precision, "ieee"
     matrix_cases("exact fp32", empty, take)
     torch.backends.cudnn.conv.fp32_precision = flag
@@ -124,21 +124,21 @@ def matrix_cases(name: str, empty, take) -> None:
     take(f"odd, {name}", conv3x3_relu.conv3x3_relu, odd, maps(33, 19, 3, 3), empty(33), None, None)
 
 
-def bulk_cases(name: str, empty, take) -> None:
+def tma_cases(name: str, empty, take) -> None:
     """What a GPU with bulk copies launches instead: every tile, and the gradient, which float32 leaves to the other."""
     from htc_fast.ops.triton.epilogue import PLAIN, RELU
     from htc_fast.ops.triton.tiles import AHEAD, BOXES, COPIED, fits
-    from htc_fast.ops.triton.tma import bulk_product
+    from htc_fast.ops.triton.tma import tma_product
 
     x, weight, bias = empty(100, 14, 14, 256).permute(0, 3, 1, 2), empty(256, 3, 3, 256).permute(0, 3, 1, 2), empty(256)
     for tile in COPIED:
         one = fits(replace(tile, depth=128 // x.element_size(), box=BOXES[tile.rows][0]), x.element_size(), AHEAD)
         label = f"{tile.rows}x{tile.outputs}, {name}"
-        take(label, bulk_product, x, weight, x, one, False, RELU, bias)
+        take(label, tma_product, x, weight, x, one, False, RELU, bias)
         if x.element_size() == 2:
-            take(f"{label}, backward", bulk_product, x, weight, x, one, True, PLAIN)
+            take(f"{label}, backward", tma_product, x, weight, x, one, True, PLAIN)
             if tile.rows * tile.outputs <= 2048 * tile.warps:
-                take(f"{label}, residual", bulk_product, x, weight, x, one, False, RELU, bias, x)
+                take(f"{label}, residual", tma_product, x, weight, x, one, False, RELU, bias, x)
 
 
 def source_of(kernel, arguments: tuple, options: dict) -> tuple[ASTSource, dict]:
@@ -196,7 +196,7 @@ def measure(architectures: tuple[str, ...], only: list[str]) -> dict[str, dict[s
     """kernel -> architecture -> what it needs"""
     record()
     jobs = [(name, a) for name in cases() if any(part in name for part in only) for a in architectures
-            if int(a) >= 90 or not name.startswith("bulk_kernel")]  # fmt: skip
+            if int(a) >= 90 or not name.startswith("tma_kernel")]  # fmt: skip
     table: dict[str, dict[str, dict]] = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for (name, architecture), needs in zip(jobs, pool.map(compile_case, *zip(*jobs))):

@@ -15,7 +15,7 @@ import torch
 from htc_fast.ops.triton.tiles import Device, by_waves, candidates
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "matrix_kernels.md"
-H200 = Device("NVIDIA H200", 132, 232448, bulk=True)
+H200 = Device("NVIDIA H200", 132, 232448, tma=True)
 FLOPS, BYTES = 989e12, 4.8e12  # bf16 products and memory, per second
 CHANNELS = 256
 BEGIN, END = "<!-- costs -->", "<!-- /costs -->"

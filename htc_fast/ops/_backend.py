@@ -18,7 +18,7 @@ import torch
 from htc_fast.ops import _native
 
 BACKENDS = ("cpp", "cuda", "triton", "reference")
-# What exists per operator; operators add themselves where they register an implementation.
+# What exists per operator; every operator's file adds its own.
 available: dict[str, set[str]] = {}
 from_torch: set[str] = set()
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("htc_fast_backend", default=None)
@@ -57,8 +57,8 @@ def forced_backend() -> str | None:
 
 
 def register(op: str, *backends: str) -> None:
-    """Note that `op` has these backends (besides the reference, which every operator has)."""
-    available.setdefault(op, {"reference"}).update(backends)
+    """Note that `op` has these backends (besides the reference, which every operator has), Triton where it is there."""
+    available[op] = {"reference", *(one for one in backends if one != "triton" or triton_installed())}
 
 
 def triton_installed() -> bool:
@@ -72,7 +72,7 @@ def triton_installed() -> bool:
 def register_over_torch(op: str) -> None:
     """Note that `op` is written over torch's own convolutions on every device, and in Triton."""
     from_torch.add(op)
-    register(op, "cpp", "cuda", *(["triton"] if triton_installed() else []))
+    register(op, "cpp", "cuda", "triton")
 
 
 def _by_device(op: str, has: set[str], device: str) -> str:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops import _backend, _convolutions, _onednn
+from htc_fast.ops._declare import declare, dense_like, maps_like, once
 from htc_fast.ops.reference import semantic_merge as reference
 
 _backend.register_over_torch("semantic_merge")
@@ -56,5 +57,43 @@ def _over_torch(features: list[Tensor], weights: list[Tensor], biases: list[Tens
         if tuple(one.shape[2:]) != size:
             one = F.interpolate(one, size=size, mode="bilinear", align_corners=True)
         part = _convolutions.pointwise_relu(one, weight, bias)
-        total = part if total is None else total.add_(part) if _convolutions.unwatched(one) else total + part
+        total = part if total is None else total.add_(part) if _onednn.unwatched(one) else total + part
     return total
+
+
+def _fake(features, weights, biases, level):
+    return maps_like(features[level], features[0].shape[0], weights[0].shape[0], *features[level].shape[2:])
+
+
+def _fake_backward(grad, features, weights, biases, level):
+    return [*(maps_like(one, *one.shape) for one in features), *(dense_like(one) for one in [*weights, *biases])]
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *lists, ctx.level = inputs
+    ctx.levels = len(lists[0])
+    ctx.save_for_backward(*(one for some in lists for one in some))
+
+
+def _backward(library, ctx, grad):
+    once(grad)
+    n = ctx.levels
+    features, weights, biases = (list(ctx.saved_tensors[i * n : (i + 1) * n]) for i in range(3))
+    grads = library.semantic_merge_backward(grad, features, weights, biases, ctx.level)
+    return grads[:n], grads[n : 2 * n], grads[2 * n :], None
+
+
+declare(
+    "semantic_merge(Tensor[] features, Tensor[] weights, Tensor[] biases, int level) -> Tensor",
+    _fake,
+    backward=_backward,
+    setup_context=_setup_context,
+    native=False,
+    triton="semantic_merge",
+)
+declare(
+    "semantic_merge_backward(Tensor grad, Tensor[] features, Tensor[] weights, Tensor[] biases, int level) -> Tensor[]",
+    _fake_backward,
+    native=False,
+    triton="semantic_merge",
+)

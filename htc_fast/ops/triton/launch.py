@@ -25,8 +25,10 @@ def launch(kernel, programs: int | tuple[int, ...], device: torch.device, *argum
 def check_floats(what: str, tensor: Tensor) -> None:
     """raises  TypeError for element types that the Triton kernels do not take"""
     if tensor.dtype not in FLOATS:
-        raise TypeError(f"{what} must be float32, float16 or bfloat16 on the backend 'triton', got {tensor.dtype}: "
-                        "convert it, or use the backend 'reference'.")  # fmt: skip
+        raise TypeError(
+            f"{what} must be float32, float16 or bfloat16 on the backend 'triton', got {tensor.dtype}: convert it, or "
+            "use the backend 'reference'."
+        )
 
 
 def odd(values: Sequence[int]) -> tuple[int, ...]:
