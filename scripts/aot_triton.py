@@ -8,6 +8,7 @@ Needs Triton, no GPU: the launchers run on tensors without data and what they la
 """
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -37,9 +38,8 @@ launched: list[tuple] = []
 
 def record() -> None:
     """Make the launchers note what they would launch."""
-    from htc_fast.ops.triton import mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge, tma
-
-    for module in (mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge, tma):
+    for file in (ROOT / "htc_fast" / "ops" / "triton").glob("[a-z]*.py"):
+        module = importlib.import_module(f"htc_fast.ops.triton.{file.stem}")
         module.launch = lambda kernel, programs, device, *arguments, **options: launched.append(
             (kernel, arguments, options)
         )
