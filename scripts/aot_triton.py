@@ -93,7 +93,14 @@ def cases() -> dict[str, tuple]:
 
 def matrix_cases(name: str, empty, take) -> None:
     """The mask branch at 100 boxes and the semantic fusion; float32 on tensor cores and, once, without."""
-    from htc_fast.ops.triton import conv3x3_relu, mask_branch, mask_flow, mask_predict, semantic_merge
+    from htc_fast.ops.triton import (
+        conv3x3_relu,
+        mask_branch,
+        mask_flow,
+        mask_predict,
+        mask_predict_backward,
+        semantic_merge,
+    )
 
     def maps(count: int, channels: int, height: int, width: int) -> Tensor:
         return empty(count, height, width, channels).permute(0, 3, 1, 2)
@@ -115,7 +122,7 @@ def matrix_cases(name: str, empty, take) -> None:
     for one, what in ((labels, "one class"), (None, "all classes")):
         grad = empty(100, 28, 28) if one is not None else maps(100, 80, 28, 28)
         take(f"{what}, {name}", mask_predict.mask_predict, x, up_weight, bias, logits, logits_bias, one)
-        take(f"{what}, {name}", mask_predict.mask_predict_backward, grad, x, up_weight, bias, logits, one)
+        take(f"{what}, {name}", mask_predict_backward.mask_predict_backward, grad, x, up_weight, bias, logits, one)
     levels = [maps(1, 256, h, w) for h, w in ((200, 336), (100, 168), (50, 84), (25, 42), (13, 21))]
     weights, biases = [empty(256, 256, 1, 1)] * 5, [bias] * 5
     take(name, semantic_merge.semantic_merge, levels, weights, biases, 1)

@@ -99,8 +99,10 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     interpreted = chosen == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     wanted = "cpu" if chosen == "cpp" else "cuda"
     if device not in (wanted, "meta") and not interpreted:
-        raise RuntimeError(f"the backend {chosen!r} was asked for and needs {wanted} tensors, got {device}: "
-                           "move the tensors or choose another backend.")  # fmt: skip
+        raise RuntimeError(
+            f"the backend {chosen!r} was asked for and needs {wanted} tensors, got {device}: "
+            "move the tensors or choose another backend."
+        )
     if chosen != "triton" and op not in from_torch:
         _native.require(cuda=chosen == "cuda")
     return chosen

@@ -29,8 +29,9 @@ def check_weight(name: str, weight: Tensor, bias: Tensor, kernel: int, outputs: 
 def check_labels(labels: Tensor, maps: Tensor) -> None:
     """raises  ValueError unless labels is [K] integers, on the maps' device"""
     if labels.shape != maps.shape[:1] or labels.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"labels must be [{len(maps)}] integers (int32 or int64), got {list(labels.shape)} "
-                         f"{labels.dtype}.")  # fmt: skip
+        raise ValueError(
+            f"labels must be [{len(maps)}] integers (int32 or int64), got {list(labels.shape)} {labels.dtype}."
+        )
     if labels.device != maps.device:
         raise ValueError(f"labels is on {labels.device} and the input on {maps.device}: move them together.")
 

@@ -48,8 +48,9 @@ def mask_head_weights(*modules: nn.Module) -> MaskHeadWeights:
     flow = kinds[-3:] == [*last, "Conv2d 1x1"]
     convolutions = len(layers) - len(last) - flow
     if kinds != ["Conv2d 3x3 padding 1"] * convolutions + last + ["Conv2d 1x1"] * flow:
-        raise ValueError("expected 3x3 convolutions, a 2x2 deconvolution and a 1x1 convolution, got "
-                         f"{', '.join(kinds) or 'none'}.")  # fmt: skip
+        raise ValueError(
+            f"expected 3x3 convolutions, a 2x2 deconvolution and a 1x1 convolution, got {', '.join(kinds) or 'none'}."
+        )
     found = [(one.weight, _bias(one)) for one in layers]
     upsample, logits = found[convolutions : convolutions + 2]
     return MaskHeadWeights(tuple(found[:convolutions]), upsample, logits, found[-1] if flow else None)
@@ -122,8 +123,10 @@ def _check(x: Tensor, labels: Tensor, heads: list[MaskHeadWeights]) -> None:
     for number, head in enumerate(heads):
         before = _check_head(f"heads[{number}]", head, x, before)
         if len(head.logits[0]) != len(heads[0].logits[0]):
-            raise ValueError(f"heads[{number}].logits must have {len(heads[0].logits[0])} classes like heads[0]'s, got "
-                             f"{len(head.logits[0])}.")  # fmt: skip
+            raise ValueError(
+                f"heads[{number}].logits must have {len(heads[0].logits[0])} classes like heads[0]'s, got "
+                f"{len(head.logits[0])}."
+            )
 
 
 def _check_head(name: str, head: MaskHeadWeights, x: Tensor, before: int | None) -> int:

@@ -93,5 +93,5 @@ declare(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _fake_backward,
     native=False,
-    triton="mask_predict",
+    triton="mask_predict_backward",
 )

@@ -95,8 +95,9 @@ def _second(library, ctx, grads):
 
 
 def _no_second(*_):
-    raise RuntimeError("pr_roi_pool has no second derivative in the boxes: detach the rois, or use the backend "
-                       "'reference'.")  # fmt: skip
+    raise RuntimeError(
+        "pr_roi_pool has no second derivative in the boxes: detach the rois, or use the backend 'reference'."
+    )
 
 
 declare(

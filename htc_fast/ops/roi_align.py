@@ -80,8 +80,10 @@ def multi_level_roi_align(
     features, scales, size = list(features), [float(scale) for scale in spatial_scales], grid_size(output_size)
     check_inputs(features, rois, size, scales, semantic)
     if not canonical_size > 0 or not semantic_scale > 0 or semantic_grid < 1:
-        raise ValueError("canonical_size, semantic_scale and semantic_grid must be positive, got "
-                         f"{canonical_size}, {semantic_scale} and {semantic_grid}.")  # fmt: skip
+        raise ValueError(
+            "canonical_size, semantic_scale and semantic_grid must be positive, got "
+            f"{canonical_size}, {semantic_scale} and {semantic_grid}."
+        )
     finest_size = canonical_size / (2.0**canonical_level * scales[0])
     backend = _backend.backend_for("multi_level_roi_align", features[0])
     arguments = sampling_ratio, aligned, finest_size, semantic, semantic_scale, semantic_grid

@@ -28,17 +28,21 @@ def semantic_merge(
     """
     features, weights, biases = list(features), list(weights), list(biases)
     if not 1 <= len(features) <= 8 or not len(features) == len(weights) == len(biases):
-        raise ValueError(f"expected 1 to 8 features with a weight and a bias each, got {len(features)}, {len(weights)} "
-                         f"and {len(biases)}.")  # fmt: skip
+        raise ValueError(
+            f"expected 1 to 8 features with a weight and a bias each, got {len(features)}, {len(weights)} "
+            f"and {len(biases)}."
+        )
     if not 0 <= level < len(features):
         raise ValueError(f"level must be one of the {len(features)} features, got {level}.")
     for number, (one, weight, bias) in enumerate(zip(features, weights, biases)):
         _convolutions.check_weight(f"weights[{number}]", weight, bias, 1)
         _convolutions.check_maps(f"features[{number}]", one, weight.shape[1])
         if weight.shape[:2] != weights[0].shape[:2] or len(one) != len(features[0]) or not one[0:1, 0:1].numel():
-            raise ValueError(f"features[{number}] {list(one.shape)} with weight {list(weight.shape)} does not fit "
-                             f"features[0] {list(features[0].shape)} with {list(weights[0].shape)}: images and "
-                             "channels must be the same and no map empty.")  # fmt: skip
+            raise ValueError(
+                f"features[{number}] {list(one.shape)} with weight {list(weight.shape)} does not fit "
+                f"features[0] {list(features[0].shape)} with {list(weights[0].shape)}: images and "
+                "channels must be the same and no map empty."
+            )
         _convolutions.check_same(features[0], **{f"features[{number}]": one, "weights": weight, "biases": bias})
     backend = _backend.backend_for("semantic_merge", features[0])
     if backend == "triton":

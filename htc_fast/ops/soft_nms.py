@@ -54,8 +54,10 @@ def _check(boxes: Tensor, scores: Tensor, idxs: Tensor, method: str, sigma: floa
         if value.device != boxes.device:
             raise ValueError(f"{name} must be on {boxes.device} like boxes, got {value.device}.")
     if not boxes.is_floating_point() or not scores.is_floating_point() or idxs.is_floating_point():
-        raise TypeError(f"boxes and scores must be floating point and idxs integers, got {boxes.dtype}, "
-                        f"{scores.dtype} and {idxs.dtype}.")  # fmt: skip
+        raise TypeError(
+            f"boxes and scores must be floating point and idxs integers, got {boxes.dtype}, "
+            f"{scores.dtype} and {idxs.dtype}."
+        )
     if method not in METHODS:
         raise ValueError(f"unknown soft-NMS method {method!r}: expected 'linear' or 'gaussian'.")
     if sigma <= 0:
