@@ -49,7 +49,7 @@ def optimize(
         dtype = torch.float32
     if device.type == "cpu" and torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())
-    return Optimized(model, tuple(image_size), batch_size, dtype)
+    return Optimized(model, (image_size[0], image_size[1]), batch_size, dtype)
 
 
 def optimized(model: HTC, size: tuple[int, int] | None, batch_size: int, amp: bool) -> "Optimized":
