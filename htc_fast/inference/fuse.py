@@ -60,11 +60,11 @@ class FusedConvolution(nn.Module):
 
     def _onednn(self, x: Tensor, other: Tensor | None) -> Tensor:
         conv, (name, constants) = self.conv, ACTIVATIONS.get(type(self.activation), (None, []))
-        geometry = conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
+        layer = conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
         if other is None:
-            return _onednn.convolution(x, *geometry, activation=name or "none", constants=constants)
+            return _onednn.convolution(x, layer, name or "none", constants)
         relu = name == "relu"  # all that oneDNN takes in behind a sum
-        y = _onednn.convolution_sum(x, other, *geometry, relu=relu, overwrites=self.overwrites)
+        y = _onednn.convolution_sum(x, other, layer, relu, self.overwrites)
         return y if relu or self.activation is None else self.activation(y)
 
 

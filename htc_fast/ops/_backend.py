@@ -12,6 +12,7 @@ import contextvars
 import importlib.util
 import os
 from collections.abc import Iterator
+from types import ModuleType
 
 import torch
 
@@ -108,6 +109,6 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     return chosen
 
 
-def library(backend: str):
+def library(backend: str) -> ModuleType:
     """The namespace that a backend's operators are in; both have the same schemas."""
     return torch.ops.htc_fast_triton if backend == "triton" else torch.ops.htc_fast

@@ -71,7 +71,7 @@ def pointwise_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _relu(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
     if not can_fuse(x):
         return F.conv2d(x, weight, bias, padding=padding).relu_()
-    return _onednn.convolution(x, weight, bias, [padding] * 2, [1, 1], [1, 1], 1, activation="relu")
+    return _onednn.convolution(x, (weight, bias, [padding] * 2, [1, 1], [1, 1], 1), "relu")
 
 
 def can_fuse(x: Tensor) -> bool:

@@ -41,7 +41,7 @@ def pr_roi_pool(
     source           IoU-Net, section 3.4; FPN, equation 1 for the level, which has no gradient
     """
     features, scales, size = list(features), [float(scale) for scale in spatial_scales], grid_size(output_size)
-    check_inputs(features, rois, size, scales, None)
+    check_inputs(features, rois, scales, None)
     finest_size = canonical_size / (2.0**canonical_level * scales[0])
     if _backend.backend_for("pr_roi_pool", features[0]) == "reference":
         return reference.pr_roi_pool(features, rois, size, scales, aligned, finest_size)

@@ -42,7 +42,7 @@ def roi_align(
     if not isinstance(boxes, Tensor):
         boxes = _with_numbers(boxes, input)
     size, rois = grid_size(output_size), boxes
-    check_inputs([input], rois, size, [spatial_scale], None)
+    check_inputs([input], rois, [spatial_scale], None)
     backend = _backend.backend_for("roi_align", input)
     if backend == "reference":
         return reference.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
@@ -78,7 +78,7 @@ def multi_level_roi_align(
     source           FPN, equation 1 for the level; HTC, equation 6 for the sum
     """
     features, scales, size = list(features), [float(scale) for scale in spatial_scales], grid_size(output_size)
-    check_inputs(features, rois, size, scales, semantic)
+    check_inputs(features, rois, scales, semantic)
     if not canonical_size > 0 or not semantic_scale > 0 or semantic_grid < 1:
         raise ValueError(
             "canonical_size, semantic_scale and semantic_grid must be positive, got "
@@ -120,7 +120,7 @@ def grid_size(output_size: int | tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-def check_inputs(features: list[Tensor], rois: Tensor, size, scales: list[float], semantic: Tensor | None) -> None:
+def check_inputs(features: list[Tensor], rois: Tensor, scales: list[float], semantic: Tensor | None) -> None:
     """What both poolings ask of their arguments.
 
     raises  ValueError, TypeError

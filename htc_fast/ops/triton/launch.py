@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -10,7 +11,7 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def launch(kernel, programs: int | tuple[int, ...], device: torch.device, *arguments, **options) -> None:
+def launch(kernel: Any, programs: int | tuple[int, ...], device: torch.device, *arguments: Any, **options: Any) -> None:
     """Start a kernel on the device's current stream.
 
     Without fused multiply-add unless asked for: rounding, and with it sample counts and ties, is the reference's.

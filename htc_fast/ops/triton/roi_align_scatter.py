@@ -103,7 +103,18 @@ def scatter(
             add_bins(plane, given, y, x, channels, c, p_x < BINS_X, TAPS)
 
 
-def scattered(grad, rois, images, heights, widths, scales, sampling_ratio, finest_size, common) -> list[Tensor]:
+def scattered(
+    grad: Tensor,
+    rois: Tensor,
+    images: int,
+    heights: tuple[int, ...],
+    widths: tuple[int, ...],
+    scales: tuple[float, ...],
+    sampling_ratio: int,
+    finest_size: float,
+    common: dict[str, int],
+) -> list[Tensor]:
+    """Gradients [N, H, W, C] of the maps from grad [K, h, w, C]; common: arguments that `gather` has too."""
     count, out_h, out_w, channels = grad.shape
     grads = [
         torch.zeros(images, height, width, channels, dtype=torch.float32, device=grad.device)
