@@ -1,4 +1,4 @@
-.PHONY: build test lint bench bench-full bench-sweep bench-profile bench-compare bench-tables docs clean
+.PHONY: build test lint types bench bench-full bench-sweep bench-profile bench-compare bench-tables docs clean
 RESULTS = benchmarks/results/$(shell python -c "from htc_fast.profiling.limits import device_name; print(device_name())")
 build:
 	pip install --no-build-isolation -e .
@@ -18,6 +18,8 @@ bench-profile:
 	python -m htc_fast.profile --image-size 800 1333 --out $(RESULTS)
 bench-tables:
 	python scripts/bench_tables.py
+types:
+	mypy
 # Not --quiet: mkdocs would then not count its warnings, and strict would mean nothing.
 docs:
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

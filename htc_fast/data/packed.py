@@ -1,7 +1,7 @@
 """A list that forked workers share: one buffer instead of millions of counted Python objects."""
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -19,6 +19,9 @@ class Packed(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def __iter__(self) -> Iterator[T]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> T:
         index = range(len(self))[index]

@@ -17,8 +17,20 @@ from htc_fast.models.htc import HTC
 NOTES = "htc_fast.json"
 
 # Calls that make the host wait for the device, a size depend on data, or values come from the host.
-WAITS = ("item", "_local_scalar_dense", "nonzero", "masked_select", "unique", "unique2", "_to_copy", "is_nonzero", "to",
-         "lift_fresh_copy", "lift_fresh", "pin_memory")  # fmt: skip
+WAITS = (
+    "item",
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "unique2",
+    "_to_copy",
+    "is_nonzero",
+    "to",
+    "lift_fresh_copy",
+    "lift_fresh",
+    "pin_memory",
+)
 INDEXED = ("index", "index_put", "index_put_", "_unsafe_index", "_unsafe_index_put")
 
 

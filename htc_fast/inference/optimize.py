@@ -40,8 +40,9 @@ def optimize(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
     if len(image_size) != 2 or min(image_size) < 32 or batch_size < 1:
-        raise ValueError(f"image_size takes two sides of at least 32, batch_size at least 1: got {image_size}, "
-                         f"{batch_size}.")  # fmt: skip
+        raise ValueError(
+            f"image_size takes two sides of at least 32, batch_size at least 1: got {image_size}, {batch_size}."
+        )
     device = next(model.parameters()).device
     if not supports(dtype, device):
         name = str(dtype).removeprefix("torch.")

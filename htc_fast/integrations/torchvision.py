@@ -30,7 +30,7 @@ class MultiScaleRoIAlign(nn.Module):
     ):
         super().__init__()
         self.featmap_names = list(featmap_names)
-        self.output_size = grid_size(output_size if isinstance(output_size, int) else tuple(output_size))
+        self.output_size = grid_size(output_size if isinstance(output_size, int) else (output_size[0], output_size[1]))
         self.sampling_ratio = sampling_ratio
         self.canonical_scale, self.canonical_level = canonical_scale, canonical_level
 

@@ -39,7 +39,10 @@ def test_a_folder(folder, run):
     status, out, _ = run(folder, "--out", folder / "out")
     assert status == 0 and "2 pictures, 4 instances" in out
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
-        "000000000007.jpg", "000000000012.jpg", "results.json"]  # fmt: skip
+        "000000000007.jpg",
+        "000000000012.jpg",
+        "results.json",
+    ]
     results = json.loads((folder / "out" / "results.json").read_text())
     assert [item["image_id"] for item in results] == [7, 7, 12, 12] and results[0]["category_id"] == 2
     assert results[0]["bbox"] == pytest.approx([16, 12, 32, 24]) and results[0]["segmentation"]["size"] == [48, 64]

@@ -84,8 +84,17 @@ def test_the_command_line_is_the_dataclass():
 def test_from_python(root, tmp_path, monkeypatch):
     """Three lines, and what they leave is a detector that knows its classes."""
     small = {"channels": 16, "box_channels": 32, "samples": 16, "rpn_proposals": 30, "rpn_train_proposals": 30}
-    run = TrainingRun(data=root, out=tmp_path / "run", backbone="test_resnet", pretrained=False, set=small,
-                      image_size=(64, 96), iterations=2, lr=1e-3, threads=torch.get_num_threads())  # fmt: skip
+    run = TrainingRun(
+        data=root,
+        out=tmp_path / "run",
+        backbone="test_resnet",
+        pretrained=False,
+        set=small,
+        image_size=(64, 96),
+        iterations=2,
+        lr=1e-3,
+        threads=torch.get_num_threads(),
+    )
     trainer = Trainer(run)
     assert not (tmp_path / "run").exists()
     model = trainer.run()
