@@ -178,11 +178,11 @@ def bench_gradient(compare, draw, device, count, size, dtype, fused):
 
 def scattered(seed, rois, leaves, fused: bool):
     """The gradient by atomic adds; in CUDA alone."""
-    if "htc_fast::multi_level_roi_align_scatter" not in _native.cuda_operators or seed.device.type != "cuda":
+    if "htc_fast::multi_level_roi_align_backward" not in _native.cuda_operators or seed.device.type != "cuda":
         return rivals.Absent("in CUDA alone")
     sizes = [1, *(side for one in leaves for side in one.shape[2:])]
     given = seed, rois, sizes, SCALES, 0, False, 56.0, fused, 0.125, 14
-    return lambda: torch.ops.htc_fast.multi_level_roi_align_scatter(*given)[0]
+    return lambda: torch.ops.htc_fast.multi_level_roi_align_backward(*given, deterministic=False)[0]
 
 
 @pytest.mark.parametrize(("count", "size", "dtype"), select([(1000, 7, "float32")], SEMANTIC))

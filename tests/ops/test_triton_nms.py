@@ -27,10 +27,10 @@ def draw(images: int, count: int, classes: int, seed: int = 0):
 
 @pytest.fixture(params=["one chunk", "many chunks"])
 def chunks(request, monkeypatch):
-    from htc_fast.ops.triton import nms
+    from htc_fast.ops.triton import nms, nms_matrix
 
     if request.param == "many chunks":
-        monkeypatch.setattr(nms, "MATRIX_BYTES", 1)  # four tiles of 64 boxes at a time
+        monkeypatch.setattr(nms_matrix, "MATRIX_BYTES", 1)  # four tiles of 64 boxes at a time
     monkeypatch.setattr(nms, "WALKED", 20)
 
 

@@ -45,9 +45,24 @@ class Tile:
         """Bytes of shared memory that the steps in flight take, for elements of `size` bytes."""
         return (self.rows + self.outputs) * self.depth * size * self.stages
 
+    def options(self, channels: int, dtype: torch.dtype) -> dict[str, int | bool | str]:
+        """What a kernel is launched with whose steps go through `channels` of this type."""
+        return {
+            "EVEN": channels % self.depth == 0,
+            "PRECISION": precision(dtype),
+            "ROWS": self.rows,
+            "OUTPUTS": self.outputs,
+            "DEPTH": self.depth,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+            "enable_fp_fusion": True,
+        }
 
-GATHERED = (Tile(128, 256), Tile(256, 128), Tile(128, 128), Tile(64, 256, warps=4), Tile(64, 128, warps=4),
-            Tile(64, 64, warps=4), Tile(32, 64, warps=4), Tile(16, 64, warps=4))  # fmt: skip
+
+GATHERED = (
+    *(Tile(128, 256), Tile(256, 128), Tile(128, 128)),
+    *(Tile(rows, outputs, warps=4) for rows, outputs in ((64, 256), (64, 128), (64, 64), (32, 64), (16, 64))),
+)
 COPIED = (Tile(256, 128), Tile(128, 256), Tile(128, 128), Tile(64, 128, warps=4))
 # Two lines of 16 columns hold 14 x 14 with an eighth of waste, whole maps fill 8 x 16, and 7 x 7 fills most of 8 x 8.
 BOXES = {
@@ -75,7 +90,7 @@ class Device:
     name: str
     processors: int
     shared: int
-    bulk: bool = False  # whether it has bulk copies (TMA)
+    tma: bool = False  # whether it copies tiles by itself (bulk copies)
 
 
 @functools.cache
@@ -133,10 +148,10 @@ def fits(tile: Tile, size: int, device: Device) -> Tile | None:
     return None
 
 
-def candidates(x: Tensor, outputs: int, device: Device, bulk: bool = False, extra: bool = False) -> list[Tile]:
+def candidates(x: Tensor, outputs: int, device: Device, tma: bool = False, extra: bool = False) -> list[Tile]:
     """Tiles that fit. extra: whether more than the sum needs registers; then the result takes half of them."""
     size, widest = x.element_size(), max(64, triton.next_power_of_2(outputs))
-    offered = [replace(tile, box=box) for tile in COPIED if bulk for box in BOXES[tile.rows]] + list(GATHERED)
+    offered = [replace(tile, box=box) for tile in COPIED if tma for box in BOXES[tile.rows]] + list(GATHERED)
     exact, found = precision(x.dtype) == "ieee", []
     for tile in offered:
         # float32 steps are half as deep: the same bytes. Without tensor cores products take more registers.
@@ -157,20 +172,20 @@ def by_waves(shape: tuple[int, int, int], outputs: int, found: list[Tile], devic
     return min(found, key=total)
 
 
-def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, bulk: bool, extra: bool) -> Tile:
+def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, tma: bool, extra: bool) -> Tile:
     """The tile for a convolution of x [K, C, H, W] by 1 or 9 taps; `run(tile)` does it, for measuring.
 
-    bulk   whether bulk copies can take x and the weight
+    tma    whether bulk copies can take x and the weight
     extra  whether a second map comes in at the end, or the kernel needs as many registers for something else
     """
     device, (count, channels, height, width) = device_of(x), x.shape
     # Maps in powers of two: nobody measures every number of boxes.
     shape = f"{triton.next_power_of_2(count)}x{channels}x{height}x{width}"
-    problem = f"{TYPES[x.dtype]} {shape} by {taps} to {outputs}" + " extra" * extra + " bulk" * bulk
+    problem = f"{TYPES[x.dtype]} {shape} by {taps} to {outputs}" + " extra" * extra + " tma" * tma
     known = table().get(device.name, {}).get(problem)
     if known is not None:
         return Tile(**{**known, "box": tuple(known["box"]) if known.get("box") else None})
-    found = candidates(x, outputs, device, bulk, extra)
+    found = candidates(x, outputs, device, tma, extra)
     if searching(x):
         return _search(problem, device, found, run)
     return by_waves((count, height, width), outputs, found, device)
@@ -212,8 +227,9 @@ def _search(problem: str, device: Device, found: list[Tile], run: Callable) -> T
     whole = file.with_suffix(f".{os.getpid()}")  # put in place at once: other processes read it
     whole.write_text(json.dumps(kept, indent=1) + "\n")
     whole.replace(file)
-    print(f"htc_fast: {problem} on {device.name}: {best} in {times[best]:.4f} ms, kept in {file}; to give it to all, "
-          f"copy that file's {device.name!r} into htc_fast/ops/triton/tiles.json.", file=sys.stderr)  # fmt: skip
+    said = f"htc_fast: {problem} on {device.name}: {best} in {times[best]:.4f} ms, kept in {file}"
+    share = f"to give it to all, copy that file's {device.name!r} into htc_fast/ops/triton/tiles.json."
+    print(f"{said}; {share}", file=sys.stderr)
     return best
 
 
