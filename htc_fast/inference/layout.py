@@ -56,6 +56,8 @@ def _pack(network: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, nn.Co
         for name, conv in list(convolutions.named_children()):
             if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
                 setattr(convolutions, name, FusedConvolution(conv, None))
-    owners = [(one, one.conv) for one in network.modules() if isinstance(one, FusedConvolution) and one.plain()]
+    owners: list[tuple[nn.Module, nn.Conv2d]] = [
+        (one, one.conv) for one in network.modules() if isinstance(one, FusedConvolution) and one.plain()
+    ]
     owners += [(one, one) for one in network.modules() if isinstance(one, Conv3x3ReLU)]
     return [(owner, conv, winograd.pack(conv.weight)) for owner, conv in owners if winograd.pays(conv.weight, dtype)]

@@ -1,5 +1,7 @@
 """What the operators over convolutions share: checks at the door, and autocast for kernels that autocast cannot see."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,8 +49,8 @@ def check_same(first: Tensor, **others: Tensor | None) -> None:
             raise TypeError(f"{name} must be {first.dtype} like the input, got {other.dtype}.")
 
 
-def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in autocast's type where it is on for their device; as they are otherwise."""
+def autocast(*tensors: Any) -> tuple[Any, ...]:
+    """The tensors (or None) in autocast's type where it is on for their device; as they are otherwise."""
     device = next(one.device.type for one in tensors if one is not None)
     if not torch.is_autocast_enabled(device):
         return tensors
@@ -59,7 +61,8 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor, packed: winograd.Packed | None = None) -> Tensor:
     """relu(3x3 convolution), through torch; in one pass where that is offered and nothing looks on."""
     if packed is not None and _onednn.unwatched(x) and packed.fits(weight, x):
-        return winograd.convolution(*autocast(x), packed.values, bias, relu=True)
+        (x,) = autocast(x)
+        return winograd.convolution(x, packed.values, bias, relu=True)
     return _relu(x, weight, bias, 1)
 
 

@@ -1,7 +1,7 @@
 """The mask heads of a cascade, or of any detector, from RoI features to probabilities; for inference."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ def mask_head_weights(*modules: nn.Module) -> MaskHeadWeights:
              convolution at the end is the flow, as in mmdetection's HTCMaskHead
     raises   ValueError if there are other layers with weights (a norm must be folded first), or not these
     """
-    layers = [one for module in modules for one in module.modules() if one._parameters or one._buffers]
+    layers: list[Any] = [one for module in modules for one in module.modules() if one._parameters or one._buffers]
     kinds = [_kind(one) for one in layers]
     last = ["ConvTranspose2d 2x2 stride 2", "Conv2d 1x1"]
     flow = kinds[-3:] == [*last, "Conv2d 1x1"]
@@ -56,7 +56,7 @@ def mask_head_weights(*modules: nn.Module) -> MaskHeadWeights:
     return MaskHeadWeights(tuple(found[:convolutions]), upsample, logits, found[-1] if flow else None)
 
 
-def _kind(layer: nn.Module) -> str:
+def _kind(layer: Any) -> str:
     """What a layer computes, in words: name, size, and whatever is not as usual."""
     convolution = next((one for one in (nn.Conv2d, nn.ConvTranspose2d) if isinstance(layer, one)), None)
     if convolution is None:

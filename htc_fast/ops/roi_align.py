@@ -139,16 +139,17 @@ def check_inputs(features: list[Tensor], rois: Tensor, scales: list[float], sema
         raise TypeError(f"feature maps must be float32, float64, float16 or bfloat16, got {first.dtype}.")
     if not rois.is_floating_point():
         raise TypeError(f"rois must be floating point, got {rois.dtype}.")
-    for name, one in [*((f"level {i}", one) for i, one in enumerate(features)), ("semantic", semantic)]:
-        if one is None:
+    maps = {**{f"level {i}": one for i, one in enumerate(features)}, "semantic": semantic}
+    for name, found in maps.items():
+        if found is None:
             continue
-        if one.dim() != 4 or first.dim() != 4 or one.shape[:2] != first.shape[:2]:
-            beside = "" if one is first else f" with level 0's N and C, {list(first.shape[:2])}"
-            raise ValueError(f"{name} must be [N, C, H, W]{beside}, got {list(one.shape)}.")
-        if one.dtype != first.dtype:
-            raise TypeError(f"{name} must be {first.dtype} like level 0, got {one.dtype}.")
-        if one.device != rois.device:
-            raise ValueError(f"{name} is on {one.device} and the rois on {rois.device}: move them together.")
+        if found.dim() != 4 or first.dim() != 4 or found.shape[:2] != first.shape[:2]:
+            beside = "" if found is first else f" with level 0's N and C, {list(first.shape[:2])}"
+            raise ValueError(f"{name} must be [N, C, H, W]{beside}, got {list(found.shape)}.")
+        if found.dtype != first.dtype:
+            raise TypeError(f"{name} must be {first.dtype} like level 0, got {found.dtype}.")
+        if found.device != rois.device:
+            raise ValueError(f"{name} is on {found.device} and the rois on {rois.device}: move them together.")
     if not ((rois.dim() == 2 and rois.shape[1] == 5) or (rois.dim() == 3 and rois.shape[2] == 4)):
         raise ValueError(f"rois must be [K, 5] (image number first) or [N, R, 4], got {list(rois.shape)}.")
     if rois.dim() == 3 and rois.shape[0] != first.shape[0]:

@@ -1,6 +1,7 @@
 """Fusion of a feature pyramid at one level's size, as HTC's semantic branch does."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,12 +51,13 @@ def semantic_merge(
         return torch.ops.htc_fast_triton.semantic_merge(features, weights, biases, level)
     if backend == "reference":
         return reference.semantic_merge(features, weights, biases, level)
-    return _over_torch(features, weights, biases, tuple(features[level].shape[2:]))
+    height, width = features[level].shape[2:]
+    return _over_torch(features, weights, biases, (height, width))
 
 
 def _over_torch(features: list[Tensor], weights: list[Tensor], biases: list[Tensor], size: tuple[int, int]) -> Tensor:
     """As the definition has it, in place where no gradient looks on."""
-    total = None
+    total: Any = None
     for one, weight, bias in zip(features, weights, biases):
         one = one.contiguous(memory_format=torch.channels_last)
         if tuple(one.shape[2:]) != size:

@@ -22,7 +22,8 @@ def mask_branch(
     flows         whether a head takes in the one before
     """
     check_floats("x", x)
-    x, labels, rest, previous = rows_of(x), labels.contiguous(), iter(tensors), None
+    x, labels, rest = rows_of(x), labels.contiguous(), iter(tensors)
+    previous = x  # the first head has no flow
     out = x.new_zeros(len(x), 2 * x.shape[2], 2 * x.shape[3], dtype=torch.float32)
     for number, (count, flow) in enumerate(zip(convolutions, flows)):
         here = x

@@ -220,7 +220,7 @@ def multi_level_roi_align_backward(
     images, heights, widths = sizes[0], tuple(sizes[1::2]), tuple(sizes[2::2])
     scales = (*map(float, spatial_scales), *([float(semantic_scale)] if has_semantic else []))
     rois, grad = rois.detach().float().contiguous(), grad.permute(0, 2, 3, 1).contiguous()
-    common = bins_and_grid(*grad.shape[1:3], semantic_grid)
+    common = bins_and_grid(grad.shape[1], grad.shape[2], semantic_grid)
     common |= {"LEVELS": len(heights) - has_semantic, "ALIGNED": aligned, "HAS_IMAGE": rois.dim() == 2}
     call = _gathered if deterministic else scattered
     grads = call(grad, rois, images, heights, widths, scales, sampling_ratio, float(finest_size), common)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -95,7 +96,7 @@ class Device:
 
 @functools.cache
 def _gpu(index: int | None) -> Device:
-    found = torch.cuda.get_device_properties(index)
+    found: Any = torch.cuda.get_device_properties(index)
     return Device(found.name, found.multi_processor_count, found.shared_memory_per_block_optin, found.major >= 9)
 
 
@@ -136,7 +137,8 @@ def cache() -> Path:
 def precision(dtype: torch.dtype) -> str:
     """How float32 is multiplied: on tensor cores only where torch allows it for convolutions."""
     # Not cudnn.allow_tf32: that one raises where the flag of convolutions was set by itself.
-    return "tf32" if dtype != torch.float32 or torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    return "tf32" if dtype != torch.float32 or convolutions.fp32_precision == "tf32" else "ieee"
 
 
 def fits(tile: Tile, size: int, device: Device) -> Tile | None:
@@ -201,9 +203,9 @@ def gradient_tile(x: Tensor, outputs: int, channels: int, exact: bool) -> Tile:
     """The tile for a weight gradient [outputs, channels]: rows are split, so there are always enough programs."""
     device = device_of(x)
     most = (64, 64) if exact else (128, 128)  # products without tensor cores take more registers
-    sides = (max(16, min(*pair)) for pair in zip(most, map(triton.next_power_of_2, (outputs, channels))))
+    rows, columns = (max(16, min(*pair)) for pair in zip(most, map(triton.next_power_of_2, (outputs, channels))))
     depth = 16 if exact else 128 // x.element_size()
-    tile = fits(Tile(*sides, depth=depth), x.element_size(), device)
+    tile = fits(Tile(rows, columns, depth), x.element_size(), device)
     return tile if tile is not None else Tile(64, 64, 32, 4, 2)
 
 
@@ -219,7 +221,7 @@ def _time(run: Callable) -> float:
 def _search(problem: str, device: Device, found: list[Tile], run: Callable) -> Tile:
     """Measure the candidates, keep the fastest in the user's cache and say so."""
     times = {tile: _time(functools.partial(run, tile)) for tile in found}
-    best = min(times, key=times.get)
+    best = min(found, key=lambda tile: times[tile])
     table().setdefault(device.name, {})[problem] = asdict(best)
     file, kept = cache(), _cached()
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -108,6 +108,7 @@ def tma_product(
 ) -> None:
     """Fill out [K, O, H, W] from x [K, C, H, W] and a weight that lies as [O, 9, C], turned as [C, 9, O]."""
     (count, channels, height, width), outputs = x.shape, out.shape[1]
+    assert tile.box is not None, "a tile without a box cannot be copied in bulk"
     maps, lines, columns = tile.box
     last = x.permute(0, 2, 3, 1)
     source = TensorDescriptor(last, list(last.shape), _strides(last.shape), [maps, lines, columns, tile.depth])
