@@ -113,11 +113,11 @@ def test_loose_modules_stay_few():
 
 
 def test_an_operator_brings_no_detector():
-    code = (
-        "import sys, htc_fast.ops; print(*[m for m in sys.modules if m.startswith('htc_fast.')], 'timm' in sys.modules)"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "htc_fast.models" not in loaded and loaded.endswith("False\n")
+    code = "import sys, htc_fast.ops; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "htc_fast.ops.nms" in loaded
+    # Dynamo takes as long to import as torch itself.
+    assert not {"htc_fast.models", "htc_fast.inference", "timm", "torchvision", "triton", "torch._dynamo"} & set(loaded)
 
 
 def test_kernels_know_no_torch():

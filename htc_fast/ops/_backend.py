@@ -50,11 +50,14 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-# Dynamo of torch 2.11 cannot look into a ContextVar: a compiled function keeps the backend it was compiled under.
-@torch.compiler.assume_constant_result
 def forced_backend() -> str | None:
     """What `use_backend` or HTC_FAST_BACKEND asks for here; None: the device decides."""
     return _forced.get() or _from_environment
+
+
+# Dynamo of torch 2.11 cannot look into a ContextVar: a compiled function keeps the backend it was compiled under. This is
+# all that torch.compiler.assume_constant_result does, but for importing dynamo, which takes as long as torch itself.
+forced_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def register(op: str, *backends: str) -> None:
