@@ -55,7 +55,7 @@ def forced_backend() -> str | None:
     return _forced.get() or _from_environment
 
 
-# Dynamo of torch 2.11 cannot look into a ContextVar: a compiled function keeps the backend it was compiled under. This is
+# Dynamo of torch 2.11 cannot look into a ContextVar: a compiled function keeps the backend it was compiled under. It is
 # all that torch.compiler.assume_constant_result does, but for importing dynamo, which takes as long as torch itself.
 forced_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
