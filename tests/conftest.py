@@ -1,4 +1,4 @@
-"""What has to be said to libraries before they are imported, how many processes share the suite, what takes too long."""
+"""What has to be said to libraries before they are imported, how many processes run the suite, what takes too long."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,8 @@ if not Path("/dev/nvidiactl").exists():
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Tests are small: a process per core gets more done than a thread per core.
-if "PYTEST_XDIST_WORKER" in os.environ:
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IS_WORKER:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MOST_PROCESSES = 4
@@ -27,7 +28,7 @@ def pytest_cmdline_main(config):
     """A process per core where the whole suite runs and pytest-xdist is there, unless -n says how many."""
     options, cores = config.option, len(os.sched_getaffinity(0))
     whole = config.args_source == config.ArgsSource.TESTPATHS and not options.collectonly and not options.usepdb
-    if whole and cores > 1 and getattr(options, "numprocesses", 0) is None:
+    if whole and cores > 1 and not IS_WORKER and getattr(options, "numprocesses", 0) is None:
         options.numprocesses, options.dist = min(cores, MOST_PROCESSES), "worksteal"
 
 

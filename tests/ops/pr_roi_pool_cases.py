@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops.reference import pr_roi_pool as reference
-from tests.ops.backends import Column
 from tests.ops.roi_cases import CASES as ROI_CASES
 from tests.ops.roi_cases import Case, Inputs
 
@@ -40,10 +39,10 @@ def draw_numbered(count=40, images=2, seed=0, dtype=torch.float32) -> Tensor:
 
 
 class PreciseInputs(Inputs):
-    def pool(self, column: Column, maps: list[Tensor]) -> Tensor:
+    def pool(self, column, maps: list[Tensor]) -> Tensor:
         return column.call("pr_roi_pool", maps, self.rois, self.case.size, self.scales, aligned=self.case.aligned)
 
-    def run(self, column: Column) -> tuple[Tensor, list[Tensor]]:
+    def run(self, column) -> tuple[Tensor, list[Tensor]]:
         """The output, and the gradients of all maps and of the rois."""
         maps, self.rois = [map.detach().requires_grad_() for map in self.maps], self.rois.detach().requires_grad_()
         out = self.pool(column, maps)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops.reference import roi_align as reference
-from tests.ops.backends import Column
 
 NAN, INF = float("nan"), float("inf")
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -182,14 +181,14 @@ class Inputs:
         shape = (count, *case.size, case.channels)
         self.grad = torch.randn(shape, generator=generator).to(case.dtype).permute(0, 3, 1, 2)
 
-    def pool(self, column: Column, maps: list[Tensor]) -> Tensor:
+    def pool(self, column, maps: list[Tensor]) -> Tensor:
         case, (features, semantic) = self.case, (maps[: self.levels], maps[self.levels :])
         options = {"semantic": semantic[0], "semantic_scale": 0.125} if semantic else {}
         return column.call("multi_level_roi_align", features, self.rois, case.size, self.scales[: self.levels],
                            sampling_ratio=case.ratio, aligned=case.aligned, semantic_grid=case.semantic or 1,
                            **options)  # fmt: skip
 
-    def run(self, column: Column) -> tuple[Tensor, list[Tensor]]:
+    def run(self, column) -> tuple[Tensor, list[Tensor]]:
         """The output and the gradients of all maps."""
         maps = [map.detach().requires_grad_() for map in self.maps]
         out = self.pool(column, maps)

@@ -16,9 +16,10 @@ from tests.simt import emulator
 OPERATOR = "pr_roi_pool"
 WATCHED = emulated_only(
     CASES,
-    asan="half brain_odd wide odd one_channel nchw sliced batched five_levels tiny_maps crowd strange one_bin "
+    asan="half brain_odd wide odd one_channel nchw sliced batched five_levels tiny_maps strange one_bin "
     "many_bins no_boxes small_every_border small_odd",
-    race="brain nchw_half odd batched tiny_maps small_levels small_two_blocks one_bin small_sliced same_place",
+    race="brain nchw_half odd tiny_maps same_place many_bins more_bins small_levels small_two_blocks small_batched "
+    "small_sliced",
 )
 
 

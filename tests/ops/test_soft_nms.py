@@ -26,7 +26,7 @@ CASES = {
 }
 WATCHED = emulated_only(
     CASES,
-    asan="none nothing_wanted one one_class classes more_than_threads many_classes early_end",
+    asan="none nothing_wanted one one_class more_than_threads many_classes early_end",
     race="one_class more_than_threads early_end",
 )
 
