@@ -1,9 +1,11 @@
-.PHONY: build test lint types bench bench-full bench-quick bench-sweep bench-profile bench-compare bench-tables docs clean
+.PHONY: build test test-quick lint types bench bench-full bench-quick bench-sweep bench-profile bench-compare bench-tables docs clean
 RESULTS = benchmarks/results/$(shell python -c "from htc_fast.profiling.limits import device_name; print(device_name())")
 build:
 	pip install --no-build-isolation -e .
 test:
 	python -m pytest
+test-quick:
+	python -m pytest -m "not slow"
 lint:
 	ruff check . && ruff format --check . && clang-format --dry-run --Werror $$(git ls-files "csrc/*" "tests/simt/*" | grep -E '\.(h|cpp|cu|cuh)$$')
 bench:

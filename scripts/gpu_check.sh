@@ -39,22 +39,20 @@ PY
 [ "${PIPESTATUS[0]}" = 0 ] || exit 1
 
 pytest=("$PYTHON" -m pytest -q -p no:cacheprovider --continue-on-collection-errors)
-matrix=(tests/ops/test_conv3x3_relu.py tests/ops/test_mask_flow.py tests/ops/test_mask_predict.py
-  tests/ops/test_semantic_merge.py tests/ops/test_mask_branch.py)
-[ -n "$DRY" ] && matrix=(tests/ops/test_mask_flow.py)
+shards=6
+[ -n "$DRY" ] && shards=1
 if $PYTHON -c "import pytest" 2>/dev/null; then
   # Side by side: they wait for Triton's compiler, and nothing is timed.
   began=$SECONDS
   declare -A running
-  for shard in 0 1 2 3; do
-    HTC_FAST_SHARD=$shard/4 timeout 140 "${pytest[@]}" tests/gpu >"$OUT/tests_$shard.log" 2>&1 &
+  for ((shard = 0; shard < shards; shard++)); do
+    HTC_FAST_SHARD=$shard/$shards timeout 140 "${pytest[@]}" -m gpu tests/ops tests/inference/test_gpu.py \
+      >"$OUT/tests_$shard.log" 2>&1 &
     running[tests_$shard]=$!
   done
-  timeout 140 "${pytest[@]}" "${matrix[@]}" >"$OUT/matrix.log" 2>&1 &
-  running[matrix]=$!
-  for name in tests_0 tests_1 tests_2 tests_3 matrix; do
-    wait "${running[$name]}"
-    told "$name" $? $((SECONDS - began))
+  for ((shard = 0; shard < shards; shard++)); do
+    wait "${running[tests_$shard]}"
+    told "tests_$shard" $? $((SECONDS - began))
   done
 else
   echo "pytest is not installed: the tests were not run (pip install pytest)"
@@ -64,8 +62,8 @@ fi
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
 if [ -n "$sanitizer" ] && [ -z "$DRY" ]; then
   # Without torch's cache every tensor is an allocation of its own, whose ends memcheck watches.
-  step memcheck 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck --error-exitcode 9 $PYTHON tests/gpu/small.py
-  step racecheck 60 "$sanitizer" --tool racecheck --error-exitcode 9 $PYTHON tests/gpu/small.py
+  step memcheck 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck --error-exitcode 9 $PYTHON -m tests.ops.small
+  step racecheck 60 "$sanitizer" --tool racecheck --error-exitcode 9 $PYTHON -m tests.ops.small
 else
   echo "compute-sanitizer is not here: memcheck and racecheck were not run"
 fi

@@ -7,53 +7,62 @@ import torch
 from torch import Tensor
 
 from htc_fast import ops
+from tests.ops.backends import CPP, CUDA, INTERPRETED, REFERENCE, TRITON, Column, cases, columns
 
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
-BACKENDS = ["cuda" if CUDA else "cpp", "triton"]
+OVER_TORCH = (CPP, CUDA, INTERPRETED, TRITON)
+ON_TRITON = (INTERPRETED, TRITON)
 # 16-bit results are rounded once or, through torch, at every step; gradients sum over many pixels.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-def with_dtypes(cases: dict) -> list[tuple[str, torch.dtype]]:
-    """Every case in float32, the first two in 16 bits as well: the interpreter is slow."""
-    return [(name, torch.float32) for name in cases] + [
-        (name, dtype) for name in list(cases)[:2] for dtype in DTYPES[1:]
+def with_dtypes(operator: str, named: dict) -> list:
+    """Case, dtype and column: every case in float32, the first two in 16 bits too, since the interpreter is slow."""
+    some = [(name, torch.float32) for name in named]
+    some += [(name, dtype) for name in list(named)[:2] for dtype in DTYPES[1:]]
+    return [
+        pytest.param(name, dtype, one.values[1], id=f"{name}-{str(dtype)[6:]}-{one.values[1].name}", marks=one.marks)
+        for name, dtype in some
+        for one in cases(operator, [name], OVER_TORCH, lambda _, column, dtype=dtype: wrong(column, dtype))
     ]
+
+
+def over_torch(operator: str) -> list:
+    return columns(operator, OVER_TORCH)
+
+
+def on_triton(operator: str) -> list:
+    return columns(operator, ON_TRITON)
+
+
+def wrong(column: Column, dtype: torch.dtype) -> str | None:
+    is_wrong = column == INTERPRETED and dtype == torch.bfloat16
+    return "Triton's interpreter gets bfloat16 wrong" if is_wrong else None
 
 
 def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))) * scale
 
 
-def need(backend: str, dtype: torch.dtype = torch.float32) -> None:
-    if backend == "triton":
-        pytest.importorskip("triton")
-        if dtype == torch.bfloat16 and not CUDA:
-            pytest.skip("Triton's interpreter gets bfloat16 wrong")
-
-
-def run(call: Callable, leaves: list[Tensor], backend: str, grad: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+def run(call: Callable, leaves: list[Tensor], column: Column, grad: Tensor | None) -> tuple[Tensor, list[Tensor]]:
     """Output and the gradients of all leaves."""
     leaves = [one.detach().requires_grad_() for one in leaves]
-    with ops.use_backend(backend):
+    with ops.use_backend(column.backend):
         out = call(*leaves)
     if grad is None:
         return out, []
     return out, list(torch.autograd.grad(out, leaves, grad.to(out)))
 
 
-def compare(call: Callable, leaves: list[Tensor], backend: str, dtype=torch.float32, backward: bool = True) -> Tensor:
-    """Output of `backend`, after it and its gradients were found equal to the reference's in float64."""
-    need(backend, dtype)
-    given = [one.to(DEVICE, dtype) for one in leaves]
-    wanted, _ = run(call, [one.double() for one in given], "reference", None)
-    grad = draw(*wanted.shape, seed=9).to(DEVICE, dtype) if backward else None
-    wanted, wanted_grads = run(call, [one.double() for one in given], "reference", grad)
+def compare(call: Callable, leaves: list[Tensor], column: Column, dtype=torch.float32, backward: bool = True) -> Tensor:
+    """Output of `column`, after it and its gradients were found equal to the reference's in float64."""
+    given = [one.to(column.device, dtype) for one in leaves]
+    wanted, _ = run(call, [one.double() for one in given], REFERENCE, None)
+    grad = draw(*wanted.shape, seed=9).to(column.device, dtype) if backward else None
+    wanted, wanted_grads = run(call, [one.double() for one in given], REFERENCE, grad)
     old, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     try:
-        out, grads = run(call, given, backend, grad)
+        out, grads = run(call, given, column, grad)
     finally:
         torch.backends.cudnn.allow_tf32 = old
     close(out, wanted, TOLERANCE[dtype])
@@ -75,12 +84,11 @@ def close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * size)
 
 
-def check_deterministic(call: Callable, leaves: list[Tensor], backend: str) -> None:
+def check_deterministic(call: Callable, leaves: list[Tensor], column: Column) -> None:
     """Output and gradients equal to the last bit, twice."""
-    need(backend)
-    leaves = [one.to(DEVICE) for one in leaves]
-    grad = draw(*run(call, leaves, backend, None)[0].shape, seed=5).to(DEVICE)
-    (out, grads), (other, others) = run(call, leaves, backend, grad), run(call, leaves, backend, grad)
+    leaves = [one.to(column.device) for one in leaves]
+    grad = draw(*run(call, leaves, column, None)[0].shape, seed=5).to(column.device)
+    (out, grads), (other, others) = run(call, leaves, column, grad), run(call, leaves, column, grad)
     assert torch.equal(out, other) and all(torch.equal(one, again) for one, again in zip(grads, others))
 
 
@@ -88,19 +96,18 @@ def is_channels_last(maps: Tensor) -> bool:
     return not maps.numel() or maps.is_contiguous(memory_format=torch.channels_last)
 
 
-def check_compile_and_export(call: Callable, leaves: list[Tensor], backend: str) -> None:
+def check_compile_and_export(call: Callable, leaves: list[Tensor], column: Column) -> None:
     """The same output and gradients compiled in one graph, and the same output exported."""
-    need(backend)
-    leaves = [one.to(DEVICE) for one in leaves]
+    leaves = [one.to(column.device) for one in leaves]
 
     class Module(torch.nn.Module):
         def forward(self, *given):
             return call(*given)
 
-    with ops.use_backend(backend):
+    with ops.use_backend(column.backend):
         compiled = torch.compile(Module(), backend="aot_eager", fullgraph=True)
         exported = torch.export.export(Module(), tuple(leaves)).module()
-    want, grads = run(call, leaves, backend, grad := draw(*call(*leaves).shape))
-    got, compiled_grads = run(compiled, leaves, backend, grad)
+    want, grads = run(call, leaves, column, grad := draw(*call(*leaves).shape).to(column.device))
+    got, compiled_grads = run(compiled, leaves, column, grad)
     for one, other in zip([want, want, *grads], [got, exported(*leaves), *compiled_grads]):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)

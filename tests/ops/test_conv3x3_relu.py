@@ -2,19 +2,19 @@
 
 import pytest
 import torch
-from matrix_cases import (
-    BACKENDS,
-    DEVICE,
+
+from htc_fast import ops
+from tests.ops.matrix_cases import (
     check_compile_and_export,
     check_deterministic,
     compare,
     draw,
     is_channels_last,
-    need,
+    on_triton,
+    over_torch,
     with_dtypes,
+    wrong,
 )
-
-from htc_fast import ops
 
 try:
     from htc_fast.ops.triton.launch import launch
@@ -41,53 +41,49 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name, dtype", with_dtypes(CASES))
-def test_equals_reference(name, backend, dtype):
-    assert is_channels_last(compare(ops.conv3x3_relu, CASES[name], backend, dtype))
+@pytest.mark.parametrize("name, dtype, column", with_dtypes("conv3x3_relu", CASES))
+def test_equals_reference(name, column, dtype):
+    assert is_channels_last(compare(ops.conv3x3_relu, CASES[name], column, dtype))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_not_finite_stays_visible(backend):
-    need(backend)
-    x, weight, bias = (one.to(DEVICE) for one in leaves())
+@pytest.mark.parametrize("column", over_torch("conv3x3_relu"))
+def test_not_finite_stays_visible(column):
+    x, weight, bias = (one.to(column.device) for one in leaves())
     x[1, 0, 2, 3] = float("nan")
-    with ops.use_backend(backend):
+    with ops.use_backend(column.backend):
         out = ops.conv3x3_relu(x, weight, bias)
     assert out[1, :, 1:4, 2:5].isnan().all() and out[[0, 2]].isfinite().all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_deterministic(backend):
-    check_deterministic(ops.conv3x3_relu, leaves(residual=True), backend)
+@pytest.mark.parametrize("column", over_torch("conv3x3_relu"))
+def test_deterministic(column):
+    check_deterministic(ops.conv3x3_relu, leaves(residual=True), column)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("column", over_torch("conv3x3_relu"))
 @pytest.mark.parametrize("counts", [[2, 0, 1], [9, 3, 0], [0, 0, 0]])
-def test_padding_is_skipped(backend, counts):
-    need(backend)
-    count = torch.tensor(counts, dtype=torch.int32, device=DEVICE)
+def test_padding_is_skipped(column, counts):
+    count = torch.tensor(counts, dtype=torch.int32, device=column.device)
     given = leaves(9)
     live = [k % 3 < counts[k // 3] for k in range(9)]
-    out = compare(lambda *some: ops.conv3x3_relu(*some, count=count), given, backend)
+    out = compare(lambda *some: ops.conv3x3_relu(*some, count=count), given, column)
     assert not out[[not one for one in live]].any()
-    whole = compare(ops.conv3x3_relu, given, backend)
+    whole = compare(ops.conv3x3_relu, given, column)
     torch.testing.assert_close(out[live], whole[live])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_padding_may_hold_anything(backend):
-    need(backend)
-    x, weight, bias = (one.to(DEVICE) for one in leaves(4))
+@pytest.mark.parametrize("column", over_torch("conv3x3_relu"))
+def test_padding_may_hold_anything(column):
+    x, weight, bias = (one.to(column.device) for one in leaves(4))
     x[2:] = float("nan")
-    with ops.use_backend(backend):
-        out = ops.conv3x3_relu(x, weight, bias, count=torch.tensor([2], device=DEVICE))
+    with ops.use_backend(column.backend):
+        out = ops.conv3x3_relu(x, weight, bias, count=torch.tensor([2], device=column.device))
     assert out.isfinite().all() and out[:2].any() and not out[2:].any()
-    if backend == "triton":  # torch's own convolution multiplies the padding by zero, which leaves NaN
+    if column.backend == "triton":  # torch's own convolution multiplies the padding by zero, which leaves NaN
         given = [one.requires_grad_() for one in (x, weight, bias)]
-        with ops.use_backend(backend):
-            out = ops.conv3x3_relu(*given, count=torch.tensor([2], device=DEVICE))
+        with ops.use_backend(column.backend):
+            out = ops.conv3x3_relu(*given, count=torch.tensor([2], device=column.device))
         grads = torch.autograd.grad(out, given, torch.ones_like(out))
         assert all(one.isfinite().all() for one in grads) and not grads[0][2:].any()
 
@@ -101,9 +97,9 @@ TMA = {
 
 
 @pytest.mark.parametrize("name", TMA)
-def test_copied_by_tma(name, monkeypatch):
+@pytest.mark.parametrize("column", on_triton("conv3x3_relu"))
+def test_copied_by_tma(name, monkeypatch, column):
     """The kernel of GPUs with TMA, which takes channels in units of 64; the interpreter reads its descriptors."""
-    need("triton")
     from htc_fast.ops.triton import matrix, tma
     from htc_fast.ops.triton.tiles import Device, Tile
 
@@ -115,16 +111,16 @@ def test_copied_by_tma(name, monkeypatch):
                                                                        launch(kernel, *some, **more)))  # fmt: skip
     given, counted = (
         leaves(count, channels, outputs, height, width, residual=True),
-        torch.tensor([count], device=DEVICE),
+        torch.tensor([count], device=column.device),
     )
     for wanted in (None, counted - 1):
         kernels.clear()
-        compare(lambda *some, wanted=wanted: ops.conv3x3_relu(*some, count=wanted), given, "triton", torch.float16)
+        compare(lambda *some, wanted=wanted: ops.conv3x3_relu(*some, count=wanted), given, column, torch.float16)
         assert kernels == ["tma_kernel"] * (1 + (outputs % 64 == 0))  # forward and gradient of x
 
 
-def test_flags_of_torch_are_followed():
-    need("triton")
+@pytest.mark.parametrize("column", on_triton("conv3x3_relu"))
+def test_flags_of_torch_are_followed(column):
     from htc_fast.ops.triton.tiles import precision
 
     flag = torch.backends.cudnn.conv.fp32_precision
@@ -135,8 +131,8 @@ def test_flags_of_torch_are_followed():
         torch.backends.cudnn.conv.fp32_precision = flag
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_memory_layouts(backend):
+@pytest.mark.parametrize("column", over_torch("conv3x3_relu"))
+def test_memory_layouts(column):
     """Inputs, weights and gradients that are not channels-last, and slices."""
     x, weight, bias = leaves(3, 16, 16, 6, 8)
     wide = draw(3, 16, 12, 16)
@@ -146,17 +142,17 @@ def test_memory_layouts(backend):
         (x.contiguous(**last), weight),
         (wide[:, :, ::2, 1::2], weight),
     ):
-        compare(ops.conv3x3_relu, [given, kernel, bias], backend)
+        compare(ops.conv3x3_relu, [given, kernel, bias], column)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_compile_and_export(backend):
-    check_compile_and_export(ops.conv3x3_relu, leaves(residual=True), backend)
+@pytest.mark.parametrize("column", over_torch("conv3x3_relu"))
+def test_compile_and_export(column):
+    check_compile_and_export(ops.conv3x3_relu, leaves(residual=True), column)
 
 
-def test_opcheck():
-    need("triton")
-    given = [one.to(DEVICE).requires_grad_() for one in leaves(residual=True)]
+@pytest.mark.parametrize("column", on_triton("conv3x3_relu"))
+def test_opcheck(column):
+    given = [one.to(column.device).requires_grad_() for one in leaves(residual=True)]
     torch.library.opcheck(torch.ops.htc_fast_triton.conv3x3_relu.default, (*given, None))
     torch.library.opcheck(torch.ops.htc_fast_triton.conv3x3_relu_backward.default,
                           (*(one.detach() for one in (given[3], given[3], given[0], given[1])), None))  # fmt: skip
@@ -167,20 +163,21 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(ops.conv3x3_relu, given)
 
 
-def test_second_derivative_is_refused():
-    need("triton")
-    given = [one.to(DEVICE).requires_grad_() for one in leaves()]
+@pytest.mark.parametrize("column", on_triton("conv3x3_relu"))
+def test_second_derivative_is_refused(column):
+    given = [one.to(column.device).requires_grad_() for one in leaves()]
     with ops.use_backend("triton"):
         out = ops.conv3x3_relu(*given)
     with pytest.raises(RuntimeError, match="second derivative"):
         torch.autograd.grad(out.square().sum(), given, create_graph=True)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_autocast(backend):
-    need(backend, torch.bfloat16)
-    given = [one.to(DEVICE) for one in leaves()]
-    with ops.use_backend(backend), torch.autocast(DEVICE, torch.bfloat16):
+@pytest.mark.parametrize("column", over_torch("conv3x3_relu"))
+def test_autocast(column):
+    if reason := wrong(column, torch.bfloat16):
+        pytest.skip(reason)
+    given = [one.to(column.device) for one in leaves()]
+    with ops.use_backend(column.backend), torch.autocast(column.device, torch.bfloat16):
         assert ops.conv3x3_relu(*given).dtype == torch.bfloat16
 
 
@@ -207,7 +204,7 @@ def test_errors(arguments, options, error, said):
         ops.conv3x3_relu(*arguments, **options)
 
 
-def test_float64_has_no_triton():
-    need("triton")
+@pytest.mark.parametrize("column", on_triton("conv3x3_relu"))
+def test_float64_has_no_triton(column):
     with ops.use_backend("triton"), pytest.raises(TypeError, match="float64"):
-        ops.conv3x3_relu(*(one.to(DEVICE).double() for one in leaves()))
+        ops.conv3x3_relu(*(one.to(column.device).double() for one in leaves()))

@@ -3,14 +3,14 @@
 import pytest
 import torch
 import torchvision
-from matrix_cases import BACKENDS, DEVICE, compare, draw, need, with_dtypes
 
 from htc_fast import ops
 from htc_fast.ops import MaskHeadWeights
+from tests.ops.matrix_cases import compare, draw, on_triton, over_torch, with_dtypes
 
 
 def layer(*shape, seed, outputs=None):
-    return draw(*shape, seed=seed, scale=0.1).to(DEVICE), draw(outputs or shape[0], seed=seed).to(DEVICE)
+    return draw(*shape, seed=seed, scale=0.1), draw(outputs or shape[0], seed=seed)
 
 
 def heads(number=3, channels=16, outputs=24, classes=5, convolutions=4, flow=True):
@@ -25,10 +25,12 @@ def heads(number=3, channels=16, outputs=24, classes=5, convolutions=4, flow=Tru
     ]
 
 
-def cast(some: list[MaskHeadWeights], dtype) -> list[MaskHeadWeights]:
+def like(x: torch.Tensor, some: list[MaskHeadWeights]) -> list[MaskHeadWeights]:
+    """The weights in x's type, where x is."""
+
     def to(one):
         if isinstance(one, torch.Tensor):
-            return one.to(dtype)
+            return one.to(x)
         return None if one is None else tuple(to(part) for part in one)
 
     return [MaskHeadWeights(*to(one)) for one in some]
@@ -41,73 +43,73 @@ CASES = {
     "one head": {"number": 1},
     "no convolutions": {"convolutions": 0},
 }
-LABELS = torch.tensor([3, -1, 0, 4, 7], device=DEVICE)
+LABELS = torch.tensor([3, -1, 0, 4, 7])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name, dtype", with_dtypes(CASES))
-def test_equals_reference(name, backend, dtype):
+@pytest.mark.parametrize("name, dtype, column", with_dtypes("mask_branch", CASES))
+def test_equals_reference(name, column, dtype):
     some = heads(**CASES[name])
     x = draw(5, some[0].upsample[0].shape[0], 4, 6)
-    out = compare(lambda x: ops.mask_branch(x, LABELS, cast(some, x.dtype)), [x], backend, dtype, backward=False)
+    out = compare(lambda x: ops.mask_branch(x, LABELS.to(x.device), like(x, some)), [x], column, dtype, backward=False)
     assert out.dtype == torch.float32 and out.shape == (5, 8, 12)
     assert [bool(one.any()) for one in out] == [True, False, True, True, False]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("column", over_torch("mask_branch"))
 @pytest.mark.parametrize("averaged", [[0], [1, 2], [2]])
-def test_some_of_the_heads(averaged, backend):
+def test_some_of_the_heads(averaged, column):
     some = heads(convolutions=1)
-    compare(lambda x: ops.mask_branch(x, LABELS, cast(some, x.dtype), averaged=averaged), [draw(5, 16, 3, 3)], backend,
-            backward=False)  # fmt: skip
+    call = lambda x: ops.mask_branch(x, LABELS.to(x.device), like(x, some), averaged=averaged)  # noqa: E731
+    compare(call, [draw(5, 16, 3, 3)], column, backward=False)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_wanted_and_nothing_there(backend):
-    need(backend)
-    x = draw(3, 16, 4, 4).to(DEVICE)
-    with ops.use_backend(backend):
-        assert not ops.mask_branch(x, torch.full((3,), -1, device=DEVICE), heads()).any()
-        assert ops.mask_branch(x[:0], LABELS[:0], heads()).shape == (0, 8, 8)
+@pytest.mark.parametrize("column", over_torch("mask_branch"))
+def test_nothing_wanted_and_nothing_there(column):
+    x = draw(3, 16, 4, 4).to(column.device)
+    with ops.use_backend(column.backend):
+        assert not ops.mask_branch(x, torch.full((3,), -1, device=x.device), like(x, heads())).any()
+        assert ops.mask_branch(x[:0], LABELS[:0].to(x.device), like(x, heads())).shape == (0, 8, 8)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_torchvisions_head(backend):
-    need(backend)
+@pytest.mark.parametrize("column", over_torch("mask_branch"))
+def test_torchvisions_head(column):
     torch.manual_seed(0)
     features = torchvision.models.detection.mask_rcnn.MaskRCNNHeads(16, (16, 16), 1)
     predictor = torchvision.models.detection.mask_rcnn.MaskRCNNPredictor(16, 24, 5)
-    features.to(DEVICE), predictor.to(DEVICE)
-    x, labels = draw(3, 16, 6, 6).to(DEVICE), torch.tensor([4, 0, 2], device=DEVICE)
+    features.to(column.device), predictor.to(column.device)
+    x, labels = draw(3, 16, 6, 6).to(column.device), torch.tensor([4, 0, 2], device=column.device)
     with torch.no_grad():
         wanted = predictor(features(x)).sigmoid()[torch.arange(3), labels]
-    with ops.use_backend(backend):
+    with ops.use_backend(column.backend):
         found = ops.mask_branch(x, labels, [ops.mask_head_weights(features, predictor)])
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_opcheck_compile_export():
-    need("triton")
-    some = heads(number=2, convolutions=1)
-    tensors = [one for layer in (*some[0].convolutions, some[0].upsample, some[0].logits, some[1].flow,
-                                 *some[1].convolutions, some[1].upsample, some[1].logits) for one in layer]  # fmt: skip
-    x = draw(5, 16, 3, 3).to(DEVICE)
-    torch.library.opcheck(torch.ops.htc_fast_triton.mask_branch.default,
-                          (x, LABELS, tensors, [1, 1], [False, True], [0, 1]))  # fmt: skip
+@pytest.mark.parametrize("column", on_triton("mask_branch"))
+def test_opcheck(column):
+    first, second = column.give(heads(number=2, convolutions=1))
+    layers = *first.convolutions, first.upsample, first.logits, second.flow, *second.convolutions, second.upsample
+    tensors = [one for layer in (*layers, second.logits) for one in layer]
+    given = column.give((draw(5, 16, 3, 3), LABELS, tensors))
+    torch.library.opcheck(torch.ops.htc_fast_triton.mask_branch.default, (*given, [1, 1], [False, True], [0, 1]))
+
+
+@pytest.mark.parametrize("column", over_torch("mask_branch"))
+def test_compile_and_export(column):
+    x, labels, some = column.give((draw(5, 16, 3, 3), LABELS, heads(number=2, convolutions=1)))
 
     class Branch(torch.nn.Module):
         def forward(self, x):
-            return ops.mask_branch(x, LABELS, some)
+            return ops.mask_branch(x, labels, some)
 
-    for backend in BACKENDS:
-        with ops.use_backend(backend):
-            want = Branch()(x)
-            torch.testing.assert_close(torch.compile(Branch(), backend="aot_eager", fullgraph=True)(x), want)
-            torch.testing.assert_close(torch.export.export(Branch(), (x,)).module()(x), want)
+    with ops.use_backend(column.backend):
+        want = Branch()(x)
+        torch.testing.assert_close(torch.compile(Branch(), backend="aot_eager", fullgraph=True)(x), want)
+        torch.testing.assert_close(torch.export.export(Branch(), (x,)).module()(x), want)
 
 
 def test_errors():
-    x, some = draw(5, 16, 3, 3).to(DEVICE), heads()
+    x, some = draw(5, 16, 3, 3), heads()
     other = some[1]
     for arguments, options, said in (
         ((x, LABELS, []), {}, "at least one"),
@@ -155,8 +157,8 @@ class Detectron(torch.nn.Module):
 
 
 def test_detectron2s_head():
-    one = Detectron().to(DEVICE)
-    x, labels = draw(3, 16, 6, 6).to(DEVICE), torch.tensor([4, 0, 2], device=DEVICE)
+    one = Detectron()
+    x, labels = draw(3, 16, 6, 6), torch.tensor([4, 0, 2])
     with torch.no_grad():
         logits = one.predictor(one.deconv_relu(one.deconv(one.mask_fcn1(x).relu())))
     found = ops.mask_branch(x, labels, [ops.mask_head_weights(one)])

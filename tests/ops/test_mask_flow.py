@@ -2,9 +2,17 @@
 
 import pytest
 import torch
-from matrix_cases import BACKENDS, DEVICE, check_compile_and_export, compare, draw, is_channels_last, need, with_dtypes
 
 from htc_fast import ops
+from tests.ops.matrix_cases import (
+    check_compile_and_export,
+    compare,
+    draw,
+    is_channels_last,
+    on_triton,
+    over_torch,
+    with_dtypes,
+)
 
 
 def leaves(count=3, channels=32, outputs=24, height=5, width=7):
@@ -22,29 +30,31 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name, dtype", with_dtypes(CASES))
-def test_equals_reference(name, backend, dtype):
-    out = compare(ops.mask_flow, CASES[name], backend, dtype)
+@pytest.mark.parametrize("name, dtype, column", with_dtypes("mask_flow", CASES))
+def test_equals_reference(name, column, dtype):
+    out = compare(ops.mask_flow, CASES[name], column, dtype)
     assert is_channels_last(out)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_small_relu_beside_large_x_keeps_its_gradient(backend):
+@pytest.mark.parametrize("column", over_torch("mask_flow"))
+def test_small_relu_beside_large_x_keeps_its_gradient(column):
     """In 16 bits x + relu equals x where the relu is small: what was cut off cannot be read from the sum."""
     x, m, weight, bias = leaves()
-    compare(ops.mask_flow, [x * 1000, m, weight * 1e-2, bias * 1e-2], backend, torch.float16)
+    compare(ops.mask_flow, [x * 1000, m, weight * 1e-2, bias * 1e-2], column, torch.float16)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_compile_and_export(backend):
-    check_compile_and_export(ops.mask_flow, leaves(), backend)
+@pytest.mark.parametrize("column", over_torch("mask_flow"))
+def test_compile_and_export(column):
+    check_compile_and_export(ops.mask_flow, leaves(), column)
 
 
-def test_opcheck_and_gradcheck():
+def test_gradcheck():
     assert torch.autograd.gradcheck(ops.mask_flow, [one.double().requires_grad_() for one in leaves(2, 3, 2, 2, 2)])
-    need("triton")
-    given = [one.to(DEVICE).requires_grad_() for one in leaves()]
+
+
+@pytest.mark.parametrize("column", on_triton("mask_flow"))
+def test_opcheck(column):
+    given = [one.to(column.device).requires_grad_() for one in leaves()]
     torch.library.opcheck(torch.ops.htc_fast_triton.mask_flow.default, tuple(given))
     _, *rest = (one.detach() for one in given)
     torch.library.opcheck(torch.ops.htc_fast_triton.mask_flow_backward.default, (given[0].detach(), *rest))

@@ -2,19 +2,18 @@
 
 import pytest
 import torch
-from matrix_cases import (
-    BACKENDS,
-    DEVICE,
+
+from htc_fast import ops
+from tests.ops.matrix_cases import (
     check_compile_and_export,
     check_deterministic,
     compare,
     draw,
     is_channels_last,
-    need,
+    on_triton,
+    over_torch,
     with_dtypes,
 )
-
-from htc_fast import ops
 
 
 def leaves(count=3, channels=32, outputs=24, classes=5, height=5, width=7):
@@ -34,54 +33,58 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name, dtype", with_dtypes(CASES))
-def test_all_classes(name, backend, dtype):
-    assert is_channels_last(compare(ops.mask_predict, CASES[name], backend, dtype))
+@pytest.mark.parametrize("name, dtype, column", with_dtypes("mask_predict", CASES))
+def test_all_classes(name, column, dtype):
+    assert is_channels_last(compare(ops.mask_predict, CASES[name], column, dtype))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name, dtype", with_dtypes(CASES))
-def test_one_class(name, backend, dtype):
+@pytest.mark.parametrize("name, dtype, column", with_dtypes("mask_predict", CASES))
+def test_one_class(name, column, dtype):
     given = CASES[name]
-    labels = torch.arange(len(given[0]), device=DEVICE) * 7 % len(given[4])
-    compare(lambda *some: ops.mask_predict(*some, labels), given, backend, dtype)
+    labels = torch.arange(len(given[0]), device=column.device) * 7 % len(given[4])
+    compare(lambda *some: ops.mask_predict(*some, labels), given, column, dtype)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_one_class_is_taken_from_all(backend):
-    need(backend)
-    given, labels = [one.to(DEVICE) for one in leaves(6)], torch.tensor([4, 0, 2, 2, 1, 3], device=DEVICE)
-    with ops.use_backend(backend):
+@pytest.mark.parametrize("column", over_torch("mask_predict"))
+def test_one_class_is_taken_from_all(column):
+    given, labels = [one.to(column.device) for one in leaves(6)], torch.tensor([4, 0, 2, 2, 1, 3], device=column.device)
+    with ops.use_backend(column.backend):
         everything, own = ops.mask_predict(*given), ops.mask_predict(*given, labels)
     torch.testing.assert_close(own, everything[torch.arange(6), labels], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_labels_that_are_no_class_give_zeros(backend):
-    labels = torch.tensor([-1, 2, 5, 1, 2**40, -(2**40)], device=DEVICE)
-    out = compare(lambda *some: ops.mask_predict(*some, labels), leaves(6), backend)
+@pytest.mark.parametrize("column", over_torch("mask_predict"))
+def test_labels_that_are_no_class_give_zeros(column):
+    labels = torch.tensor([-1, 2, 5, 1, 2**40, -(2**40)], device=column.device)
+    out = compare(lambda *some: ops.mask_predict(*some, labels), leaves(6), column)
     assert [bool(one.any()) for one in out] == [False, True, False, True, False, False]
 
 
-@pytest.mark.parametrize("labels", [None, torch.tensor([2, -1, 4], device=DEVICE)], ids=["all", "own"])
-def test_deterministic(labels):
-    check_deterministic(lambda *some: ops.mask_predict(*some, labels), leaves(), "triton")
+@pytest.mark.parametrize("column", on_triton("mask_predict"))
+@pytest.mark.parametrize("labels", [None, torch.tensor([2, -1, 4])], ids=["all", "own"])
+def test_deterministic(labels, column):
+    labels = column.give(labels)
+    check_deterministic(lambda *some: ops.mask_predict(*some, labels), leaves(), column)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_compile_and_export(backend):
-    check_compile_and_export(ops.mask_predict, leaves(), backend)
-    check_compile_and_export(lambda *some: ops.mask_predict(*some, torch.arange(3, device=DEVICE)), leaves(), backend)
+@pytest.mark.parametrize("column", over_torch("mask_predict"))
+def test_compile_and_export(column):
+    check_compile_and_export(ops.mask_predict, leaves(), column)
+    check_compile_and_export(
+        lambda *some: ops.mask_predict(*some, torch.arange(3, device=column.device)), leaves(), column
+    )
 
 
-def test_opcheck_and_gradcheck():
+def test_gradcheck():
     small = [one.double().requires_grad_() for one in leaves(2, 3, 2, 2, 2, 1)]
     assert torch.autograd.gradcheck(ops.mask_predict, small)
     assert torch.autograd.gradcheck(lambda *some: ops.mask_predict(*some, torch.tensor([1, -1])), small)
-    need("triton")
-    given = [one.to(DEVICE).requires_grad_() for one in leaves()]
-    for labels in (None, torch.arange(3, device=DEVICE)):
+
+
+@pytest.mark.parametrize("column", on_triton("mask_predict"))
+def test_opcheck(column):
+    given = [one.to(column.device).requires_grad_() for one in leaves(3, 8, 6, 4, 2, 3)]
+    for labels in (None, torch.arange(3, device=column.device)):
         torch.library.opcheck(torch.ops.htc_fast_triton.mask_predict.default, (*given, labels))
         plain = [one.detach() for one in given]
         grad = ops.mask_predict(*plain, labels)

@@ -2,9 +2,17 @@
 
 import pytest
 import torch
-from matrix_cases import BACKENDS, DEVICE, check_compile_and_export, compare, draw, is_channels_last, need, with_dtypes
 
 from htc_fast import ops
+from tests.ops.matrix_cases import (
+    check_compile_and_export,
+    compare,
+    draw,
+    is_channels_last,
+    on_triton,
+    over_torch,
+    with_dtypes,
+)
 
 
 def leaves(*sides, channels=16, outputs=24, images=2):
@@ -30,29 +38,31 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name, dtype", with_dtypes(CASES))
-def test_equals_reference(name, backend, dtype):
-    assert is_channels_last(compare(merge, CASES[name], backend, dtype))
+@pytest.mark.parametrize("name, dtype, column", with_dtypes("semantic_merge", CASES))
+def test_equals_reference(name, column, dtype):
+    assert is_channels_last(compare(merge, CASES[name], column, dtype))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("column", over_torch("semantic_merge"))
 @pytest.mark.parametrize("level", [0, 2])
-def test_any_level_may_set_the_size(level, backend):
-    out = compare(lambda *some: merge(*some, level=level), leaves(*PYRAMID[1:4]), backend)
+def test_any_level_may_set_the_size(level, column):
+    out = compare(lambda *some: merge(*some, level=level), leaves(*PYRAMID[1:4]), column)
     assert out.shape[2:] == PYRAMID[1 + level]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_compile_and_export(backend):
-    check_compile_and_export(merge, CASES["two levels"], backend)
+@pytest.mark.parametrize("column", over_torch("semantic_merge"))
+def test_compile_and_export(column):
+    check_compile_and_export(merge, CASES["two levels"], column)
 
 
-def test_opcheck_and_gradcheck():
+def test_gradcheck():
     small = leaves((4, 3), (2, 2), (1, 1), channels=2, outputs=2, images=1)
     assert torch.autograd.gradcheck(merge, [one.double().requires_grad_() for one in small])
-    need("triton")
-    given = [one.to(DEVICE).requires_grad_() for one in CASES["two levels"]]
+
+
+@pytest.mark.parametrize("column", on_triton("semantic_merge"))
+def test_opcheck(column):
+    given = [one.to(column.device).requires_grad_() for one in CASES["two levels"]]
     torch.library.opcheck(torch.ops.htc_fast_triton.semantic_merge.default, (given[:2], given[2:4], given[4:], 1))
     plain = [one.detach() for one in given]
     torch.library.opcheck(torch.ops.htc_fast_triton.semantic_merge_backward.default,

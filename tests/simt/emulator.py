@@ -3,12 +3,17 @@
 plain  -O1
 race   kernels instrumented for the race check (race.h)
 asan   AddressSanitizer and UBSan; the process that loads it needs libasan preloaded
+
+The adapters between torch and the kernels take longest to compile and are the same for all three.
 """
 
+import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -35,11 +40,11 @@ COMMON = [
     f"-I{ROOT / 'csrc'}",
 ]
 SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
-# What a variant adds to every file, and to kernels alone.
+# What a variant adds to the kernels, and to the emulator under them.
 VARIANTS = {
     "plain": ([], []),
-    "race": (["-DSIMT_RACE"], ["-fsanitize=thread"]),
-    "asan": (SANITIZERS, []),
+    "race": (["-DSIMT_RACE", "-fsanitize=thread"], ["-DSIMT_RACE"]),
+    "asan": (SANITIZERS, SANITIZERS),
 }
 
 
@@ -65,40 +70,48 @@ def _headers_hash() -> bytes:
     return digest.digest()
 
 
+@contextlib.contextmanager
+def _making(target: Path):
+    """Where to make a file that is not there yet, or None: of several processes that want it, one makes it."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(target.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        partial = target.with_stem(f"{target.stem}-partial")
+        yield None if target.exists() else partial
+        if partial.exists():
+            partial.replace(target)
+
+
 def _compile(source: Path, flags: list[str]) -> Path:
     command = [COMPILER, *COMMON, *flags, "-x", "c++", "-c", str(source)]
     name = hashlib.sha256(source.read_bytes() + _headers_hash() + " ".join(command).encode()).hexdigest()[:20]
     target = CACHE / f"{source.stem}-{name}.o"
-    if not target.exists():
-        partial = target.with_suffix(f".{os.getpid()}.o")
-        result = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
-        if result.returncode:
-            raise RuntimeError(f"{source.name} does not compile in the emulator:\n{result.stderr[:4000]}")
-        partial.replace(target)
+    with _making(target) as partial:
+        if partial:
+            result = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
+            if result.returncode:
+                raise RuntimeError(f"{source.name} does not compile in the emulator:\n{result.stderr[:4000]}")
     return target
 
 
-def _link(objects: list[Path], flags: list[str], stem: str) -> Path:
-    name = hashlib.sha256("".join(map(str, objects)).encode() + " ".join(flags).encode()).hexdigest()[:20]
-    target = CACHE / f"lib{stem}-{name}.so"
-    if not target.exists():
-        partial = target.with_suffix(f".{os.getpid()}.so")
-        command = [COMPILER, "-shared", "-Wl,-Bsymbolic", *map(str, objects), *flags, "-o", str(partial)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            raise RuntimeError(f"the emulator does not link:\n{result.stderr[:4000]}")
-        partial.replace(target)
-    return target
-
-
-def _library(stem: str, build: str, kernels: list[Path], plain: list[Path], extra: list[str], link: list[str]) -> Path:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    every, kernels_only = VARIANTS[build]
-    jobs = [(path, [*every, *extra, *kernels_only]) for path in kernels]
-    jobs += [(path, [*every, *extra]) for path in plain]
+def _library(stem: str, build: str, kernels: list[Path], adapters: list[Path]) -> Path:
+    for_kernels, for_emulator = VARIANTS[build]
+    compile_flags, link_flags = torch_flags() if adapters else ([], [])
+    jobs = [(path, for_kernels) for path in kernels]
+    jobs += [(HERE / name, for_emulator) for name in ("simt.cpp", "race.cpp")]
+    jobs += [(path, compile_flags) for path in adapters]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: _compile(*job), jobs))
-    return _link(objects, [*(SANITIZERS if build == "asan" else []), *link], f"{stem}_{build}")
+    flags = [*(SANITIZERS if build == "asan" else []), *link_flags]
+    name = hashlib.sha256("".join(map(str, objects)).encode() + " ".join(flags).encode()).hexdigest()[:20]
+    target = CACHE / f"lib{stem}_{build}-{name}.so"
+    with _making(target) as partial:
+        if partial:
+            command = [COMPILER, "-shared", "-Wl,-Bsymbolic", *map(str, objects), *flags, "-o", str(partial)]
+            result = subprocess.run(command, capture_output=True, text=True)
+            if result.returncode:
+                raise RuntimeError(f"the emulator does not link:\n{result.stderr[:4000]}")
+    return target
 
 
 def environment() -> dict[str, str]:
@@ -125,7 +138,7 @@ def sanitizer_environment() -> dict[str, str]:
 
 def self_test_library(variant: str) -> Path:
     """The emulator with the kernels that test the emulator itself."""
-    return _library("self_test", variant, [HERE / "self_test.cpp"], [HERE / "simt.cpp", HERE / "race.cpp"], [], [])
+    return _library("self_test", variant, [HERE / "self_test.cpp"], [])
 
 
 def variant() -> str:
@@ -134,25 +147,25 @@ def variant() -> str:
 
 
 def examples(plain: int) -> int:
-    """How many cases are drawn: a third under the sanitizers, a few with the race check, which is the slowest."""
-    return {"asan": plain // 3, "race": 4}.get(variant(), plain)
+    """How many cases are drawn: a fifth under the sanitizers, a few with the race check, which is the slowest."""
+    return {"asan": plain // 5, "race": 4}.get(variant(), plain)
 
 
 @functools.cache
 def _kernel_library() -> Path:
     import torch
 
-    compile_flags, link_flags = torch_flags()
-    path = _library(
-        "htc_simt",
-        variant(),
-        sorted((ROOT / "csrc" / "cuda").glob("*.cu")),
-        [HERE / "simt.cpp", HERE / "race.cpp", *sorted(HERE.glob("adapter*.cpp"))],
-        compile_flags,
-        link_flags,
-    )
+    kernels, adapters = sorted((ROOT / "csrc" / "cuda").glob("*.cu")), sorted(HERE.glob("adapter*.cpp"))
+    path = _library("htc_simt", variant(), kernels, adapters)
     torch.ops.load_library(str(path))
+    if variant() != "plain":  # what is watched runs shuffled
+        ctypes.CDLL(str(path)).simt_set_seed(ctypes.c_uint64(7))
     return path
+
+
+def why_not() -> str | None:
+    """Why nothing can be emulated here."""
+    return None if shutil.which(COMPILER) else f"the emulator needs a C++20 compiler: {COMPILER} is not here"
 
 
 def kernels():

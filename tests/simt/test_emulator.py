@@ -4,9 +4,10 @@ import ctypes
 import subprocess
 import sys
 
-import emulator
 import numpy as np
 import pytest
+
+from tests.simt import emulator
 
 
 class Kernels:
@@ -135,7 +136,7 @@ def test_no_race_where_there_is_none(race):
 
 OUTSIDE = """
 import numpy as np
-from test_emulator import Kernels
+from tests.simt.test_emulator import Kernels
 kernels = Kernels("asan")
 out = np.zeros(64, np.float32)
 assert kernels.run("block_sum", np.ones(512, np.float32), out, 512) == ""
@@ -146,7 +147,9 @@ kernels.run("outside_shared", out, out, 33)
 
 
 def test_sanitizer_sees_the_end_of_shared_memory():
-    result = subprocess.run([sys.executable, "-c", OUTSIDE], cwd=emulator.HERE, env=emulator.sanitizer_environment(),
-                            capture_output=True, text=True)  # fmt: skip
+    environment = emulator.sanitizer_environment()
+    result = subprocess.run(
+        [sys.executable, "-c", OUTSIDE], cwd=emulator.ROOT, env=environment, capture_output=True, text=True
+    )
     assert result.stdout == "clean\n", result.stderr[-2000:]
     assert "heap-buffer-overflow" in result.stderr and result.returncode != 0

@@ -11,9 +11,13 @@ from htc_fast.criterion.losses import losses
 from htc_fast.inference import optimize
 from htc_fast.inference.graphs import Captured
 from htc_fast.inference.predict import predict
+from htc_fast.models import zoo
+from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Targets
 from tests.models.test_zoo import tiny
+from tests.ops.backends import needs_gpu, run_without_waiting
 
+pytestmark = needs_gpu
 SIZES = [(64, 96), (96, 64), (64, 64)]
 
 
@@ -33,12 +37,7 @@ def no_waits():
 
     def run(call):
         call()  # first use may compile and allocate
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            return call()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        return run_without_waiting(call)
 
     return run
 
@@ -63,6 +62,15 @@ def test_detect_does_not_wait(name, no_waits):
     assert no_waits(lambda: model.detect(images, sizes)).count.min() > 0
     fast = optimize(model, (64, 96), 2, torch.bfloat16)
     assert no_waits(lambda: fast.detect(images, sizes)).count.min() > 0
+
+
+def test_the_paper_s_model_does_not_wait(no_waits):
+    model = HTC(zoo.config("htc_r50", pretrained=False)).cuda().eval().to(memory_format=torch.channels_last)
+    images, sizes = inputs(320, 448)
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+        found = no_waits(lambda: model.detect(images, sizes - 8))
+    assert found.boxes.shape == (1, 100, 4)
 
 
 def test_losses_do_not_wait(no_waits):

@@ -1,18 +1,16 @@
-"""Every CUDA kernel once, on small inputs: what compute-sanitizer watches (scripts/gpu_check.sh). Needs no pytest."""
+"""Every CUDA kernel once, on small inputs: what compute-sanitizer watches.
 
-import sys
+python -m tests.ops.small
+"""
+
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "simt"), str(Path(__file__).resolve().parents[2])]
-
-from pr_roi_pool_cases import CASES as PRECISE_CASES  # noqa: E402
-from roi_cases import CASES, Inputs  # noqa: E402
-
-from htc_fast import ops  # noqa: E402
-from htc_fast.ops import _native  # noqa: E402
+from htc_fast import ops
+from htc_fast.ops import _native
+from tests.ops.pr_roi_pool_cases import CASES as PRECISE_CASES
+from tests.ops.roi_cases import CASES, Inputs
 
 
 def run_roi_align(name: str) -> None:

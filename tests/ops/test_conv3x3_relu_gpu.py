@@ -1,34 +1,19 @@
-"""The matrix operators on a GPU: capture, replay, threads of work and sizes that the interpreter is too slow for.
-
-tests/ops/test_conv3x3_relu.py and its neighbours run on the GPU as well where there is one (scripts/gpu_check.sh).
-"""
+"""conv3x3_relu in Triton at sizes that the interpreter is too slow for, and by both of its kernels."""
 
 import pytest
 import torch
 
 from htc_fast import ops
-from htc_fast.ops import MaskHeadWeights
+from tests.ops.backends import TRITON, columns
 
-pytest.importorskip("triton")
-CHANNELS, CLASSES = 256, 80
+pytestmark = [pytest.mark.gpu, *columns("conv3x3_relu", (TRITON,))[0].marks]
+CHANNELS = 256
 
 
 def draw(*shape: int, dtype=torch.bfloat16, scale: float = 1.0) -> torch.Tensor:
     made = torch.randn(shape, device="cuda", dtype=torch.float32) * scale
     made = made.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else made
     return made.to(dtype)
-
-
-def head(flow: bool, dtype) -> MaskHeadWeights:
-    def layer(*shape: int, outputs: int = CHANNELS):
-        return draw(*shape, dtype=dtype, scale=0.02), draw(outputs, dtype=dtype)
-
-    return MaskHeadWeights(
-        tuple(layer(CHANNELS, CHANNELS, 3, 3) for _ in range(4)),
-        layer(CHANNELS, CHANNELS, 2, 2),
-        layer(CLASSES, CHANNELS, 1, 1, outputs=CLASSES),
-        layer(CHANNELS, CHANNELS, 1, 1) if flow else None,
-    )
 
 
 def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -109,40 +94,3 @@ def test_tma_is_trusted():
 
     if torch.cuda.get_device_capability()[0] >= 9:
         assert trusted(torch.device("cuda"), product)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_branch_is_captured_and_replayed(dtype):
-    torch.manual_seed(0)
-    x, labels = draw(100, CHANNELS, 14, 14, dtype=dtype), torch.randint(-1, CLASSES, (100,), device="cuda")
-    heads = [head(t > 0, dtype) for t in range(3)]
-    with ops.use_backend("triton"):
-        ops.mask_branch(x, labels, heads)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            found = ops.mask_branch(x, labels, heads)
-    for seed in range(2):
-        torch.manual_seed(seed)
-        x.copy_(draw(*x.shape, dtype=dtype))
-        labels.copy_(torch.randint(-1, CLASSES, (100,), device="cuda"))
-        found.fill_(float("nan"))
-        graph.replay()
-        with ops.use_backend("reference"):
-            wanted = ops.mask_branch(x, labels, heads)
-        assert (found - wanted).abs().max() < 5e-2 and error(found, wanted) < 1e-2
-
-
-def test_nothing_waits_for_the_device():
-    x, labels = draw(20, CHANNELS, 14, 14), torch.randint(-1, CLASSES, (20,), device="cuda")
-    heads, count = [head(t > 0, torch.bfloat16) for t in range(2)], torch.tensor([7, 10], device="cuda")
-    levels = [draw(1, CHANNELS, h, w) for h, w in ((40, 64), (20, 32), (10, 16), (5, 8), (3, 4))]
-    weights, biases = [draw(CHANNELS, CHANNELS, 1, 1) for _ in levels], [draw(CHANNELS) for _ in levels]
-    with ops.use_backend("triton"):
-        for mode in ("default", "error"):  # compiled before it is watched
-            torch.cuda.set_sync_debug_mode(mode)
-            try:
-                ops.mask_branch(x, labels, heads)
-                ops.conv3x3_relu(x, *heads[0].convolutions[0], count=count)
-                ops.semantic_merge(levels, weights, biases)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")

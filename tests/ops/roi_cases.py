@@ -1,4 +1,4 @@
-"""RoIAlign's named cases, shared by the emulator's tests and the GPU's."""
+"""The poolings' named cases: what every column of test_roi_align.py and test_pr_roi_pool.py computes."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ from torch import Tensor
 
 from htc_fast.ops.reference import roi_align as reference
 
+NAN, INF = float("nan"), float("inf")
+SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 # A mean of inputs of size one, rounded once to the output's type.
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
@@ -26,7 +28,38 @@ class Case:
     batched: bool = False  # rois [N, R, 4]
     boxes: str = "mixed"
     seed: int = 0
+    rois: tuple[tuple[float, ...], ...] | None = None  # instead of drawn ones
 
+
+BOXES = ((0, 0, 0, 50, 40), (1, -20, -10, 25, 30), (1, 60, 40, 75, 60), (0, 3, 3, 40.5, 60), (1, 20, 20, 20, 20))
+LARGE = ((0, 0, 0, 500, 500), (1, 0, 0, 120, 200))
+BROKEN = ((0, NAN, 0, 9, 9), (1, 0, 0, INF, 9), (1, 0, -INF, 3, 3), (0, 1, 1, 9, 9))
+OUTSIDE = ((0, -90, -90, -50, -60), (1, 24, 28, 90, 90), (0, -4, -4, 22, 26))
+
+# Few enough operations for Triton's interpreter.
+SMALL = {
+    "small_levels": Case(levels=((20, 24), (10, 12), (5, 6), (3, 3)), rois=BOXES + LARGE, size=(2, 3)),
+    "small_no_boxes": Case(levels=((6, 5),), channels=8, count=0, size=(2, 3)),
+    "small_outside": Case(levels=((6, 5),), channels=8, rois=OUTSIDE, size=(2, 3)),
+    "small_not_finite": Case(levels=((9, 9),), channels=8, rois=BROKEN, size=(2, 3)),
+    "small_one_channel": Case(levels=((20, 17),), channels=1, rois=BOXES, size=(2, 3)),
+    "small_odd": Case(levels=((10, 12), (5, 6)), channels=33, rois=BOXES[:3], size=(2, 3)),
+    "small_sliced": Case(levels=((20, 21), (10, 12)), channels=5, rois=BOXES, size=(2, 3), layout="sliced"),
+    "small_nchw": Case(levels=((20, 21), (10, 12)), channels=5, rois=BOXES, size=(2, 3), layout="contiguous"),
+    "small_fixed": Case(levels=((15, 17),), channels=6, rois=BOXES, size=(2, 3), ratio=2, aligned=False),
+    "small_sparse": Case(levels=((15, 17),), channels=6, rois=BOXES, size=(1, 2), ratio=1),
+    "small_many_samples": Case(levels=((15, 17),), channels=6, rois=BOXES, size=(2, 2), ratio=11),
+    "small_every_border": Case(levels=((9, 7),), channels=6, rois=((0, -300, -200, 400, 350),), size=(2, 2)),
+    "small_two_blocks": Case(levels=((20, 20),), channels=4, rois=BOXES[:2], size=(1, 11)),
+    "small_inside_out": Case(levels=((20, 20),), channels=4, rois=((0, 60, 50, 20, 10),), size=(2, 3), ratio=2),
+    "small_batched": Case(levels=((20, 20),), channels=4, rois=BOXES[:4], size=(2, 3), batched=True, count=2),
+    "small_semantic": Case(levels=((16, 18), (8, 9)), channels=8, rois=BOXES[:4], size=(2, 2), semantic=4),
+    "small_semantic_uneven": Case(levels=((16, 18),), channels=8, rois=BOXES[:3], size=(3, 4), semantic=5),
+    "small_semantic_same_grid": Case(levels=((16, 18),), channels=8, rois=BOXES[:3], size=(2, 2), semantic=2),
+    "small_pair": Case(levels=((9, 9), (5, 5)), channels=4, rois=BOXES[:2], size=(2, 2)),
+    "small_half": Case(levels=((20, 17),), channels=24, rois=BOXES, size=(2, 3), dtype=torch.float16),
+    "small_brain": Case(levels=((20, 17),), channels=24, rois=BOXES, size=(2, 3), dtype=torch.bfloat16),
+}
 
 CASES = {
     "plain": Case(),
@@ -61,6 +94,7 @@ CASES = {
     "many_bins": Case(size=(70, 3), count=2, channels=4),
     "more_bins": Case(size=(30, 31), count=24, channels=1, images=1, levels=((24, 30),), boxes="same"),
     "no_boxes": Case(count=0, semantic=14),
+    **SMALL,
 }
 
 
@@ -92,6 +126,17 @@ def draw_boxes(case: Case, generator: torch.Generator) -> Tensor:
     return boxes
 
 
+def draw_rois(case: Case, generator: torch.Generator) -> Tensor:
+    """[K, 5], or [N, R, 4] of a batched case."""
+    if case.rois is not None:
+        rois = torch.tensor(case.rois, dtype=torch.float32)
+        return rois[:, 1:].reshape(case.images, case.count, 4).contiguous() if case.batched else rois
+    boxes = draw_boxes(case, generator)
+    if case.batched:
+        return boxes.reshape(case.images, case.count, 4)
+    return torch.cat([torch.randint(0, case.images, (case.count, 1), generator=generator).float(), boxes], dim=1)
+
+
 def arrange(map: Tensor, layout: str) -> Tensor:
     if layout == "contiguous":
         return map.contiguous()
@@ -100,6 +145,25 @@ def arrange(map: Tensor, layout: str) -> Tensor:
         roomy = roomy.to(memory_format=torch.channels_last)[:, :, 1:-2, 1:-1]
         return roomy.copy_(map)
     return map.contiguous(memory_format=torch.channels_last)
+
+
+def pyramid(images=2, channels=37, height=96, width=160, dtype=torch.float32, seed=0, channels_last=True):
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for scale in SCALES:
+        one = torch.randn(images, channels, int(height * scale), int(width * scale), generator=generator).to(dtype)
+        made.append(one.contiguous(memory_format=torch.channels_last) if channels_last else one)
+    semantic = torch.randn(images, channels, height // 8, width // 8, generator=generator).to(dtype)
+    return made, semantic.contiguous(memory_format=torch.channels_last) if channels_last else semantic
+
+
+def draw_numbered(count=40, images=2, height=96, width=160, seed=0):
+    """Boxes of all sizes, some of them partly or wholly outside."""
+    generator = torch.Generator().manual_seed(seed)
+    number = torch.randint(0, images, (count, 1), generator=generator)
+    centre = torch.rand(count, 2, generator=generator) * torch.tensor([width * 1.2, height * 1.2]) - 10
+    size = torch.exp(torch.rand(count, 2, generator=generator) * 5 + 1)
+    return torch.cat([number, centre - size / 2, centre + size / 2], dim=1)
 
 
 class Inputs:
@@ -112,15 +176,23 @@ class Inputs:
         maps = [torch.randn(case.images, case.channels, *size, generator=generator) for size in sizes]
         self.maps = [arrange(map.to(case.dtype), case.layout) for map in maps]
         self.scales = [0.25 / 2**level for level in range(self.levels)] + ([0.125] if case.semantic else [])
-        boxes = draw_boxes(case, generator)
-        if case.batched:
-            self.rois = boxes.reshape(case.images, case.count, 4)
-        else:
-            images = torch.randint(0, case.images, (case.count, 1), generator=generator)
-            self.rois = torch.cat([images.float(), boxes], dim=1)
-        shape = (len(boxes), *case.size, case.channels)
+        self.rois = draw_rois(case, generator)
+        count = self.rois.shape[:-1].numel()
+        shape = (count, *case.size, case.channels)
         self.grad = torch.randn(shape, generator=generator).to(case.dtype).permute(0, 3, 1, 2)
-        self.options = [*case.size, case.ratio, case.semantic or 1]
+
+    def pool(self, column, maps: list[Tensor]) -> Tensor:
+        case, (features, semantic) = self.case, (maps[: self.levels], maps[self.levels :])
+        options = {"semantic": semantic[0], "semantic_scale": 0.125} if semantic else {}
+        return column.call("multi_level_roi_align", features, self.rois, case.size, self.scales[: self.levels],
+                           sampling_ratio=case.ratio, aligned=case.aligned, semantic_grid=case.semantic or 1,
+                           **options)  # fmt: skip
+
+    def run(self, column) -> tuple[Tensor, list[Tensor]]:
+        """The output and the gradients of all maps."""
+        maps = [map.detach().requires_grad_() for map in self.maps]
+        out = self.pool(column, maps)
+        return out.detach(), list(torch.autograd.grad(out, maps, self.grad, materialize_grads=True))
 
     def expected(self) -> tuple[Tensor, list[Tensor]]:
         maps = [map.double().requires_grad_() for map in self.maps]

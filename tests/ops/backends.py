@@ -1,0 +1,113 @@
+"""Who computes an operator: the six columns of every operator's tests, when each can run, and why it cannot.
+
+reference           plain PyTorch
+cpp                 the native library; for what is written over torch's convolutions, oneDNN
+cuda_emulated       csrc/cuda in the emulator of tests/simt: needs no GPU
+cuda                csrc/cuda on a GPU; for what is written over torch's convolutions, cuDNN
+triton_interpreted  Triton's interpreter: needs no GPU, is slow, and gets bfloat16 wrong
+triton              Triton on a GPU
+"""
+
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch.utils._pytree import tree_map_only
+
+from htc_fast import ops
+from htc_fast.ops import _backend, _native
+from tests.simt import emulator, operators
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+NO_GPU = "needs a CUDA GPU"
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)]
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    backend: str
+    device: str = "cpu"
+
+    def call(self, operator: str, *arguments, **options):
+        """The operator's result as this column computes it; tensors come from and go to the CPU, gradients too."""
+        if self.name == "cuda_emulated":
+            return getattr(operators, operator)(*arguments, **options)
+        with ops.use_backend(self.backend):
+            found = getattr(ops, operator)(*self.give(arguments), **self.give(options))
+        return tree_map_only(torch.Tensor, lambda one: one.cpu(), found)
+
+    def give(self, values):
+        """The same with every tensor on the column's device."""
+        return tree_map_only(torch.Tensor, lambda one: one.to(self.device), values)
+
+    def why_not(self, operator: str) -> str | None:
+        """Why this column cannot run the operator here."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            return NO_GPU
+        if self.name == "cuda_emulated":
+            return emulator.why_not()
+        if self.backend == "triton" and not _backend.triton_installed():
+            return "Triton is not installed"
+        if self.backend == "triton" and (self.name == "triton_interpreted") != INTERPRETING:
+            return f"TRITON_INTERPRET is {'' if INTERPRETING else 'not '}set in this process"
+        if self.backend == "cuda" and operator not in _backend.from_torch:
+            built = f"htc_fast::{operator}" in _native.cuda_operators
+            return None if built else "the native library was built without CUDA kernels"
+        if self.backend == "cpp" and operator not in _backend.from_torch:
+            return _native.problem()
+        return None
+
+
+REFERENCE = Column("reference", "reference")
+CPP = Column("cpp", "cpp")
+EMULATED = Column("cuda_emulated", "cuda")
+CUDA = Column("cuda", "cuda", "cuda")
+INTERPRETED = Column("triton_interpreted", "triton")
+TRITON = Column("triton", "triton", "cuda")
+ALL = (REFERENCE, CPP, EMULATED, CUDA, INTERPRETED, TRITON)
+NATIVE = (REFERENCE, CPP, EMULATED, CUDA)  # of what has no kernel in Triton
+ON_CPU = (REFERENCE, CPP)
+ON_GPU = (CUDA, TRITON)
+
+
+def columns(operator: str, chosen: tuple[Column, ...] = ALL) -> list:
+    """pytest's parameters: one column each, skipped with the reason where it cannot run."""
+    return [pytest.param(one, id=one.name, marks=_marks(one, operator)) for one in chosen]
+
+
+def cases(operator: str, names, chosen: tuple[Column, ...] = ALL, unless=None) -> list:
+    """pytest's parameters: a named case and a column each; `unless(name, column)` says why one is skipped or None."""
+    return [
+        pytest.param(name, one, id=f"{name}-{one.name}", marks=_marks(one, operator, unless and unless(name, one)))
+        for name in names
+        for one in chosen
+    ]
+
+
+def _marks(column: Column, operator: str, other: str | None = None) -> list:
+    reason = column.why_not(operator) or other
+    marks = [pytest.mark.gpu] if column.device == "cuda" else []
+    return [*marks, pytest.mark.skip(reason=reason)] if reason else marks
+
+
+def emulated_only(names, asan: str, race: str) -> list[str]:
+    """The cases of this process: all; in one that tests/simt/test_variants.py started, those that can find something.
+
+    asan  cases that come near a border of memory, separated by spaces
+    race  one of every kernel and every way through it that shares memory between threads
+    """
+    chosen = {"asan": asan, "race": race}.get(emulator.variant())
+    assert not set((asan + " " + race).split()) - set(names)
+    return list(names) if chosen is None else chosen.split()
+
+
+def run_without_waiting(call):
+    """call()'s result, where waiting for the GPU is an error; it has run once before, which may compile."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        return call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,114 @@
+"""htc_fast.ops as the CUDA kernels compute it, in the emulator: the same calls, on CPU tensors, with gradients.
+
+Outputs are full of NaN or -7 before a kernel runs, so that an element which nobody wrote shows.
+"""
+
+import torch
+from torch import Tensor
+
+from tests.simt.emulator import kernels
+
+
+def empty_features(count: int, channels: int, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """[count, channels, h, w] of NaN, channels-last."""
+    return torch.full((count, *size, channels), float("nan"), dtype=dtype).permute(0, 3, 1, 2)
+
+
+def empty_gradients(maps: list[Tensor], fill: float, dtype: torch.dtype) -> list[Tensor]:
+    return [torch.full(map.shape, fill, dtype=dtype).contiguous(memory_format=torch.channels_last) for map in maps]
+
+
+def count_of(rois: Tensor) -> int:
+    return rois.shape[0] * rois.shape[1] if rois.dim() == 3 else rois.shape[0]
+
+
+class RoIAlign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rois, scales, options, aligned, semantic, *maps):
+        ctx.maps, ctx.arguments = maps, (semantic, rois, scales, options, aligned)
+        out = empty_features(count_of(rois), maps[0].shape[1], options[:2], maps[0].dtype)
+        kernels().roi_align(maps, semantic, rois, scales, options, aligned, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        return *[None] * 5, *roi_align_gradients(grad, ctx.maps, *ctx.arguments)
+
+
+def roi_align_gradients(
+    grad: Tensor, maps, semantic, rois, scales, options, aligned, deterministic=True
+) -> list[Tensor]:
+    """The gradients of all maps, gathered, or scattered into zeros in float32."""
+    fill, dtype = (float("nan"), grad.dtype) if deterministic else (0.0, torch.float32)
+    found = empty_gradients(maps, fill, dtype)
+    kernels().roi_align_backward(grad, found, semantic, rois, scales, options, aligned, deterministic)
+    return found
+
+
+def multi_level_roi_align(features, rois, output_size, spatial_scales, *, sampling_ratio=0, aligned=True, semantic=None,
+                          semantic_scale=1 / 8, semantic_grid=14) -> Tensor:  # fmt: skip
+    given = semantic is not None
+    maps = [*features, *([semantic] if given else [])]
+    scales = [*spatial_scales, *([semantic_scale] if given else [])]
+    return RoIAlign.apply(rois, scales, [*output_size, sampling_ratio, semantic_grid], aligned, given, *maps)
+
+
+class PrRoIPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rois, scales, size, aligned, *maps):
+        ctx.rois, ctx.maps, ctx.arguments = rois, maps, (scales, size, aligned)
+        out = empty_features(count_of(rois), maps[0].shape[1], size, maps[0].dtype)
+        kernels().pr_roi_pool(maps, rois, scales, size, aligned, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        maps, boxes = empty_gradients(ctx.maps, float("nan"), grad.dtype), torch.full_like(ctx.rois, float("nan"))
+        kernels().pr_roi_pool_backward(grad, maps, ctx.rois, *ctx.arguments)
+        kernels().pr_roi_pool_boxes(grad, ctx.maps, ctx.rois, *ctx.arguments, boxes)
+        return boxes, None, None, None, *maps
+
+
+def pr_roi_pool(features, rois, output_size, spatial_scales, *, aligned=True) -> Tensor:
+    return PrRoIPool.apply(rois, list(spatial_scales), list(output_size), aligned, *features)
+
+
+def batched_nms_padded(boxes, scores, idxs, iou_threshold, max_output, score_threshold=-torch.inf):
+    """idxs may be None: all of one class."""
+    indices = torch.full((len(boxes), max_output), -7)
+    counts = torch.full((len(boxes),), -7, dtype=torch.int32)
+    kernels().batched_nms(boxes, scores, idxs, iou_threshold, score_threshold, indices, counts)
+    return indices, counts
+
+
+def soft_nms(boxes, scores, idxs, *, method="linear", iou_threshold=0.3, sigma=0.5, min_score=1e-3, max_output=None):
+    most = len(boxes) if max_output is None else min(max_output, len(boxes))
+    indices, decayed, count = (
+        torch.full((most,), -7),
+        torch.full((most,), -7.0),
+        torch.full((1,), -7, dtype=torch.int32),
+    )
+    gaussian = method == "gaussian"
+    kernels().soft_nms(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, indices, decayed, count)
+    kept = count.item()
+    assert (indices[kept:] == -1).all()
+    return indices[:kept], decayed[:kept]
+
+
+def paste_masks(masks, boxes, image_size, threshold=0.5) -> Tensor:
+    pasted = torch.full((len(masks), *image_size), 7, dtype=torch.uint8)
+    kernels().paste_masks(masks, boxes, threshold, pasted)
+    assert (pasted <= 1).all()
+    return pasted.bool()
+
+
+def runs_of_masks(masks, boxes, image_size, threshold=0.5) -> list[Tensor]:
+    """Every mask's runs [n, 2], as the kernels hand them to the CPU."""
+    runs, offsets = kernels().find_runs(masks, boxes, *image_size, threshold)
+    return [runs[a:b] for a, b in zip(offsets.tolist(), offsets.tolist()[1:])]
+
+
+def encode_masks(masks, boxes, image_size, threshold=0.5) -> list[dict]:
+    pixels = image_size[0] * image_size[1]
+    strings = [kernels().compress_runs(runs, pixels) for runs in runs_of_masks(masks, boxes, image_size, threshold)]
+    return [{"size": list(image_size), "counts": one.numpy().tobytes()} for one in strings]
