@@ -1,19 +1,18 @@
 """Hybrid Task Cascade, and the instance-segmentation kernels under it."""
 
+from importlib import import_module
+from typing import Any
+
 from htc_fast.errors import UserError
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "create_model", "list_models", "load", "optimize"]
 
+# Imported at first use: importing one operator must not import a whole detector.
+_HOME = dict.fromkeys(("create_model", "list_models", "load"), "htc_fast.detector") | {"optimize": "htc_fast.inference"}
 
-def __getattr__(name: str):
-    # Importing one operator must not import a whole detector.
-    if name in ("create_model", "list_models", "load"):
-        from htc_fast import detector
 
-        return getattr(detector, name)
-    if name == "optimize":
-        from htc_fast.inference import optimize
-
-        return optimize
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'htc_fast' has no attribute {name!r}")
