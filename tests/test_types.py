@@ -1,13 +1,15 @@
 """Everything public says what it takes and gives; `make types` lets mypy believe or doubt it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
+import htc_fast
+
 PACKAGE = Path(__file__).resolve().parent.parent / "htc_fast"
-# Kernels in Triton's language: their arguments are explained, with shapes, where they stand.
-SOURCES = [path for path in sorted(PACKAGE.rglob("*.py"))]
+SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
 def public(tree: ast.Module):
@@ -20,6 +22,7 @@ def public(tree: ast.Module):
 
 
 def is_kernel(node: ast.FunctionDef) -> bool:
+    """Of Triton: its arguments are explained, with shapes, where they stand."""
     return any("jit" in ast.unparse(one) for one in node.decorator_list)
 
 
@@ -46,3 +49,5 @@ def test_a_missing_type_is_noticed():
 
 def test_the_types_are_shipped():
     assert (PACKAGE / "py.typed").exists()
+    seen = re.findall(r"import \w+ as (\w+)", (PACKAGE / "__init__.pyi").read_text())
+    assert sorted(seen) == sorted(htc_fast.__all__) and all(hasattr(htc_fast, name) for name in seen)

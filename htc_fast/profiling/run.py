@@ -50,7 +50,6 @@ class ProfileRun:
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} takes a number of at least 1, got {value}.")
         # Older scripts spell it the British way.
-        # Older scripts say "optimised".
         object.__setattr__(self, "modes", tuple(mode.replace("optimised", "optimized") for mode in self.modes))
         if self.trace is not None:
             object.__setattr__(self, "trace", Path(self.trace))
