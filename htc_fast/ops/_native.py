@@ -24,7 +24,7 @@ _cpu_operators, cuda_operators = (
 )
 
 try:
-    from htc_fast import _build as build
+    from htc_fast import _build as build  # type: ignore[attr-defined]
 except ImportError:
     build = None
 
