@@ -1,4 +1,4 @@
-.PHONY: build test test-quick lint bench bench-full bench-sweep bench-profile bench-compare bench-tables clean
+.PHONY: build test test-quick lint types bench bench-full bench-quick bench-sweep bench-profile bench-compare bench-tables docs clean
 RESULTS = benchmarks/results/$(shell python -c "from htc_fast.profiling.limits import device_name; print(device_name())")
 build:
 	pip install --no-build-isolation -e .
@@ -12,6 +12,8 @@ bench:
 	python -m pytest benchmarks --benchmark-only
 bench-full:
 	python -m pytest benchmarks --benchmark-only --full
+bench-quick:
+	python -m pytest benchmarks --benchmark-only --quick
 bench-compare:
 	python -m pytest benchmarks --benchmark-only --benchmark-compare
 bench-sweep:
@@ -19,6 +21,11 @@ bench-sweep:
 bench-profile:
 	python -m htc_fast.profile --image-size 800 1333 --out $(RESULTS)
 bench-tables:
-	python scripts/bench_tables.py
+	python -m benchmarks.tables
+types:
+	mypy
+# Not --quiet: mkdocs would then not count its warnings, and strict would mean nothing.
+docs:
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 clean:
 	rm -rf build htc_fast/*.so

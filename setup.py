@@ -67,8 +67,10 @@ def plan(compiler: str | None) -> str:
 
 def cmake(*arguments: str) -> None:
     if subprocess.run(["cmake", *arguments]).returncode != 0:
-        raise SystemExit("htc_fast: the native build failed, see above (a C++20 compiler is needed; "
-                         "HTC_FAST_CUDA=0 leaves the CUDA kernels out)")  # fmt: skip
+        raise SystemExit(
+            "htc_fast: the native build failed, see above (a C++20 compiler is needed; "
+            "HTC_FAST_CUDA=0 leaves the CUDA kernels out)"
+        )
 
 
 class CMakeBuild(build_ext):
@@ -86,16 +88,26 @@ class CMakeBuild(build_ext):
         compiler = nvcc()
         print(plan(compiler), file=sys.stderr, flush=True)
         configure = [
-            "-S", str(SOURCE), "-B", str(binary), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-            f"-DHTC_TORCH={torch_folder()}", f"-DHTC_DESTINATION={destination}",
-            f"-DPython_EXECUTABLE={sys.executable}", f"-DHTC_CUDA={'ON' if compiler else 'OFF'}",
+            "-S",
+            str(SOURCE),
+            "-B",
+            str(binary),
+            "-G",
+            "Ninja",
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DHTC_TORCH={torch_folder()}",
+            f"-DHTC_DESTINATION={destination}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DHTC_CUDA={'ON' if compiler else 'OFF'}",
             # Build isolation puts ninja into a new folder each time, and CMake would remember the first.
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
-        ]  # fmt: skip
+        ]
         if compiler:
             wanted = os.environ.get("TORCH_CUDA_ARCH_LIST") or default_architectures(compiler)
-            configure += [f"-DCMAKE_CUDA_COMPILER={compiler}",
-                          f"-DCMAKE_CUDA_ARCHITECTURES={cuda_architectures(wanted)}"]  # fmt: skip
+            configure += [
+                f"-DCMAKE_CUDA_COMPILER={compiler}",
+                f"-DCMAKE_CUDA_ARCHITECTURES={cuda_architectures(wanted)}",
+            ]
         cmake(*configure)
         jobs = ["--parallel", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         cmake("--build", str(binary), "--target", "install", *jobs)

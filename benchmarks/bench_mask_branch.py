@@ -7,21 +7,27 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 
 from benchmarks import matrix
 from benchmarks.bench_conv3x3_relu import DTYPES, layer
-from benchmarks.cases import grid
+from benchmarks.cases import grid, select
 from htc_fast import ops
+from htc_fast.device import autocast
 
 CLASSES = 80
-HEAD = [(10, "float32"), (100, "float32"), (100, "bfloat16")]
+HEAD = [(100, "float32"), (10, "float32"), (100, "bfloat16")]
 THREE = [(100, "float32"), (100, "bfloat16")]
+QUICK = [(count, "bfloat16") for count in (10, 100, 800)]
 
 
 def head(draw, flow: bool, dtype: torch.dtype) -> ops.MaskHeadWeights:
     """Channels-last, as a model of ours keeps them."""
     channels = draw.channels(256)
-    one = lambda *shape: (draw.normal(*shape, dtype=dtype, scale=channels**-0.5), draw.normal(channels, dtype=dtype))  # noqa: E731
+
+    def one(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return draw.normal(*shape, dtype=dtype, scale=channels**-0.5), draw.normal(channels, dtype=dtype)
+
     last = draw.normal(CLASSES, channels, 1, 1, dtype=dtype, scale=0.1), draw.normal(CLASSES, dtype=dtype)
-    return ops.MaskHeadWeights(tuple(layer(draw, 256, dtype) for _ in range(4)), one(channels, channels, 2, 2), last,
-                               one(channels, channels, 1, 1) if flow else None)  # fmt: skip
+    convolutions = tuple(layer(draw, 256, dtype) for _ in range(4))
+    into = one(channels, channels, 1, 1) if flow else None
+    return ops.MaskHeadWeights(convolutions, one(channels, channels, 2, 2), last, into)
 
 
 @torch.no_grad()
@@ -48,7 +54,7 @@ def tensors(weights: ops.MaskHeadWeights) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("count", "dtype"), grid(THREE, (10, 100, 512), DTYPES), indirect=["dtype"])
+@pytest.mark.parametrize(("count", "dtype"), grid(THREE, (10, 100, 512), DTYPES, quick=QUICK), indirect=["dtype"])
 def bench_three_heads(compare, draw, device, count, dtype):
     heads = [head(draw, number > 0, dtype) for number in range(3)]
     x = draw.normal(draw.count(count), draw.channels(256), 14, 14, dtype=dtype)
@@ -66,5 +72,33 @@ def bench_three_heads(compare, draw, device, count, dtype):
             found.append(logits[rows, labels].float().sigmoid())
         return torch.stack(found).mean(dim=0)
 
-    calls = matrix.everyone(draw, device, dtype, lambda: ops.mask_branch(x, labels, heads), layers)
+    calls = matrix.everyone(draw, dtype, lambda: ops.mask_branch(x, labels, heads), layers)
     matrix.run(compare, f"three heads with flows, {count} detections", calls, "mask_branch", dtype)
+
+
+@pytest.mark.parametrize("count", select([], [(128,), (384,)]))
+def bench_training(compare, draw, device, count):
+    """Forward and backward of a head from float32 weights under bf16 autocast, as in a training step."""
+    x = draw.normal(draw.count(count), draw.channels(256), 14, 14, dtype=torch.bfloat16).requires_grad_()
+    leaves = [x, *(one.requires_grad_() for one in tensors(head(draw, False, torch.float32)))]
+    *convolutions, upsample, logits = list(zip(leaves[1::2], leaves[2::2]))
+
+    def ours():
+        with autocast(device, True):
+            y = x
+            for weight, bias in convolutions:
+                y = ops.conv3x3_relu(y, weight, bias)
+            return ops.mask_predict(y, *upsample, *logits)
+
+    def layers():
+        with autocast(device, True):
+            y = x
+            for weight, bias in convolutions:
+                y = conv2d(y, weight, bias, padding=1).relu()
+            return conv2d(conv_transpose2d(y, *upsample, stride=2).relu(), *logits)
+
+    mine, theirs = matrix.steps(leaves, ours, layers)
+    case = f"a head forward and backward under autocast, {count} RoIs"
+    calls = {"htc_fast": mine, "PyTorch": theirs}
+    # The convolutions and the prediction have the same backends; five layers' roundings add up.
+    matrix.run(compare, case, calls, "mask_predict", torch.bfloat16, tolerance=6e-2)

@@ -5,11 +5,9 @@ import torch
 from torch.nn.functional import conv2d
 
 from benchmarks import matrix
-from benchmarks.bench_conv3x3_relu import CHANNELS, COUNTS, DTYPES
+from benchmarks.bench_conv3x3_relu import CHANNELS, COUNTS, DTYPES, USUAL
 from benchmarks.cases import grid
 from htc_fast import ops
-
-USUAL = [(100, 256, "float32"), (100, 256, "bfloat16")]
 
 
 def tensors(draw, count: int, channels: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -21,16 +19,18 @@ def tensors(draw, count: int, channels: int, dtype: torch.dtype) -> list[torch.T
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("count", "channels", "dtype"), grid(USUAL, COUNTS, CHANNELS, DTYPES), indirect=["dtype"])
-def bench_forward(compare, draw, device, count, channels, dtype):
+@pytest.mark.parametrize(
+    ("count", "channels", "dtype"), grid(USUAL, COUNTS, CHANNELS, DTYPES, quick=USUAL[1:]), indirect=["dtype"]
+)
+def bench_forward(compare, draw, count, channels, dtype):
     x, m, weight, bias = tensors(draw, count, channels, dtype)
-    calls = matrix.everyone(draw, device, dtype, lambda: ops.mask_flow(x, m, weight, bias),
-                            lambda: x + conv2d(m, weight, bias).relu_())  # fmt: skip
+    ours = lambda: ops.mask_flow(x, m, weight, bias)  # noqa: E731
+    calls = matrix.everyone(draw, dtype, ours, lambda: x + conv2d(m, weight, bias).relu_())
     matrix.run(compare, f"forward, {matrix.words(count, channels)}", calls, "mask_flow", dtype, (x, m, weight))
 
 
 @pytest.mark.parametrize(("count", "channels", "dtype"), grid(USUAL[:1], COUNTS, CHANNELS, DTYPES), indirect=["dtype"])
-def bench_backward(compare, draw, device, count, channels, dtype):
+def bench_backward(compare, draw, count, channels, dtype):
     leaves = [one.requires_grad_() for one in tensors(draw, count, channels, dtype)]
     x, m, weight, bias = leaves
     forwards = lambda: ops.mask_flow(*leaves), lambda: x + conv2d(m, weight, bias).relu()

@@ -5,11 +5,12 @@ import torch
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from benchmarks import matrix
-from benchmarks.bench_conv3x3_relu import CHANNELS, COUNTS, DTYPES
+from benchmarks.bench_conv3x3_relu import CHANNELS, COUNTS, DTYPES, USUAL
 from benchmarks.cases import grid
 from htc_fast import ops
 
-USUAL, CLASSES = [(100, 256, "float32"), (100, 256, "bfloat16")], 80
+QUICK = [(100, 256, "bfloat16"), (512, 256, "bfloat16")]
+CLASSES = 80
 
 
 def tensors(draw, count: int, channels: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -22,7 +23,9 @@ def tensors(draw, count: int, channels: int, dtype: torch.dtype) -> list[torch.T
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("count", "channels", "dtype"), grid(USUAL, COUNTS, CHANNELS, DTYPES), indirect=["dtype"])
+@pytest.mark.parametrize(
+    ("count", "channels", "dtype"), grid(USUAL, COUNTS, CHANNELS, DTYPES, quick=QUICK), indirect=["dtype"]
+)
 def bench_one_class(compare, draw, device, count, channels, dtype):
     x, up_weight, up_bias, weight, bias = tensors(draw, count, channels, dtype)
     rows = torch.arange(len(x), device=device)
@@ -31,18 +34,16 @@ def bench_one_class(compare, draw, device, count, channels, dtype):
     def layers():
         return conv2d(conv_transpose2d(x, up_weight, up_bias, stride=2).relu_(), weight, bias)[rows, labels]
 
-    calls = matrix.everyone(
-        draw, device, dtype, lambda: ops.mask_predict(x, up_weight, up_bias, weight, bias, labels), layers
-    )
+    ours = lambda: ops.mask_predict(x, up_weight, up_bias, weight, bias, labels)  # noqa: E731
+    calls = matrix.everyone(draw, dtype, ours, layers)
     matrix.run(compare, f"one class, {matrix.words(count, channels)}", calls, "mask_predict", dtype, (x, up_weight))
 
 
 @pytest.mark.parametrize(("count", "channels", "dtype"), grid(USUAL[:1], COUNTS, CHANNELS, DTYPES), indirect=["dtype"])
-def bench_backward(compare, draw, device, count, channels, dtype):
+def bench_backward(compare, draw, count, channels, dtype):
     leaves = [one.requires_grad_() for one in tensors(draw, count, channels, dtype)]
     x, up_weight, up_bias, weight, bias = leaves
-    ours, theirs = matrix.steps(leaves, lambda: ops.mask_predict(*leaves), lambda: conv2d(
-        conv_transpose2d(x, up_weight, up_bias, stride=2).relu(), weight, bias))  # fmt: skip
-    calls = {"htc_fast": ours, "PyTorch": theirs}
-    matrix.run(compare, f"all classes, forward and backward, {matrix.words(count, channels)}", calls, "mask_predict",
-               dtype)  # fmt: skip
+    layers = lambda: conv2d(conv_transpose2d(x, up_weight, up_bias, stride=2).relu(), weight, bias)  # noqa: E731
+    ours, theirs = matrix.steps(leaves, lambda: ops.mask_predict(*leaves), layers)
+    case = f"all classes, forward and backward, {matrix.words(count, channels)}"
+    matrix.run(compare, case, {"htc_fast": ours, "PyTorch": theirs}, "mask_predict", dtype)

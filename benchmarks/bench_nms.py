@@ -4,12 +4,14 @@ import pytest
 import torchvision
 
 from benchmarks import rivals
-from benchmarks.cases import full, number, plural
+from benchmarks.cases import as_on_the_cpu, grid, number, plural, select
 from htc_fast import ops
 
+COUNTS, CLASSES = (100, 1000, 5000, 10_000, 20_000, 100_000, 1_000_000), (1, 5, 80, 1203)
 USUAL = [(1000, 80), (5000, 80), (10_000, 80), (20_000, 80), (100_000, 80), (1000, 1), (5000, 1), (10_000, 1)]
-REST = [(count, classes) for count in (100, 1000, 5000, 10_000, 20_000, 100_000, 1_000_000) for classes in
-        (1, 5, 80, 1203) if (count, classes) not in USUAL]  # fmt: skip
+QUICK = [(1000, 80), (10_000, 80), (100_000, 80), (1000, 1), (10_000, 1), (1_000_000, 80)]
+BEST = [(1, 80_000, 80, 100)]  # images, boxes of each, classes, how many are kept: after the heads of one picture,
+LEVELS = [(1, 1000, 1, 1000), (5, 5000, 5, 1000), (8, 1000, 80, 100)]  # and of a level, of five, of a batch
 LOOP = 1000  # boxes up to which plain PyTorch's loop over a table of all pairs is waited for
 SQUARE = 5e9  # pairs of one class that rivals are waited for: minutes
 
@@ -23,33 +25,38 @@ def unless(pairs: float, rival):
     return rival if pairs <= SQUARE else rivals.Absent("grows with the square of the boxes: not waited for")
 
 
-@pytest.mark.parametrize(("count", "classes"), [*USUAL, *(full(*one) for one in REST)])
+@pytest.mark.parametrize(("count", "classes"), grid(USUAL, COUNTS, CLASSES, quick=QUICK))
 def bench_batched_nms(compare, draw, count, classes):
-    boxes, scores, idxs = draw.candidates(count, classes)
-    ours = lambda: ops.batched_nms(boxes, scores, idxs, 0.5)  # noqa: E731
+    given = draw.candidates(count, classes)
+    kept = lambda *given: ops.batched_nms(*given, 0.5)  # noqa: E731
+    ours = lambda: kept(*given)  # noqa: E731
     # Above 20 000 coordinates torchvision goes class by class.
     pairs = count * count / (classes if count > 5000 else 1)
+    looped = rivals.plain(ours) if count <= LOOP else rivals.Absent("a loop over a table of all pairs: not waited for")
     calls = {
         "htc_fast": ours,
-        "torchvision": unless(pairs, lambda: torchvision.ops.batched_nms(boxes, scores, idxs, 0.5)),
-        "mmcv": unless(pairs, rivals.mmcv_nms(boxes, scores, idxs, iou_threshold=0.5)),
-        "detectron2": unless(pairs, rivals.detectron2_nms(boxes, scores, idxs, 0.5)),
-        "plain PyTorch": rivals.plain(ours)
-        if count <= LOOP
-        else rivals.Absent("a loop over a table of all pairs: not waited for"),
+        "torchvision": unless(pairs, lambda: torchvision.ops.batched_nms(*given, 0.5)),
+        "mmcv": unless(pairs, rivals.mmcv_nms(*given, iou_threshold=0.5)),
+        "detectron2": unless(pairs, rivals.detectron2_nms(*given, 0.5)),
+        "plain PyTorch": looped,
     }
-    size = sum(one.nbytes for one in (boxes, scores, idxs, ours())) / 1e9
-    compare(f"{number(count)} boxes, {plural(classes, 'class', 'classes')}", calls, same, op="batched_nms",
-            gigabytes=size)  # fmt: skip
+    gigabytes, verify = sum(one.nbytes for one in (*given, ours())) / 1e9, as_on_the_cpu(kept, *given)
+    case = f"{number(count)} boxes, {plural(classes, 'class', 'classes')}"
+    compare(case, calls, same, op="batched_nms", gigabytes=gigabytes, verify=verify)
 
 
-def bench_padded(compare, draw):
-    boxes, scores, idxs = (one[None] for one in draw.candidates(80_000, 80))
-    calls = {"htc_fast": lambda: ops.batched_nms_padded(boxes, scores, idxs, 0.5, 100)[0][0],
-             "torchvision": lambda: torchvision.ops.batched_nms(boxes[0], scores[0], idxs[0], 0.5)[:100]}  # fmt: skip
+@pytest.mark.parametrize(("images", "count", "classes", "most"), select(BEST, [*BEST, *LEVELS]))
+def bench_padded(compare, draw, images, count, classes, most):
+    given = draw.candidates(count, classes, images)
+    best = lambda *given: ops.batched_nms_padded(*given, 0.5, most)[0]  # noqa: E731
+    each = lambda: [torchvision.ops.batched_nms(*one, 0.5)[:most] for one in zip(*given)]  # noqa: E731
 
     def check(ours, other, who):
-        same(ours[ours >= 0], other, who)
+        for mine, theirs in zip(ours, other):
+            same(mine[mine >= 0], theirs, who)
 
-    size = sum(one.nbytes for one in (boxes, scores, idxs)) / 1e9
-    compare("the best 100 of 80 000 boxes, 80 classes", calls, check, op="batched_nms_padded", gigabytes=size)
+    case = f"the best {most} of {number(count)} boxes, {plural(classes, 'class', 'classes')}"
+    case += "" if images == 1 else f", {images} images"
+    calls = {"htc_fast": lambda: best(*given), "torchvision": each}
+    gigabytes, verify = sum(one.nbytes for one in given) / 1e9, as_on_the_cpu(best, *given)
+    compare(case, calls, check, op="batched_nms_padded", gigabytes=gigabytes, verify=verify)

@@ -28,23 +28,23 @@ def layers(levels: list, weights: list, biases: list) -> torch.Tensor:
 
 
 def words(images: int, channels: int) -> str:
-    more = ("" if channels == 256 else f", {channels} channels") + (
-        "" if images == 1 else f", {plural(images, 'image')}"
-    )
-    return f"800×1344{more}"
+    text = "800×1344" + ("" if channels == 256 else f", {channels} channels")
+    return text + ("" if images == 1 else f", {plural(images, 'image')}")
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("images", "channels", "dtype"), grid(USUAL, (1, 8), CHANNELS, DTYPES), indirect=["dtype"])
-def bench_forward(compare, draw, device, images, channels, dtype):
+@pytest.mark.parametrize(
+    ("images", "channels", "dtype"), grid(USUAL, (1, 8), CHANNELS, DTYPES, quick=USUAL[1:]), indirect=["dtype"]
+)
+def bench_forward(compare, draw, images, channels, dtype):
     given = tensors(draw, images, channels, dtype)
-    calls = matrix.everyone(draw, device, dtype, lambda: ops.semantic_merge(*given), lambda: layers(*given))
-    matrix.run(compare, f"forward, {words(images, channels)}", calls, "semantic_merge", dtype,
-               (*given[0], *given[1]))  # fmt: skip
+    calls = matrix.everyone(draw, dtype, lambda: ops.semantic_merge(*given), lambda: layers(*given))
+    moved = *given[0], *given[1]
+    matrix.run(compare, f"forward, {words(images, channels)}", calls, "semantic_merge", dtype, moved)
 
 
 @pytest.mark.parametrize(("images", "channels", "dtype"), grid(USUAL[:1], (1, 8), CHANNELS, DTYPES), indirect=["dtype"])
-def bench_backward(compare, draw, device, images, channels, dtype):
+def bench_backward(compare, draw, images, channels, dtype):
     given = tensors(draw, images, channels, dtype)
     leaves = [one.requires_grad_() for some in given for one in some]
     ours, theirs = matrix.steps(leaves, lambda: ops.semantic_merge(*given), lambda: layers(*given))

@@ -1,19 +1,27 @@
-"""Sizes people have, and which of them only `--full` runs."""
+"""Sizes people have, which of them only `--full` runs, which `--quick`; and what a result is compared with."""
 
 import itertools
 
 import pytest
+import torch
+
+from htc_fast.ops import _native
 
 
-def full(*values):
-    """Parameters of a case that only --full runs."""
-    return pytest.param(*values, marks=pytest.mark.full)
+def select(usual: list[tuple], quick: list[tuple] = (), rest: list[tuple] = ()) -> list:
+    """Cases marked by who runs them: all with --full, `quick` with --quick, `usual` otherwise."""
+    return [_marked(case, case in usual, case in quick) for case in dict.fromkeys([*usual, *quick, *rest])]
 
 
-def grid(usual: list[tuple], *axes) -> list:
+def _marked(case: tuple, usual: bool, quick: bool):
+    marks = [pytest.mark.full] * (not usual) + [pytest.mark.quick] * quick
+    words = ["x".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in case]
+    return pytest.param(*case, marks=marks, id="-".join(words))
+
+
+def grid(usual: list[tuple], *axes, quick: list[tuple] = ()) -> list:
     """Every combination of the axes; those that are not usual only with --full."""
-    rest = [values for values in itertools.product(*axes) if values not in usual]
-    return [*usual, *(full(*values) for values in rest)]
+    return select(usual, quick, list(itertools.product(*axes)))
 
 
 def number(count: int) -> str:
@@ -28,7 +36,6 @@ def plural(count: int, word: str, words: str | None = None) -> str:
 
 def close(tolerance: float, relative: bool = False):
     """A check: all values within the tolerance; relative: the difference's norm to the norm."""
-    import torch
 
     def check(ours, other, who):
         assert ours.shape == other.shape, f"{who} gives {list(other.shape)}, ours {list(ours.shape)}"
@@ -38,5 +45,21 @@ def close(tolerance: float, relative: bool = False):
             assert error < tolerance, f"differs from {who} by {error:.2g}"
         else:
             torch.testing.assert_close(ours, other, rtol=tolerance, atol=tolerance, msg=f"differs from {who}")
+
+    return check
+
+
+def as_on_the_cpu(call, *inputs: torch.Tensor):
+    """A check of a GPU's result alone: boxes and masks are the CPU's, all of them.
+
+    call  inputs -> result
+    """
+
+    def check(result):
+        if inputs[0].device.type == "cpu" or not _native.loaded():
+            return
+        wanted = call(*(one.cpu() for one in inputs))
+        same = torch.equal(result.cpu(), wanted) if isinstance(result, torch.Tensor) else result == wanted
+        assert same, "differs from the CPU"
 
     return check

@@ -50,9 +50,13 @@ def plain(call: Callable) -> Callable:
     return run
 
 
-def compiled(call: Callable, device: torch.device) -> Callable | Absent:
-    """A call of PyTorch's own layers through torch.compile."""
-    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+def compiled(call: Callable, draw, dtype: torch.dtype = torch.float32) -> Callable | Absent:
+    """A call of PyTorch's own layers through torch.compile; a quarter of a minute, so not in every session."""
+    if draw.tiny or draw.quick:
+        return Absent(f"left out with --{'tiny' if draw.tiny else 'quick'}")
+    if dtype != torch.float32 and not draw.full:
+        return Absent("in bfloat16 only with --full")
+    if draw.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return Absent("torch.compile needs a C++ compiler")
     torch._dynamo.reset()
     return torch.compile(call, dynamic=False)
@@ -107,18 +111,28 @@ def mmcv_pyramid(features: list[Tensor], rois: Tensor, size: int, scales: tuple[
     from mmcv.ops import RoIAlign
 
     pools = [RoIAlign((size, size), scale, 0) for scale in scales]
+    return lambda: by_level(widened(features), rois, size, pools)
 
-    def run():
-        maps = widened(features)
-        side = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
-        level = (side / 56 + 1e-6).log2().floor().clamp(0, len(scales) - 1)
-        out = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size)
-        for number, pool in enumerate(pools):
-            chosen = (level == number).nonzero()[:, 0]
-            out[chosen] = pool(maps[number], rois[chosen])
-        return out
 
-    return run
+@needs("torchvision")
+def torchvision_half(features: list[Tensor], rois: Tensor, size: int, scales: tuple[float, ...]) -> Callable:
+    """Level by level in float16, boxes too, as it takes them: half the bytes, corners of up to a pixel's rounding."""
+    from torchvision.ops import roi_align
+
+    maps, boxes = [one.half() for one in features], rois.half()
+    pools = [lambda map, some, scale=scale: roi_align(map, some.half(), size, scale, 0) for scale in scales]
+    return lambda: by_level(maps, boxes.float(), size, pools)
+
+
+def by_level(maps: list[Tensor], rois: Tensor, size: int, pools: list[Callable]) -> Tensor:
+    """Each RoI pooled from the level of its size."""
+    side = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
+    level = (side / 56 + 1e-6).log2().floor().clamp(0, len(maps) - 1)
+    out = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size)
+    for number, pool in enumerate(pools):
+        chosen = (level == number).nonzero()[:, 0]
+        out[chosen] = pool(maps[number], rois[chosen])
+    return out
 
 
 @needs("mmcv")

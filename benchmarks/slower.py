@@ -39,5 +39,8 @@ def report(folder: Path, rows: list[tuple[str, dict, dict]]) -> list[str]:
 def _machine(before: dict[str, float], now: dict[str, float]) -> list[str]:
     """Whether it is the machine that became slower."""
     shares = {name: now[name] / rate for name, rate in before.items() if rate and now.get(name)}
-    return [f"the machine itself reaches {share:.0%} of the stored {name}" for name, share in shares.items()
-            if share < 1 / TOLERANCE]  # fmt: skip
+    return [
+        f"the machine itself reaches {share:.0%} of the stored {name}"
+        for name, share in shares.items()
+        if share < 1 / TOLERANCE
+    ]

@@ -1,14 +1,33 @@
-"""Rows of measurements as JSON, one file per device and suite; how long they took is how long they will take."""
+"""Rows of measurements as JSON, one file per device and suite; how long they took is how long they will take.
+
+{"machine": device, date, versions; "limits": what the device can do; "rows": [
+    {"case", "device", "dtype", "backend", "date", "test", "seconds": that the test took,
+     "milliseconds": {who: {"median", "spread": of the middle half; on a GPU "cold L2" and "graph"}}, ours first,
+     "ratio": {who: times ours}, "absent": {who: why},
+     "GB/s", "TFLOP/s", "share of limit", "images/s", "peak MB": where they mean something,
+     "pictures": in one call, if not one, "full": whether only --full runs it}]}
+"""
 
 import json
 from pathlib import Path
 
 import torch
 
-from htc_fast.profiling.limits import Limits, machine
+from htc_fast.commands.output import check_writable
+from htc_fast.profiling.limits import Limits, device_name, machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 UNKNOWN = 5.0  # seconds of a case that was never run here
+
+
+def folder(device: torch.device, asked: Path | None = None) -> Path:
+    """Where a device's results go, seen to be writable.
+
+    raises  UserError if it is not
+    """
+    found = asked or RESULTS / device_name(device)
+    check_writable(found)
+    return found
 
 
 def load(path: Path) -> dict:
@@ -16,7 +35,17 @@ def load(path: Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {"rows": []}
 
 
-def save(folder: Path, rows: list[tuple[str, dict, dict]], device: torch.device) -> list[str]:
+def write(path: Path, device: torch.device, content: dict) -> dict:
+    """Store a suite's content behind the machine it was measured on.
+
+    returns  what is stored
+    """
+    result = {"machine": machine(device), **content}
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return result
+
+
+def save(folder: Path, rows: list[tuple[str, dict, dict]], device: torch.device) -> str:
     """Merge (suite, row, limits) into the stored ones.
 
     returns  what is to be said about it
@@ -27,16 +56,18 @@ def save(folder: Path, rows: list[tuple[str, dict, dict]], device: torch.device)
         for suite in sorted({suite for suite, _, _ in rows}):
             own = [row for name, row, _ in rows if name == suite]
             path = folder / f"{suite}.json"
-            suite_now = {"machine": now, "limits": rows[-1][2], "rows": merged(load(path), own, now)}
-            path.write_text(json.dumps(suite_now, indent=1, ensure_ascii=False) + "\n")
+            write(path, device, {"limits": rows[-1][2], "rows": merged(load(path), own, now)})
     except OSError as error:
-        return [f"cannot write to {folder} ({error.strerror}): nothing was stored."]
-    return [f"results in benchmarks/results/{folder.name}: `make bench-tables` puts them into README.md"]
+        return f"cannot write to {folder} ({error.strerror}): nothing was stored."
+    return f"results in benchmarks/results/{folder.name}: `make bench-tables` puts them into README.md and docs"
 
 
 def merged(before: dict, rows: list[dict], now: dict[str, str]) -> list[dict]:
     """Old rows stay where new ones do not replace them, but only those of the same versions: a file is one set."""
-    versions = lambda about: {name: value for name, value in about.items() if name != "date"}  # noqa: E731
+
+    def versions(about: dict[str, str]) -> dict[str, str]:
+        return {name: value for name, value in about.items() if name != "date"}
+
     kept = before["rows"] if versions(before.get("machine", {})) == versions(now) else []
     return list({(row["case"], row["dtype"]): row for row in [*kept, *rows]}.values())
 

@@ -8,7 +8,6 @@ pictures are random: time does not depend on them.
 """
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterator
@@ -17,16 +16,14 @@ from pathlib import Path
 import torch
 
 import htc_fast
+from benchmarks import stored, timer
 from benchmarks.curves import draw
 from htc_fast import ops
 from htc_fast.commands import entry
 from htc_fast.commands.options import Parser
-from htc_fast.commands.output import check_writable
-from htc_fast.profiling.limits import device_name, machine, seconds
-from htc_fast.profiling.report import rounded
+from htc_fast.device import find_device
 from tests.inputs import SCALES, candidates, maps, proposals, soft_masks
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = {
     "RoIs": (64, 125, 250, 500, 1000, 2000, 4000),
     "boxes": (1000, 4000, 16_000, 64_000, 256_000),
@@ -57,7 +54,9 @@ def calls(device: torch.device) -> dict[str, Callable[[int], Callable]]:
     model = htc_fast.create_model("htc_r50").eval().to(device)
     levels = [one.to(device) for one in maps()]
     heads = [head.weights() for head in model.mask_heads]
-    drawn = lambda *shape: torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)  # noqa: E731
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
 
     def rois(count):
         boxes = proposals(count).to(device)
@@ -92,8 +91,13 @@ def calls(device: torch.device) -> dict[str, Callable[[int], Callable]]:
         bias = torch.zeros(channels, device=device)
         return lambda: ops.conv3x3_relu(x, weight, bias)
 
-    made = (rois, padded, kept, stage, branch, encode, lambda side: extract(1, side),
-            lambda images: extract(images, 256), convolution)  # fmt: skip
+    def image(side):
+        return extract(1, side)
+
+    def batch(images):
+        return extract(images, 256)
+
+    made = (rois, padded, kept, stage, branch, encode, image, batch, convolution)
     return dict(zip(SIZES, made, strict=True))
 
 
@@ -106,11 +110,9 @@ def sweep(device: torch.device, quick: bool) -> Iterator[dict]:
         for size in sizes:
             call = make(size)
             call()
-            first = seconds(call, device)
-            rounds = 1 if quick else max(3, min(30, int(1.0 / max(first, 1e-5))))
-            times.append(statistics.median(seconds(call, device) for _ in range(rounds)) * 1e3)
-        yield {"over": name, "what": WHAT[name], "sizes": list(sizes), "milliseconds": [round(t, 4) for t in times],
-               "exponent": round(exponent(sizes, times), 2)}  # fmt: skip
+            times.append(statistics.median(timer.sample(call, device, 0.0 if quick else 1.0)) * 1e3)
+        curve = {"over": name, "what": WHAT[name], "sizes": list(sizes)}
+        yield curve | {"milliseconds": [round(t, 4) for t in times], "exponent": round(exponent(sizes, times), 2)}
 
 
 def exponent(sizes: tuple[int, ...], times: list[float]) -> float:
@@ -125,20 +127,20 @@ def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smallest sizes, once each")
     parser.add_argument("--out", type=Path, help="folder for sweep.json and sweep.png")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    folder = options.out or (Path("runs/sweep") if options.quick else RESULTS / device_name(device))
-    check_writable(folder)
+    device = find_device(options.device)
+    folder = stored.folder(device, options.out or (Path("runs/sweep") if options.quick else None))
     print("a few seconds" if options.quick else "about a minute on two idle cores", flush=True)
     curves = []
     for curve in sweep(device, options.quick):
         curves.append(curve)
         ends = f"{curve['milliseconds'][0]:.3g} to {curve['milliseconds'][-1]:.3g} ms"
-        print(f"{curve['what']}: over {curve['sizes'][0]} to {curve['sizes'][-1]} {curve['over']}, {ends}, "
-              f"time ~ size^{curve['exponent']:g}", flush=True)  # fmt: skip
-    result = {"machine": machine(device), "curves": rounded(curves)}
-    (folder / "sweep.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    print(f"{folder / 'sweep.json'} and {draw(result, folder / 'sweep.png')}")
+        sizes = f"over {curve['sizes'][0]} to {curve['sizes'][-1]} {curve['over']}"
+        print(f"{curve['what']}: {sizes}, {ends}, time ~ size^{curve['exponent']:g}", flush=True)
+    path = folder / "sweep.json"
+    result = stored.write(path, device, {"curves": curves})
+    print(f"{path} and {draw(result, folder / 'sweep.png')}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from htc_fast.criterion.losses import losses
 from htc_fast.device import find_device
@@ -24,7 +25,7 @@ def list_models() -> list[str]:
     return zoo.list_models()
 
 
-def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None = None, **overrides) -> Detector:
+def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None = None, **overrides: Any) -> Detector:
     """Build a detector by name.
 
     name         one of `list_models()`

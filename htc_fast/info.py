@@ -3,45 +3,40 @@
 Works without the native library too: that is when it is needed most.
 """
 
-import importlib.metadata
 import json
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from types import SimpleNamespace
+from typing import Annotated, Any
 
 import torch
+from tabulate import tabulate
 
 import htc_fast
 from htc_fast import ops
 from htc_fast.commands import entry
-from htc_fast.commands.options import Parser
+from htc_fast.commands.options import parse
 from htc_fast.ops import _backend, _native
 from htc_fast.ops._backend import triton_installed
+from htc_fast.profiling.limits import cpuinfo, version
 
-PACKAGES = ("torch", "torchvision", "timm", "triton", "numpy", "pycocotools", "safetensors")
+PACKAGES = ("torchvision", "timm", "triton", "numpy", "pycocotools", "safetensors")
 DRIVER = Path("/dev/nvidiactl")
 
 
 def versions() -> dict[str, str | None]:
     """Of this package, Python and what it stands on; None where a package is missing."""
-    found: dict[str, str | None] = {"htc_fast": htc_fast.__version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = torch.__version__ if name == "torch" else importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    own = {"htc_fast": htc_fast.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    return own | {name: version(name) for name in PACKAGES}
 
 
-def processor() -> str:
-    """The CPU's name and architecture, and the threads that operators use."""
-    name = ""
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{name or 'CPU'} ({platform.machine()}), {torch.get_num_threads()} threads"
+def cpu() -> str:
+    """Its name and architecture, and the threads that operators use."""
+    return f"{cpuinfo('model name') or 'CPU'} ({platform.machine()}), {torch.get_num_threads()} threads"
 
 
 def gpus() -> list[dict]:
@@ -76,7 +71,7 @@ def reach(major: int, minor: int, built: list[str]) -> str | None:
     return best
 
 
-def native() -> dict:
+def native_library() -> dict:
     """What the native library holds, or why there is none."""
     if not _native.loaded():
         return {"loaded": False, "problem": _native.problem()}
@@ -92,12 +87,14 @@ def native() -> dict:
     }
 
 
-def backend(op: str, device: str) -> tuple[str | None, str | None]:
-    """The backend that `op` would use on a device, or None and why."""
+def backend_of(operator: str, device: str) -> str | None:
+    """The backend that an operator would use on a device; None if it has none there."""
+    # There need not be such a device here.
+    tensor: Any = SimpleNamespace(device=torch.device(device))
     try:
-        return _backend.backend_for(op, SimpleNamespace(device=torch.device(device))), None
-    except (RuntimeError, ImportError) as error:
-        return None, str(error)
+        return _backend.backend_for(operator, tensor)
+    except (RuntimeError, ImportError):
+        return None
 
 
 def operators() -> dict[str, dict]:
@@ -105,8 +102,8 @@ def operators() -> dict[str, dict]:
     names = sorted(name for name in ops.__all__ if name in _backend.available)
     return {
         name: {
-            "cpu": backend(name, "cpu")[0],
-            "cuda": backend(name, "cuda")[0],
+            "cpu": backend_of(name, "cpu"),
+            "cuda": backend_of(name, "cuda"),
             "implemented": sorted(_backend.available.get(name, {"reference"})),
         }
         for name in names
@@ -115,12 +112,14 @@ def operators() -> dict[str, dict]:
 
 def advice() -> list[str]:
     """One sentence for each thing that is missing and how to get it."""
-    out = []
-    if not _native.loaded():
-        out.append(_native.problem())
+    out, problem = [], _native.problem()
+    if problem is not None:
+        out.append(problem)
     elif _native.build is None:
-        out.append(f"htc_fast._build was built for another Python than {sys.version_info[0]}.{sys.version_info[1]}: "
-                   f"{_native.HOW_TO_BUILD}.")  # fmt: skip
+        out.append(
+            f"htc_fast._build was built for another Python than {sys.version_info[0]}.{sys.version_info[1]}: "
+            f"{_native.HOW_TO_BUILD}."
+        )
     missing = [name for name, version in versions().items() if version is None and name != "triton"]
     if missing:
         out.append(f"missing packages: pip install {' '.join(missing)}")
@@ -130,70 +129,90 @@ def advice() -> list[str]:
     for row in gpus():
         if _native.has_cuda() and row["built"] is None:
             digits = row["architecture"].removeprefix("sm_")
-            out.append(f"{row['name']} is {row['architecture']}, which the CUDA kernels were not compiled for: rebuild "
-                       f"with TORCH_CUDA_ARCH_LIST={digits[:-1]}.{digits[-1]}.")  # fmt: skip
+            out.append(
+                f"{row['name']} is {row['architecture']}, which the CUDA kernels were not compiled for: rebuild "
+                f"with TORCH_CUDA_ARCH_LIST={digits[:-1]}.{digits[-1]}."
+            )
     if gpus() and not _native.has_cuda():
-        out.append("CUDA tensors use Triton kernels; for CUDA C++ install nvcc and rebuild with `pip install -e .`."
-                   if triton_installed() else "CUDA tensors have no kernels: pip install triton, or install nvcc and "
-                   "rebuild with `pip install -e .`.")  # fmt: skip
+        if triton_installed():
+            now, then = "use Triton kernels", "for CUDA C++ install nvcc"
+        else:
+            now, then = "have no kernels", "pip install triton, or install nvcc"
+        out.append(f"CUDA tensors {now}: {then} and rebuild with `pip install -e .`.")
     forced = os.environ.get("HTC_FAST_BACKEND")
     if forced:
         out.append(f"HTC_FAST_BACKEND={forced} forces that backend for every operator: unset it to choose by device.")
     return out
 
 
-def report() -> dict:
-    """All of it, ready for JSON."""
+def everything() -> dict:
+    """All that this module knows, ready for JSON."""
     return {
         "versions": versions(),
-        "cpu": processor(),
+        "cpu": cpu(),
         "gpus": gpus(),
         "torch_cuda": torch.version.cuda,
-        "native": native(),
+        "native": native_library(),
         "operators": operators(),
         "advice": advice(),
     }
 
 
-def lines(found: dict) -> list[str]:
-    """The report as text."""
-    out = ["  ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items()), "", "Devices"]
-    out.append(f"  cpu     {found['cpu']}")
+def text(found: dict) -> str:
+    """All of it for reading.
+
+    found  as of `everything`
+    """
+    devices = [["cpu", found["cpu"]]]
     for index, row in enumerate(found["gpus"]):
         how = f"built kernels: {row['built'] or 'none for it'}"
-        out.append(f"  cuda:{index}  {row['name']}, {row['architecture']}, {row['memory_gib']} GiB, {how}")
+        devices.append([f"cuda:{index}", f"{row['name']}, {row['architecture']}, {row['memory_gib']} GiB, {how}"])
     if not found["gpus"]:
         cuda = found["torch_cuda"]
-        out.append(f"  cuda    none found (torch is built {f'for CUDA {cuda}' if cuda else 'without CUDA'})")
-    out += ["", "Native library", *(f"  {line}" for line in _native_lines(found["native"])), ""]
-    width = max(map(len, found["operators"])) + 2
-    out.append(f"{'Operators':{width + 2}}{'cpu':11}{'cuda':11}implemented")
-    for name, row in found["operators"].items():
-        cells = "".join(f"{row[device] or 'none':11}" for device in ("cpu", "cuda"))
-        out.append(f"  {name:{width}}{cells}{', '.join(row['implemented'])}")
-    todo = [f"  * {line}" for line in found["advice"]] or ["  nothing: all is in place for the devices found"]
-    return [*out, "", "To do", *todo]
+        devices.append(["cuda", f"none found (torch is built {f'for CUDA {cuda}' if cuda else 'without CUDA'})"])
+    operators = [
+        [name, row["cpu"] or "none", row["cuda"] or "none", ", ".join(row["implemented"])]
+        for name, row in found["operators"].items()
+    ]
+    todo = [f"* {line}" for line in found["advice"]] or ["nothing: all is in place for the devices found"]
+    blocks = {
+        "Devices": _table(devices),
+        "Native library": _table(_native_rows(found["native"])),
+        "Operators": _table([["", "cpu", "cuda", "implemented"], *operators]),
+        "To do": "\n".join(todo),
+    }
+    versions = "  ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items())
+    return "\n\n".join([versions, *(f"{title}\n{indent(block, '  ')}" for title, block in blocks.items())])
 
 
-def _native_lines(found: dict) -> list[str]:
+def _table(rows: list[list[str]]) -> str:
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _native_rows(found: dict) -> list[list[str]]:
     if not found["loaded"]:
-        return ["none"]
+        return [["none"]]
     sets = found["instruction_sets"]
     cpu = f"{found['instruction_set']} in use, of {', '.join(sets)}; {found['compiler']}" if sets else "unknown build"
     if not found["cuda"]:
-        return [f"cpu     {cpu}", "cuda    not built"]
+        return [["cpu", cpu], ["cuda", "not built"]]
     names = [entry.replace("-real", "").replace("-virtual", "+PTX") for entry in found["cuda_architectures"]]
     some = ", ".join(found["cuda_operators"])
-    return [f"cpu     {cpu}", f"cuda    nvcc {found['cuda']} for sm_{', '.join(names)}: {some}"]
+    return [["cpu", cpu], ["cuda", f"nvcc {found['cuda']} for sm_{', '.join(names)}: {some}"]]
+
+
+@dataclass(frozen=True)
+class Info:
+    """How the report is given."""
+
+    json: Annotated[bool, "the same as JSON"] = False
 
 
 def main() -> int:
     """Print the report."""
-    parser = Parser(prog="python -m htc_fast.info", description="What is installed, built and used.")
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
-    options = parser.parse_args()
-    found = report()
-    print(json.dumps(found, indent=2) if options.json else "\n".join(lines(found)))
+    asked = parse(Info, "info", "What is installed, built and used.")
+    found = everything()
+    print(json.dumps(found, indent=2) if asked.json else text(found))
     return 0
 
 

@@ -1,69 +1,67 @@
 """`python -m htc_fast.predict PICTURES...`: overlays as pictures, and COCO results as JSON."""
 
-import argparse
 import glob
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 from tqdm import tqdm
 
 from htc_fast.commands import entry
-from htc_fast.commands.options import Parser
+from htc_fast.commands.network import Inference
+from htc_fast.commands.options import parse
 from htc_fast.commands.output import JsonList
 from htc_fast.data.annotations import Annotations, read_annotations
 from htc_fast.data.classes import default_classes
 from htc_fast.data.instances import Instances
-from htc_fast.data.pictures import SUFFIXES, image_size
-from htc_fast.detector import load
-from htc_fast.device import autocast
+from htc_fast.data.pictures import SUFFIXES
+from htc_fast.detector import Detector
 from htc_fast.errors import UserError
-from htc_fast.evaluation.coco import at_stage
 from htc_fast.inference.draw import draw
-from htc_fast.inference.optimize import optimized
 from htc_fast.inference.predict import Sources, stream
 from htc_fast.inference.threads import Behind
 
+ABOUT = "Find objects in pictures and draw them."
 
-def parser() -> argparse.ArgumentParser:
-    """All options."""
-    made = Parser(prog="python -m htc_fast.predict", description="Find objects in pictures and draw them.")
-    add = made.add_argument
-    add("pictures", nargs="*", metavar="PICTURES", help="files, folders or globs")
-    add("--weights", type=Path, required=True, help="checkpoint: ours, mmdetection's, torchvision's or detectron2's")
-    add("--model", help="name of the network, where the file does not say it: see htc_fast.list_models()")
-    add("--annotations", type=Path, help="COCO file that names the classes, and the pictures' ids if it lists them")
-    add("--out", type=Path, default=Path("predictions"), metavar="DIR", help="default: predictions")
-    add("--score", type=float, default=0.3, help="leave out what is scored lower (default: 0.3)")
-    add("--image-size", type=int, nargs="+", metavar="PX", help="short side and, optionally, longest long side")
-    add("--batch-size", type=int, default=1)
-    add("--workers", type=int, default=0, help="threads that read pictures (default: 1 on a CPU, up to 8 on a GPU)")
-    add("--stage", type=int, help="one stage of the cascade alone instead of the ensemble")
-    add("--boxes", action="store_true", help="draw boxes too")
-    add("--no-overlays", action="store_true", help="write results.json only")
-    add("--optimize", action="store_true", help="fold and fuse the network first; on a GPU, one graph per size")
-    add("--amp", action="store_true", help="compute in bf16 where that is safe and the device can")
-    add("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
-    return made
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionRun(Inference):
+    """Everything that a prediction is told."""
+
+    POSITIONAL: ClassVar = "pictures"
+
+    pictures: Annotated[tuple[str, ...], "files, folders or globs", "PICTURES"] = ()
+    annotations: Annotated[Path | None, "COCO file that names the classes, and the pictures' ids if it lists them"] = (
+        None
+    )
+    out: Annotated[Path, "default: predictions", "DIR"] = Path("predictions")
+    score: Annotated[float, "leave out what is scored lower (default: 0.3)"] = 0.3
+    stage: Annotated[int | None, "one stage of the cascade alone instead of the ensemble"] = None
+    boxes: Annotated[bool, "draw boxes too"] = False
+    overlays: Annotated[bool, "draw pictures; --no-overlays: write results.json only"] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.score <= 1:
+            raise UserError("--score takes a number from 0 to 1.")
 
 
 def main() -> int:
     """Predict every picture; those that cannot be read are reported, and make the exit status 1."""
-    options = parser().parse_args()
-    if options.batch_size < 1 or not 0 <= options.score <= 1:
-        raise UserError("--batch-size takes a number of at least 1, --score one from 0 to 1.")
-    sources = find_pictures(options.pictures)
-    overlays = name_overlays(sources, options.out)
-    known = read_annotations(options.annotations) if options.annotations else None
-    model = load(
-        options.weights, name=options.model, num_classes=len(known.classes) if known else None, device=options.device
-    )
+    run = parse(PredictionRun, "predict", ABOUT)
+    sources = find_pictures(run.pictures)
+    overlays = name_overlays(sources, run.out)
+    known = read_annotations(run.annotations) if run.annotations else None
+    model = run.load(len(known.classes) if known else None)
     names, category_ids = find_classes(model, known)
     ids = name_pictures(sources, known)
     failed = drawn = 0
     bar = tqdm(total=len(sources), desc="predicting", unit="img", disable=None)
-    with bar, JsonList(options.out / "results.json") as results, Behind(threads=2, depth=8) as behind:
-        for index, found in predictions(model, sources, names, options):
+    with bar, JsonList(run.out / "results.json") as results, Behind(threads=2, depth=8) as behind:
+        for index, found in predictions(run, model, sources, names):
             bar.update()
             if isinstance(found, UserError):
                 failed += 1
@@ -72,33 +70,31 @@ def main() -> int:
             drawn += len(found)
             items = found.to_coco(ids[index], category_ids)
             results.add({**item, "file_name": str(sources[index])} for item in items)
-            if not options.no_overlays:
-                behind(save_overlay, sources[index], found, overlays[index], options.boxes)
+            if run.overlays:
+                behind(save_overlay, sources[index], found, overlays[index], run.boxes)
     skipped = f", {failed} skipped" if failed else ""
-    print(f"{len(sources) - failed} pictures{skipped}, {drawn} instances: {options.out}")
+    print(f"{len(sources) - failed} pictures{skipped}, {drawn} instances: {run.out}")
     return 1 if failed else 0
 
 
-def predictions(model, sources: list[Path], names: list[str], options: argparse.Namespace):
+def predictions(
+    run: PredictionRun, model: Detector, sources: list[Path], names: Sequence[str]
+) -> Iterator[tuple[int, Instances | UserError]]:
     """Pairs of (picture number, its instances or its error)."""
-    device = next(model.parameters()).device
-    size = image_size(options.image_size)
-    if options.optimize:
-        model = optimized(model, size, options.batch_size, options.amp)
-    with at_stage(model, options.stage), autocast(device, options.amp):
+    with run.ready(model, run.stage) as form:
         yield from stream(
-            model,
+            form,
             len(sources),
             Sources(sources),
-            size=size,
-            batch_size=options.batch_size,
-            score_threshold=options.score,
+            size=run.size,
+            batch_size=run.batch_size,
+            score_threshold=run.score,
             class_names=names,
-            workers=options.workers,
+            workers=run.workers,
         )
 
 
-def find_pictures(patterns: list[str]) -> list[Path]:
+def find_pictures(patterns: Sequence[str]) -> list[Path]:
     """Files as they are, the pictures in folders, and what globs match; each once.
 
     raises  UserError if a folder or glob gives nothing, or nothing is left to do
@@ -142,7 +138,7 @@ def name_overlays(sources: list[Path], out: Path) -> list[Path]:
     return overlays
 
 
-def find_classes(model, known: Annotations | None) -> tuple[list[str], list]:
+def find_classes(model: Detector, known: Annotations | None) -> tuple[Sequence[str], Sequence[int | str]]:
     """Class names and category ids: the annotation file's, else the weights file's, else COCO's or numbers."""
     count = model.config.num_classes
     if known is not None:

@@ -1,118 +1,75 @@
 """`python -m htc_fast.profile`: where the time goes, part by part, beside this device's limit and the paper's table."""
 
-import argparse
+import importlib.util
+import json
 import sys
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
-import torch
+from tqdm import tqdm
 
 from htc_fast.commands import entry
-from htc_fast.commands.options import Parser
-from htc_fast.inference.buckets import out_of_memory
-from htc_fast.profiling import detect, limits, report
-from htc_fast.profiling import run as profile_setup
-from htc_fast.profiling.peers import profile_peers
+from htc_fast.commands.options import parse
+from htc_fast.commands.output import check_writable
+from htc_fast.errors import UserError
+from htc_fast.profiling import chart, report
+from htc_fast.profiling.run import INTERRUPTED, ProfileRun, profile
 
-INTERRUPTED = "interrupted: what is missing was not measured"
+DESCRIPTION = "Measure every part of the paper's detectors, beside what this device could do at best."
 
 
-def parser() -> argparse.ArgumentParser:
-    """All options; what is left out depends on the device."""
-    made = Parser(
-        prog="python -m htc_fast.profile",
-        description="Measure every part of the paper's detectors, beside what this device could do at best.",
-    )
-    add = made.add_argument
-    add("--models", nargs="+", metavar="NAME", help="default: the rows of the paper's Table 1")
-    add("--image-size", type=int, nargs="+", metavar="PX", help="short and long side (default: 800 1333; CPU: half)")
-    add("--batch-size", type=int, default=1, help="pictures at once")
-    add("--dtypes", nargs="+", metavar="DTYPE", help="float32, bfloat16 (default: both where the device has them)")
-    add("--modes", nargs="+", metavar="MODE", help="eager, optimized, peers (default: all)")
-    add("--rounds", type=int, help="timed runs of each, after one that is not (default: 20; CPU: 3)")
-    add("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="fields of the configuration")
-    add("--train", action="store_true", help="a training step instead, on sample pictures")
-    add("--trace", type=Path, metavar="FILE", help="also write one run as a Chrome trace: chrome://tracing, Perfetto")
-    add("--out", type=Path, default=Path("runs/profile"), help="folder for profile.json and profile.png")
-    add("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
-    add("--threads", type=int, help="CPU threads")
-    return made
+@dataclass(frozen=True)
+class Command(ProfileRun):
+    """A profile, and where it is written."""
+
+    out: Annotated[Path, "folder for profile.json and profile.png"] = Path("runs/profile")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.out.is_file():
+            raise UserError(f"--out {self.out} is a file: choose another name.")
 
 
 def main() -> int:
     """Measure, print, write."""
-    options = profile_setup.check(parser().parse_args())
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    setting, changed = profile_setup.setting(options)
-    say = profile_setup.Progress()
-    for line in changed:
-        print(line, file=sys.stderr)
-    say("measuring a copy and a product")
-    top = limits.measure(setting.device)
-    say.line(profile_setup.estimate(options, setting, top))
-    found = Found()
-    try:
-        measure(options, setting, say, found)
-        say("measuring a copy and a product again")
-        top = top.best(limits.measure(setting.device))
-        if options.trace is not None:
-            say(f"writing {options.trace}")
-            profile_setup.trace(options, setting)
-    except KeyboardInterrupt:
-        say.line("interrupted")
-        changed.append(INTERRUPTED)
-    say.done()
-    if found.runs:
-        show(profile_setup.result(options, setting, changed, top, found), options)
-    for who, reason in found.failed.items():
-        print(f"{who}: {reason}", file=sys.stderr)
-    return 130 if INTERRUPTED in changed else 2 * (not found.runs)
+    run = parse(Command, "profile", DESCRIPTION)
+    check_writable(run.out)
+    if run.trace is not None:
+        check_writable(run.trace.parent)
+    with progress() as say:
+        result = profile(run, say, note=partial(tqdm.write, file=sys.stderr))
+    if result["rows"]:
+        print(f"{report.text(result)}\n\n{report.bottlenecks(result)}\n")
+        write(result, run.out, "profile_train" if run.train else "profile")
+    return 130 if INTERRUPTED in result["setting"]["changed"] else 2 * (not result["rows"])
 
 
-@dataclass
-class Found:
-    """What was measured so far.
+@contextmanager
+def progress() -> Iterator[Callable[[str], object]]:
+    """Says where it is: in one line that is written over on a terminal, in one each elsewhere."""
+    began = time.monotonic()
 
-    runs    and the peak memory in MB of each where it is a training step
-    absent  peer -> why it is not here
-    failed  model -> why it has no run
-    """
+    def line(what: str) -> None:
+        print(f"[{time.monotonic() - began:4.0f} s] {what}", file=sys.stderr, flush=True)
 
-    runs: list[detect.Run] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
+    with tqdm(bar_format="[{elapsed}] {desc}", leave=False, disable=None) as bar:
+        yield line if bar.disable else bar.set_description_str
 
 
-def measure(options, setting, say, found: Found) -> None:
-    """All runs, one model after the other; one that does not fit into memory leaves the others."""
-    for name in options.models:
-        try:
-            if options.train:
-                run, peak = profile_setup.train_step(options, name, setting, say)
-                found.runs.append(run)
-                found.memory.append(peak)
-            else:
-                for run in detect.profile_model(name, setting, say, **profile_setup.overrides(options)):
-                    found.runs.append(run)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            found.failed[name] = "not enough memory: a smaller --image-size or --batch-size"
-    if "peers" in options.modes and not options.train:
-        others, found.absent = profile_peers(setting, say)
-        found.runs += others
-
-
-def show(result: dict, options) -> None:
-    """On the terminal, and in files."""
-    print(report.text(result))
-    print("\n" + report.bottlenecks(result))
-    written = profile_setup.write(result, options.out, "profile_train" if options.train else "profile")
-    print(f"\n{' and '.join(map(str, written))}")
-    if len(written) == 1:
+def write(result: dict, folder: Path, name: str) -> None:
+    """The profile as JSON and as a picture; the latter not where matplotlib is missing."""
+    numbers = folder / f"{name}.json"
+    numbers.write_text(json.dumps(result, indent=1) + "\n")
+    if importlib.util.find_spec("matplotlib") is None:
+        print(numbers)
         print("no picture was drawn: pip install matplotlib", file=sys.stderr)
+    else:
+        print(f"{numbers} and {chart.draw(result, folder / f'{name}.png')}")
 
 
 if __name__ == "__main__":

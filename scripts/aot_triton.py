@@ -8,6 +8,7 @@ Needs Triton, no GPU: the launchers run on tensors without data and what they la
 """
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -27,8 +28,14 @@ from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 BUDGET = ROOT / "tests" / "budget_triton.json"
-POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64",
-            torch.int32: "*i32", torch.int8: "*i8"}  # fmt: skip
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.int8: "*i8",
+}
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED = 163 * 1024  # what a block may have on sm_80
 COMPILER = ".".join(triton.__version__.split(".")[:2])
@@ -37,9 +44,8 @@ launched: list[tuple] = []
 
 def record() -> None:
     """Make the launchers note what they would launch."""
-    from htc_fast.ops.triton import mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge, tma
-
-    for module in (mask_predict, matrix, nms, roi_align, roi_align_backward, semantic_merge, tma):
+    for file in (ROOT / "htc_fast" / "ops" / "triton").glob("[a-z]*.py"):
+        module = importlib.import_module(f"htc_fast.ops.triton.{file.stem}")
         module.launch = lambda kernel, programs, device, *arguments, **options: launched.append(
             (kernel, arguments, options)
         )
@@ -70,21 +76,21 @@ def cases() -> dict[str, tuple]:
             for semantic in (maps[1], None):
                 options = (scales, 0, True, 56.0)
                 label = f"{name}, {bins}" + (", semantic" if semantic is not None else "")
-                take(label, roi_align.multi_level_roi_align, maps, empty(512, 5), bins, bins, *options, semantic, 1 / 8,
-                     14)  # fmt: skip
+                rois, grid = empty(512, 5), (1 / 8, 14)
+                take(label, roi_align.multi_level_roi_align, maps, rois, bins, bins, *options, semantic, *grid)
                 if semantic is not None:
                     for deterministic in (True, False):
-                        take(f"{name}, {bins}", roi_align_backward.multi_level_roi_align_backward, grad, empty(512, 5),
-                             sizes, *options, True, 1 / 8, 14, deterministic)  # fmt: skip
+                        backward = roi_align_backward.multi_level_roi_align_backward
+                        take(f"{name}, {bins}", backward, grad, rois, sizes, *options, True, *grid, deterministic)
         odd = [empty(2, 50, 50, 19, dtype=dtype).permute(0, 3, 1, 2)]
-        take(f"{name}, odd", roi_align.multi_level_roi_align, odd, empty(2, 33, 4), 3, 5, [0.25], 2, False, 1.0, None,
-             1.0, 1)  # fmt: skip
+        options = [0.25], 2, False, 1.0, None, 1.0, 1
+        take(f"{name}, odd", roi_align.multi_level_roi_align, odd, empty(2, 33, 4), 3, 5, *options)
     boxes, scores, idxs = empty(2, 5000, 4), empty(2, 5000), empty(2, 5000, dtype=torch.int64)
     for most in (100, 1000):
         take("", nms.batched_nms_padded, boxes, scores, idxs, 0.5, most, 0.0)
     for name, dtype in TYPES.items():
         matrix_cases(name, lambda *shape, dtype=dtype: empty(*shape, dtype=dtype), take)
-        bulk_cases(name, lambda *shape, dtype=dtype: empty(*shape, dtype=dtype), take)
+        tma_cases(name, lambda *shape, dtype=dtype: empty(*shape, dtype=dtype), take)
     flag, torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.conv.fp32_precision, "ieee"
     matrix_cases("exact fp32", empty, take)
     torch.backends.cudnn.conv.fp32_precision = flag
@@ -93,7 +99,14 @@ def cases() -> dict[str, tuple]:
 
 def matrix_cases(name: str, empty, take) -> None:
     """The mask branch at 100 boxes and the semantic fusion; float32 on tensor cores and, once, without."""
-    from htc_fast.ops.triton import conv3x3_relu, mask_branch, mask_flow, mask_predict, semantic_merge
+    from htc_fast.ops.triton import (
+        conv3x3_relu,
+        mask_branch,
+        mask_flow,
+        mask_predict,
+        mask_predict_backward,
+        semantic_merge,
+    )
 
     def maps(count: int, channels: int, height: int, width: int) -> Tensor:
         return empty(count, height, width, channels).permute(0, 3, 1, 2)
@@ -110,12 +123,20 @@ def matrix_cases(name: str, empty, take) -> None:
     take(f"flow, {name}", mask_flow.mask_flow, x, x, empty(256, 256, 1, 1), bias)
     take(f"flow backward, {name}", mask_flow.mask_flow_backward, x, x, empty(256, 256, 1, 1), bias)
     head = [maps(256, 256, 3, 3), bias, up_weight, bias, logits, logits_bias]
-    take(f"branch, {name}", mask_branch.mask_branch, x, labels, [*head, empty(256, 256, 1, 1), bias, *head], [1, 1],
-         [False, True], [0, 1])  # fmt: skip
+    take(
+        f"branch, {name}",
+        mask_branch.mask_branch,
+        x,
+        labels,
+        [*head, empty(256, 256, 1, 1), bias, *head],
+        [1, 1],
+        [False, True],
+        [0, 1],
+    )
     for one, what in ((labels, "one class"), (None, "all classes")):
         grad = empty(100, 28, 28) if one is not None else maps(100, 80, 28, 28)
         take(f"{what}, {name}", mask_predict.mask_predict, x, up_weight, bias, logits, logits_bias, one)
-        take(f"{what}, {name}", mask_predict.mask_predict_backward, grad, x, up_weight, bias, logits, one)
+        take(f"{what}, {name}", mask_predict_backward.mask_predict_backward, grad, x, up_weight, bias, logits, one)
     levels = [maps(1, 256, h, w) for h, w in ((200, 336), (100, 168), (50, 84), (25, 42), (13, 21))]
     weights, biases = [empty(256, 256, 1, 1)] * 5, [bias] * 5
     take(name, semantic_merge.semantic_merge, levels, weights, biases, 1)
@@ -124,21 +145,21 @@ def matrix_cases(name: str, empty, take) -> None:
     take(f"odd, {name}", conv3x3_relu.conv3x3_relu, odd, maps(33, 19, 3, 3), empty(33), None, None)
 
 
-def bulk_cases(name: str, empty, take) -> None:
+def tma_cases(name: str, empty, take) -> None:
     """What a GPU with bulk copies launches instead: every tile, and the gradient, which float32 leaves to the other."""
     from htc_fast.ops.triton.epilogue import PLAIN, RELU
     from htc_fast.ops.triton.tiles import AHEAD, BOXES, COPIED, fits
-    from htc_fast.ops.triton.tma import bulk_product
+    from htc_fast.ops.triton.tma import tma_product
 
     x, weight, bias = empty(100, 14, 14, 256).permute(0, 3, 1, 2), empty(256, 3, 3, 256).permute(0, 3, 1, 2), empty(256)
     for tile in COPIED:
         one = fits(replace(tile, depth=128 // x.element_size(), box=BOXES[tile.rows][0]), x.element_size(), AHEAD)
         label = f"{tile.rows}x{tile.outputs}, {name}"
-        take(label, bulk_product, x, weight, x, one, False, RELU, bias)
+        take(label, tma_product, x, weight, x, one, False, RELU, bias)
         if x.element_size() == 2:
-            take(f"{label}, backward", bulk_product, x, weight, x, one, True, PLAIN)
+            take(f"{label}, backward", tma_product, x, weight, x, one, True, PLAIN)
             if tile.rows * tile.outputs <= 2048 * tile.warps:
-                take(f"{label}, residual", bulk_product, x, weight, x, one, False, RELU, bias, x)
+                take(f"{label}, residual", tma_product, x, weight, x, one, False, RELU, bias, x)
 
 
 def source_of(kernel, arguments: tuple, options: dict) -> tuple[ASTSource, dict]:
@@ -165,8 +186,9 @@ def source_of(kernel, arguments: tuple, options: dict) -> tuple[ASTSource, dict]
             return "constexpr"
         return "i32" if -(2**31) <= value < 2**31 else "i64"
 
-    signature = {name: describe(bound[name], (i,)) if name in bound else "constexpr"
-                 for i, name in enumerate(kernel.arg_names)}  # fmt: skip
+    signature = {
+        name: describe(bound[name], (i,)) if name in bound else "constexpr" for i, name in enumerate(kernel.arg_names)
+    }
     rest = {name: value for name, value in options.items() if name not in kernel.arg_names}
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes), rest
 
@@ -180,8 +202,10 @@ def compile_case(name: str, architecture: str) -> dict:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        usage, code = (subprocess.run([find_cuobjdump(), flag, file.name], capture_output=True, text=True).stdout
-                       for flag in ("-res-usage", "-sass"))  # fmt: skip
+        usage, code = (
+            subprocess.run([find_cuobjdump(), flag, file.name], capture_output=True, text=True).stdout
+            for flag in ("-res-usage", "-sass")
+        )
     kernel = Kernel(
         registers=int(re.search(r"REG:(\d+)", usage).group(1)),
         spills=len(re.findall(r"\b(?:STL|LDL)\b", code)),
@@ -195,8 +219,13 @@ def compile_case(name: str, architecture: str) -> dict:
 def measure(architectures: tuple[str, ...], only: list[str]) -> dict[str, dict[str, dict]]:
     """kernel -> architecture -> what it needs"""
     record()
-    jobs = [(name, a) for name in cases() if any(part in name for part in only) for a in architectures
-            if int(a) >= 90 or not name.startswith("bulk_kernel")]  # fmt: skip
+    jobs = [
+        (name, a)
+        for name in cases()
+        if any(part in name for part in only)
+        for a in architectures
+        if int(a) >= 90 or not name.startswith("tma_kernel")
+    ]
     table: dict[str, dict[str, dict]] = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for (name, architecture), needs in zip(jobs, pool.map(compile_case, *zip(*jobs))):
@@ -220,8 +249,11 @@ def compare(table: dict, budget: dict) -> list[str]:
             for what in ("registers", "shared"):
                 if kernel[what] > limit[what] * 1.125 and same_compiler:
                     wrong.append(f"{name} on {architecture}: {what} {kernel[what]}, the budget is {limit[what]}")
-            wrong += [f"{name} on {architecture} has lost its {what} instructions"
-                      for what in INSTRUCTIONS if limit.get(what) and not kernel[what]]  # fmt: skip
+            wrong += [
+                f"{name} on {architecture} has lost its {what} instructions"
+                for what in INSTRUCTIONS
+                if limit.get(what) and not kernel[what]
+            ]
     return wrong
 
 

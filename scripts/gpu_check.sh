@@ -3,7 +3,7 @@
 # Binaries are built beforehand (the stable ABI serves any torch >= 2.11); htc_fast/_build may be missing or another
 # Python's. Without libhtc_fast_ops.so the Triton kernels are tested and timed alone.
 #   OUT=folder PYTHON=python3 scripts/gpu_check.sh      logs and results land in $OUT (build/gpu_check)
-# Results also land in benchmarks/results/<device>, from where scripts/bench_tables.py puts them into README.md.
+# Results also land in benchmarks/results/<device>, from where python -m benchmarks.tables puts them into README.md and docs.
 # DRY=1 rehearses it on a machine without a GPU.
 cd "$(dirname "$0")/.." || exit 1
 PYTHON=${PYTHON:-python3}
@@ -32,7 +32,7 @@ from htc_fast.ops import _backend, _native
 gpu = torch.cuda.is_available()
 print("torch", torch.__version__, "python", sys.version.split()[0], torch.cuda.get_device_name() if gpu else "no GPU")
 print("native library:", _native.problem() or "loaded", "; CUDA kernels of", ", ".join(sorted(_native.cuda_operators)) or "none")
-missing = [name for name in ("pytest", "triton", "torchvision", "timm", "pycocotools") if importlib.util.find_spec(name) is None]
+missing = [name for name in ("pytest", "pytest_benchmark", "triton", "torchvision", "timm", "pycocotools") if importlib.util.find_spec(name) is None]
 print("not installed:", ", ".join(missing) or "nothing", flush=True)
 sys.exit(0 if gpu or os.environ.get("DRY") else "gpu_check: torch sees no GPU here; DRY=1 rehearses without one")
 PY
@@ -68,16 +68,16 @@ else
   echo "compute-sanitizer is not here: memcheck and racecheck were not run"
 fi
 
+bench=("$PYTHON" -m pytest benchmarks --benchmark-only --quick -q -p no:cacheprovider)
 if [ -n "$DRY" ]; then
-  step benchmarks 110 $PYTHON -m benchmarks.gpu_ops --dry --out "$OUT/results"
+  step benchmarks 110 "${bench[@]}" --tiny --device cpu
 else
-  step benchmarks 100 $PYTHON -m benchmarks.gpu_ops
-  step matrix_benchmarks 70 $PYTHON -m benchmarks.gpu_matrix --out "$OUT/gpu_matrix.json"
-  step runtime_benchmarks 100 $PYTHON -m benchmarks.gpu_runtime --out "$OUT/gpu_runtime.json"
-  step bucket_memory 50 $PYTHON scripts/buckets.py --device cuda
-  step tables 20 $PYTHON scripts/bench_tables.py
+  # Interrupted and not killed: what was measured is in benchmarks/results, and the log says what was not.
+  step benchmarks 270 timeout -s INT 260 "${bench[@]}"
+  step bucket_memory 50 $PYTHON -m benchmarks.buckets --device cuda
+  step tables 20 $PYTHON -m benchmarks.tables
   device=$($PYTHON -c "from htc_fast.profiling.limits import device_name; print(device_name())")
-  cp -r "benchmarks/results/$device" README.md "$OUT"
+  cp -r "benchmarks/results/$device" README.md docs "$OUT"
 fi
-cat "$OUT"/*benchmarks.log
+cat "$OUT"/benchmarks.log
 exit $failed

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from htc_fast import UserError, create_model
-from htc_fast.data.pictures import image_size
+from htc_fast.data.pictures import image_limits
 from htc_fast.detector import load
 from htc_fast.device import find_device
 from htc_fast.training.checkpoint import weights_bytes
@@ -77,10 +77,10 @@ def test_files_that_give_no_detector(saved, tmp_path):
 
 
 def test_options():
-    assert image_size(None) is None and image_size([800]) == (800, 1333) and image_size([256, 300]) == (256, 300)
+    assert image_limits([800]) == (800, 1333) and image_limits([256, 300]) == (256, 300)
     for wrong in ([9], [800, 1, 2], [64, 20]):
         with pytest.raises(UserError, match="--image-size"):
-            image_size(wrong)
+            image_limits(wrong)
     assert find_device("cpu").type == "cpu"
     with pytest.raises(UserError, match="choose cpu"):
         find_device("toaster")

@@ -6,6 +6,7 @@
 // above the threshold no pixel needs a look.
 #include <algorithm>
 
+#include "cuda/block_scan.cuh"
 #include "cuda/mask_lines.cuh"
 
 namespace htc::cuda {
@@ -21,35 +22,6 @@ struct EncodeParams {
   int32_t* block_totals;  // [K, blocks]
   int32_t* before;        // [K, blocks, kThreads]: the runs of the block's columns left of this one
 };
-
-template <class Int>
-struct ScanShared {
-  Int warps[32];
-};
-
-// The sum of the values of all threads before this one, and of all.
-template <class Int>
-struct Prefix {
-  Int before, total;
-};
-template <class Int>
-__device__ __forceinline__ Prefix<Int> block_prefix(ScanShared<Int>& shared, Int value) {
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  Int sum = value;
-  for (int step = 1; step < 32; step *= 2) {
-    const Int left = __shfl_up_sync(~0u, sum, step);
-    if (lane >= step) sum += left;
-  }
-  __syncthreads();
-  if (lane == 31) shared.warps[warp] = sum;
-  __syncthreads();
-  Prefix<Int> prefix{sum - value, 0};
-  for (int w = 0; w < static_cast<int>(blockDim.x / 32); w++) {
-    if (w < warp) prefix.before += shared.warps[w];
-    prefix.total += shared.warps[w];
-  }
-  return prefix;
-}
 
 // starts[s]: the box's first row whose lower cell is s or later; [mask_h + 2], the last one is the number of rows.
 __device__ __forceinline__ void find_cells(const MaskParams& p, const MaskPlace& place, uint32_t* starts) {

@@ -5,6 +5,7 @@
 //   gather     one block per tile of pixels: finds its RoIs, works out a batch's weights, sums their gradients
 #include <algorithm>
 
+#include "cuda/block_scan.cuh"
 #include "cuda/roi_geometry.cuh"
 
 namespace htc::cuda {
@@ -49,29 +50,10 @@ __device__ __forceinline__ int group_of(const RoiParams& p, const RoiPlace& roi,
   return (semantic ? p.semantic : roi.level) * p.images + roi.image;
 }
 
-struct SortShared {
-  int sums[32];
-};
-// Everyone's sum of the values before it, in thread order, and the total.
-__device__ __forceinline__ int2 block_prefix(SortShared& shared, bool mine) {
-  const unsigned votes = __ballot_sync(~0u, mine);
-  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-  if (lane == 0) shared.sums[warp] = __popc(votes);
-  __syncthreads();
-  int before = __popc(votes & ((1u << lane) - 1)), total = 0;
-  for (int w = 0; w < static_cast<int>(blockDim.x / 32); w++) {
-    const int sum = shared.sums[w];
-    if (w < warp) before += sum;
-    total += sum;
-  }
-  __syncthreads();
-  return make_int2(before, total);
-}
-
 // One block per group. It counts the RoIs of the groups before its own, then writes its own ones behind them.
 template <class Kind>
 __global__ void __launch_bounds__(1024) sort_rois(const __grid_constant__ RoiParams p, Lists lists) {
-  HTC_SHARED(SortShared, shared);
+  HTC_SHARED(ScanShared<int>, shared);
   const int group = static_cast<int>(blockIdx.x);
   const bool semantic = group / p.images == p.semantic;
   int start = semantic ? static_cast<int>(p.count) : 0;
@@ -82,7 +64,7 @@ __global__ void __launch_bounds__(1024) sort_rois(const __grid_constant__ RoiPar
       const RoiPlace roi = place_roi(p, k);
       earlier = roi.valid && group_of(p, roi, semantic) < group;
     }
-    start += block_prefix(shared, earlier).y;
+    start += block_votes(shared, earlier).total;
   }
   int found = 0;
   for (int64_t base = 0; base < p.count; base += blockDim.x) {
@@ -97,12 +79,12 @@ __global__ void __launch_bounds__(1024) sort_rois(const __grid_constant__ RoiPar
         mine = rows.x <= rows.y && columns.x <= columns.y;
       }
     }
-    const int2 prefix = block_prefix(shared, mine);
+    const Prefix<int> prefix = block_votes(shared, mine);
     if (mine)
-      lists.footprints[start + found + prefix.x] = {static_cast<int32_t>(k), static_cast<int16_t>(rows.x),
-                                                    static_cast<int16_t>(rows.y), static_cast<int16_t>(columns.x),
-                                                    static_cast<int16_t>(columns.y)};
-    found += prefix.y;
+      lists.footprints[start + found + prefix.before] = {static_cast<int32_t>(k), static_cast<int16_t>(rows.x),
+                                                         static_cast<int16_t>(rows.y), static_cast<int16_t>(columns.x),
+                                                         static_cast<int16_t>(columns.y)};
+    found += prefix.total;
   }
   if (threadIdx.x == 0) {
     lists.starts[group] = start;
@@ -111,7 +93,7 @@ __global__ void __launch_bounds__(1024) sort_rois(const __grid_constant__ RoiPar
 }
 
 struct GatherShared {
-  SortShared sort;
+  ScanShared<int> sort;
   int32_t hits[kThreads];
   // For each RoI of the batch: the bins that reach each row and each column of the tile (empty: 0, -1).
   int row_first[kBatch][kTileH], row_last[kBatch][kTileH];
@@ -239,11 +221,11 @@ __global__ void __launch_bounds__(kThreads, 2) roi_align_gather(const __grid_con
       f = footprints[base + threadIdx.x];
       hit = f.y0 <= row && row <= f.y1 && f.x0 <= column && column <= f.x1;
     }
-    const int2 place = block_prefix(shared.sort, hit);
-    if (hit) shared.hits[place.x] = f.roi;
+    const Prefix<int> place = block_votes(shared.sort, hit);
+    if (hit) shared.hits[place.before] = f.roi;
     __syncthreads();
-    for (int begin = 0; begin < place.y; begin += p.batch) {
-      const int size = min(p.batch, place.y - begin);
+    for (int begin = 0; begin < place.total; begin += p.batch) {
+      const int size = min(p.batch, place.total - begin);
       fill_batch<Kind>(p, tile, shared, begin, size);
       __syncthreads();
       if (active) add_batch<T, V>(p, shared, begin, size, channel, sum);

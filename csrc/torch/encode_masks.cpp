@@ -81,9 +81,6 @@ std::tuple<Tensor, Tensor> encode_masks_cuda(const Tensor& masks_any, const Tens
 }  // namespace
 }  // namespace htc
 
-STABLE_TORCH_LIBRARY_FRAGMENT(htc_fast, m) {
-  m.def("encode_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> (Tensor, Tensor)");
-}
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) { m.impl("encode_masks", TORCH_BOX(&htc::encode_masks_cpu)); }
 #ifdef HTC_CUDA
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CUDA, m) { m.impl("encode_masks", TORCH_BOX(&htc::encode_masks_cuda)); }

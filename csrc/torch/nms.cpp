@@ -92,12 +92,6 @@ std::tuple<Tensor, Tensor> batched_nms_padded(const Tensor& boxes, const Tensor&
 }  // namespace
 }  // namespace htc
 
-STABLE_TORCH_LIBRARY_FRAGMENT(htc_fast, m) {
-  m.def("batched_nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor");
-  m.def(
-      "batched_nms_padded(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold, int max_output, "
-      "float score_threshold) -> (Tensor, Tensor)");
-}
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
   m.impl("batched_nms", TORCH_BOX(&htc::batched_nms_cpu));
   m.impl("batched_nms_padded", TORCH_BOX(&htc::batched_nms_padded));

@@ -38,9 +38,6 @@ Tensor paste_masks(const Tensor& masks_any, const Tensor& boxes_any, int64_t hei
 }  // namespace
 }  // namespace htc
 
-STABLE_TORCH_LIBRARY_FRAGMENT(htc_fast, m) {
-  m.def("paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor");
-}
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) { m.impl("paste_masks", TORCH_BOX(&htc::paste_masks)); }
 #ifdef HTC_CUDA
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CUDA, m) { m.impl("paste_masks", TORCH_BOX(&htc::paste_masks)); }

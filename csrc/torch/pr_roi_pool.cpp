@@ -49,17 +49,6 @@ Tensor boxes(const Tensor& grad, const std::vector<Tensor>& features, const Tens
 }  // namespace
 }  // namespace htc
 
-STABLE_TORCH_LIBRARY_FRAGMENT(htc_fast, m) {
-  m.def(
-      "pr_roi_pool(Tensor[] features, Tensor rois, int out_h, int out_w, float[] spatial_scales, bool aligned, "
-      "float finest_size) -> Tensor");
-  m.def(
-      "pr_roi_pool_backward(Tensor grad, Tensor rois, int[] sizes, float[] spatial_scales, bool aligned, "
-      "float finest_size) -> Tensor[]");
-  m.def(
-      "pr_roi_pool_boxes(Tensor grad, Tensor[] features, Tensor rois, float[] spatial_scales, bool aligned, "
-      "float finest_size) -> Tensor");
-}
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
   m.impl("pr_roi_pool", TORCH_BOX(&htc::pr_roi_pool));
   m.impl("pr_roi_pool_backward", TORCH_BOX(&htc::backward));

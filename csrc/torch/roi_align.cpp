@@ -190,51 +190,28 @@ Tensor forward(const std::vector<Tensor>& features, const Tensor& rois, int64_t 
       {out_h, out_w, scales, sampling_ratio, aligned, finest_size, semantic_scale, semantic_grid, false}, semantic);
 }
 
+// Not deterministic: with atomic additions, on CUDA; for comparison.
 std::vector<Tensor> backward(const Tensor& grad, const Tensor& rois, const std::vector<int64_t>& sizes,
                              const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
                              double finest_size, bool has_semantic, double semantic_scale, int64_t semantic_grid,
-                             bool atomic) {
+                             bool deterministic) {
   STD_TORCH_CHECK(grad.dim() == 4, "roi_align_backward: grad must be [K, C, h, w]");
   return pool_backward(
       grad, rois, sizes,
       {grad.size(2), grad.size(3), scales, sampling_ratio, aligned, finest_size, semantic_scale, semantic_grid, false},
-      has_semantic, atomic);
-}
-
-std::vector<Tensor> backward_deterministic(const Tensor& grad, const Tensor& rois, const std::vector<int64_t>& sizes,
-                                           const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
-                                           double finest_size, bool has_semantic, double semantic_scale,
-                                           int64_t semantic_grid) {
-  return backward(grad, rois, sizes, scales, sampling_ratio, aligned, finest_size, has_semantic, semantic_scale,
-                  semantic_grid, false);
+      has_semantic, !deterministic);
 }
 
 }  // namespace
 }  // namespace htc
 
-STABLE_TORCH_LIBRARY_FRAGMENT(htc_fast, m) {
-  m.def(
-      "multi_level_roi_align(Tensor[] features, Tensor rois, int out_h, int out_w, float[] spatial_scales, "
-      "int sampling_ratio, bool aligned, float finest_size, Tensor? semantic, float semantic_scale, "
-      "int semantic_grid) -> Tensor");
-  m.def(
-      "multi_level_roi_align_backward(Tensor grad, Tensor rois, int[] sizes, float[] spatial_scales, "
-      "int sampling_ratio, bool aligned, float finest_size, bool has_semantic, float semantic_scale, "
-      "int semantic_grid) -> Tensor[]");
-  // On CUDA only, with atomic additions: for comparison.
-  m.def(
-      "multi_level_roi_align_scatter(Tensor grad, Tensor rois, int[] sizes, float[] spatial_scales, "
-      "int sampling_ratio, bool aligned, float finest_size, bool has_semantic, float semantic_scale, "
-      "int semantic_grid, bool atomic=True) -> Tensor[]");
-}
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
   m.impl("multi_level_roi_align", TORCH_BOX(&htc::forward));
-  m.impl("multi_level_roi_align_backward", TORCH_BOX(&htc::backward_deterministic));
+  m.impl("multi_level_roi_align_backward", TORCH_BOX(&htc::backward));
 }
 #ifdef HTC_CUDA
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CUDA, m) {
   m.impl("multi_level_roi_align", TORCH_BOX(&htc::forward));
-  m.impl("multi_level_roi_align_backward", TORCH_BOX(&htc::backward_deterministic));
-  m.impl("multi_level_roi_align_scatter", TORCH_BOX(&htc::backward));
+  m.impl("multi_level_roi_align_backward", TORCH_BOX(&htc::backward));
 }
 #endif

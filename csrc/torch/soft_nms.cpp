@@ -47,11 +47,6 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, c
 }  // namespace
 }  // namespace htc
 
-STABLE_TORCH_LIBRARY_FRAGMENT(htc_fast, m) {
-  m.def(
-      "soft_nms(Tensor boxes, Tensor scores, Tensor idxs, bool gaussian, float iou_threshold, float sigma, "
-      "float min_score, int max_output) -> (Tensor, Tensor)");
-}
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) { m.impl("soft_nms", TORCH_BOX(&htc::soft_nms)); }
 #ifdef HTC_CUDA
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CUDA, m) { m.impl("soft_nms", TORCH_BOX(&htc::soft_nms)); }

@@ -21,7 +21,7 @@ Tensor winograd_weights(const Tensor& weight_any) {
 
 Tensor winograd(const Tensor& x_any, const Tensor& packed, const std::optional<Tensor>& bias, int64_t outputs,
                 bool relu) {
-  STD_TORCH_CHECK(x_any.is_cpu() && x_any.dim() == 4 && packed.is_cpu() &&
+  STD_TORCH_CHECK(x_any.is_cpu() && x_any.dim() == 4 && packed.is_cpu() && packed.scalar_type() == ScalarType::Float &&
                       packed.numel() == winograd_floats(outputs, x_any.size(1)) && outputs % 32 == 0 &&
                       x_any.size(1) % 16 == 0,
                   "winograd: x must be [N, C, H, W] on the CPU, with the C of the packed weights");
@@ -51,10 +51,6 @@ Tensor winograd(const Tensor& x_any, const Tensor& packed, const std::optional<T
 }  // namespace
 }  // namespace htc
 
-STABLE_TORCH_LIBRARY_FRAGMENT(htc_fast, m) {
-  m.def("winograd_weights(Tensor weight) -> Tensor");
-  m.def("winograd(Tensor x, Tensor packed, Tensor? bias, int outputs, bool relu) -> Tensor");
-}
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
   m.impl("winograd_weights", TORCH_BOX(&htc::winograd_weights));
   m.impl("winograd", TORCH_BOX(&htc::winograd));

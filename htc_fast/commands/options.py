@@ -11,8 +11,8 @@ import argparse
 import ast
 import types
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, Field, fields, replace
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from htc_fast.errors import UserError, choose
 
@@ -22,7 +22,7 @@ Run = TypeVar("Run")
 class Parser(argparse.ArgumentParser):
     """argparse, with the nearest option named when one is unknown."""
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             options = [name for action in self._actions for name in action.option_strings]
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unexpected argument {unknown[0]!r}: see --help.")
         return parsed
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         """One sentence, without a page of usage before it."""
         self.exit(2, f"error: {message}\n")
 
@@ -46,7 +46,8 @@ def given(kind: type, command: str, description: str, words: Sequence[str] | Non
     words    None: those that this process was started with
     """
     parser = Parser(prog=f"python -m htc_fast.{command}", description=description, argument_default=argparse.SUPPRESS)
-    groups, group = getattr(kind, "GROUPS", {}), parser
+    groups: dict[str, str] = getattr(kind, "GROUPS", {})
+    group: Any = parser
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         group = parser.add_argument_group(groups[field.name]) if field.name in groups else group
@@ -62,9 +63,8 @@ def parse(kind: type[Run], command: str, description: str, words: Sequence[str] 
 
 def changed(run: Run, found: dict[str, Any]) -> Run:
     """A run with what was given in place of its own; mappings are added to."""
-    assert is_dataclass(run)
     mappings = {name: {**getattr(run, name), **value} for name, value in found.items() if isinstance(value, dict)}
-    return replace(run, **{**found, **mappings})
+    return replace(cast(Any, run), **{**found, **mappings})
 
 
 def _add(group, field: Field, hint: Any, positional: bool) -> None:

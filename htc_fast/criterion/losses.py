@@ -15,7 +15,9 @@ from torch import Tensor
 from htc_fast import ops
 from htc_fast.criterion.matching import IGNORED, anchors_inside, match
 from htc_fast.criterion.sampling import Sample, Sampler, random_sampler, sample
+from htc_fast.models.config import RPN, Model
 from htc_fast.models.geometry import encode_boxes, to_rois
+from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Targets, trim
 from htc_fast.ranges import part
 
@@ -39,7 +41,7 @@ class Pool:
 
 
 def losses(
-    model,
+    model: HTC,
     images: Tensor,
     image_sizes: Tensor,
     targets: Targets,
@@ -61,8 +63,7 @@ def losses(
     features = model.extract(images)
     semantic, semantic_logits = model.semantic(features)
     objectness, deltas = model.rpn(features)
-    anchors = model.rpn.anchors([tuple(level.shape[-2:]) for level in objectness], images.device)
-    anchors = torch.cat(anchors)
+    anchors = torch.cat(model.rpn.anchors([(level.shape[2], level.shape[3]) for level in objectness], images.device))
     terms = rpn_losses(config.rpn, anchors, objectness, deltas, image_sizes, targets, sampler, generator)
     if semantic_logits is not None:
         terms["semantic"] = semantic_loss(semantic_logits, targets.semantic, config.semantic_loss_weight)
@@ -79,7 +80,14 @@ def losses(
 
 
 def rpn_losses(
-    config, anchors: Tensor, objectness, deltas, image_sizes: Tensor, targets: Targets, sampler, generator
+    config: RPN,
+    anchors: Tensor,
+    objectness: list[Tensor],
+    deltas: list[Tensor],
+    image_sizes: Tensor,
+    targets: Targets,
+    sampler: Sampler,
+    generator: torch.Generator | None,
 ) -> dict[str, Term]:
     """Binary cross-entropy and SmoothL1 (beta 1/9), both over all sampled anchors.
 
@@ -124,7 +132,7 @@ def semantic_loss(logits: Tensor, target: Tensor | None, weight: float) -> Term:
 
 
 @torch.no_grad()
-def propose(model, objectness: list[Tensor], deltas: list[Tensor], image_sizes: Tensor) -> Pool:
+def propose(model: HTC, objectness: list[Tensor], deltas: list[Tensor], image_sizes: Tensor) -> Pool:
     """The RPN's proposals as the first pool."""
     rpn = model.config.rpn
     limits = rpn.train_proposals_per_level, rpn.train_proposals
@@ -134,7 +142,9 @@ def propose(model, objectness: list[Tensor], deltas: list[Tensor], image_sizes: 
 
 
 @torch.no_grad()
-def draw_rois(config, t: int, pool: Pool, targets: Targets, sampler, generator) -> tuple[Tensor, Sample]:
+def draw_rois(
+    config: Model, t: int, pool: Pool, targets: Targets, sampler: Sampler, generator: torch.Generator | None
+) -> tuple[Tensor, Sample]:
     """Match the pool at stage t's IoU, put the ground truth in front, and sample.
 
     returns  boxes [N, S, 4] and the Sample, whose index counts ground truth first (below G)
@@ -150,7 +160,7 @@ def draw_rois(config, t: int, pool: Pool, targets: Targets, sampler, generator) 
 
 
 def box_losses(
-    config, t: int, class_logits: Tensor, deltas: Tensor, boxes: Tensor, drawn: Sample, targets: Targets
+    config: Model, t: int, class_logits: Tensor, deltas: Tensor, boxes: Tensor, drawn: Sample, targets: Targets
 ) -> dict[str, Term]:
     """Softmax cross-entropy over the samples; SmoothL1 (beta 1) of the positives, divided by all samples.
 
@@ -172,7 +182,16 @@ def box_losses(
 
 
 @torch.no_grad()
-def refine(model, t, boxes, class_logits, deltas, drawn: Sample, targets: Targets, image_sizes) -> Pool:
+def refine(
+    model: HTC,
+    t: int,
+    boxes: Tensor,
+    class_logits: Tensor,
+    deltas: Tensor,
+    drawn: Sample,
+    targets: Targets,
+    image_sizes: Tensor,
+) -> Pool:
     """Regress the sampled boxes; what was added ground truth leaves the pool."""
     gt_labels = targets.labels.gather(1, drawn.gt)
     labels = torch.where(drawn.positive, gt_labels, class_logits[..., :-1].argmax(dim=-1))
@@ -180,7 +199,15 @@ def refine(model, t, boxes, class_logits, deltas, drawn: Sample, targets: Target
     return Pool(refined, drawn.valid & (drawn.index >= targets.labels.shape[1]))
 
 
-def mask_loss(model, t: int, features, semantic, boxes: Tensor, drawn: Sample, targets: Targets) -> Term:
+def mask_loss(
+    model: HTC,
+    t: int,
+    features: list[Tensor],
+    semantic: Tensor | None,
+    boxes: Tensor,
+    drawn: Sample,
+    targets: Targets,
+) -> Term:
     """Binary cross-entropy of the ground-truth class's 28x28 logits, mean over the positives' pixels.
 
     boxes  [N, S, 4], positives first

@@ -10,10 +10,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from htc_fast.data import semantic as semantic_maps
-from htc_fast.data.annotations import Annotations, Picture, read_annotations
+from htc_fast.data.annotations import Annotation, Annotations, Picture, read_annotations, say_once
 from htc_fast.data.instances import Instances
 from htc_fast.data.masks import to_bitmaps, to_rle
-from htc_fast.data.messages import say_once
 from htc_fast.data.pictures import load_image
 from htc_fast.errors import UserError
 
@@ -49,10 +48,13 @@ class CocoDataset(Dataset):
         keep_empty: bool | None = None,
         transform: Callable[[dict], dict] | None = None,
     ):
-        if root is None and annotations is None:
-            raise UserError("a data set needs its root folder (--data) or its annotation file (--annotations).")
         root = Path(root) if root is not None else None
-        self.path = Path(annotations) if annotations is not None else find_annotations(root, split)
+        if annotations is not None:
+            self.path = Path(annotations)
+        elif root is not None:
+            self.path = find_annotations(root, split)
+        else:
+            raise UserError("a data set needs its root folder (--data) or its annotation file (--annotations).")
         self.annotations: Annotations = read_annotations(self.path, classes)
         self.pictures, self.classes = self.annotations.pictures, self.annotations.classes
         self.category_ids = self.annotations.category_ids
@@ -124,7 +126,7 @@ class CocoDataset(Dataset):
             class_names=self.classes,
         )
 
-    def _bitmaps(self, used: list, picture: Picture) -> np.ndarray:
+    def _bitmaps(self, used: list[Annotation], picture: Picture) -> np.ndarray:
         rles = [to_rle(item.segmentation, picture.height, picture.width) for item in used]
         return to_bitmaps(rles, picture.height, picture.width)
 
@@ -142,7 +144,9 @@ class CocoDataset(Dataset):
             )
         return kept
 
-    def _maps(self, root: Path | None, split: str, semantic: str | Path | None, classes: int | None):
+    def _maps(
+        self, root: Path | None, split: str, semantic: str | Path | None, classes: int | None
+    ) -> semantic_maps.Maps | None:
         # A command line gives a Path, whatever was meant.
         wanted = None if semantic is None else str(semantic)
         if wanted == "none":

@@ -31,7 +31,7 @@ class Instances:
     def __len__(self) -> int:
         return len(self.rle)
 
-    def __getitem__(self, keep) -> "Instances":
+    def __getitem__(self, keep: slice | Tensor | Sequence[int] | int) -> "Instances":
         """Some of them: a slice, a bool mask [n] or indices."""
         index = torch.arange(len(self))[keep].reshape(-1)
         return Instances(
@@ -54,11 +54,11 @@ class Instances:
     @property
     def areas(self) -> Tensor:
         """[n] int64, pixels of each mask."""
-        return torch.tensor([int(coco_mask.area(_as_bytes(rle))) for rle in self.rle], dtype=torch.int64)
+        return torch.tensor([int(coco_mask.area(as_bytes(rle))) for rle in self.rle], dtype=torch.int64)
 
     def mask(self, index: int) -> np.ndarray:
         """One mask, bool [H, W]."""
-        return coco_mask.decode(_as_bytes(self.rle[index])).astype(bool)
+        return coco_mask.decode(as_bytes(self.rle[index])).astype(bool)
 
     def name(self, index: int) -> str:
         """The class name of one instance."""
@@ -91,6 +91,7 @@ class Instances:
         return results
 
 
-def _as_bytes(rle: dict) -> dict:
+def as_bytes(rle: dict) -> dict:
+    """An RLE with its counts as pycocotools takes them."""
     counts = rle["counts"]
     return {"size": list(rle["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}

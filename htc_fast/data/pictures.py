@@ -20,9 +20,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", "
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 ORIENTATION = 0x0112
+Source = str | Path | Image.Image | np.ndarray
 
 
-def load_image(source, size: tuple[int, int] | None = None) -> np.ndarray:
+def load_image(source: Source, size: tuple[int, int] | None = None) -> np.ndarray:
     """Turn a path, a PIL image or an array into pixels.
 
     source   path, PIL image, or uint8 array [H, W, 3] RGB or [H, W] grey
@@ -68,7 +69,10 @@ def shrink(image: np.ndarray, size: tuple[int, int] | None) -> Tensor:
     """uint8 [H, W, 3] to uint8 [3, h, w] of (short side, long side), or of its own size for None."""
     # A copy only where torch cannot borrow the memory.
     tensor = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
-    return tensor if size is None else resize(tensor, resized_size(*image.shape[:2], *size))
+    if size is None:
+        return tensor
+    height, width, _ = image.shape
+    return resize(tensor, resized_size(height, width, *size))
 
 
 def preprocess(
@@ -165,13 +169,11 @@ def _reason(error: Exception) -> str:
     return "unknown format" if "cannot identify" in text else (text.splitlines() or [type(error).__name__])[0]
 
 
-def image_size(sides: Sequence[int] | None) -> tuple[int, int] | None:
-    """One or two sides in pixels as (short side, limit of the long side); None stays None.
+def image_limits(sides: Sequence[int]) -> tuple[int, int]:
+    """One or two sides in pixels as (short side, limit of the long side).
 
     raises  UserError for other numbers
     """
-    if sides is None:
-        return None
     if not 1 <= len(sides) <= 2 or min(sides) < 32:
         raise UserError(f"--image-size takes one or two sides of at least 32 pixels, got {' '.join(map(str, sides))}.")
     # One side alone keeps the paper's aspect, 1333 to 800.

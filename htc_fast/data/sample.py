@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from htc_fast.data.masks import from_bitmaps
-from htc_fast.data.scenes import CLASSES, STUFF, Composer
+from htc_fast.data.scenes import CLASSES, STUFF, Composer, Scene
 from htc_fast.errors import UserError
 
 # To be raised with every change of what is drawn: it names the cached folder.
@@ -96,8 +96,8 @@ def _write(root: Path, recipe: dict) -> None:
         (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
 
 
-def _annotations(scene, image_id: int, first: int) -> list[dict]:
-    found = []
+def _annotations(scene: Scene, image_id: int, first: int) -> list[dict]:
+    found: list[dict] = []
     for label, mask, rle in zip(scene.labels, scene.masks, from_bitmaps(scene.masks) if scene.labels else []):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         corner, size = (columns[0], rows[0]), (columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)

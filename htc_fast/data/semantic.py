@@ -112,7 +112,10 @@ class Derived:
         return painted
 
 
-def find_maps(root: Path | None, annotations: Path, split_names: list[str], classes: int | None):
+Maps = PixelMaps | PanopticMaps | Derived
+
+
+def find_maps(root: Path | None, annotations: Path, split_names: list[str], classes: int | None) -> Maps | None:
     """Pixel maps or panoptic files where COCO keeps them; None if there are none."""
     base = root or annotations.parent.parent
     for name in split_names:
@@ -126,7 +129,7 @@ def find_maps(root: Path | None, annotations: Path, split_names: list[str], clas
     return None
 
 
-def open_maps(path: Path, classes: int | None):
+def open_maps(path: Path, classes: int | None) -> Maps:
     """The maps a user names: a folder of pixel maps, a panoptic JSON file, or the folder of its PNGs.
 
     raises  UserError if nothing is there

@@ -4,6 +4,7 @@ All draws come from torch's generator, so seeding it fixes a sample.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class Resize(v2.Transform):
         if long < 1 or (self.short and self.short[0] < 1) or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"sides and factors must be positive, got short={short}, long={long}, scale={scale}.")
 
-    def make_params(self, flat_inputs: list) -> dict:
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = next(F.get_size(item) for item in flat_inputs if isinstance(item, tv_tensors.Image))
         short, long = min(height, width), max(height, width)
         if self.short:
@@ -75,7 +76,7 @@ class Resize(v2.Transform):
         factor = float(torch.empty(()).uniform_(*self.scale)) if self.scale[0] < self.scale[1] else self.scale[0]
         return {"size": resized_size(height, width, short * factor, long * factor)}
 
-    def transform(self, inpt, params: dict):
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if isinstance(inpt, tv_tensors.Image):
             return resize(inpt, params["size"])
         if isinstance(inpt, tv_tensors.Mask) and inpt.numel() == 0:
@@ -142,10 +143,10 @@ class RandomCrop(torch.nn.Module):
 class QuarterTurn(v2.Transform):
     """Turn by 0, 90, 180 or 270 degrees, each as likely."""
 
-    def make_params(self, flat_inputs: list) -> dict:
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         return {"turns": int(torch.randint(0, 4, ()))}
 
-    def transform(self, inpt, params: dict):
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         for _ in range(params["turns"]):
             if isinstance(inpt, tv_tensors.BoundingBoxes):
                 height, width = inpt.canvas_size
@@ -158,7 +159,11 @@ class QuarterTurn(v2.Transform):
 
 
 class DropEmpty(torch.nn.Module):
-    """Drop instances whose box the other transforms left without a positive width and height."""
+    """Drop instances whose box the other transforms left without a positive width and height.
+
+    Not v2.SanitizeBoundingBoxes: it also drops sides below a pixel, boxes that overhang the picture, and rows of a
+    semantic map that has as many rows as there are instances.
+    """
 
     def forward(self, sample: dict) -> dict:
         boxes = sample["boxes"].as_subclass(Tensor)

@@ -2,8 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch.distributed as dist
@@ -13,10 +13,11 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from htc_fast.data.coco import CocoDataset
-from htc_fast.data.instances import Instances
+from htc_fast.data.instances import Instances, as_bytes
 from htc_fast.data.masks import to_rle
 from htc_fast.errors import UserError
 from htc_fast.inference.predict import stream
+from htc_fast.models.structures import DetectorLike
 
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
@@ -35,7 +36,7 @@ class Scores:
 
 
 def evaluate(
-    model,
+    model: DetectorLike,
     dataset: CocoDataset,
     *,
     size: tuple[int, int] | None = None,
@@ -57,7 +58,7 @@ def evaluate(
 
 
 def collect(
-    model,
+    model: DetectorLike,
     dataset: CocoDataset,
     *,
     size: tuple[int, int] | None = None,
@@ -143,20 +144,6 @@ def score(dataset: CocoDataset, found: dict[int, Instances], *, box_areas: bool 
     return Scores(metrics, per_class)
 
 
-@contextlib.contextmanager
-def at_stage(model, stage: int | None) -> Iterator[None]:
-    """Within, the model detects with one stage of its cascade alone (1, 2, 3), or with all (None)."""
-    before = model.config
-    try:
-        model.config = replace(before, test_stage=stage)
-    except ValueError as error:
-        raise UserError(f"stage {stage} cannot be evaluated: {error}") from None
-    try:
-        yield
-    finally:
-        model.config = before
-
-
 def results(dataset: CocoDataset, found: dict[int, Instances]) -> tuple[list[dict], list[dict]]:
     """Box results and mask results in COCO's format, with the file's own image and category ids.
 
@@ -186,7 +173,8 @@ def _coco(images: list[dict], annotations: list[dict], classes: int) -> COCO:
 
 def _truth(dataset: CocoDataset, indices: Sequence[int]) -> COCO:
     """The ground truth as pycocotools wants it: crowds kept, ids from 1 (it takes 0 for "no match")."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in indices:
         picture = dataset.picture(index)
         images.append({"id": index, "height": picture.height, "width": picture.width})
@@ -208,7 +196,7 @@ def _truth(dataset: CocoDataset, indices: Sequence[int]) -> COCO:
 
 
 def _guesses(truth: COCO, found: dict[int, Instances], task: str, box_areas: bool) -> COCO:
-    annotations = []
+    annotations: list[dict] = []
     for index, instances in found.items():
         boxes: Iterable = instances.boxes.double().tolist()
         areas = instances.areas.tolist()
@@ -220,15 +208,10 @@ def _guesses(truth: COCO, found: dict[int, Instances], task: str, box_areas: boo
                     "image_id": index,
                     "category_id": int(instances.labels[n]),
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "segmentation": _as_bytes(instances.rle[n]),
+                    "segmentation": as_bytes(instances.rle[n]),
                     "score": float(instances.scores[n]),
                     "area": (x2 - x1) * (y2 - y1) if by_box else areas[n],
                     "iscrowd": 0,
                 }
             )
     return _coco(truth.dataset["images"], annotations, len(truth.dataset["categories"]))
-
-
-def _as_bytes(rle: dict) -> dict:
-    counts = rle["counts"]
-    return {"size": list(rle["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}

@@ -1,5 +1,6 @@
-"""Inference without waiting: a detector laid out once for its device, replayed as one graph where there is a GPU."""
+"""From pictures to instances: prediction, and a detector laid out once for its device or written as a file."""
 
+from htc_fast.inference.export import export_file
 from htc_fast.inference.optimize import Optimized, optimize
 
-__all__ = ["Optimized", "optimize"]
+__all__ = ["Optimized", "export_file", "optimize"]

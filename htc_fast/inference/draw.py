@@ -4,16 +4,24 @@ import colorsys
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import masks_to_boxes
+from torchvision.transforms.v2 import functional as F
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from htc_fast.data.instances import Instances
-from htc_fast.data.pictures import load_image
+from htc_fast.data.pictures import Source, load_image
 
 GOLDEN = 0.618034
+BICUBIC = F.InterpolationMode.BICUBIC
+Colour = tuple[int, int, int]
 
 
 def draw(
-    image,
+    image: Source,
     instances: Instances,
     *,
     labels: bool = True,
@@ -35,24 +43,21 @@ def draw(
     pixels = load_image(image)
     if pixels.shape[:2] != tuple(instances.size):
         raise ValueError(f"the picture is {pixels.shape[:2]}, the instances were found in {tuple(instances.size)}.")
-    picture = Image.fromarray(pixels)
-    if zoom != 1:
-        size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
-    unit = (picture.width * picture.height) ** 0.5 / 600
-    colours = _colours(instances)
-    _draw_masks(picture, instances, colours, opacity, max(1, round(1.5 * unit)))
-    corners = instances.boxes.numpy() * zoom
-    if boxes:
-        pen = ImageDraw.Draw(picture)
-        for colour, (x1, y1, x2, y2) in zip(colours, corners.tolist()):
-            pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=max(1, round(unit)))
+    size = [max(1, round(side * zoom)) for side in instances.size]
+    canvas = F.resize(torch.from_numpy(pixels.copy()).permute(2, 0, 1), size, BICUBIC)
+    unit = (size[0] * size[1]) ** 0.5 / 600
+    colours, corners = _colours(instances), instances.boxes * zoom
+    _draw_masks(canvas, instances, colours, opacity, max(1, round(1.5 * unit)))
+    if boxes and len(instances):
+        corners[:, 2:] = corners[:, 2:].maximum(corners[:, :2])
+        canvas = draw_bounding_boxes(canvas, corners, colors=colours, width=max(1, round(unit)))
+    picture = F.to_pil_image(canvas)
     if labels:
         _draw_labels(picture, instances, colours, corners, int(min(max(12 * unit, 10), 48)), scores)
     return picture
 
 
-def side_by_side(rows: Sequence[tuple[object, Instances, Instances]], width: int = 480) -> Image.Image:
+def side_by_side(rows: Sequence[tuple[Source, Instances, Instances]], width: int = 480) -> Image.Image:
     """Predictions on the left, truth on the right, one picture per row.
 
     rows     (picture, prediction, truth)
@@ -78,44 +83,35 @@ def side_by_side(rows: Sequence[tuple[object, Instances, Instances]], width: int
     return sheet
 
 
-def _colours(instances: Instances) -> list[tuple[int, int, int]]:
-    """By class, instances of one class a little apart; by instance where there is only one class."""
-    several = len(set(instances.labels.tolist())) > 1
-    colours = []
-    for i, label in enumerate(instances.labels.tolist()):
-        hue = label * GOLDEN + (i % 5 - 2) * 0.025 if several else i * GOLDEN
-        red, green, blue = colorsys.hsv_to_rgb((0.58 + hue) % 1, 0.75, 0.95 - 0.12 * (i % 3) / 2)
+def _colours(instances: Instances) -> list[Colour]:
+    """By class, the same in every picture, its second and third instance darker; by instance where a class is alone."""
+    labels, alone, colours = instances.labels.tolist(), len(instances.class_names) == 1, []
+    for i, label in enumerate(labels):
+        hue = (0.58 + (i if alone else label) * GOLDEN) % 1
+        red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.95 - 0.06 * (labels[:i].count(label) % 3))
         colours.append((round(255 * red), round(255 * green), round(255 * blue)))
     return colours
 
 
-def _draw_masks(picture: Image.Image, instances: Instances, colours: list, opacity: float, line: int) -> None:
-    """Large ones first, so that small ones are not painted over."""
-    for i in np.argsort(-instances.areas.numpy(), kind="stable"):
-        mask = instances.mask(i)
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if not len(rows):
+def _draw_masks(canvas: Tensor, instances: Instances, colours: list[Colour], opacity: float, line: int) -> None:
+    """Large ones first, so that small ones are not painted over; one by one, as torchvision blackens overlaps."""
+    for i in instances.areas.argsort(descending=True, stable=True).tolist():
+        mask = torch.from_numpy(instances.mask(i))[None]
+        if mask.shape[1:] != canvas.shape[1:]:
+            mask = F.resize(mask.to(torch.uint8) * 255, list(canvas.shape[1:]), BICUBIC) >= 128
+        if not mask.any():
             continue
-        window = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-        factor = picture.width / mask.shape[1], picture.height / mask.shape[0]
-        place = [round(float(edge * factor[k % 2])) for k, edge in enumerate(window)]
-        size = (max(1, place[2] - place[0]), max(1, place[3] - place[1]))
-        part = Image.fromarray(mask[window[1] : window[3], window[0] : window[2]].astype(np.uint8) * 255)
-        if part.size != size:
-            part = part.resize(size, Image.Resampling.BICUBIC).point(lambda value: 255 if value >= 128 else 0)
-        # A margin lets the contour's soft edge run out, and closes it where the mask ends at the window.
-        margin = line + 2
-        solid = Image.new("L", (size[0] + 2 * margin, size[1] + 2 * margin))
-        solid.paste(part, (margin, margin))
-        inner = np.asarray(solid.filter(ImageFilter.MinFilter(2 * line + 1)))
-        edge = Image.fromarray(np.asarray(solid) - inner).filter(ImageFilter.GaussianBlur(0.6))
-        alpha = np.maximum(np.asarray(solid) * opacity, np.asarray(edge)).astype(np.uint8)
-        colour = Image.new("RGB", solid.size, colours[i])
-        picture.paste(colour, (place[0] - margin, place[1] - margin), Image.fromarray(alpha))
+        x1, y1, x2, y2 = masks_to_boxes(mask)[0].int().tolist()
+        mask, window = mask[:, y1 : y2 + 1, x1 : x2 + 1], canvas[:, y1 : y2 + 1, x1 : x2 + 1]
+        # What lies beyond the window counts as outside: that closes the contour at the picture's edge.
+        outside = functional.pad((~mask).float(), [line] * 4, value=1.0)
+        contour = mask & (functional.max_pool2d(outside, 2 * line + 1, stride=1) > 0)
+        window.copy_(draw_segmentation_masks(window, mask & ~contour, opacity, colours[i]))
+        window.copy_(draw_segmentation_masks(window, contour, 1.0, colours[i]))
 
 
 def _draw_labels(
-    picture: Image.Image, instances: Instances, colours: list, corners: np.ndarray, size: int, scores: bool
+    picture: Image.Image, instances: Instances, colours: list[Colour], corners: Tensor, size: int, scores: bool
 ) -> None:
     """The best instances choose their places first; the worse keep out of their way if they can."""
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
@@ -138,6 +134,6 @@ def _draw_labels(
         pen.text((x + pad - left, y + pad - top), text, ink, font)
 
 
-def _overlaps(place: tuple[float, float], w: float, h: float, taken: list) -> bool:
+def _overlaps(place: tuple[float, float], w: float, h: float, taken: list[tuple[float, float, float, float]]) -> bool:
     x, y = place
     return any(x < x2 and x1 < x + w and y < y2 and y1 < y + h for x1, y1, x2, y2 in taken)

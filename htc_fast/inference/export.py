@@ -1,16 +1,36 @@
 """`detect` as a program of tensors: fixed shapes, no waiting, and none of our model code needed to run it."""
 
 import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from htc_fast.data.classes import default_classes
+from htc_fast.errors import UserError
+from htc_fast.inference.predict import at_stage
 from htc_fast.models.htc import HTC
 
+NOTES = "htc_fast.json"
+
 # Calls that make the host wait for the device, a size depend on data, or values come from the host.
-WAITS = ("item", "_local_scalar_dense", "nonzero", "masked_select", "unique", "unique2", "_to_copy", "is_nonzero", "to",
-         "lift_fresh_copy", "lift_fresh", "pin_memory")  # fmt: skip
+WAITS = (
+    "item",
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "unique2",
+    "_to_copy",
+    "is_nonzero",
+    "to",
+    "lift_fresh_copy",
+    "lift_fresh",
+    "pin_memory",
+)
 INDEXED = ("index", "index_put", "index_put_", "_unsafe_index", "_unsafe_index_put")
 
 
@@ -23,6 +43,82 @@ class Detect(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
         return vars(self.model.detect(images, image_sizes)).copy()
+
+
+def export_file(
+    model: HTC,
+    path: str | Path,
+    *,
+    image_size: tuple[int, int] = (800, 1344),
+    batch_size: int = 1,
+    stage: int | None = None,
+    aot: bool = False,
+) -> ExportedProgram:
+    """Write `detect` as one .pt2 file that runs with torch and `htc_fast.ops` alone, and run it once to be sure.
+
+    model       in evaluation mode
+    path        torch.export's program; its extra file htc_fast.json names classes and normalisation
+    image_size  (height, width), padded to sides that 32 divides
+    stage       one stage of the cascade alone; None: the ensemble
+    aot         compiled by AOTInductor, for which a C++ compiler is needed; htc_fast.json's content stands beside it
+    returns     the program that was written
+    raises      UserError if the file cannot be written or compiled, or detects something else than the model
+    """
+    path = Path(path)
+    if path.suffix != ".pt2":
+        raise UserError(f"--out has to end in .pt2, got {path.name}.")
+    with at_stage(model, stage):
+        program = export_detect(model, image_size, batch_size)
+        _write(path, program, _notes(model, program), aot)
+        _compare(model, program.example_inputs[0], load_file(path, aot))
+    return program
+
+
+def load_file(path: str | Path, aot: bool = False) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
+    """The file as a function of images and image_sizes."""
+    if aot:
+        return torch._inductor.aoti_load_package(str(path))
+    return torch.export.load(path).module()
+
+
+def _notes(model: HTC, program: ExportedProgram) -> dict:
+    """What a user of the file has to know: classes, and how pictures become inputs."""
+    config = model.config
+    names = list(config.class_names or default_classes(config.num_classes)[0])
+    shape = list(program.example_inputs[0][0].shape)
+    return {"model": config.name, "class_names": names, "mean": config.mean, "std": config.std, "images": shape}
+
+
+@torch.no_grad()
+def _compare(model: HTC, example: tuple[Tensor, Tensor], detect: Callable[[Tensor, Tensor], dict[str, Tensor]]) -> None:
+    """Run what was written and the detector on the same random input.
+
+    Rounding may change places among boxes of equal score, so scores are compared.
+
+    raises  UserError if they differ: the file would be wrong
+    """
+    zeros, sizes = example
+    torch.manual_seed(0)
+    images = torch.randn_like(zeros)
+    found, want = detect(images, sizes), model.detect(images, sizes)
+    if not torch.allclose(found["scores"].float(), want.scores.float(), atol=1e-3):
+        apart = (found["scores"].float() - want.scores.float()).abs().max()
+        raise UserError(f"the written program's scores are up to {apart:.3g} from the detector's: do not use the file.")
+
+
+def _write(path: Path, program: ExportedProgram, content: dict, aot: bool) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if aot:
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+            path.with_suffix(".json").write_text(json.dumps(content))
+        else:
+            torch.export.save(program, path, extra_files={NOTES: json.dumps(content)})
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another --out.") from None
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot write {path} ({reason}): without --aot no compiler is needed.") from None
 
 
 def export_detect(model: HTC, image_size: tuple[int, int] = (800, 1344), batch_size: int = 1) -> ExportedProgram:

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from htc_fast.device import supports
-from htc_fast.ops import _convolutions, winograd
+from htc_fast.ops import _onednn, winograd
 
 # How oneDNN calls an activation, and its constants.
 ACTIVATIONS = {
@@ -38,13 +38,14 @@ class FusedConvolution(nn.Module):
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None, overwrites: bool = False):
         super().__init__()
         self.conv, self.activation, self.overwrites = conv, activation, overwrites
+        self.packed: winograd.Packed | None = None  # the weight in Winograd's form as well
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         dtype = self.conv.weight.dtype
-        packed = winograd.kept(self.conv.weight, x)
-        if packed is not None and self.plain(other) and _convolutions.unwatched(x):
-            return winograd.convolution(x.to(dtype), packed, self.conv.bias, self.activation is not None)
-        if _convolutions.unwatched(x) and supports(dtype, x.device) and (other is None or _addable(x, other, dtype)):
+        unwatched, packed = _onednn.unwatched(x), self.packed
+        if unwatched and packed is not None and self.plain(other) and packed.fits(self.conv.weight, x):
+            return winograd.convolution(x.to(dtype), packed.values, self.conv.bias, self.activation is not None)
+        if unwatched and supports(dtype, x.device) and (other is None or _addable(x, other, dtype)):
             return self._onednn(x.to(dtype), other)
         y = self.conv(x)
         y = y if other is None else y + other
@@ -59,15 +60,12 @@ class FusedConvolution(nn.Module):
 
     def _onednn(self, x: Tensor, other: Tensor | None) -> Tensor:
         conv, (name, constants) = self.conv, ACTIVATIONS.get(type(self.activation), (None, []))
-        geometry = conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
+        layer = conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
         if other is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, *geometry, name or "none", constants, "")
-        name = "relu" if name == "relu" else None  # all that oneDNN takes in behind a sum
-        if self.overwrites:
-            y = torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *geometry, "add", 1.0, name, [], "")
-        else:
-            y = torch.ops.mkldnn._convolution_pointwise.binary(x, other, *geometry, "add", 1.0, name, [], "")
-        return y if name or self.activation is None else self.activation(y)
+            return _onednn.convolution(x, layer, name or "none", constants)
+        relu = name == "relu"  # all that oneDNN takes in behind a sum
+        y = _onednn.convolution_sum(x, other, layer, relu, self.overwrites)
+        return y if relu or self.activation is None else self.activation(y)
 
 
 def _addable(x: Tensor, other: Tensor, dtype: torch.dtype) -> bool:

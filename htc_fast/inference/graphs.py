@@ -79,8 +79,8 @@ class Captured:
         for _ in range(self.WARM_UP):
             detect(self.images, self.image_sizes)
         # Other threads may allocate and copy meanwhile.
-        mode = {"stream": self.shared.stream, "capture_error_mode": "thread_local"}
-        with _CAPTURE, torch.cuda.graph(self.graph, pool=self.shared.pool, **mode):
+        capture = torch.cuda.graph(self.graph, self.shared.pool, self.shared.stream, capture_error_mode="thread_local")
+        with _CAPTURE, capture:
             self.found = detect(self.images, self.image_sizes)
 
     def __call__(self, images: Tensor, image_sizes: Tensor) -> Detections:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from htc_fast.inference.fuse import FusedConvolution
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
+from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 from htc_fast.ops import winograd
 
 
@@ -45,17 +46,18 @@ def lay_out(network: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
     network.to(memory_format=torch.channels_last)
     network.requires_grad_(False)
-    for conv, weights in packed:
-        winograd.keep(conv.weight, weights)
+    for owner, conv, values in packed:
+        owner.packed = winograd.Packed(conv.weight, values)
 
 
-def _pack(network: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Conv2d, Tensor]]:
-    """The 3x3 convolutions that run faster in Winograd's form, each with its weights in that form."""
+def _pack(network: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, nn.Conv2d, Tensor]]:
+    """The 3x3 convolutions that run faster in Winograd's form, each with its owner and its weight in that form."""
     for convolutions in (network.fpn.output, network.rpn):
         for name, conv in list(convolutions.named_children()):
             if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
                 setattr(convolutions, name, FusedConvolution(conv, None))
-    plain = [one.conv for one in network.modules() if isinstance(one, FusedConvolution) and one.plain()]
-    for head in (network.semantic_head, *network.mask_heads):
-        plain += head.convs if head is not None else []
-    return [(conv, winograd.pack(conv.weight)) for conv in plain if winograd.pays(conv.weight, dtype)]
+    owners: list[tuple[nn.Module, nn.Conv2d]] = [
+        (one, one.conv) for one in network.modules() if isinstance(one, FusedConvolution) and one.plain()
+    ]
+    owners += [(one, one) for one in network.modules() if isinstance(one, Conv3x3ReLU)]
+    return [(owner, conv, winograd.pack(conv.weight)) for owner, conv in owners if winograd.pays(conv.weight, dtype)]

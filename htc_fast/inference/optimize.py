@@ -40,8 +40,9 @@ def optimize(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
     if len(image_size) != 2 or min(image_size) < 32 or batch_size < 1:
-        raise ValueError(f"image_size takes two sides of at least 32, batch_size at least 1: got {image_size}, "
-                         f"{batch_size}.")  # fmt: skip
+        raise ValueError(
+            f"image_size takes two sides of at least 32, batch_size at least 1: got {image_size}, {batch_size}."
+        )
     device = next(model.parameters()).device
     if not supports(dtype, device):
         name = str(dtype).removeprefix("torch.")
@@ -49,7 +50,7 @@ def optimize(
         dtype = torch.float32
     if device.type == "cpu" and torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())
-    return Optimized(model, tuple(image_size), batch_size, dtype)
+    return Optimized(model, (image_size[0], image_size[1]), batch_size, dtype)
 
 
 def optimized(model: HTC, size: tuple[int, int] | None, batch_size: int, amp: bool) -> "Optimized":

@@ -1,9 +1,11 @@
 """From pictures to instances: load, resize, detect, and back to the pictures' own pixels."""
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +18,15 @@ from htc_fast.data.pictures import load_image, normalise_and_pad, resize, resize
 from htc_fast.device import usable_cores
 from htc_fast.errors import UserError
 from htc_fast.inference.threads import ahead
+from htc_fast.models.structures import DetectorLike
 from htc_fast.ranges import part
 
 SIZE = (800, 1333)
 
 
 def predict(
-    model,
-    images,
+    model: DetectorLike,
+    images: Any,
     *,
     size: tuple[int, int] | None = None,
     batch_size: int = 1,
@@ -43,17 +46,26 @@ def predict(
     raises           UserError if a file is missing or no picture; TypeError, ValueError for other input
     """
     sources = list(images) if isinstance(images, (list, tuple)) else [images]
-    options = {"size": size, "batch_size": batch_size, "score_threshold": score_threshold, "workers": workers}
-    found: list[Instances | None] = [None] * len(sources)
-    for index, result in stream(model, len(sources), Sources(sources), class_names=class_names, **options):
+    found: dict[int, Instances] = {}
+    results = stream(
+        model,
+        len(sources),
+        Sources(sources),
+        size=size,
+        batch_size=batch_size,
+        score_threshold=score_threshold,
+        class_names=class_names,
+        workers=workers,
+    )
+    for index, result in results:
         if isinstance(result, UserError):
             raise result
         found[index] = result
-    return found
+    return [found[index] for index in range(len(sources))]
 
 
 def stream(
-    model,
+    model: DetectorLike,
     count: int,
     load: Callable[[int], np.ndarray],
     *,
@@ -100,10 +112,24 @@ def stream(
         model.train(training)
 
 
+@contextlib.contextmanager
+def at_stage(model: DetectorLike, stage: int | None) -> Iterator[None]:
+    """Within, the model detects with one stage of its cascade alone (1, 2, 3), or with all (None)."""
+    before = model.config
+    try:
+        model.config = replace(before, test_stage=stage)
+    except ValueError as error:
+        raise UserError(f"stage {stage} cannot be evaluated: {error}") from None
+    try:
+        yield
+    finally:
+        model.config = before
+
+
 class Sources:
     """Pictures by number, for the threads that read."""
 
-    def __init__(self, sources: list):
+    def __init__(self, sources: Sequence[Any]):
         self.sources = sources
 
     def __call__(self, index: int) -> np.ndarray:
@@ -134,7 +160,7 @@ class _Reader:
             array = self.load(index)
         except UserError as error:
             return index, error
-        original = tuple(array.shape[:2])
+        original = array.shape[0], array.shape[1]
         resized = resized_size(*original, *self.size)
         with part("preprocess"):
             pixels = shrink(array, None if self.pinned else self.size)
@@ -161,7 +187,7 @@ class _Batch:
     """Pictures that the detector is at work on."""
 
     @torch.no_grad()
-    def __init__(self, model, pictures: list[tuple[int, _Picture]], device: torch.device):
+    def __init__(self, model: DetectorLike, pictures: list[tuple[int, _Picture]], device: torch.device):
         config = model.config
         self.numbers = [number for number, _ in pictures]
         self.pictures = [picture for _, picture in pictures]
@@ -180,7 +206,7 @@ class _Batch:
 
         side  a stream of the GPU, because that of `detect` is already busy with the next batch
         """
-        if side is None:
+        if side is None or self.done is None:
             return self._finish(threshold, names)
         with torch.cuda.stream(side):
             side.wait_event(self.done)

@@ -1,14 +1,15 @@
 """Work done by threads beside the detector: pictures read ahead, results written behind, both bounded in memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int, depth: int) -> Iterator[Made]:
+def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int, depth: int) -> Generator[Made, None, None]:
     """make(item) for every item, in order, while the caller is at work.
 
     threads  that make
@@ -39,7 +40,7 @@ class Behind:
         self.pool, self.depth = ThreadPoolExecutor(threads, thread_name_prefix="behind"), depth
         self.waiting: deque[Future] = deque()
 
-    def __call__(self, call: Callable, *arguments) -> None:
+    def __call__(self, call: Callable, *arguments: Any) -> None:
         """Start a call, once there is room."""
         while len(self.waiting) >= self.depth:
             self.waiting.popleft().result()
@@ -48,7 +49,7 @@ class Behind:
     def __enter__(self) -> "Behind":
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         try:
             # After an error what is under way still ends; another error would hide the first.
             while self.waiting and kind is None:

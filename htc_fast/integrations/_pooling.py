@@ -1,5 +1,8 @@
 """What the three modules share."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,10 +14,14 @@ def numbered(boxes: list[Tensor]) -> Tensor:
     )
 
 
-def replace(model: nn.Module, kind: str, make) -> int:
+def replace(model: nn.Module, kind: str, make: Callable[[Any], nn.Module]) -> int:
     """Put make(module) in place of every submodule whose class is called `kind`; how many there were."""
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
-             if type(child).__name__ == kind]  # fmt: skip
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child).__name__ == kind
+    ]
     made = {child: make(child).train(child.training) for _, _, child in found}
     for parent, name, child in found:
         setattr(parent, name, made[child])

@@ -1,5 +1,8 @@
 """detectron2's detectors: one launch for all levels."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
 from htc_fast import ops
@@ -18,7 +21,15 @@ class ROIPooler(nn.Module):
     source          detectron2's class of this name
     """
 
-    def __init__(self, output_size, scales, sampling_ratio, pooler_type, canonical_box_size=224, canonical_level=4):
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        scales: Sequence[float],
+        sampling_ratio: int,
+        pooler_type: str,
+        canonical_box_size: float = 224,
+        canonical_level: int = 4,
+    ):
         super().__init__()
         if pooler_type not in ("ROIAlign", "ROIAlignV2"):
             raise ValueError(f"pooler_type must be ROIAlign or ROIAlignV2, got {pooler_type!r}.")
@@ -38,9 +49,15 @@ class ROIPooler(nn.Module):
         if len(boxes) != len(x[0]):
             raise ValueError(f"box_lists must be one per image, got {len(boxes)} for {len(x[0])} images.")
         return ops.multi_level_roi_align(
-            x, _pooling.numbered(boxes), self.output_size, self.scales, sampling_ratio=self.sampling_ratio,
-            aligned=self.aligned, canonical_size=self.canonical_box_size, canonical_level=self.canonical_level,
-        )  # fmt: skip
+            x,
+            _pooling.numbered(boxes),
+            self.output_size,
+            self.scales,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+            canonical_size=self.canonical_box_size,
+            canonical_level=self.canonical_level,
+        )
 
 
 def replace_pooling(model: nn.Module) -> int:
@@ -52,7 +69,7 @@ def replace_pooling(model: nn.Module) -> int:
     return _pooling.replace(model, "ROIPooler", _like)
 
 
-def _like(old: nn.Module) -> ROIPooler:
+def _like(old: Any) -> ROIPooler:
     levels = list(old.level_poolers)
     if not all(hasattr(one, "aligned") and hasattr(one, "sampling_ratio") for one in levels):
         raise ValueError(f"only RoIAlign poolers can be swapped, got {type(levels[0]).__name__}.")

@@ -1,5 +1,8 @@
 """mmdetection's detectors: one launch for all levels, in place of a loop that waits twice at each."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
 from htc_fast import ops
@@ -19,7 +22,15 @@ class SingleRoIExtractor(nn.Module):
     source           mmdetection's class of this name
     """
 
-    def __init__(self, output_size, featmap_strides, finest_scale=56, sampling_ratio=0, aligned=True, out_channels=256):
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        featmap_strides: Sequence[int],
+        finest_scale: float = 56,
+        sampling_ratio: int = 0,
+        aligned: bool = True,
+        out_channels: int = 256,
+    ):
         super().__init__()
         self.output_size = grid_size(output_size)
         self.featmap_strides, self.finest_scale = list(featmap_strides), finest_scale
@@ -40,13 +51,20 @@ class SingleRoIExtractor(nn.Module):
         raises            ValueError for a roi_scale_factor that is not 1
         """
         if roi_scale_factor not in (None, 1, 1.0):
-            raise ValueError(f"roi_scale_factor must be None: one launch chooses levels by the boxes it pools, got "
-                             f"{roi_scale_factor}; scale the boxes beforehand.")  # fmt: skip
+            raise ValueError(
+                f"roi_scale_factor must be None: one launch chooses levels by the boxes it pools, got "
+                f"{roi_scale_factor}; scale the boxes beforehand."
+            )
         return ops.multi_level_roi_align(
-            feats[: self.num_inputs], rois.float(), self.output_size, [1 / stride for stride in self.featmap_strides],
-            sampling_ratio=self.sampling_ratio, aligned=self.aligned,
-            canonical_size=self.finest_scale / self.featmap_strides[0], canonical_level=0,
-        )  # fmt: skip
+            feats[: self.num_inputs],
+            rois.float(),
+            self.output_size,
+            [1 / stride for stride in self.featmap_strides],
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+            canonical_size=self.finest_scale / self.featmap_strides[0],
+            canonical_level=0,
+        )
 
 
 def replace_pooling(model: nn.Module) -> int:
@@ -58,9 +76,10 @@ def replace_pooling(model: nn.Module) -> int:
     return _pooling.replace(model, "SingleRoIExtractor", _like)
 
 
-def _like(old: nn.Module) -> SingleRoIExtractor:
+def _like(old: Any) -> SingleRoIExtractor:
     layer = old.roi_layers[0]
     if type(layer).__name__ != "RoIAlign" or getattr(layer, "pool_mode", "avg") != "avg":
         raise ValueError(f"only extractors over RoIAlign with pool_mode='avg' can be swapped, got {layer!r}.")
-    return SingleRoIExtractor(layer.output_size, old.featmap_strides, old.finest_scale, layer.sampling_ratio,
-                              layer.aligned, old.out_channels)  # fmt: skip
+    return SingleRoIExtractor(
+        layer.output_size, old.featmap_strides, old.finest_scale, layer.sampling_ratio, layer.aligned, old.out_channels
+    )

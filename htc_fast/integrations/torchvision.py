@@ -1,6 +1,7 @@
 """torchvision's R-CNN family: one launch for all levels instead of a loop that waits at each."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -18,10 +19,18 @@ class MultiScaleRoIAlign(nn.Module):
     source          torchvision's class of this name
     """
 
-    def __init__(self, featmap_names, output_size, sampling_ratio, *, canonical_scale=224, canonical_level=4):
+    def __init__(
+        self,
+        featmap_names: Sequence[str],
+        output_size: int | tuple[int, int],
+        sampling_ratio: int,
+        *,
+        canonical_scale: float = 224,
+        canonical_level: int = 4,
+    ):
         super().__init__()
         self.featmap_names = list(featmap_names)
-        self.output_size = grid_size(output_size if isinstance(output_size, int) else tuple(output_size))
+        self.output_size = grid_size(output_size if isinstance(output_size, int) else (output_size[0], output_size[1]))
         self.sampling_ratio = sampling_ratio
         self.canonical_scale, self.canonical_level = canonical_scale, canonical_level
 
@@ -36,14 +45,22 @@ class MultiScaleRoIAlign(nn.Module):
         """
         features = [x[name] for name in self.featmap_names if name in x]
         if not features or not image_shapes:
-            raise ValueError(f"expected maps {', '.join(self.featmap_names)} and the images' sizes, "
-                             f"got maps {', '.join(x)} and {len(image_shapes)} sizes.")  # fmt: skip
+            raise ValueError(
+                f"expected maps {', '.join(self.featmap_names)} and the images' sizes, "
+                f"got maps {', '.join(x)} and {len(image_shapes)} sizes."
+            )
         height = max(size[0] for size in image_shapes)
         scales = [2.0 ** round(math.log2(one.shape[-2] / height)) for one in features]
         return ops.multi_level_roi_align(
-            features, _pooling.numbered(boxes), self.output_size, scales, sampling_ratio=self.sampling_ratio,
-            aligned=False, canonical_size=self.canonical_scale, canonical_level=self.canonical_level,
-        )  # fmt: skip
+            features,
+            _pooling.numbered(boxes),
+            self.output_size,
+            scales,
+            sampling_ratio=self.sampling_ratio,
+            aligned=False,
+            canonical_size=self.canonical_scale,
+            canonical_level=self.canonical_level,
+        )
 
 
 def replace_pooling(model: nn.Module) -> int:
@@ -55,6 +72,11 @@ def replace_pooling(model: nn.Module) -> int:
     return _pooling.replace(
         model,
         "MultiScaleRoIAlign",
-        lambda old: MultiScaleRoIAlign(old.featmap_names, old.output_size, old.sampling_ratio,
-                                       canonical_scale=old.canonical_scale, canonical_level=old.canonical_level),
-    )  # fmt: skip
+        lambda old: MultiScaleRoIAlign(
+            old.featmap_names,
+            old.output_size,
+            old.sampling_ratio,
+            canonical_scale=old.canonical_scale,
+            canonical_level=old.canonical_level,
+        ),
+    )

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from typing import Any
 
 import timm
 import torch
@@ -26,7 +27,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, pretrained: bool, frozen_stages: int, norm_eval: bool, stride_in_1x1: bool = False):
         super().__init__()
-        self.net = _create(name, pretrained)
+        self.net: Any = _create(name, pretrained)  # timm's, with feature_info
         if stride_in_1x1:
             _move_strides(self.net, name)
         reductions = list(self.net.feature_info.reduction())
@@ -82,7 +83,7 @@ def _move_strides(net: nn.Module, name: str) -> None:
 def _create(name: str, pretrained: bool) -> nn.Module:
     base = name.split(".")[0]
     choose(base, timm.list_models(), "backbone")
-    options = {"features_only": True, "pretrained": pretrained}
+    options: dict[str, Any] = {"features_only": True, "pretrained": pretrained}
     # Transformers with a fixed window grid take any image size only when told so.
     if "strict_img_size" in inspect.signature(timm.models.model_entrypoint(base)).parameters or "swin" in base:
         options["strict_img_size"] = False

@@ -143,5 +143,12 @@ class HTC(nn.Module):
 
     def _pool(self, features: list[Tensor], semantic: Tensor | None, rois: Tensor, size: int) -> Tensor:
         rois = rois if rois.dim() == 2 else to_rois(rois).flatten(0, 1)
-        how = {"sampling_ratio": self.config.roi_samples, "aligned": self.config.roi_aligned}
-        return ops.multi_level_roi_align(features[:4], rois, size, ROI_SCALES, semantic=semantic, **how)
+        return ops.multi_level_roi_align(
+            features[:4],
+            rois,
+            size,
+            ROI_SCALES,
+            semantic=semantic,
+            sampling_ratio=self.config.roi_samples,
+            aligned=self.config.roi_aligned,
+        )

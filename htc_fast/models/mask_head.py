@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from htc_fast import ops
+from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 
 RESOLUTION = 14
 
@@ -13,7 +14,7 @@ class MaskHead(nn.Module):
     def __init__(self, channels: int, classes: int, flow: bool):
         super().__init__()
         self.flow = nn.Conv2d(channels, channels, 1) if flow else None
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+        self.convs = nn.ModuleList(Conv3x3ReLU(channels) for _ in range(4))
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, classes, 1)
         for layer in [*self.convs, self.upsample, *([self.flow] if flow else [])]:
@@ -28,7 +29,7 @@ class MaskHead(nn.Module):
         if self.flow is not None and previous is not None:
             x = ops.mask_flow(x, previous, self.flow.weight, self.flow.bias)
         for conv in self.convs:
-            x = ops.conv3x3_relu(x, conv.weight, conv.bias)
+            x = conv(x)
         return x
 
     def predict(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -40,7 +41,8 @@ class MaskHead(nn.Module):
         layers = [(conv.weight, conv.bias) for conv in self.convs]
         flow = None if self.flow is None else (self.flow.weight, self.flow.bias)
         up_weight, up_bias, weight, bias = self._last()
-        return ops.MaskHeadWeights(tuple(layers), (up_weight, up_bias), (weight, bias), flow)
+        packed = tuple(conv.packed for conv in self.convs if conv.packed is not None)
+        return ops.MaskHeadWeights(tuple(layers), (up_weight, up_bias), (weight, bias), flow, packed)
 
     def _last(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.upsample.weight, self.upsample.bias, self.logits.weight, self.logits.bias

@@ -33,10 +33,12 @@ class RPN(nn.Module):
 
     def anchors(self, sizes: list[tuple[int, int]], device: torch.device | str) -> list[Tensor]:
         """Per level [h * w * A, 4]: pixel by pixel, row by row, anchors of one pixel side by side."""
-        whole = tuple(STRIDES[0] * side for side in sizes[0])
+        whole = STRIDES[0] * sizes[0][0], STRIDES[0] * sizes[0][1]
         return [self._level_anchors(*size, stride, device, whole) for size, stride in zip(sizes, STRIDES, strict=True)]
 
-    def _level_anchors(self, height: int, width: int, stride: int, device, image: tuple[int, int]) -> Tensor:
+    def _level_anchors(
+        self, height: int, width: int, stride: int, device: torch.device | str, image: tuple[int, int]
+    ) -> Tensor:
         side = self.config.anchor_scale * stride
         # Constants are filled in, not copied from the host.
         half_width = torch.stack(
@@ -66,7 +68,7 @@ class RPN(nn.Module):
         limit            R
         returns          boxes [N, R, 4], scores [N, R], valid [N, R] bool; best first, zeros where padded
         """
-        anchors = self.anchors([tuple(level.shape[-2:]) for level in objectness], image_sizes.device)
+        anchors = self.anchors([(level.shape[2], level.shape[3]) for level in objectness], image_sizes.device)
         boxes, scores, levels = [], [], []
         for number, (anchor, objects, offsets) in enumerate(zip(anchors, objectness, deltas)):
             score = objects.permute(0, 2, 3, 1).flatten(1).float().sigmoid()

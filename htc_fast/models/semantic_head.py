@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from htc_fast import ops
+from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 
 
 class SemanticHead(nn.Module):
@@ -13,7 +14,7 @@ class SemanticHead(nn.Module):
     def __init__(self, channels: int, classes: int, levels: int = 5):
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(4))
+        self.convs = nn.ModuleList(Conv3x3ReLU(channels) for _ in range(4))
         self.embedding = nn.Conv2d(channels, channels, 1)
         self.logits = nn.Conv2d(channels, classes, 1)
         for conv in [*self.lateral, *self.convs, self.embedding]:
@@ -27,7 +28,7 @@ class SemanticHead(nn.Module):
         """P2..P6 [N, C, H_l, W_l] -> S [N, C, H/8, W/8] and logits [N, classes, H/8, W/8] (None if not wanted)."""
         x = self.merge(features)
         for conv in self.convs:
-            x = ops.conv3x3_relu(x, conv.weight, conv.bias)
+            x = conv(x)
         return self.embedding(x).relu_(), self.logits(x) if logits else None
 
     def merge(self, features: list[Tensor]) -> Tensor:

@@ -1,10 +1,14 @@
 """What goes in and out: fixed shapes, padded, with -1 labels where nothing is."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree
+
+from htc_fast.models.config import Model
 
 
 @dataclass
@@ -41,15 +45,35 @@ class Targets:
     semantic: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Targets":
-        values = (getattr(self, entry.name) for entry in fields(self))
-        return Targets(*(None if one is None else one.to(device, non_blocking=non_blocking) for one in values))
+        return self._each(lambda one: one.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Targets":
-        values = (getattr(self, entry.name) for entry in fields(self))
-        return Targets(*(None if one is None else one.pin_memory() for one in values))
+        return self._each(lambda one: one.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Targets":
+        semantic = None if self.semantic is None else change(self.semantic)
+        return Targets(change(self.boxes), change(self.labels), change(self.masks), semantic)
 
 
-def _flatten(detections: Detections):
+class DetectorLike(Protocol):
+    """What predicts pictures: a `Detector`, an `Optimized` one, or anything else with these.
+
+    detect  images [N, 3, H, W], image_sizes [N, 2] -> Detections
+    """
+
+    config: Model
+    training: bool
+
+    def detect(self, images: Tensor, image_sizes: Tensor) -> Detections: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+
+def _flatten(detections: Detections) -> tuple[list[Tensor], None]:
     return [getattr(detections, entry.name) for entry in fields(Detections)], None
 
 

@@ -1,8 +1,9 @@
 """The detectors by name: every row of the paper's tables, as one configuration each."""
 
 from dataclasses import fields, replace
+from typing import Any
 
-from htc_fast.errors import choose
+from htc_fast.errors import UserError, choose
 from htc_fast.models.config import RPN, Cascade, Model
 
 BACKBONES = {"r50": "resnet50", "r101": "resnet101", "x101_32x4d": "resnext101_32x4d", "x101_64x4d": "resnext101_64x4d"}
@@ -54,7 +55,7 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def config(name: str, **overrides) -> Model:
+def config(name: str, **overrides: Any) -> Model:
     """The configuration of a named detector, with fields of `Model`, `RPN` (rpn_...) or `Cascade` replaced.
 
     overrides  backbone="convnext_tiny", semantic="box", rpn_proposals=300, loss_weight=(1, 0.5, 0.25), ...
@@ -72,3 +73,33 @@ def config(name: str, **overrides) -> Model:
     parts[""].setdefault("rpn", replace(base.rpn, **parts["rpn"]))
     parts[""].setdefault("stages", replace(base.stages, **parts["stages"]))
     return replace(base, **parts[""])
+
+
+def asked_for(name: str, overrides: dict) -> Model:
+    """`config` for fields that a user set: whatever is wrong with them is one sentence.
+
+    raises  UserError
+    """
+    try:
+        return config(name, **overrides)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--set: {error}") from error
+
+
+def check_kinds(base: Model, values: dict) -> None:
+    """A value that was set must be of the kind that stands there, and counts must count something.
+
+    raises  UserError naming the field
+    """
+    known = {**vars(base.stages), **{f"rpn_{name}": value for name, value in vars(base.rpn).items()}, **vars(base)}
+    for name, value in values.items():
+        before = known.get(name)
+        if before is None:
+            continue
+        kinds = (int, float) if isinstance(before, float) else (type(before),)
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(before, bool):
+            raise UserError(f"--set {name} takes {type(before).__name__}, such as {before!r}, got {value!r}.")
+        if type(before) is int and value < (name != "frozen_stages"):
+            raise UserError(f"--set {name} takes a number of at least {int(name != 'frozen_stages')}, got {value}.")

@@ -12,8 +12,6 @@ from htc_fast.ops.pr_roi_pool import pr_roi_pool
 from htc_fast.ops.roi_align import multi_level_roi_align, roi_align
 from htc_fast.ops.semantic_merge import semantic_merge
 from htc_fast.ops.soft_nms import soft_nms
-from htc_fast.ops.triton import library as _triton_library  # noqa: F401  declares htc_fast_triton::
-from htc_fast.ops.triton import matrix_library as _matrix_library  # noqa: F401  the rest of it
 
 __all__ = [
     "MaskHeadWeights",

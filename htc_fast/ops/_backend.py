@@ -12,13 +12,14 @@ import contextvars
 import importlib.util
 import os
 from collections.abc import Iterator
+from types import ModuleType
 
 import torch
 
 from htc_fast.ops import _native
 
 BACKENDS = ("cpp", "cuda", "triton", "reference")
-# What exists per operator; operators add themselves where they register an implementation.
+# What exists per operator; every operator's file adds its own.
 available: dict[str, set[str]] = {}
 from_torch: set[str] = set()
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("htc_fast_backend", default=None)
@@ -49,16 +50,19 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-# Dynamo of torch 2.11 cannot look into a ContextVar: a compiled function keeps the backend it was compiled under.
-@torch.compiler.assume_constant_result
 def forced_backend() -> str | None:
     """What `use_backend` or HTC_FAST_BACKEND asks for here; None: the device decides."""
     return _forced.get() or _from_environment
 
 
+# Dynamo of torch 2.11 cannot look into a ContextVar: a compiled function keeps the backend it was compiled under. It is
+# all that torch.compiler.assume_constant_result does, but for importing dynamo, which takes as long as torch itself.
+forced_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def register(op: str, *backends: str) -> None:
-    """Note that `op` has these backends (besides the reference, which every operator has)."""
-    available.setdefault(op, {"reference"}).update(backends)
+    """Note that `op` has these backends (besides the reference, which every operator has), Triton where it is there."""
+    available[op] = {"reference", *(one for one in backends if one != "triton" or triton_installed())}
 
 
 def triton_installed() -> bool:
@@ -72,7 +76,7 @@ def triton_installed() -> bool:
 def register_over_torch(op: str) -> None:
     """Note that `op` is written over torch's own convolutions on every device, and in Triton."""
     from_torch.add(op)
-    register(op, "cpp", "cuda", *(["triton"] if triton_installed() else []))
+    register(op, "cpp", "cuda", "triton")
 
 
 def _by_device(op: str, has: set[str], device: str) -> str:
@@ -99,13 +103,15 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     interpreted = chosen == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     wanted = "cpu" if chosen == "cpp" else "cuda"
     if device not in (wanted, "meta") and not interpreted:
-        raise RuntimeError(f"the backend {chosen!r} was asked for and needs {wanted} tensors, got {device}: "
-                           "move the tensors or choose another backend.")  # fmt: skip
+        raise RuntimeError(
+            f"the backend {chosen!r} was asked for and needs {wanted} tensors, got {device}: "
+            "move the tensors or choose another backend."
+        )
     if chosen != "triton" and op not in from_torch:
         _native.require(cuda=chosen == "cuda")
     return chosen
 
 
-def library(backend: str):
+def library(backend: str) -> ModuleType:
     """The namespace that a backend's operators are in; both have the same schemas."""
     return torch.ops.htc_fast_triton if backend == "triton" else torch.ops.htc_fast

@@ -1,12 +1,12 @@
 """What the operators over convolutions share: checks at the door, and autocast for kernels that autocast cannot see."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from htc_fast.ops import winograd
-
-FUSED = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if torch.backends.mkldnn.is_available() else None
+from htc_fast.ops import _onednn, winograd
 
 
 def check_maps(name: str, maps: Tensor, channels: int | None = None) -> None:
@@ -31,8 +31,9 @@ def check_weight(name: str, weight: Tensor, bias: Tensor, kernel: int, outputs: 
 def check_labels(labels: Tensor, maps: Tensor) -> None:
     """raises  ValueError unless labels is [K] integers, on the maps' device"""
     if labels.shape != maps.shape[:1] or labels.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"labels must be [{len(maps)}] integers (int32 or int64), got {list(labels.shape)} "
-                         f"{labels.dtype}.")  # fmt: skip
+        raise ValueError(
+            f"labels must be [{len(maps)}] integers (int32 or int64), got {list(labels.shape)} {labels.dtype}."
+        )
     if labels.device != maps.device:
         raise ValueError(f"labels is on {labels.device} and the input on {maps.device}: move them together.")
 
@@ -48,8 +49,8 @@ def check_same(first: Tensor, **others: Tensor | None) -> None:
             raise TypeError(f"{name} must be {first.dtype} like the input, got {other.dtype}.")
 
 
-def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in autocast's type where it is on for their device; as they are otherwise."""
+def autocast(*tensors: Any) -> tuple[Any, ...]:
+    """The tensors (or None) in autocast's type where it is on for their device; as they are otherwise."""
     device = next(one.device.type for one in tensors if one is not None)
     if not torch.is_autocast_enabled(device):
         return tensors
@@ -57,11 +58,11 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if one is None else one.to(dtype) for one in tensors)
 
 
-def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor, packed: winograd.Packed | None = None) -> Tensor:
     """relu(3x3 convolution), through torch; in one pass where that is offered and nothing looks on."""
-    packed = winograd.kept(weight, x)
-    if packed is not None and unwatched(x):
-        return winograd.convolution(*autocast(x), packed, bias, relu=True)
+    if packed is not None and _onednn.unwatched(x) and packed.fits(weight, x):
+        (x,) = autocast(x)
+        return winograd.convolution(x, packed.values, bias, relu=True)
     return _relu(x, weight, bias, 1)
 
 
@@ -73,15 +74,9 @@ def pointwise_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _relu(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
     if not can_fuse(x):
         return F.conv2d(x, weight, bias, padding=padding).relu_()
-    return FUSED(x, weight, bias, [padding] * 2, [1, 1], [1, 1], 1, "relu", [], "")
+    return _onednn.convolution(x, (weight, bias, [padding] * 2, [1, 1], [1, 1], 1), "relu")
 
 
 def can_fuse(x: Tensor) -> bool:
     """Whether oneDNN takes a float32 convolution of x with what follows it, and nothing looks on."""
-    return unwatched(x) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-
-
-def unwatched(x: Tensor) -> bool:
-    """Whether oneDNN's own convolution may be called: it knows neither gradients nor tracing."""
-    watched = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-    return FUSED is not None and x.device.type == "cpu" and x.numel() > 0 and not watched
+    return _onednn.unwatched(x) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")

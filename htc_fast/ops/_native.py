@@ -1,9 +1,8 @@
 """The native library: loaded once, missed with a sentence.
 
-`libhtc_fast_ops.so` holds every operator's schema and its C++ (and, where nvcc was present, CUDA) implementation.
+`libhtc_fast_ops.so` holds the operators' C++ (and, where nvcc was present, CUDA) kernels; `_declare` has their schemas.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,8 +18,9 @@ except OSError as error:
     _failure = f"htc_fast's native library is missing: {missing}; {HOW_TO_BUILD}."
 
 # Asked now, of the dispatcher: before the Triton operators stand in for what is missing.
-cuda_operators = frozenset(
-    name for name in torch._C._dispatch_get_registrations_for_dispatch_key("CUDA") if name.startswith("htc_fast::")
+_cpu_operators, cuda_operators = (
+    frozenset(one for one in torch._C._dispatch_get_registrations_for_dispatch_key(key) if one.startswith("htc_fast::"))
+    for key in ("CPU", "CUDA")
 )
 
 try:
@@ -51,19 +51,18 @@ def require(cuda: bool = False) -> None:
         raise ImportError(f"htc_fast was built without CUDA kernels: install nvcc and {HOW_TO_BUILD}.")
 
 
-def _has(name: str) -> bool:
-    """Whether the library has this operator; one built from older sources may not, and then counts as missing."""
+def has(name: str, device: str) -> bool:
+    """Whether the library brought a kernel of this operator for "CPU" or "CUDA"."""
+    return f"htc_fast::{name}" in (cuda_operators if device == "CUDA" else _cpu_operators)
+
+
+def fits(name: str) -> bool:
+    """Whether a schema can be given to this operator; a library built from older sources counts as missing.
+
+    Such a library has no kernel of that name, or, as libraries once did, a schema of its own.
+    """
     global _failure
-    if loaded() and not hasattr(torch.ops.htc_fast, name):
-        _failure = f"htc_fast's native library is older than its Python code (it has no {name}); {HOW_TO_BUILD}."
-    return loaded()
-
-
-def register_fake(name: str) -> Callable:
-    """torch.library.register_fake for htc_fast::name, skipped where the library is missing."""
-    return torch.library.register_fake(f"htc_fast::{name}") if _has(name) else lambda function: function
-
-
-def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
-    if _has(name):
-        torch.library.register_autograd(f"htc_fast::{name}", backward, setup_context=setup_context)
+    taken = hasattr(torch.ops.htc_fast, name)
+    if loaded() and (taken or not has(name, "CPU")):
+        _failure = f"htc_fast's native library is older than its Python code (another {name}); {HOW_TO_BUILD}."
+    return not taken

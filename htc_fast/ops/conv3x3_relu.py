@@ -4,13 +4,21 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops._declare import declare, maps_like, once
 from htc_fast.ops.reference import conv3x3_relu as reference
+from htc_fast.ops.winograd import Packed
 
 _backend.register_over_torch("conv3x3_relu")
 
 
 def conv3x3_relu(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None, *, count: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None = None,
+    *,
+    count: Tensor | None = None,
+    packed: Packed | None = None,
 ) -> Tensor:
     """relu(conv(x) + bias + residual), 3x3 with one pixel of padding.
 
@@ -20,6 +28,8 @@ def conv3x3_relu(
     residual  [K, O, H, W] or None
     count     [N] int32 or None: of each image's K / N maps only the first count[n] are computed, the rest is zeros;
               it stays on the device
+    packed    `winograd.Packed(weight)` or None: used on a CPU where no gradient is asked for, without residual and
+              count; of no effect once the weight has changed
     returns   [K, O, H, W], channels-last in memory
     raises    ValueError, TypeError
     source    Mask R-CNN's and HTC's heads; sums in float32, TF32 where torch.backends.cudnn.allow_tf32 says so
@@ -32,7 +42,7 @@ def conv3x3_relu(
     if backend != "reference":
         x = x.contiguous(memory_format=torch.channels_last)
         if residual is None and count is None:
-            return _convolutions.convolution_relu(x, weight, bias)
+            return _convolutions.convolution_relu(x, weight, bias, packed)
     return reference.conv3x3_relu(x, weight, bias, residual, count)
 
 
@@ -50,3 +60,42 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, cou
         raise ValueError(f"count is on {count.device} and the input on {x.device}: move them together.")
     if not len(count) or len(x) % len(count):
         raise ValueError(f"count must have one number per image of equally many maps, got {len(count)} for {len(x)}.")
+
+
+def _fake(x, weight, bias, residual, count):
+    return maps_like(x, x.shape[0], weight.shape[0], *x.shape[2:])
+
+
+def _fake_backward(grad, out, x, weight, count):
+    maps = [maps_like(one, *one.shape) for one in (x, weight, out)]
+    return *maps[:2], weight.new_empty(weight.shape[0]), maps[2]
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, weight, _, residual, count = inputs
+    ctx.has_residual = residual is not None
+    ctx.save_for_backward(output, x, weight, count)
+
+
+def _backward(library, ctx, grad):
+    once(grad)
+    *grads, residual = library.conv3x3_relu_backward(grad, *ctx.saved_tensors)
+    return *grads, residual if ctx.has_residual else None, None
+
+
+# Other devices' convolutions are torch's own, with its own gradient: there is nothing to declare for them.
+declare(
+    "conv3x3_relu(Tensor x, Tensor weight, Tensor bias, Tensor? residual, Tensor? count) -> Tensor",
+    _fake,
+    backward=_backward,
+    setup_context=_setup_context,
+    native=False,
+    triton="conv3x3_relu",
+)
+declare(
+    "conv3x3_relu_backward(Tensor grad, Tensor out, Tensor x, Tensor weight, Tensor? count) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _fake_backward,
+    native=False,
+    triton="conv3x3_relu",
+)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend, _native
+from htc_fast.ops._declare import declare
 from htc_fast.ops.paste_masks import check_masks
 from htc_fast.ops.reference import encode_masks as reference
 
@@ -37,8 +38,10 @@ def encode_masks(
     return [{"size": [height, width], "counts": one} for one in strings]
 
 
-@_native.register_fake("encode_masks")
-def _(masks, boxes, height, width, threshold):
+def _fake(masks, boxes, height, width, threshold):
     # Strings are the host's, wherever the masks are.
     packed = torch.empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8, device="cpu")
     return packed, torch.empty(masks.shape[0] + 1, dtype=torch.int64, device="cpu")
+
+
+declare("encode_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> (Tensor, Tensor)", _fake)

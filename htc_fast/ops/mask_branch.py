@@ -1,16 +1,18 @@
 """The mask heads of a cascade, or of any detector, from RoI features to probabilities; for inference."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops._declare import declare
 from htc_fast.ops.conv3x3_relu import conv3x3_relu
 from htc_fast.ops.mask_flow import mask_flow
 from htc_fast.ops.mask_predict import mask_predict
 from htc_fast.ops.reference import mask_branch as reference
+from htc_fast.ops.winograd import Packed
 
 _backend.register_over_torch("mask_branch")
 Layer = tuple[Tensor, Tensor]
@@ -23,12 +25,14 @@ class MaskHeadWeights(NamedTuple):
     upsample      [C, O, 2, 2]  deconvolution with stride 2, followed by ReLU
     logits        [classes, C, 1, 1]
     flow          [C, C, 1, 1] or None: takes in the features of the head before
+    packed        those of the convolutions' weights that are in Winograd's form too, as conv3x3_relu takes them
     """
 
     convolutions: tuple[Layer, ...]
     upsample: Layer
     logits: Layer
     flow: Layer | None = None
+    packed: tuple[Packed, ...] = ()
 
 
 def mask_head_weights(*modules: nn.Module) -> MaskHeadWeights:
@@ -38,20 +42,21 @@ def mask_head_weights(*modules: nn.Module) -> MaskHeadWeights:
              convolution at the end is the flow, as in mmdetection's HTCMaskHead
     raises   ValueError if there are other layers with weights (a norm must be folded first), or not these
     """
-    layers = [one for module in modules for one in module.modules() if one._parameters or one._buffers]
+    layers: list[Any] = [one for module in modules for one in module.modules() if one._parameters or one._buffers]
     kinds = [_kind(one) for one in layers]
     last = ["ConvTranspose2d 2x2 stride 2", "Conv2d 1x1"]
     flow = kinds[-3:] == [*last, "Conv2d 1x1"]
     convolutions = len(layers) - len(last) - flow
     if kinds != ["Conv2d 3x3 padding 1"] * convolutions + last + ["Conv2d 1x1"] * flow:
-        raise ValueError("expected 3x3 convolutions, a 2x2 deconvolution and a 1x1 convolution, got "
-                         f"{', '.join(kinds) or 'none'}.")  # fmt: skip
+        raise ValueError(
+            f"expected 3x3 convolutions, a 2x2 deconvolution and a 1x1 convolution, got {', '.join(kinds) or 'none'}."
+        )
     found = [(one.weight, _bias(one)) for one in layers]
     upsample, logits = found[convolutions : convolutions + 2]
     return MaskHeadWeights(tuple(found[:convolutions]), upsample, logits, found[-1] if flow else None)
 
 
-def _kind(layer: nn.Module) -> str:
+def _kind(layer: Any) -> str:
     """What a layer computes, in words: name, size, and whatever is not as usual."""
     convolution = next((one for one in (nn.Conv2d, nn.ConvTranspose2d) if isinstance(layer, one)), None)
     if convolution is None:
@@ -90,9 +95,15 @@ def mask_branch(
         raise ValueError(f"averaged must name some of the heads 0 to {len(heads) - 1}, got {averaged}.")
     heads = heads[: averaged[-1] + 1]
     backend = _backend.backend_for("mask_branch", x)
+    if backend == "reference":
+        return reference.mask_branch(x, labels, heads, averaged)
     if backend != "triton":
-        steps = reference.STEPS if backend == "reference" else (conv3x3_relu, mask_flow, mask_predict)
-        return reference.mask_branch(x, labels, heads, averaged, steps)
+        packed = {id(one.weight): one for head in heads for one in head.packed}
+
+        def convolution(x: Tensor, weight: Tensor, bias: Tensor, residual: None) -> Tensor:
+            return conv3x3_relu(x, weight, bias, residual, packed=packed.get(id(weight)))
+
+        return reference.mask_branch(x, labels, heads, averaged, (convolution, mask_flow, mask_predict))
     tensors = [one for head in heads for layer in _layers(head) for one in layer]
     x, *tensors = _convolutions.autocast(x, *tensors)
     counts, flows = [len(head.convolutions) for head in heads], [head.flow is not None for head in heads]
@@ -112,8 +123,10 @@ def _check(x: Tensor, labels: Tensor, heads: list[MaskHeadWeights]) -> None:
     for number, head in enumerate(heads):
         before = _check_head(f"heads[{number}]", head, x, before)
         if len(head.logits[0]) != len(heads[0].logits[0]):
-            raise ValueError(f"heads[{number}].logits must have {len(heads[0].logits[0])} classes like heads[0]'s, got "
-                             f"{len(head.logits[0])}.")  # fmt: skip
+            raise ValueError(
+                f"heads[{number}].logits must have {len(heads[0].logits[0])} classes like heads[0]'s, got "
+                f"{len(head.logits[0])}."
+            )
 
 
 def _check_head(name: str, head: MaskHeadWeights, x: Tensor, before: int | None) -> int:
@@ -138,3 +151,16 @@ def _check_layer(name: str, layer: Layer, kernel: int, channels: int, x: Tensor,
     if layer[0].shape[1 - outputs] != channels:
         raise ValueError(f"{name} expects {layer[0].shape[1 - outputs]} channels, gets {channels}.")
     _convolutions.check_same(x, **{name: layer[0], f"{name}'s bias": layer[1]})
+
+
+def _fake(x, labels, tensors, convolutions, flows, averaged):
+    return x.new_empty(x.shape[0], 2 * x.shape[2], 2 * x.shape[3], dtype=torch.float32)
+
+
+declare(
+    "mask_branch(Tensor x, Tensor labels, Tensor[] tensors, int[] convolutions, bool[] flows, int[] averaged) "
+    "-> Tensor",
+    _fake,
+    native=False,
+    triton="mask_branch",
+)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops._declare import declare, dense_like, maps_like, once
 from htc_fast.ops.reference import mask_flow as reference
 
 _backend.register_over_torch("mask_flow")
@@ -34,3 +35,36 @@ def mask_flow(x: Tensor, m: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     x, m = (one.contiguous(memory_format=torch.channels_last) for one in (x, m))
     flow = _convolutions.pointwise_relu(m, weight, bias)
     return flow.add_(x) if _convolutions.can_fuse(m) else x + flow
+
+
+def _fake(x, m, weight, bias):
+    return maps_like(m, m.shape[0], weight.shape[0], *m.shape[2:])
+
+
+def _fake_backward(grad, m, weight, bias):
+    return maps_like(m, *m.shape), dense_like(weight), dense_like(bias)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _backward(library, ctx, grad):
+    once(grad)
+    return grad, *library.mask_flow_backward(grad, *ctx.saved_tensors)
+
+
+declare(
+    "mask_flow(Tensor x, Tensor m, Tensor weight, Tensor bias) -> Tensor",
+    _fake,
+    backward=_backward,
+    setup_context=_setup_context,
+    native=False,
+    triton="mask_flow",
+)
+declare(
+    "mask_flow_backward(Tensor grad, Tensor m, Tensor weight, Tensor bias) -> (Tensor, Tensor, Tensor)",
+    _fake_backward,
+    native=False,
+    triton="mask_flow",
+)

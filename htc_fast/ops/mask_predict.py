@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops import _backend, _convolutions, _onednn
+from htc_fast.ops._declare import declare, dense_like, maps_like, once
 from htc_fast.ops.reference import mask_predict as reference
 
 _backend.register_over_torch("mask_predict")
@@ -36,7 +37,7 @@ def mask_predict(
         )
     if backend != "reference":
         x = x.contiguous(memory_format=torch.channels_last)
-        if labels is not None and _convolutions.unwatched(x):
+        if labels is not None and _onednn.unwatched(x):
             blocks = zip(x.split(BLOCK), labels.split(BLOCK))
             return torch.cat(
                 [reference.mask_predict(one, up_weight, up_bias, weight, bias, own) for one, own in blocks]
@@ -55,3 +56,42 @@ def _check(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias: 
         raise ValueError(f"weight must have up_weight's {up_weight.shape[1]} channels, got {list(weight.shape)}.")
     if labels is not None:
         _convolutions.check_labels(labels, x)
+
+
+def _fake(x, up_weight, up_bias, weight, bias, labels):
+    count, _, height, width = x.shape
+    if labels is not None:
+        return x.new_empty(count, 2 * height, 2 * width)
+    return maps_like(x, count, weight.shape[0], 2 * height, 2 * width)
+
+
+def _fake_backward(grad, x, up_weight, up_bias, weight, labels):
+    maps = [maps_like(one, *one.shape) for one in (x, up_weight)]
+    return *maps, dense_like(up_bias), dense_like(weight), weight.new_empty(weight.shape[0])
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, _, labels = inputs
+    ctx.save_for_backward(*tensors, labels)
+
+
+def _backward(library, ctx, grad):
+    once(grad)
+    return *library.mask_predict_backward(grad, *ctx.saved_tensors), None
+
+
+declare(
+    "mask_predict(Tensor x, Tensor up_weight, Tensor up_bias, Tensor weight, Tensor bias, Tensor? labels) -> Tensor",
+    _fake,
+    backward=_backward,
+    setup_context=_setup_context,
+    native=False,
+    triton="mask_predict",
+)
+declare(
+    "mask_predict_backward(Tensor grad, Tensor x, Tensor up_weight, Tensor up_bias, Tensor weight, Tensor? labels) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake_backward,
+    native=False,
+    triton="mask_predict_backward",
+)

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from htc_fast.ops import _backend, _native
+from htc_fast.ops import _backend
+from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import nms as reference
 
 for _name in ("nms", "batched_nms", "batched_nms_padded"):
-    _backend.register(_name, "cpp", "cuda")
+    _backend.register(_name, "cpp", "cuda", "triton")
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -86,12 +87,19 @@ def _check(boxes: Tensor, scores: Tensor, idxs: Tensor | None, rank: int) -> Non
         raise TypeError(f"idxs must be integers, got {idxs.dtype}.")
 
 
-@_native.register_fake("batched_nms")
-def _(boxes, scores, idxs, iou_threshold):
+def _fake(boxes, scores, idxs, iou_threshold):
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
-@_native.register_fake("batched_nms_padded")
-def _(boxes, scores, idxs, iou_threshold, max_output, score_threshold):
+def _fake_padded(boxes, scores, idxs, iou_threshold, max_output, score_threshold):
     images = boxes.shape[0]
     return boxes.new_empty(images, max_output, dtype=torch.int64), boxes.new_empty(images, dtype=torch.int32)
+
+
+declare("batched_nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor", _fake, triton="nms")
+declare(
+    "batched_nms_padded(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold, int max_output, "
+    "float score_threshold) -> (Tensor, Tensor)",
+    _fake_padded,
+    triton="nms",
+)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from htc_fast.ops import _backend, _native
+from htc_fast.ops import _backend
+from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import paste_masks as reference
 
 _backend.register("paste_masks", "cpp", "cuda")
@@ -44,6 +45,8 @@ def check_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tu
     return sides[0], sides[1]
 
 
-@_native.register_fake("paste_masks")
-def _(masks, boxes, height, width, threshold):
+def _fake(masks, boxes, height, width, threshold):
     return masks.new_empty(masks.shape[0], height, width, dtype=torch.bool)
+
+
+declare("paste_masks(Tensor masks, Tensor boxes, int height, int width, float threshold) -> Tensor", _fake)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from htc_fast.ops import _backend, _native
+from htc_fast.ops import _backend
+from htc_fast.ops._declare import declare, dense_like, maps_like
 from htc_fast.ops.reference import pr_roi_pool as reference
 from htc_fast.ops.roi_align import check_inputs, grid_size
 
@@ -40,30 +41,23 @@ def pr_roi_pool(
     source           IoU-Net, section 3.4; FPN, equation 1 for the level, which has no gradient
     """
     features, scales, size = list(features), [float(scale) for scale in spatial_scales], grid_size(output_size)
-    check_inputs(features, rois, size, scales, None)
+    check_inputs(features, rois, scales, None)
     finest_size = canonical_size / (2.0**canonical_level * scales[0])
     if _backend.backend_for("pr_roi_pool", features[0]) == "reference":
         return reference.pr_roi_pool(features, rois, size, scales, aligned, finest_size)
     return torch.ops.htc_fast.pr_roi_pool(features, rois, *size, scales, aligned, finest_size)
 
 
-@_native.register_fake("pr_roi_pool")
-def _(features, rois, out_h, out_w, scales, aligned, finest_size):
-    count = rois.shape[0] * rois.shape[1] if rois.dim() == 3 else rois.shape[0]
-    return features[0].new_empty(count, out_h, out_w, features[0].shape[1]).permute(0, 3, 1, 2)
+def _fake(features, rois, out_h, out_w, scales, aligned, finest_size):
+    return maps_like(features[0], rois.numel() // rois.shape[-1], features[0].shape[1], out_h, out_w)
 
 
-@_native.register_fake("pr_roi_pool_backward")
-def _(grad, rois, sizes, scales, aligned, finest_size):
-    return [
-        grad.new_empty(sizes[0], height, width, grad.shape[1]).permute(0, 3, 1, 2)
-        for height, width in zip(sizes[1::2], sizes[2::2])
-    ]
+def _fake_backward(grad, rois, sizes, scales, aligned, finest_size):
+    return [maps_like(grad, sizes[0], grad.shape[1], *side) for side in zip(sizes[1::2], sizes[2::2])]
 
 
-@_native.register_fake("pr_roi_pool_boxes")
-def _(grad, features, rois, scales, aligned, finest_size):
-    return torch.empty_like(rois, memory_format=torch.contiguous_format)
+def _fake_boxes(grad, features, rois, scales, aligned, finest_size):
+    return dense_like(rois)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -73,13 +67,13 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.save_for_backward(rois, *(features if rois.requires_grad else []))
 
 
-def _backward(ctx, grad):
+def _backward(library, ctx, grad):
     rois, *features = ctx.saved_tensors
     maps, boxes = [None] * len(ctx.needs_input_grad[0]), None
     if any(ctx.needs_input_grad[0]):
-        maps = torch.ops.htc_fast.pr_roi_pool_backward(grad, rois, ctx.sizes, *ctx.options)
+        maps = library.pr_roi_pool_backward(grad, rois, ctx.sizes, *ctx.options)
     if ctx.needs_input_grad[1]:
-        boxes = torch.ops.htc_fast.pr_roi_pool_boxes(grad, features, rois, *ctx.options)
+        boxes = library.pr_roi_pool_boxes(grad, features, rois, *ctx.options)
     return maps, boxes, None, None, None, None, None
 
 
@@ -90,21 +84,39 @@ def _setup_second(ctx, inputs, output) -> None:
     ctx.save_for_backward(rois)
 
 
-def _second(ctx, grads):
+def _second(library, ctx, grads):
     """The pooling is linear in its maps, so that this is the pooling itself; in the boxes it is not."""
     (rois,) = ctx.saved_tensors
     if ctx.needs_input_grad[1]:
         _no_second()
     like = next(one for one in grads if one is not None)
     maps = [like.new_zeros(shape) if one is None else one for one, shape in zip(grads, ctx.shapes)]
-    return torch.ops.htc_fast.pr_roi_pool(maps, rois, *ctx.size, *ctx.options), *[None] * 5
+    return library.pr_roi_pool(maps, rois, *ctx.size, *ctx.options), *[None] * 5
 
 
 def _no_second(*_):
-    raise RuntimeError("pr_roi_pool has no second derivative in the boxes: detach the rois, or use the backend "
-                       "'reference'.")  # fmt: skip
+    raise RuntimeError(
+        "pr_roi_pool has no second derivative in the boxes: detach the rois, or use the backend 'reference'."
+    )
 
 
-_native.register_autograd("pr_roi_pool", _backward, _setup_context)
-_native.register_autograd("pr_roi_pool_backward", _second, _setup_second)
-_native.register_autograd("pr_roi_pool_boxes", _no_second, lambda ctx, inputs, output: None)
+declare(
+    "pr_roi_pool(Tensor[] features, Tensor rois, int out_h, int out_w, float[] spatial_scales, bool aligned, "
+    "float finest_size) -> Tensor",
+    _fake,
+    backward=_backward,
+    setup_context=_setup_context,
+)
+declare(
+    "pr_roi_pool_backward(Tensor grad, Tensor rois, int[] sizes, float[] spatial_scales, bool aligned, "
+    "float finest_size) -> Tensor[]",
+    _fake_backward,
+    backward=_second,
+    setup_context=_setup_second,
+)
+declare(
+    "pr_roi_pool_boxes(Tensor grad, Tensor[] features, Tensor rois, float[] spatial_scales, bool aligned, "
+    "float finest_size) -> Tensor",
+    _fake_boxes,
+    backward=_no_second,
+)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from htc_fast.ops import _backend, _native
+from htc_fast.ops import _backend
+from htc_fast.ops._declare import declare, maps_like
 from htc_fast.ops.reference import roi_align as reference
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_backend.register("multi_level_roi_align", "cpp", "cuda")
-_backend.register("roi_align", "cpp", "cuda")
+for _name in ("roi_align", "multi_level_roi_align"):
+    _backend.register(_name, "cpp", "cuda", "triton")
 
 
 def roi_align(
@@ -41,7 +42,7 @@ def roi_align(
     if not isinstance(boxes, Tensor):
         boxes = _with_numbers(boxes, input)
     size, rois = grid_size(output_size), boxes
-    check_inputs([input], rois, size, [spatial_scale], None)
+    check_inputs([input], rois, [spatial_scale], None)
     backend = _backend.backend_for("roi_align", input)
     if backend == "reference":
         return reference.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
@@ -77,10 +78,12 @@ def multi_level_roi_align(
     source           FPN, equation 1 for the level; HTC, equation 6 for the sum
     """
     features, scales, size = list(features), [float(scale) for scale in spatial_scales], grid_size(output_size)
-    check_inputs(features, rois, size, scales, semantic)
+    check_inputs(features, rois, scales, semantic)
     if not canonical_size > 0 or not semantic_scale > 0 or semantic_grid < 1:
-        raise ValueError("canonical_size, semantic_scale and semantic_grid must be positive, got "
-                         f"{canonical_size}, {semantic_scale} and {semantic_grid}.")  # fmt: skip
+        raise ValueError(
+            "canonical_size, semantic_scale and semantic_grid must be positive, got "
+            f"{canonical_size}, {semantic_scale} and {semantic_grid}."
+        )
     finest_size = canonical_size / (2.0**canonical_level * scales[0])
     backend = _backend.backend_for("multi_level_roi_align", features[0])
     arguments = sampling_ratio, aligned, finest_size, semantic, semantic_scale, semantic_grid
@@ -117,7 +120,7 @@ def grid_size(output_size: int | tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-def check_inputs(features: list[Tensor], rois: Tensor, size, scales: list[float], semantic: Tensor | None) -> None:
+def check_inputs(features: list[Tensor], rois: Tensor, scales: list[float], semantic: Tensor | None) -> None:
     """What both poolings ask of their arguments.
 
     raises  ValueError, TypeError
@@ -136,73 +139,82 @@ def check_inputs(features: list[Tensor], rois: Tensor, size, scales: list[float]
         raise TypeError(f"feature maps must be float32, float64, float16 or bfloat16, got {first.dtype}.")
     if not rois.is_floating_point():
         raise TypeError(f"rois must be floating point, got {rois.dtype}.")
-    for name, one in [*((f"level {i}", one) for i, one in enumerate(features)), ("semantic", semantic)]:
-        if one is None:
+    maps = {**{f"level {i}": one for i, one in enumerate(features)}, "semantic": semantic}
+    for name, found in maps.items():
+        if found is None:
             continue
-        if one.dim() != 4 or first.dim() != 4 or one.shape[:2] != first.shape[:2]:
-            beside = "" if one is first else f" with level 0's N and C, {list(first.shape[:2])}"
-            raise ValueError(f"{name} must be [N, C, H, W]{beside}, got {list(one.shape)}.")
-        if one.dtype != first.dtype:
-            raise TypeError(f"{name} must be {first.dtype} like level 0, got {one.dtype}.")
-        if one.device != rois.device:
-            raise ValueError(f"{name} is on {one.device} and the rois on {rois.device}: move them together.")
+        if found.dim() != 4 or first.dim() != 4 or found.shape[:2] != first.shape[:2]:
+            beside = "" if found is first else f" with level 0's N and C, {list(first.shape[:2])}"
+            raise ValueError(f"{name} must be [N, C, H, W]{beside}, got {list(found.shape)}.")
+        if found.dtype != first.dtype:
+            raise TypeError(f"{name} must be {first.dtype} like level 0, got {found.dtype}.")
+        if found.device != rois.device:
+            raise ValueError(f"{name} is on {found.device} and the rois on {rois.device}: move them together.")
     if not ((rois.dim() == 2 and rois.shape[1] == 5) or (rois.dim() == 3 and rois.shape[2] == 4)):
         raise ValueError(f"rois must be [K, 5] (image number first) or [N, R, 4], got {list(rois.shape)}.")
     if rois.dim() == 3 and rois.shape[0] != first.shape[0]:
         raise ValueError(f"rois [N, R, 4] must have one row per image, got {rois.shape[0]} for {first.shape[0]}.")
 
 
-@_native.register_fake("multi_level_roi_align")
-def _(features, rois, out_h, out_w, scales, ratio, aligned, finest_size, semantic, semantic_scale, semantic_grid):
-    count = rois.shape[0] * rois.shape[1] if rois.dim() == 3 else rois.shape[0]
-    return features[0].new_empty(count, out_h, out_w, features[0].shape[1]).permute(0, 3, 1, 2)
+def _fake(features, rois, out_h, out_w, *options):
+    return maps_like(features[0], rois.numel() // rois.shape[-1], features[0].shape[1], out_h, out_w)
 
 
-@_native.register_fake("multi_level_roi_align_backward")
-def _(grad, rois, sizes, scales, ratio, aligned, finest_size, has_semantic, semantic_scale, semantic_grid):
-    return [
-        grad.new_empty(sizes[0], height, width, grad.shape[1]).permute(0, 3, 1, 2)
-        for height, width in zip(sizes[1::2], sizes[2::2])
-    ]
+def _fake_backward(grad, rois, sizes, *options, **_):
+    return [maps_like(grad, sizes[0], grad.shape[1], *side) for side in zip(sizes[1::2], sizes[2::2])]
 
 
 def _setup_context(ctx, inputs, output) -> None:
     features, rois, _, _, *ctx.options = inputs
-    ctx.semantic = ctx.options[4] is not None
-    maps = [*features, *([ctx.options[4]] if ctx.semantic else [])]
-    ctx.options[4] = ctx.semantic
+    semantic = ctx.options[4]
+    maps = [*features, *([] if semantic is None else [semantic])]
+    ctx.options[4] = semantic is not None
     ctx.sizes = [maps[0].shape[0], *(side for one in maps for side in one.shape[2:])]
     ctx.levels = len(features)
     ctx.save_for_backward(rois)
 
 
-def _backward(ctx, grad):
+def _backward(library, ctx, grad):
     (rois,) = ctx.saved_tensors
-    grads = torch.ops.htc_fast.multi_level_roi_align_backward(grad, rois, ctx.sizes, *ctx.options)
-    semantic = grads[ctx.levels] if ctx.semantic else None
+    grads = library.multi_level_roi_align_backward(grad, rois, ctx.sizes, *ctx.options)
+    semantic = grads[ctx.levels] if ctx.options[4] else None
     return grads[: ctx.levels], None, None, None, None, None, None, None, semantic, None, None
 
 
-def setup_second(ctx, inputs, output) -> None:
+def _setup_second(ctx, inputs, output) -> None:
     grad, rois, sizes, *ctx.options = inputs
     ctx.size = grad.shape[2:]
     ctx.shapes = [(sizes[0], grad.shape[1], h, w) for h, w in zip(sizes[1::2], sizes[2::2])]
     ctx.save_for_backward(rois)
 
 
-def second_backward(operator, ctx, grads):
+def _second(library, ctx, grads):
     """RoIAlign is linear in its maps: how its gradient moves with the output's gradient is RoIAlign itself."""
     (rois,) = ctx.saved_tensors
     like = next(one for one in grads if one is not None)
     maps = [like.new_zeros(shape) if one is None else one for one, shape in zip(grads, ctx.shapes)]
-    scales, ratio, aligned, finest_size, has_semantic, *semantic_options = ctx.options[:7]
+    *options, has_semantic, semantic_scale, semantic_grid, _ = ctx.options
     semantic = maps.pop() if has_semantic else None
-    return operator(maps, rois, *ctx.size, scales, ratio, aligned, finest_size, semantic, *semantic_options)
+    again = library.multi_level_roi_align(maps, rois, *ctx.size, *options, semantic, semantic_scale, semantic_grid)
+    return again, *[None] * 10
 
 
-def _second(ctx, grads):
-    return second_backward(torch.ops.htc_fast.multi_level_roi_align, ctx, grads), *[None] * 9
-
-
-_native.register_autograd("multi_level_roi_align", _backward, _setup_context)
-_native.register_autograd("multi_level_roi_align_backward", _second, setup_second)
+declare(
+    "multi_level_roi_align(Tensor[] features, Tensor rois, int out_h, int out_w, float[] spatial_scales, "
+    "int sampling_ratio, bool aligned, float finest_size, Tensor? semantic, float semantic_scale, int semantic_grid) "
+    "-> Tensor",
+    _fake,
+    backward=_backward,
+    setup_context=_setup_context,
+    triton="roi_align",
+)
+# Not deterministic is, on a GPU, a gradient scattered by atomic additions: there to be compared with.
+declare(
+    "multi_level_roi_align_backward(Tensor grad, Tensor rois, int[] sizes, float[] spatial_scales, "
+    "int sampling_ratio, bool aligned, float finest_size, bool has_semantic, float semantic_scale, "
+    "int semantic_grid, bool deterministic=True) -> Tensor[]",
+    _fake_backward,
+    backward=_second,
+    setup_context=_setup_second,
+    triton="roi_align_backward",
+)

@@ -1,12 +1,14 @@
 """Fusion of a feature pyramid at one level's size, as HTC's semantic branch does."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops import _backend, _convolutions, _onednn
+from htc_fast.ops._declare import declare, dense_like, maps_like, once
 from htc_fast.ops.reference import semantic_merge as reference
 
 _backend.register_over_torch("semantic_merge")
@@ -27,17 +29,21 @@ def semantic_merge(
     """
     features, weights, biases = list(features), list(weights), list(biases)
     if not 1 <= len(features) <= 8 or not len(features) == len(weights) == len(biases):
-        raise ValueError(f"expected 1 to 8 features with a weight and a bias each, got {len(features)}, {len(weights)} "
-                         f"and {len(biases)}.")  # fmt: skip
+        raise ValueError(
+            f"expected 1 to 8 features with a weight and a bias each, got {len(features)}, {len(weights)} "
+            f"and {len(biases)}."
+        )
     if not 0 <= level < len(features):
         raise ValueError(f"level must be one of the {len(features)} features, got {level}.")
     for number, (one, weight, bias) in enumerate(zip(features, weights, biases)):
         _convolutions.check_weight(f"weights[{number}]", weight, bias, 1)
         _convolutions.check_maps(f"features[{number}]", one, weight.shape[1])
         if weight.shape[:2] != weights[0].shape[:2] or len(one) != len(features[0]) or not one[0:1, 0:1].numel():
-            raise ValueError(f"features[{number}] {list(one.shape)} with weight {list(weight.shape)} does not fit "
-                             f"features[0] {list(features[0].shape)} with {list(weights[0].shape)}: images and "
-                             "channels must be the same and no map empty.")  # fmt: skip
+            raise ValueError(
+                f"features[{number}] {list(one.shape)} with weight {list(weight.shape)} does not fit "
+                f"features[0] {list(features[0].shape)} with {list(weights[0].shape)}: images and "
+                "channels must be the same and no map empty."
+            )
         _convolutions.check_same(features[0], **{f"features[{number}]": one, "weights": weight, "biases": bias})
     backend = _backend.backend_for("semantic_merge", features[0])
     if backend == "triton":
@@ -45,16 +51,55 @@ def semantic_merge(
         return torch.ops.htc_fast_triton.semantic_merge(features, weights, biases, level)
     if backend == "reference":
         return reference.semantic_merge(features, weights, biases, level)
-    return _over_torch(features, weights, biases, tuple(features[level].shape[2:]))
+    height, width = features[level].shape[2:]
+    return _over_torch(features, weights, biases, (height, width))
 
 
 def _over_torch(features: list[Tensor], weights: list[Tensor], biases: list[Tensor], size: tuple[int, int]) -> Tensor:
     """As the definition has it, in place where no gradient looks on."""
-    total = None
+    total: Any = None
     for one, weight, bias in zip(features, weights, biases):
         one = one.contiguous(memory_format=torch.channels_last)
         if tuple(one.shape[2:]) != size:
             one = F.interpolate(one, size=size, mode="bilinear", align_corners=True)
         part = _convolutions.pointwise_relu(one, weight, bias)
-        total = part if total is None else total.add_(part) if _convolutions.unwatched(one) else total + part
+        total = part if total is None else total.add_(part) if _onednn.unwatched(one) else total + part
     return total
+
+
+def _fake(features, weights, biases, level):
+    return maps_like(features[level], features[0].shape[0], weights[0].shape[0], *features[level].shape[2:])
+
+
+def _fake_backward(grad, features, weights, biases, level):
+    return [*(maps_like(one, *one.shape) for one in features), *(dense_like(one) for one in [*weights, *biases])]
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *lists, ctx.level = inputs
+    ctx.levels = len(lists[0])
+    ctx.save_for_backward(*(one for some in lists for one in some))
+
+
+def _backward(library, ctx, grad):
+    once(grad)
+    n = ctx.levels
+    features, weights, biases = (list(ctx.saved_tensors[i * n : (i + 1) * n]) for i in range(3))
+    grads = library.semantic_merge_backward(grad, features, weights, biases, ctx.level)
+    return grads[:n], grads[n : 2 * n], grads[2 * n :], None
+
+
+declare(
+    "semantic_merge(Tensor[] features, Tensor[] weights, Tensor[] biases, int level) -> Tensor",
+    _fake,
+    backward=_backward,
+    setup_context=_setup_context,
+    native=False,
+    triton="semantic_merge",
+)
+declare(
+    "semantic_merge_backward(Tensor grad, Tensor[] features, Tensor[] weights, Tensor[] biases, int level) -> Tensor[]",
+    _fake_backward,
+    native=False,
+    triton="semantic_merge",
+)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from htc_fast.ops import _backend, _native
+from htc_fast.ops import _backend
+from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import soft_nms as reference
 
 METHODS = ("linear", "gaussian")
@@ -53,8 +54,10 @@ def _check(boxes: Tensor, scores: Tensor, idxs: Tensor, method: str, sigma: floa
         if value.device != boxes.device:
             raise ValueError(f"{name} must be on {boxes.device} like boxes, got {value.device}.")
     if not boxes.is_floating_point() or not scores.is_floating_point() or idxs.is_floating_point():
-        raise TypeError(f"boxes and scores must be floating point and idxs integers, got {boxes.dtype}, "
-                        f"{scores.dtype} and {idxs.dtype}.")  # fmt: skip
+        raise TypeError(
+            f"boxes and scores must be floating point and idxs integers, got {boxes.dtype}, "
+            f"{scores.dtype} and {idxs.dtype}."
+        )
     if method not in METHODS:
         raise ValueError(f"unknown soft-NMS method {method!r}: expected 'linear' or 'gaussian'.")
     if sigma <= 0:
@@ -63,7 +66,13 @@ def _check(boxes: Tensor, scores: Tensor, idxs: Tensor, method: str, sigma: floa
         raise ValueError(f"max_output must not be negative, got {max_output}.")
 
 
-@_native.register_fake("soft_nms")
-def _(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, max_output):
+def _fake(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, max_output):
     kept = torch.library.get_ctx().new_dynamic_size(min=0, max=max_output)
     return idxs.new_empty(kept, dtype=torch.int64), scores.new_empty(kept, dtype=torch.float32)
+
+
+declare(
+    "soft_nms(Tensor boxes, Tensor scores, Tensor idxs, bool gaussian, float iou_threshold, float sigma, "
+    "float min_score, int max_output) -> (Tensor, Tensor)",
+    _fake,
+)

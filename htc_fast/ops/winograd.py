@@ -1,14 +1,14 @@
 """3x3 convolutions on a CPU in a quarter of the multiplications (Winograd's F(4x4, 3x3)), for inference.
 
-Weights are transformed once, in float32 whatever the maps' type, and kept beside the weight itself; `convolution_relu`
-and the optimized backbone take them from there. Rounding is some five times that of a plain float32 convolution: 3e-6
-of the largest value.
+Weights are transformed once, in float32 whatever the maps' type, and owned by the module that owns the weight. Rounding
+is some five times that of a plain float32 convolution: 3e-6 of the largest value.
 """
 
 import torch
 from torch import Tensor
 
 from htc_fast.ops import _native
+from htc_fast.ops._declare import declare, maps_like
 
 TYPES = (torch.float32, torch.bfloat16)
 
@@ -42,21 +42,28 @@ def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> T
     return torch.ops.htc_fast.winograd(x, packed, bias, packed.numel() // (36 * x.shape[1]), relu)
 
 
-def keep(weight: Tensor, packed: Tensor) -> None:
-    """Let convolutions with this very weight use `packed`, for as long as the weight stays as it is."""
-    weight.winograd = packed
+class Packed:
+    """A weight in Winograd's form: of use for this very weight, for as long as it stays as it is.
+
+    values  of `pack`; None: made here. To be given where the weight has lost bits since it was packed
+    """
+
+    def __init__(self, weight: Tensor, values: Tensor | None = None):
+        self.weight, self.values = weight, pack(weight) if values is None else values
+        self._state = weight.data_ptr(), weight._version
+
+    def fits(self, weight: Tensor, x: Tensor) -> bool:
+        """Whether a convolution of maps like x with `weight` may use it."""
+        return weight is self.weight and (weight.data_ptr(), weight._version) == self._state and x.dtype in TYPES
 
 
-def kept(weight: Tensor, x: Tensor) -> Tensor | None:
-    """What `keep` was given for the weight, where maps like x can use it."""
-    return getattr(weight, "winograd", None) if x.dtype in TYPES else None
-
-
-@_native.register_fake("winograd_weights")
-def _(weight):
+def _fake_weights(weight):
     return weight.new_empty(36 * weight.shape[0] * weight.shape[1], dtype=torch.float32)
 
 
-@_native.register_fake("winograd")
-def _(x, packed, bias, outputs, relu):
-    return x.new_empty(x.shape[0], *x.shape[2:], outputs).permute(0, 3, 1, 2)
+def _fake(x, packed, bias, outputs, relu):
+    return maps_like(x, x.shape[0], outputs, *x.shape[2:])
+
+
+declare("winograd_weights(Tensor weight) -> Tensor", _fake_weights)
+declare("winograd(Tensor x, Tensor packed, Tensor? bias, int outputs, bool relu) -> Tensor", _fake)

@@ -5,15 +5,8 @@ import json
 from itertools import groupby
 from pathlib import Path
 
-from htc_fast.profiling.report import ORDER, REMAINS, in_order, label
+from htc_fast.profiling.parts import COLOURS, ORDER, REMAINS, in_order, label, short
 
-COLOURS = {
-    "preprocess": "#9e9e9e", "data": "#9e9e9e", "backbone": "#1b5e8c", "FPN": "#4a90c2", "RPN head": "#8fc1e3",
-    "proposals": "#c5dff2", "semantic": "#5b9a4b", "box stage 1": "#f2b134", "box stage 2": "#e59a1a",
-    "box stage 3": "#cc7f0a", "detections": "#f7d794", "mask RoIAlign": "#e8a6a1", "mask stages": "#f3d0cc",
-    "mask stage 1": "#d97a6c", "mask stage 2": "#c8564b", "mask stage 3": "#a83a32", "paste + RLE": "#7b5ea7",
-    "forward": "#b5cf6b", "backward": "#6a4c93", "optimizer": "#a28ccf", "rest": "#d9d9d9",
-}  # fmt: skip
 OURS, THEIRS = "#1b5e8c", "#c8564b"
 GAP, THICK, THIN = 0.7, 0.5, 0.24
 
@@ -55,13 +48,14 @@ def digest(result: dict) -> str:
 
 
 def _words(row: dict) -> str:
-    dtype = row["dtype"].replace("bfloat", "bf").replace("float", "fp")
-    return dtype if row["mode"] == "peer" else f"{row['mode']}, {dtype}"
+    return short(row["dtype"]) if row["mode"] == "peer" else f"{row['mode']}, {short(row['dtype'])}"
 
 
 def _places(result: dict) -> tuple[list[tuple[float, dict]], dict[str, float], float]:
     """Rows with their y, cases with the y of their first row, and where the last ends."""
-    lines, groups, y = [], {}, 0.0
+    lines: list[tuple[float, dict]] = []
+    groups: dict[str, float] = {}
+    y = 0.0
     for case, rows in groupby(result["rows"], key=lambda row: row["case"]):
         groups.setdefault(case, y)
         for row in rows:
@@ -80,7 +74,7 @@ def _bars(axes, lines: list[tuple[float, dict]]) -> None:
                 width = row["parts"][name][values]
                 if width <= 0:
                     continue
-                colour = COLOURS.get(name, "#d9d9d9")
+                colour = COLOURS.get(name, COLOURS["rest"])
                 made = axes.barh(at, width, height, left, color=colour, alpha=alpha, edgecolor="white", linewidth=0.4)
                 if values == "ms":
                     handles.setdefault(label(name, row["parts"]), made)
@@ -91,8 +85,15 @@ def _bars(axes, lines: list[tuple[float, dict]]) -> None:
     axes.set_xlabel("ms: thick what it took, thin what this device's copy and product would allow", fontsize=9)
     words = [word for word in dict.fromkeys(REMAINS.get(name, name) for name in ORDER) if word in handles]
     words += [word for word in handles if word not in words]
-    axes.legend([handles[word] for word in words], words, ncols=9, fontsize=7.5, loc="lower center",
-                bbox_to_anchor=(0.5, 1.0), frameon=False)  # fmt: skip
+    axes.legend(
+        [handles[word] for word in words],
+        words,
+        ncols=9,
+        fontsize=7.5,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        frameon=False,
+    )
 
 
 def _shares(axes, lines: list[tuple[float, dict]], groups: dict[str, float], papers: dict) -> None:
@@ -100,8 +101,14 @@ def _shares(axes, lines: list[tuple[float, dict]], groups: dict[str, float], pap
         axes.barh(y, row["share"] * 100, 0.6, color=OURS if row["mode"] != "peer" else "#8a8a8a")
         words = f"{row['images_per_second']:.3g} img/s, {row['share']:.0%}"
         inside = row["share"] > 0.4
-        axes.text(1 if inside else row["share"] * 100 + 1, y, words, va="center", fontsize=8,
-                  color="white" if inside else "black")  # fmt: skip
+        axes.text(
+            1 if inside else row["share"] * 100 + 1,
+            y,
+            words,
+            va="center",
+            fontsize=8,
+            color="white" if inside else "black",
+        )
     for case, paper in papers.items():
         if case in groups:
             y = groups[case] + sum(row["case"] == case for _, row in lines) - 0.1

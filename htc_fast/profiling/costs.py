@@ -7,7 +7,7 @@ nearest neighbours belong to the layer they follow and move nothing; of a residu
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,19 +26,20 @@ class Cost(NamedTuple):
 
 # Neither arithmetic nor traffic that a fused program would have: new tensors, copies into another layout or type.
 FREE = {
-    aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.full, aten.full_like, aten.zeros,
-    aten.zeros_like, aten.new_zeros, aten.ones, aten.ones_like, aten.arange, aten.scalar_tensor, aten._to_copy,
-    aten.clone, aten.contiguous, aten.lift_fresh, aten.detach, aten.zero_, aten.fill_, aten.upsample_nearest2d,
-    aten.native_batch_norm, aten._native_batch_norm_legit_no_training, aten._local_scalar_dense, aten.rand, aten.randn,
-    aten.cudnn_batch_norm,
-}  # fmt: skip
+    getattr(aten, name)
+    for name in (
+        "empty empty_like empty_strided new_empty full full_like zeros zeros_like new_zeros ones ones_like arange "
+        "scalar_tensor _to_copy clone contiguous lift_fresh detach zero_ fill_ upsample_nearest2d "
+        "native_batch_norm _native_batch_norm_legit_no_training _local_scalar_dense rand randn cudnn_batch_norm"
+    ).split()
+}
 SUMS = {aten.add, aten.add_}
 SAMPLE = 8  # operations of one bilinear sample per channel: four weights, four products summed
 # Samples per bin and axis where the RoIs' sizes are not known (on meta): pyramid, semantic map.
 USUAL = 3, 2
 
 
-def cost(operator, arguments: tuple, options: dict, result) -> list[Cost]:
+def cost(operator: Any, arguments: tuple, options: dict, result: Any) -> list[Cost]:
     """What a call needs.
 
     operator   a torch operator overload, as a dispatch mode gets it
@@ -97,7 +98,7 @@ def _bytes(*values) -> float:
     return float(sum(one.nbytes for one in _tensors(*values)))
 
 
-def _touched(own: Callable | None, arguments: tuple, options: dict, result) -> float:
+def _touched(own: Callable[..., Any] | None, arguments: tuple, options: dict, result) -> float:
     """Bytes of a call of ours; few RoIs do not read whole maps."""
     moved = _bytes(arguments, options, result)
     if own is not _roi_align or not isinstance(arguments[0], (list, tuple)):
@@ -197,7 +198,7 @@ def _mask_branch(x, labels, tensors, convolutions, flows, averaged) -> list[Cost
     return found
 
 
-OWN = {
+OWN: dict[str, Callable[..., Any]] = {
     "multi_level_roi_align": _roi_align,
     "conv3x3_relu": _conv3x3_relu,
     "mask_flow": _mask_flow,

@@ -2,15 +2,15 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from htc_fast.detector import create_model
-from htc_fast.device import autocast, supports
-from htc_fast.inference import optimize
+from htc_fast.detector import Detector, create_model
+from htc_fast.device import autocast
+from htc_fast.inference import Optimized, optimize
 from htc_fast.profiling.limits import Limits, seconds
 from htc_fast.profiling.meters import Clock, CostMeter, Need, median_round, spread
 from htc_fast.ranges import watching
@@ -22,36 +22,43 @@ MODES = ("eager", "optimized")
 class Setting:
     """What is run.
 
-    size    (short, long) side of the picture as the network sees it
-    dtypes  "float32", "bfloat16"
-    rounds  timed, after one that is not
+    size       (short, long) side of the picture as the network sees it
+    dtypes     "float32", "bfloat16": those that the device computes in
+    modes      of MODES, and "peers"; or "train" alone
+    rounds     timed, after one that is not
+    overrides  as of `create_model`
     """
 
     device: torch.device
+    models: tuple[str, ...]
     size: tuple[int, int] = (800, 1333)
     batch_size: int = 1
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     modes: tuple[str, ...] = MODES
     rounds: int = 3
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def train(self) -> bool:
+        """Whether training steps are run, instead of inference."""
+        return "train" in self.modes
 
     @property
     def padded(self) -> tuple[int, int]:
         """Height and width of the network's input."""
-        return tuple(-(-side // 32) * 32 for side in self.size)
-
-    def usable_dtypes(self) -> list[str]:
-        """Those that the device computes in."""
-        return [name for name in self.dtypes if supports(getattr(torch, name), self.device)]
+        short, long = (-(-side // 32) * 32 for side in self.size)
+        return short, long
 
 
 @dataclass
 class Run:
     """What was measured of one model in one mode and dtype.
 
-    rounds  seconds per part, round by round
-    needs   part -> Need
-    images  per round
-    whole   seconds of one CUDA graph, where the parts were measured without it
+    rounds     seconds per part, round by round
+    needs      part -> Need
+    images     per round
+    whole      seconds of one CUDA graph, where the parts were measured without it
+    memory_mb  peak of a training step
     """
 
     case: str
@@ -61,6 +68,7 @@ class Run:
     needs: dict[str, Need]
     images: int = 1
     whole: float | None = None
+    memory_mb: float | None = None
 
     def row(self, limits: Limits) -> dict:
         """One line of the report, for JSON: totals and parts; the parts sum to the totals."""
@@ -80,6 +88,7 @@ class Run:
             "spread_ms": spread(self.rounds) * 1e3,
             **({} if self.whole is None else {"graph_ms": taken}),
             "share": total["limit_ms"] / taken,
+            **({} if self.memory_mb is None else {"memory_mb": self.memory_mb}),
             "parts": parts,
         }
 
@@ -92,48 +101,60 @@ def picture(size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width])
 
 
-def build(name: str, device: torch.device, **overrides) -> nn.Module:
+def build(name: str, setting: Setting) -> Detector:
     """A detector with random weights: every place for a detection is filled, so the work is the most there is."""
     torch.manual_seed(0)
-    return create_model(name, **overrides).eval().to(device)
+    return create_model(name, **setting.overrides).eval().to(setting.device)
 
 
-def profile_model(
-    name: str, setting: Setting, say: Callable[[str], None] = lambda text: None, **overrides
-) -> Iterator[Run]:
+def profile_model(name: str, setting: Setting, say: Callable[[str], object]) -> Iterator[Run]:
     """Runs of one model, one after the other: each mode in each dtype.
 
-    say        told what comes next
-    overrides  as of `create_model`
+    say  told what comes next
     """
-    model = build(name, setting.device, **overrides)
-    pictures = [picture(setting.size)] * setting.batch_size
-    options = {"size": setting.size, "batch_size": setting.batch_size, "score_threshold": 0.0}
+    model = build(name, setting)
     say(f"{name}: counting")
+    predict = prediction(model, setting)
     with CostMeter() as meter, watching(meter):
-        model.predict(pictures, **options)
-    for mode in setting.modes:
-        for dtype in setting.usable_dtypes():
+        predict()
+    for mode in MODES:
+        for dtype in setting.dtypes if mode in setting.modes else ():
             say(f"{name}: {mode}, {dtype}")
-            rounds, whole = _timed(mode, dtype, model, pictures, options, setting)
+            rounds, whole = _timed(mode, dtype, model, setting)
             yield Run(name, mode, dtype, rounds, meter.needs, setting.batch_size, whole)
 
 
-def _timed(mode: str, dtype: str, model, pictures: list, options: dict, setting: Setting):
+def recorded_model(name: str, setting: Setting) -> torch.profiler.profile:
+    """The profiler after a second run."""
+    predict = prediction(build(name, setting), setting)
+    predict()
+    with torch.profiler.profile() as recorded:
+        predict()
+    return recorded
+
+
+def prediction(model: Detector | Optimized, setting: Setting) -> Callable[[], object]:
+    """What goes from pixels to run lengths, once per call."""
+    pictures = [picture(setting.size)] * setting.batch_size
+    return lambda: model.predict(pictures, size=setting.size, batch_size=setting.batch_size, score_threshold=0.0)
+
+
+def _timed(mode: str, dtype: str, model: Detector, setting: Setting) -> tuple[list[dict[str, float]], float | None]:
     """Rounds, and the seconds of a CUDA graph where there is one."""
-    runner, low = model, dtype == "bfloat16"
+    runner: Detector | Optimized = model
     if mode == "optimized":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             runner = optimize(model, setting.padded, setting.batch_size, getattr(torch, dtype))
+    predict = prediction(runner, setting)
 
-    def run():
-        with autocast(setting.device, low and mode == "eager"):
-            return runner.predict(pictures, **options)
+    def run() -> None:
+        with autocast(setting.device, dtype == "bfloat16" and runner is model):
+            predict()
 
     run()
     whole = None
-    if setting.device.type == "cuda" and mode == "optimized":
+    if isinstance(runner, Optimized) and runner.buckets is not None:
         # A replayed graph has no parts: those are measured on the same network without one.
         whole = sorted(seconds(run, setting.device) for _ in range(setting.rounds))[setting.rounds // 2]
         runner.buckets = None
@@ -141,7 +162,7 @@ def _timed(mode: str, dtype: str, model, pictures: list, options: dict, setting:
     return measured(run, setting.device, setting.rounds), whole
 
 
-def measured(run: Callable, device: torch.device, rounds: int) -> list[dict[str, float]]:
+def measured(run: Callable[[], object], device: torch.device, rounds: int) -> list[dict[str, float]]:
     """Seconds of each part, round by round."""
     clock, found = Clock(device), []
     with watching(clock):
@@ -152,7 +173,7 @@ def measured(run: Callable, device: torch.device, rounds: int) -> list[dict[str,
     return found
 
 
-def entry(taken: float, need: Need | None, limits: Limits, dtype: str) -> dict[str, float]:
+def entry(taken: float, need: Need | None, limits: Limits, dtype: str) -> dict[str, Any]:
     """One part, in milliseconds, GFLOP, MB and the share of the limit reached (None where there is no time)."""
     need = need or Need()
     limit = need.seconds(limits, dtype)

@@ -76,11 +76,11 @@ def _product(device: torch.device, dtype: torch.dtype) -> float:
     return max(product, convolution)
 
 
-def _best(call: Callable, device: torch.device, rounds: int = 9) -> float:
+def _best(call: Callable[[], object], device: torch.device, rounds: int = 9) -> float:
     return min(seconds(call, device) for _ in range(rounds))
 
 
-def seconds(call: Callable, device: torch.device | None = None) -> float:
+def seconds(call: Callable[[], object], device: torch.device | None = None) -> float:
     """How long one call takes, until the device has done it."""
     cuda = device is not None and device.type == "cuda"
     if cuda:
@@ -101,22 +101,28 @@ def device_name(device: torch.device | None = None) -> str:
     if device.type == "cuda" if device is not None else torch.cuda.is_available():
         name = torch.cuda.get_device_name(device)
     else:
-        about = CPUINFO.read_text(errors="replace") if CPUINFO.exists() else ""
-        found, family = (re.search(rf"{word}\s*: (.*)", about) for word in ("model name", "cpu family"))
-        name = found[1] if found else platform.processor() or platform.machine()
-        name += f" family {family[1]}" if family else ""
+        family = cpuinfo("cpu family")
+        name = cpuinfo("model name") or platform.processor() or platform.machine()
+        name += f" family {family}" if family else ""
         name += f" {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()} cores"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def cpuinfo(word: str) -> str | None:
+    """What Linux says of the processor, such as its "model name"; None where it does not say."""
+    about = CPUINFO.read_text(errors="replace") if CPUINFO.exists() else ""
+    found = re.search(rf"{word}\s*: (.*)", about)
+    return found[1] if found else None
 
 
 def machine(device: torch.device | None = None) -> dict[str, str]:
     """Device (None: a GPU if there is one), date and versions, for results."""
     about = {"device": device_name(device), "date": str(datetime.date.today()), "python": platform.python_version()}
-    return about | {name: version for name in PACKAGES if (version := _version(name))}
+    return about | {name: found for name in PACKAGES if (found := version(name))}
 
 
-def _version(package: str) -> str | None:
-    """None where it is not installed; a copied tree is not."""
+def version(package: str) -> str | None:
+    """Of an installed package; None where it is not, as a copied tree is not."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

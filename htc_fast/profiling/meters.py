@@ -3,6 +3,7 @@
 import statistics
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -69,7 +70,7 @@ class Clock:
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
         self.inside: list[str] = []
-        self.marks: list[tuple[object, str]] = []
+        self.marks: list[tuple[Any, str]] = []
 
     def begin(self, name: str) -> None:
         self._mark()
@@ -97,11 +98,9 @@ class Clock:
         self._mark()
 
     def _mark(self) -> None:
+        now: Any = torch.cuda.Event(enable_timing=True) if self.cuda else time.perf_counter()
         if self.cuda:
-            now = torch.cuda.Event(enable_timing=True)
             now.record()
-        else:
-            now = time.perf_counter()
         self.marks.append((now, self.inside[-1] if self.inside else REST))
 
 

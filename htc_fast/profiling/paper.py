@@ -1,5 +1,7 @@
 """The paper's Table 1: frames per second on one TITAN Xp, and what share of that card's limit they were."""
 
+from typing import Any
+
 import torch
 
 from htc_fast.detector import create_model
@@ -19,7 +21,7 @@ FPS = {
 SIZE = (800, 1344)  # 800 x 1333, padded
 
 
-def counted(name: str, size: tuple[int, int] = SIZE, batch_size: int = 1, **overrides) -> dict[str, Need]:
+def counted(name: str, size: tuple[int, int] = SIZE, batch_size: int = 1, **overrides: Any) -> dict[str, Need]:
     """What a detector needs, part by part, without running it: nothing but shapes is computed.
 
     name       one of `htc_fast.list_models()`

@@ -1,25 +1,10 @@
 """A profile as text: what was reached beside what could be, model by model and part by part."""
 
-from pathlib import Path
+from typing import Any
 
-ORDER = (
-    "data", "preprocess", "backbone", "FPN", "RPN head", "proposals", "semantic", "box stage 1", "box stage 2",
-    "box stage 3", "detections", "mask RoIAlign", "mask stages", "mask stage 1", "mask stage 2", "mask stage 3",
-    "paste + RLE", "forward", "backward", "optimizer", "rest",
-)  # fmt: skip
-# Words for what is left of a part once others inside it are taken out.
-REMAINS = {"mask stages": "mask mean", "forward": "targets + losses"}
+from tabulate import tabulate
 
-
-def in_order(parts: dict) -> list[str]:
-    """The names of parts as data flow through them."""
-    return sorted(parts, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
-
-
-def label(name: str, parts: dict) -> str:
-    """A part as it is printed."""
-    inner = {"mask stages": "mask stage 1", "forward": "backbone"}
-    return REMAINS[name] if name in REMAINS and inner[name] in parts else name
+from htc_fast.profiling.parts import in_order, label, short
 
 
 def text(result: dict) -> str:
@@ -52,23 +37,19 @@ def summary(result: dict) -> str:
         own = [f"{row['images_per_second']:.2f}", _number(row.get("graph_ms", row["ms"])), _number(row["spread_ms"])]
         own += [f"{row['gflop']:.0f}", _number(row["limit_ms"]), f"{row['share']:.0%}"]
         rows.append([row["case"], row["mode"], row["dtype"], *own, *published])
-    notes = {"memory_mb"} & set(result["rows"][0]) if result["rows"] else set()
-    lines = [_align(head, rows)]
-    lines += [
-        f"{row['case']}, {row['dtype']}: peak memory {row['memory_mb']:.0f} MB" for row in result["rows"] if notes
+    memory = [
+        f"{row['case']}, {row['dtype']}: peak memory {row['memory_mb']:.0f} MB"
+        for row in result["rows"]
+        if "memory_mb" in row
     ]
-    return "\n".join(lines)
+    return "\n".join([_table(3, head, rows), *memory])
 
 
 def parts_table(result: dict, case: str) -> str:
     """All parts of a model, its runs side by side: ms and share of the limit reached."""
     runs = [row for row in result["rows"] if row["case"] == case]
-    head = [
-        case,
-        "GFLOP",
-        "MB",
-        *(word for row in runs for word in (f"{row['mode']} {_short(row['dtype'])}", "limit", "")),
-    ]
+    head = [case, "GFLOP", "MB"]
+    head += [word for row in runs for word in (f"{row['mode']} {short(row['dtype'])}", "limit", "")]
     names = in_order({name: None for row in runs for name in row["parts"]})
     rows = []
     for name in names:
@@ -80,7 +61,7 @@ def parts_table(result: dict, case: str) -> str:
         rows.append(cells)
     totals = ["total", f"{runs[0]['gflop']:.2f}", f"{runs[0]['mb']:.1f}"]
     totals += [cell for row in runs for cell in (_number(row["ms"]), _number(row["limit_ms"]), _share(row["share"]))]
-    return _align(head, [*rows, totals])
+    return _table(1, head, [*rows, totals])
 
 
 def next_bottlenecks(row: dict, count: int = 3) -> list[str]:
@@ -103,10 +84,6 @@ def _cases(result: dict) -> list[str]:
     return list(dict.fromkeys(row["case"] for row in result["rows"] if row["mode"] != "peer"))
 
 
-def _short(dtype: str) -> str:
-    return dtype.replace("bfloat", "bf").replace("float", "fp")
-
-
 def _number(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
@@ -115,36 +92,13 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
 
 
-def _align(head: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
-    words = sum(1 for column in range(len(head)) if not any(row[column][:1].isdigit() for row in rows) and column < 3)
-    lines = []
-    for line in (head, *rows):
-        cells = [cell.ljust(width) if at < words else cell.rjust(width)
-                 for at, (cell, width) in enumerate(zip(line, widths))]  # fmt: skip
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def _table(words: int, head: list[str], rows: list[list[str]]) -> str:
+    """So many columns of words, then numbers."""
+    sides = ["left"] * words + ["right"] * (len(head) - words)
+    return tabulate([head, *rows], tablefmt="plain", disable_numparse=True, colalign=sides)
 
 
-def write(result: dict, folder: Path, name: str = "profile") -> list[Path]:
-    """profile.json and profile.png; the latter not where matplotlib is missing.
-
-    returns  their paths
-    """
-    import importlib.util
-    import json
-
-    from htc_fast.profiling.chart import draw
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path, result = folder / f"{name}.json", rounded(result)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    if importlib.util.find_spec("matplotlib") is None:
-        return [path]
-    return [path, draw(result, folder / f"{name}.png")]
-
-
-def rounded(value):
+def rounded(value: Any) -> Any:
     """Five digits are more than any measurement has."""
     if isinstance(value, float):
         return float(f"{value:.6g}")

@@ -1,207 +1,186 @@
-"""From the profile's options to what is run: settings, time needed, the training step, files."""
+"""A profile: what is asked for, what that means on this device, and the measuring of it all."""
 
-import contextlib
-import sys
-import tempfile
-import time
-from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 
-from htc_fast import train as training
-from htc_fast.commands.output import check_writable
-from htc_fast.data.pictures import image_size
-from htc_fast.data.sample import make_sample_dataset
+from htc_fast.data.pictures import image_limits
 from htc_fast.device import find_device, supports
 from htc_fast.errors import UserError, choose
+from htc_fast.inference.buckets import out_of_memory
 from htc_fast.models import zoo
-from htc_fast.profiling import limits, report
-from htc_fast.profiling.detect import MODES, Run, Setting, build, picture
+from htc_fast.profiling import limits
+from htc_fast.profiling.detect import MODES, Run, Setting, profile_model, recorded_model
 from htc_fast.profiling.limits import Limits
 from htc_fast.profiling.paper import FPS, counted, published
+from htc_fast.profiling.peers import profile_peers
+from htc_fast.profiling.report import rounded
 from htc_fast.profiling.step import profile_step, recorded_step
-from htc_fast.training import presets
-from htc_fast.training import run as train_setup
-from htc_fast.training.distributed import World
-from htc_fast.training.loop import Trainer
 
 DTYPES = ("float32", "bfloat16")
 USUAL_SHARE = {"cpu": 0.7, "cuda": 0.3}  # of the limit that a detector reaches somewhere: for the estimate alone
+INTERRUPTED = "interrupted: what is missing was not measured"
 
 
-def check(options: Namespace) -> Namespace:
-    """Fill in what was left out, and refuse what makes no sense.
+@dataclass(frozen=True)
+class ProfileRun:
+    """What to measure; what is None depends on the device.
 
-    raises  UserError naming the option
+    raises  UserError naming the option that makes no sense
     """
-    for name in ("batch_size", "rounds", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} takes a number of at least 1, got {value}.")
-    options.models_given = options.models is not None
-    options.models = [choose(name, zoo.list_models(), "model") for name in options.models or FPS]
-    options.modes = [choose(name, (*MODES, "peers"), "mode") for name in options.modes or (*MODES, "peers")]
-    options.dtypes = [choose(name, DTYPES, "dtype") for name in options.dtypes or DTYPES]
-    image_size(options.image_size)
-    overrides(options)
-    for name in ("out", "trace"):
-        path = getattr(options, name)
-        if path is not None and (path.is_file() if name == "out" else path.is_dir()):
-            raise UserError(f"--{name} {path} is a {'file' if name == 'out' else 'folder'}: choose another name.")
-    find_device(options.device)
-    check_writable(options.out)
-    if options.trace is not None:
-        check_writable(options.trace.parent)
-    return options
+
+    models: Annotated[tuple[str, ...] | None, "default: the rows of the paper's Table 1", "NAME"] = None
+    image_size: Annotated[tuple[int, ...] | None, "short and long side (default: 800 1333; CPU: half)", "PX"] = None
+    batch_size: Annotated[int, "pictures at once"] = 1
+    dtypes: Annotated[tuple[str, ...], "float32, bfloat16 (default: both where the device has them)", "DTYPE"] = DTYPES
+    modes: Annotated[tuple[str, ...], "eager, optimized, peers (default: all)", "MODE"] = (*MODES, "peers")
+    rounds: Annotated[int | None, "timed runs of each, after one that is not (default: 20; CPU: 3)"] = None
+    set: Annotated[dict[str, Any], "fields of the configuration", "FIELD=VALUE"] = field(default_factory=dict)
+    train: Annotated[bool, "a training step instead, on sample pictures"] = False
+    trace: Annotated[Path | None, "also write one run as a Chrome trace: chrome://tracing, Perfetto", "FILE"] = None
+    device: Annotated[str | None, "cpu, cuda, cuda:1; by default a GPU if there is one"] = None
+    threads: Annotated[int | None, "CPU threads"] = None
+
+    def __post_init__(self):
+        for name in ("batch_size", "rounds", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} takes a number of at least 1, got {value}.")
+        # Older scripts spell it the British way.
+        object.__setattr__(self, "modes", tuple(mode.replace("optimised", "optimized") for mode in self.modes))
+        if self.trace is not None:
+            object.__setattr__(self, "trace", Path(self.trace))
+        known = {"models": zoo.list_models(), "modes": (*MODES, "peers"), "dtypes": DTYPES}
+        for name, choices in known.items():
+            for one in getattr(self, name) or ():
+                choose(one, choices, name.removesuffix("s"))
+        if self.image_size is not None:
+            image_limits(self.image_size)
+        try:
+            zoo.config((self.models or tuple(FPS))[0], **self.set)
+        except (TypeError, ValueError) as error:
+            raise error if isinstance(error, UserError) else UserError(f"--set: {error}") from error
+        if self.trace is not None and self.trace.is_dir():
+            raise UserError(f"--trace {self.trace} is a folder: choose another name.")
+        find_device(self.device)
 
 
-def overrides(options: Namespace) -> dict:
-    """--set as fields of the configuration.
+def profile(
+    run: ProfileRun,
+    say: Callable[[str], object] = lambda text: None,
+    note: Callable[[str], object] = lambda text: None,
+) -> dict:
+    """Measure every part of the models, beside what this device could do at best.
 
-    raises  UserError for one that no model has
+    say      told what comes next
+    note     told what is worth keeping: what is not as in the paper, how long it takes, who failed
+    returns  what `profile.json` holds; after Ctrl-C what was measured until then, and its setting says so
+    raises   UserError if the device has none of the dtypes, or the trace cannot be written
     """
-    found = train_setup.parse_fields(options.set)
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    setting, changed = make_setting(run)
+    for line in changed:
+        note(line)
+    say("measuring a copy and a product")
+    top = limits.measure(setting.device)
+    note(estimate(setting, top))
+    runs: list[Run] = []
+    absent: dict[str, str] = {}
     try:
-        zoo.config(options.models[0], **found)
-    except (TypeError, ValueError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"--set: {error}") from error
-    return found
+        for one in measure(setting, absent, say, note):
+            runs.append(one)
+        say("measuring a copy and a product again")
+        top = top.best(limits.measure(setting.device))
+        if run.trace is not None:
+            say(f"writing {run.trace}")
+            trace(setting, run.trace)
+    except KeyboardInterrupt:
+        note("interrupted")
+        changed.append(INTERRUPTED)
+    about = {"size": list(setting.size), "batch_size": setting.batch_size, "rounds": setting.rounds, "changed": changed}
+    cases = [] if setting.train else [name for name in FPS if name in {run.case for run in runs}]
+    return rounded(
+        {
+            "machine": limits.machine(setting.device),
+            "limits": top.as_dict(),
+            "setting": about,
+            "paper": {name: published(name) for name in cases},
+            "absent": absent,
+            "rows": [run.row(top) for run in runs],
+        }
+    )
 
 
-def setting(options: Namespace) -> tuple[Setting, list[str]]:
-    """What is run, and one sentence for each thing that is not as the paper has it."""
-    device = find_device(options.device)
+def make_setting(run: ProfileRun) -> tuple[Setting, list[str]]:
+    """What is run on this device, and one sentence for each thing that is not as the paper has it."""
+    device = find_device(run.device)
     small, changed = device.type == "cpu", []
-    size = image_size(options.image_size)
-    if size is None:
-        size = (400, 667) if small else (800, 1333)
-        if options.train:
-            size = (256, 427) if small else (800, 1333)
-        if small:
-            changed.append(f"on a CPU pictures are {size[0]} x {size[1]} instead of 800 x 1333: --image-size 800 1333")
-    if small and options.train and not options.models_given:
-        options.models = ["htc_r50"]
+    models, size = run.models or tuple(FPS), (800, 1333)
+    if run.image_size is not None:
+        size = image_limits(run.image_size)
+    elif small:
+        size = (256, 427) if run.train else (400, 667)
+        changed.append(f"on a CPU pictures are {size[0]} x {size[1]} instead of 800 x 1333: --image-size 800 1333")
+    if small and run.train and not run.models:
+        models = ("htc_r50",)
         changed.append("on a CPU only htc_r50 is trained: name others with --models")
-    lacking = [name for name in options.dtypes if not supports(getattr(torch, name), device)]
+    dtypes = tuple(name for name in run.dtypes if supports(getattr(torch, name), device))
+    lacking = [name for name in run.dtypes if name not in dtypes]
     changed += [f"{name} is left out: this {device.type} does not compute in it" for name in lacking]
-    if len(lacking) == len(options.dtypes):
+    if not dtypes:
         raise UserError(f"this {device.type} does not compute in {' or '.join(lacking)}: --dtypes float32.")
-    rounds = options.rounds or (3 if small else 20)
-    modes = tuple(mode for mode in MODES if mode in options.modes)
-    return Setting(device, size, options.batch_size, tuple(options.dtypes), modes, rounds), changed
+    modes = ("train",) if run.train else tuple(mode for mode in (*MODES, "peers") if mode in run.modes)
+    rounds = run.rounds or (3 if small else 20)
+    return Setting(device, models, size, run.batch_size, dtypes, modes, rounds, run.set), changed
 
 
-def estimate(options: Namespace, setting: Setting, top: Limits) -> str:
+def estimate(setting: Setting, top: Limits) -> str:
     """How long it will take, from what the models need and this device can."""
-    share, dtypes = USUAL_SHARE[setting.device.type], setting.usable_dtypes()
-    total = 10.0
-    for name in options.models:
-        needs = counted(name, setting.padded, setting.batch_size, **overrides(options)).values()
-        once = {dtype: sum(need.seconds(top, dtype) for need in needs) / share for dtype in dtypes}
-        counting = 2 * once.get("float32", 0.0) + 3
-        if options.train:
-            total += counting + 3 * once[dtypes[-1]] * (setting.rounds + 2)
+    share, total = USUAL_SHARE[setting.device.type], 10.0
+    for name in setting.models:
+        needs = counted(name, setting.padded, setting.batch_size, **setting.overrides).values()
+        once = {dtype: sum(need.seconds(top, dtype) for need in needs) / share for dtype in setting.dtypes}
+        total += 2 * once.get("float32", 0.0) + 3
+        if setting.train:
+            total += 3 * once[setting.dtypes[-1]] * (setting.rounds + 2)
         else:
-            total += counting + len(setting.modes) * (setting.rounds + 1) * sum(once.values())
-    if "peers" in options.modes and not options.train:
-        total *= 1 + 1 / len(options.models)
+            total += len({*setting.modes} - {"peers"}) * (setting.rounds + 1) * sum(once.values())
+    if "peers" in setting.modes:
+        total *= 1 + 1 / len(setting.models)
     long = f"{total / 60:.0f} minutes" if total > 90 else f"{total:.0f} seconds"
     return f"this takes about {long}, by what the models need and this device can"
 
 
-def result(options: Namespace, setting: Setting, changed: list[str], top: Limits, found) -> dict:
-    """What `profile.json` holds.
+def measure(
+    setting: Setting, absent: dict[str, str], say: Callable[[str], object], note: Callable[[str], object]
+) -> Iterator[Run]:
+    """All models, one after the other; one that does not fit into memory leaves the others.
 
-    found  runs, memory, absent, failed
+    absent  gets who has no run -> why
     """
-    rows = [run.row(top) for run in found.runs]
-    for row, peak in zip(rows, found.memory):
-        row["memory_mb"] = peak
-    about = {"size": list(setting.size), "batch_size": setting.batch_size, "rounds": setting.rounds, "changed": changed}
-    papers = {} if options.train else {name: published(name) for name in options.models if name in FPS}
-    return {"machine": limits.machine(setting.device), "limits": top.as_dict(), "setting": about, "paper": papers,
-            "absent": found.absent | found.failed, "rows": rows}  # fmt: skip
+    for name in setting.models:
+        try:
+            yield from (profile_step if setting.train else profile_model)(name, setting, say)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            absent[name] = "not enough memory: a smaller --image-size or --batch-size"
+            note(f"{name}: {absent[name]}")
+    if "peers" in setting.modes:
+        yield from profile_peers(setting, say, absent)
 
 
-class Progress:
-    """Says where it is, in one line that is written over on a terminal."""
-
-    def __init__(self):
-        self.began, self.last = time.monotonic(), 0
-
-    def line(self, text: str) -> None:
-        """One that stays."""
-        self.done()
-        print(text, file=sys.stderr, flush=True)
-
-    def __call__(self, what: str) -> None:
-        line = f"[{time.monotonic() - self.began:4.0f} s] {what}"
-        if sys.stderr.isatty():
-            print(f"\r{line:<{self.last}}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-        self.last = len(line)
-
-    def done(self) -> None:
-        """Make room for the table."""
-        if sys.stderr.isatty():
-            print(f"\r{'':<{self.last}}\r", end="", file=sys.stderr, flush=True)
-
-
-def train_step(options: Namespace, name: str, setting: Setting, say) -> tuple[Run, float]:
-    """A step as `python -m htc_fast.train` takes it, on the sample pictures; nothing is written."""
-    say(f"{name}: preparing sample pictures")
-    dtype = setting.usable_dtypes()[-1]
-    with trainer(options, name, setting, dtype) as made:
-        return profile_step(made, dtype, setting.rounds, say)
-
-
-@contextlib.contextmanager
-def trainer(options: Namespace, name: str, setting: Setting, dtype: str) -> Iterator[Trainer]:
-    """A training run that has not begun, by the paper's recipe."""
-    words = ["--model", name, "--data", str(make_sample_dataset()), "--no-pretrained", "--workers", "0"]
-    words += ["--image-size", *map(str, setting.size), "--batch-size", str(setting.batch_size)]
-    words += ["--amp" if dtype == "bfloat16" else "--no-amp", *(["--set", *options.set] if options.set else [])]
-    given = presets.fill(training.parser().parse_args(words), presets.PAPER)
-    world = World(device=setting.device)
-    config = train_setup.make_config(given)
-    train, _ = train_setup.make_datasets(given, semantic=config.semantic != "none")
-    model = train_setup.make_model(config, given, train)
-    batches = train_setup.make_batches(given, train, config, world)
-    with tempfile.TemporaryDirectory() as folder:
-        yield Trainer(model, batches, train_setup.make_recipe(given, world), folder, world)
-
-
-def trace(options: Namespace, setting: Setting) -> None:
+def trace(setting: Setting, path: Path) -> None:
     """One run of the first model, or one training step, as a Chrome trace with the parts as ranges.
 
     raises  UserError if the file cannot be written
     """
-    name = options.models[0]
-    if options.train:
-        with trainer(options, name, setting, setting.usable_dtypes()[-1]) as made:
-            recorded = recorded_step(made)
-    else:
-        model = build(name, setting.device, **overrides(options))
-        pictures = [picture(setting.size)] * setting.batch_size
-        given = {"size": setting.size, "batch_size": setting.batch_size, "score_threshold": 0.0}
-        model.predict(pictures, **given)
-        with torch.profiler.profile() as recorded:
-            model.predict(pictures, **given)
+    recorded = (recorded_step if setting.train else recorded_model)(setting.models[0], setting)
     try:
-        recorded.export_chrome_trace(str(options.trace))
+        recorded.export_chrome_trace(str(path))
     except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot write {options.trace} ({error}): choose another --trace.") from None
-
-
-def write(result: dict, folder: Path, name: str) -> list[Path]:
-    """Both files.
-
-    raises  UserError if they cannot be written
-    """
-    try:
-        return report.write(result, folder, name)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --out.") from None
+        raise UserError(f"cannot write {path} ({error}): choose another --trace.") from None

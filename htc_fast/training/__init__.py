@@ -1,1 +1,6 @@
-"""Training: matching, sampling, losses, and the loop around them."""
+"""Training: a run as one frozen dataclass, and the trainer that carries it out."""
+
+from htc_fast.training.run import TrainingRun
+from htc_fast.training.trainer import Trainer
+
+__all__ = ["Trainer", "TrainingRun"]

@@ -6,12 +6,21 @@ A sample's augmentation is drawn from (seed, epoch, index): workers, batch size 
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from htc_fast.training.distributed import World
+
+
+class Samples(Protocol):
+    """index -> sample, of so many."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class Batches:
@@ -25,7 +34,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Samples,
         collate: Callable,
         batch_size: int,
         world: World | None = None,
@@ -61,7 +70,6 @@ class Batches:
 
     def stream(self, epoch: int = 0, skip: int = 0) -> Iterator:
         """Batches from a position on, through all following epochs."""
-        workers = {"worker_init_fn": _quiet_worker, "persistent_workers": True} if self.workers else {}
         return iter(
             DataLoader(
                 _Drawn(self.dataset, self.seed),
@@ -69,7 +77,8 @@ class Batches:
                 collate_fn=self.collate,
                 num_workers=self.workers,
                 pin_memory=self.world.device.type == "cuda",
-                **workers,
+                worker_init_fn=_quiet_worker if self.workers else None,
+                persistent_workers=self.workers > 0,
             )
         )
 
@@ -80,7 +89,7 @@ class _Keys:
     def __init__(self, batches: Batches, epoch: int, skip: int):
         self.batches, self.epoch, self.skip = batches, epoch, skip
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, skip = self.epoch, self.skip
         while True:
             for batch in self.batches.plan(epoch)[skip:]:
@@ -91,13 +100,13 @@ class _Keys:
 class _Drawn(Dataset):
     """A data set whose augmentations are drawn from (seed, epoch, index)."""
 
-    def __init__(self, dataset: Dataset, seed: int):
+    def __init__(self, dataset: Samples, seed: int):
         self.dataset, self.seed = dataset, seed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]):
+    def __getitem__(self, key: tuple[int, int]) -> Any:
         seed = _mix(self.seed, *key)
         outside = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=[]):

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from htc_fast.errors import UserError
+from htc_fast.models.htc import HTC
 
 
-def weights_bytes(model: nn.Module) -> bytes:
+def weights_bytes(model: HTC) -> bytes:
     """A model as safetensors, with its configuration inside, so that the file alone rebuilds it."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     return safetensors.torch.save(tensors, {"model": model.config.name, "config": json.dumps(asdict(model.config))})
@@ -47,7 +48,7 @@ def write_whole(path: Path, content: bytes) -> None:
         ) from None
 
 
-def save(folder: Path, iteration: int, model: nn.Module, state: dict, keep: int) -> Path:
+def save(folder: Path, iteration: int, model: HTC, state: dict, keep: int) -> Path:
     """Save a checkpoint, then drop the oldest beyond `keep`; returns the weights' path."""
     weights = folder / f"{iteration:06d}.safetensors"
     write_whole(weights, weights_bytes(model))

@@ -7,9 +7,10 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,18 @@ from torch import Tensor, nn
 from htc_fast.criterion.losses import losses
 from htc_fast.device import autocast
 from htc_fast.errors import UserError
+from htc_fast.models.htc import HTC
+from htc_fast.models.structures import Targets
 from htc_fast.ranges import part
 from htc_fast.training import checkpoint
+from htc_fast.training.batches import Batches
 from htc_fast.training.distributed import World
 from htc_fast.training.monitor import Alarm, Window, check_weights
 from htc_fast.training.optimizer import make_optimizer, set_rate
 from htc_fast.training.recipe import Position, Recipe
 from htc_fast.training.report import Report, memory_mb, writing
 
+Model = TypeVar("Model", bound=HTC)
 SCORE = "mask_AP"
 ONE_REQUEST = 1.0  # seconds within which signals are one wish to stop
 
@@ -32,34 +37,34 @@ ONE_REQUEST = 1.0  # seconds within which signals are one wish to stop
 class Step(nn.Module):
     """Images to loss terms, as a module that DistributedDataParallel can wrap."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: HTC):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, image_sizes: Tensor, targets) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, image_sizes: Tensor, targets: Targets) -> dict[str, Tensor]:
         return losses(self.model, images, image_sizes, targets)
 
 
-class Trainer:
+class Loop(Generic[Model]):
     """One run over one model.
 
-    batches      `Batches`: batches of (images, image_sizes, targets, names of the images)
+    batches   of (images, image_sizes, targets, names of the images)
     evaluate  model -> {"mask_AP": 0.4, ...}, called in all processes; None: never
     picture   called with (model, path of a PNG) at the end; None: no picture
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        batches,
+        model: Model,
+        batches: Batches,
         recipe: Recipe,
         folder: str | Path,
         world: World | None = None,
-        evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-        picture: Callable[[nn.Module, Path], None] | None = None,
+        evaluate: Callable[[Model], dict[str, float]] | None = None,
+        picture: Callable[[Model, Path], None] | None = None,
     ):
         self.world = world or World()
-        self.model = model.to(self.world.device, memory_format=torch.channels_last)
+        self.model = model.to(self.world.device).to(memory_format=torch.channels_last)
         self.batches, self.recipe, self.folder = batches, recipe, Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.evaluate, self.picture = evaluate, picture
@@ -70,7 +75,8 @@ class Trainer:
             unused = model.config.semantic == "loss"
             self.step = nn.parallel.DistributedDataParallel(self.step, find_unused_parameters=unused)
         self.at = Position()
-        self.alarm, self.report = Alarm(), None
+        self.alarm = Alarm()
+        self.report: Report | None = None
         self.asked = self.stopping = False
         self.saved = -1
 
@@ -124,9 +130,10 @@ class Trainer:
             share = self._share()
             self._after_step(window, share, epochs > 0)
 
-    def update(self, batches) -> tuple[dict[str, Tensor], int]:
+    def update(self, batches: Iterator) -> tuple[dict[str, Tensor], int]:
         """One update of the weights; returns the mean loss terms and how many images all processes saw."""
-        recipe, total, seen = self.recipe, {}, 0
+        recipe, seen = self.recipe, 0
+        total: dict[str, Tensor] = {}
         seed = (recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration
         torch.manual_seed(seed % 2**63)
         for batch in range(recipe.accumulate):
@@ -136,14 +143,16 @@ class Trainer:
                 image_sizes = image_sizes.to(self.world.device, non_blocking=True)
                 targets = targets.to(self.world.device, non_blocking=True)
             waits = self.world.size > 1 and batch < recipe.accumulate - 1
-            with self.step.no_sync() if waits else contextlib.nullcontext():
+            step: Any = self.step  # wrapped where there are several processes
+            with step.no_sync() if waits else contextlib.nullcontext():
                 with part("forward"), self._autocast():
-                    terms = self.step(images, image_sizes, targets)
+                    terms = step(images, image_sizes, targets)
                 self.alarm.look(terms, self.at.iteration, names)
                 with part("backward"):
                     (sum(terms.values()) / recipe.accumulate).backward()
             for name, value in terms.items():
-                total[name] = total.get(name, 0) + value.detach() / recipe.accumulate
+                share = value.detach() / recipe.accumulate
+                total[name] = total[name] + share if name in total else share
             seen += len(images)
         with part("optimizer"):
             if recipe.clip is not None:
@@ -152,7 +161,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
         return total, seen * self.world.size
 
-    def _fetch(self, batches):
+    def _fetch(self, batches: Iterator) -> tuple[Tensor, Tensor, Targets, list[str]]:
         try:
             return next(batches)
         except UserError:
@@ -180,7 +189,7 @@ class Trainer:
             self.model.train()
             window.restart()
 
-    def _autocast(self):
+    def _autocast(self) -> torch.autocast:
         return autocast(self.world.device, self.recipe.amp)
 
     def _batches_shape(self) -> list[int]:
@@ -206,7 +215,7 @@ class Trainer:
             return
         with torch.no_grad(), self._autocast():
             numbers = self.evaluate(self.model.eval())
-        if self.world.is_main:
+        if self.report is not None:
             self.report.evaluation(self.at.iteration, numbers)
             best = self.folder / "best.json"
             if not best.exists() or numbers[SCORE] > json.loads(best.read_text())[SCORE]:
@@ -233,19 +242,19 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _signals(trainer: Trainer):
+def _signals(loop: Loop) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask the run to stop after this step; a second time they stop it at once.
 
     Under torchrun one Ctrl-C comes twice, from the terminal and from torchrun.
     """
     first = None
 
-    def ask(number, frame):
+    def ask(number: int, frame: Any) -> None:
         nonlocal first
         first = time.monotonic() if first is None else first
         if time.monotonic() - first > ONE_REQUEST:
             raise KeyboardInterrupt
-        trainer.asked = True
+        loop.asked = True
 
     previous = {}
     # Only the main thread may set handlers; elsewhere the caller keeps its own.

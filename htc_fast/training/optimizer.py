@@ -55,10 +55,9 @@ def make_optimizer(model: nn.Module, name: str, rate: float, weight_decay: float
     """
     parameters: Iterable[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
     # Fused: one pass over weights, gradients and momenta instead of four, on the CPU too.
-    options = {"lr": rate, "weight_decay": weight_decay, "fused": True}
     if choose(name, ("sgd", "adamw"), "optimizer") == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, **options)
-    return torch.optim.AdamW(parameters, **options)
+        return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(parameters, rate, weight_decay=weight_decay, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from htc_fast.training.report import SHOWN, read_rows
+from htc_fast.training.metrics import SHOWN, read_rows
 
 
 def draw_curves(losses: Path, evaluations: Path, out: Path) -> None:
@@ -17,7 +17,7 @@ def draw_curves(losses: Path, evaluations: Path, out: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     # Three stages make twelve terms, two more than the usual colours.
-    left.set_prop_cycle(color=colormaps["tab20"].colors)
+    left.set_prop_cycle(color=colormaps["tab20"](range(20)))
     rows = read_rows(losses)
     iterations = [row["iteration"] for row in rows]
     for name in rows[0] if rows else []:

@@ -1,20 +1,18 @@
 """What a run says and leaves: one progress line, metrics as CSV and TensorBoard, curves as a picture."""
 
 import contextlib
-import csv
 import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from htc_fast.errors import UserError
-
-LOSSES = "losses.csv"
-EVALUATIONS = "evaluations.csv"
-SHOWN = ("box_AP", "box_AP50", "mask_AP", "mask_AP50", "mask_AP75")
+from htc_fast.training.metrics import EVALUATIONS, LOSSES, SHOWN, append_row, drop_rows_after
+from htc_fast.training.plots import draw_curves
 
 
 class Report:
@@ -31,8 +29,7 @@ class Report:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for name in (LOSSES, EVALUATIONS):
-                _drop_rows_after(folder / name, iteration)
-        with writing(folder):
+                drop_rows_after(folder / name, iteration)
             self.board = _tensorboard(folder / "tensorboard", iteration)
         self.line = tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar:10}| {desc}", dynamic_ncols=True)
 
@@ -70,8 +67,6 @@ class Report:
 
     def draw(self) -> None:
         """Draw the curves so far."""
-        from htc_fast.training.plots import draw_curves
-
         if (self.folder / LOSSES).exists():
             with writing(self.folder / "curves.png"):
                 draw_curves(self.folder / LOSSES, self.folder / EVALUATIONS, self.folder / "curves.png")
@@ -86,14 +81,8 @@ class Report:
             self.draw()
 
     def _write(self, name: str, iteration: int, numbers: dict[str, float], group: str) -> None:
-        path = self.folder / name
-        new = not path.exists()
-        with writing(path):
-            with open(path, "a", newline="") as file:
-                writer = csv.writer(file)
-                if new:
-                    writer.writerow(["iteration", *numbers])
-                writer.writerow([iteration, *(f"{value:.6g}" for value in numbers.values())])
+        with writing(self.folder / name):
+            append_row(self.folder / name, iteration, numbers)
             if self.board is not None:
                 for key, value in numbers.items():
                     self.board.add_scalar(f"{group}/{key}", value, iteration)
@@ -119,16 +108,6 @@ def memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def read_rows(path: Path) -> list[dict[str, float]]:
-    """A metrics file as numbers; empty if there is none."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    # A full disk or a power cut may leave half a row.
-    return [dict(zip(header, map(float, row))) for row in rows if len(row) == len(header)]
-
-
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Whatever the system refuses within is one sentence."""
@@ -141,18 +120,7 @@ def writing(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _drop_rows_after(path: Path, iteration: int) -> None:
-    if not path.exists():
-        return
-    with open(path, newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows(
-            [header, *(row for row in rows if len(row) == len(header) and int(row[0]) <= iteration)]
-        )
-
-
-def _tensorboard(folder: Path, iteration: int):
+def _tensorboard(folder: Path, iteration: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

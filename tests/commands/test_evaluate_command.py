@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from htc_fast import evaluate as command
-from htc_fast.commands import entry
+from htc_fast.commands import entry, network
 from tests.data.builder import CATEGORIES, image, write
 from tests.inference.fake import Fake
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    monkeypatch.setattr(command, "load", lambda *_, **__: Fake())
+    monkeypatch.setattr(network, "load", lambda *_, **__: Fake())
 
     def run(*arguments):
         given = [*map(str, arguments), "--weights", "w", "--image-size", "64", "--device", "cpu"]
@@ -60,7 +60,7 @@ def test_without_annotations_only_results(tmp_path, run):
 def test_classes_are_matched_by_name(tmp_path, monkeypatch, capsys):
     model = Fake(2)
     model.config = replace(model.config, class_names=("owl", "dog"))
-    monkeypatch.setattr(command, "load", lambda *_, **__: model)
+    monkeypatch.setattr(network, "load", lambda *_, **__: model)
     given = ["--weights", "w", "--data", str(write(tmp_path / "data")), "--image-size", "64", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["evaluate", *given])
     with pytest.raises(SystemExit) as end:
@@ -84,7 +84,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("arguments, sentence", ERRORS.values(), ids=ERRORS)
 def test_errors(tmp_path, monkeypatch, capsys, arguments, sentence):
-    monkeypatch.setattr(command, "load", lambda *_, **__: Fake())
+    monkeypatch.setattr(network, "load", lambda *_, **__: Fake())
     root = str(write(tmp_path / "data"))
     given = ["--weights", "w", *(text.format(root=root) for text in arguments)]
     monkeypatch.setattr("sys.argv", ["evaluate", *given])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "htc_fast"
+PACKAGE = Path(__file__).resolve().parents[2] / "htc_fast"
 COMMANDS = sorted(path.stem for path in PACKAGE.glob("*.py") if 'if __name__ == "__main__"' in path.read_text())
 NO_FILE = "there is no weights file"
 WRONG = {

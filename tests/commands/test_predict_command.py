@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from htc_fast import predict as command
-from htc_fast.commands import entry
+from htc_fast.commands import entry, network
 from tests.data.builder import CATEGORIES, image, write
 from tests.inference.fake import Fake
 
@@ -24,7 +24,7 @@ def folder(tmp_path):
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
     """Run the command with a fake model; returns exit status, stdout and stderr."""
-    monkeypatch.setattr(command, "load", lambda *_, **__: Fake())
+    monkeypatch.setattr(network, "load", lambda *_, **__: Fake())
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments), "--weights", "w", "--image-size", "64"])
@@ -39,7 +39,10 @@ def test_a_folder(folder, run):
     status, out, _ = run(folder, "--out", folder / "out")
     assert status == 0 and "2 pictures, 4 instances" in out
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
-        "000000000007.jpg", "000000000012.jpg", "results.json"]  # fmt: skip
+        "000000000007.jpg",
+        "000000000012.jpg",
+        "results.json",
+    ]
     results = json.loads((folder / "out" / "results.json").read_text())
     assert [item["image_id"] for item in results] == [7, 7, 12, 12] and results[0]["category_id"] == 2
     assert results[0]["bbox"] == pytest.approx([16, 12, 32, 24]) and results[0]["segmentation"]["size"] == [48, 64]
@@ -98,7 +101,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("arguments, sentence", ERRORS.values(), ids=ERRORS)
 def test_errors(folder, monkeypatch, capsys, arguments, sentence):
-    monkeypatch.setattr(command, "load", lambda *_, **__: Fake())
+    monkeypatch.setattr(network, "load", lambda *_, **__: Fake())
     (folder / "empty").mkdir()
     places = {"folder": str(folder), "empty": str(folder / "empty")}
     monkeypatch.setattr("sys.argv", ["predict", "--weights", "w", *(text.format(**places) for text in arguments)])

@@ -2,26 +2,49 @@
 
 import importlib.util
 import json
+import sys
 import time
 
 import pytest
 import torch
 from PIL import Image
 
-from htc_fast.profiling import chart, detect, limits, report
+from htc_fast import profile as command
+from htc_fast.commands import entry
+from htc_fast.errors import UserError
+from htc_fast.profiling import ProfileRun, chart, detect, limits, profile, report
 from htc_fast.profiling.detect import Run
 from htc_fast.profiling.meters import Clock, Need, median_round, spread
 from htc_fast.ranges import part, watching
-from tests.profiling.command import run
 
-TINY = ["--set", "backbone=test_resnet", "channels=16", "box_channels=32", "num_classes=3", "semantic_classes=5",
-        "rpn_proposals=30", "rpn_proposals_per_level=50", "detections=8", "--image-size", "64", "96"]  # fmt: skip
+SMALL = {
+    "backbone": "test_resnet",
+    "channels": 16,
+    "box_channels": 32,
+    "num_classes": 3,
+    "semantic_classes": 5,
+    "rpn_proposals": 30,
+    "rpn_proposals_per_level": 50,
+    "detections": 8,
+}
+TINY = ["--image-size", "64", "96", "--set", *(f"{name}={value}" for name, value in SMALL.items())]
+TRAIN = "--train --rounds 1 --dtypes float32 --set samples=16 rpn_train_proposals=30".split()
+ONCE = "--rounds 1 --dtypes float32 --modes eager".split()
 LIMITS = limits.Limits(1e10, {"float32": 1e11, "bfloat16": 2e11})
 
 
 @pytest.fixture(autouse=True)
 def quick_limits(monkeypatch):
     monkeypatch.setattr(limits, "measure", lambda device: LIMITS)
+
+
+def run(monkeypatch, folder, options: list[str]) -> int:
+    """The command in this process, so that limits can be given; returns its status."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["profile", *options, *TINY])
+    with pytest.raises(SystemExit) as end:
+        entry.run(command.main)
+    return end.value.code
 
 
 def sums_hold(row):
@@ -32,8 +55,8 @@ def sums_hold(row):
 
 
 def test_inference(tmp_path, monkeypatch, capsys):
-    status = run(monkeypatch, tmp_path, ["--models", "htc_r50", "mask_rcnn_r50", "--modes", "eager", "optimized",
-                                         "--rounds", "2", "--trace", "trace.json", *TINY])  # fmt: skip
+    options = "--models htc_r50 mask_rcnn_r50 --modes eager optimized --rounds 2 --trace trace.json".split()
+    status = run(monkeypatch, tmp_path, options)
     shown = capsys.readouterr()
     assert status == 0 and "this takes about" in shown.err and "htc_r50: optimized" in shown.err
     result = json.loads((tmp_path / "runs/profile/profile.json").read_text())
@@ -51,10 +74,20 @@ def test_inference(tmp_path, monkeypatch, capsys):
     assert {"backbone", "box stage 2", "paste + RLE"} <= names
 
 
+def test_from_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = []
+    size = {"image_size": (64, 96), "rounds": 1, "set": SMALL}
+    result = profile(ProfileRun(models=("mask_rcnn_r50",), modes=("optimised",), **size), told.append)
+    assert {(row["case"], row["mode"]) for row in result["rows"]} == {("mask_rcnn_r50", "optimized")}
+    assert "mask_rcnn_r50: counting" in told and json.loads(json.dumps(result)) == result
+    assert not list(tmp_path.iterdir()), "only the command writes, where it is told to"
+    with pytest.raises(UserError, match="--rounds takes a number of at least 1"):
+        ProfileRun(rounds=0)
+
+
 def test_a_training_step(tmp_path, monkeypatch, capsys):
-    options = ["--train", "--models", "htc_r50", "--rounds", "1", "--dtypes", "float32", *TINY, "--set", "samples=16",
-               "rpn_train_proposals=30"]  # fmt: skip
-    status = run(monkeypatch, tmp_path, options)
+    status = run(monkeypatch, tmp_path, ["--models", "htc_r50", *TRAIN])
     assert status == 0 and "peak memory" in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "runs/profile/profile_train.json").read_text())["rows"]
     sums_hold(row)
@@ -64,9 +97,7 @@ def test_a_training_step(tmp_path, monkeypatch, capsys):
 
 
 def test_a_trace_of_a_training_step(tmp_path, monkeypatch):
-    options = ["--train", "--models", "mask_rcnn_r50", "--rounds", "1", "--dtypes", "float32", "--trace", "step.json",
-               *TINY, "--set", "samples=16", "rpn_train_proposals=30"]  # fmt: skip
-    assert run(monkeypatch, tmp_path, options) == 0
+    assert run(monkeypatch, tmp_path, ["--models", "mask_rcnn_r50", "--trace", "step.json", *TRAIN]) == 0
     names = {event.get("name") for event in json.loads((tmp_path / "step.json").read_text())["traceEvents"]}
     assert {"data", "backward", "optimizer"} <= names
 
@@ -81,8 +112,9 @@ def test_an_interrupted_profile_keeps_what_it_has(tmp_path, monkeypatch, capsys)
         return timed(*arguments)
 
     monkeypatch.setattr(detect, "_timed", interrupted)
-    options = ["--models", "mask_rcnn_r50", "--modes", "eager", "optimized", "--dtypes", "float32", "--rounds", "1"]
-    assert run(monkeypatch, tmp_path, [*options, *TINY]) == 130
+    # As older scripts spell the mode.
+    options = "--models mask_rcnn_r50 --modes eager optimised --dtypes float32 --rounds 1".split()
+    assert run(monkeypatch, tmp_path, options) == 130
     result = json.loads((tmp_path / "runs/profile/profile.json").read_text())
     assert [row["mode"] for row in result["rows"]] == ["eager"] and "interrupted" in result["setting"]["changed"][-1]
     assert "interrupted" in capsys.readouterr().err
@@ -97,8 +129,7 @@ def test_one_model_that_does_not_fit_leaves_the_others(tmp_path, monkeypatch, ca
         return build(name, *arguments, **overrides)
 
     monkeypatch.setattr(detect, "build", full)
-    options = ["--models", "htc_r50", "mask_rcnn_r50", "--modes", "eager", "--dtypes", "float32", "--rounds", "1"]
-    assert run(monkeypatch, tmp_path, [*options, *TINY]) == 0
+    assert run(monkeypatch, tmp_path, ["--models", "htc_r50", "mask_rcnn_r50", *ONCE]) == 0
     result = json.loads((tmp_path / "runs/profile/profile.json").read_text())
     assert [row["case"] for row in result["rows"]] == ["mask_rcnn_r50"] and "htc_r50" in result["absent"]
     assert "htc_r50: not enough memory" in capsys.readouterr().err
@@ -107,8 +138,7 @@ def test_one_model_that_does_not_fit_leaves_the_others(tmp_path, monkeypatch, ca
 def test_without_matplotlib_the_numbers_stay(tmp_path, monkeypatch, capsys):
     here = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else here(name))
-    options = ["--models", "mask_rcnn_r50", "--modes", "eager", "--dtypes", "float32", "--rounds", "1"]
-    assert run(monkeypatch, tmp_path, [*options, *TINY]) == 0
+    assert run(monkeypatch, tmp_path, ["--models", "mask_rcnn_r50", *ONCE]) == 0
     assert [path.name for path in (tmp_path / "runs/profile").iterdir()] == ["profile.json"]
     assert "pip install matplotlib" in capsys.readouterr().err
 
@@ -125,16 +155,26 @@ def test_a_picture_knows_what_it_shows(tmp_path):
     needs = {"backbone": Need(1e9, 1e6, [(1e9, 1e6)])}
     rows = [Run(name, "eager", "float32", [{"backbone": 0.1}], needs).row(LIMITS) for name in ("htc_r50", "other")]
     about = {"device": "x", "torch": "2", "date": "today"}
-    result = {"machine": about, "limits": LIMITS.as_dict(), "rows": rows, "setting": {"size": [8, 8], "batch_size": 2},
-              "paper": {"htc_r50": {"fps": 2.5, "share": 0.19}}}  # fmt: skip
+    result = {
+        "machine": about,
+        "limits": LIMITS.as_dict(),
+        "rows": rows,
+        "setting": {"size": [8, 8], "batch_size": 2},
+        "paper": {"htc_r50": {"fps": 2.5, "share": 0.19}},
+    }
     image = Image.open(chart.draw(result, tmp_path / "profile.png"))
     assert image.info["Source"] == chart.digest(result) != chart.digest(result | {"rows": rows[:1]})
     assert min(image.size) > 200
 
 
 def test_what_is_absent_is_said(monkeypatch):
-    result = {"machine": {"device": "x", "torch": "2"}, "limits": {}, "rows": [], "absent": {"mmdetection": "no"},
-              "setting": {"size": [1, 1], "batch_size": 1, "rounds": 1, "changed": []}}  # fmt: skip
+    result = {
+        "machine": {"device": "x", "torch": "2"},
+        "limits": {},
+        "rows": [],
+        "absent": {"mmdetection": "no"},
+        "setting": {"size": [1, 1], "batch_size": 1, "rounds": 1, "changed": []},
+    }
     assert "mmdetection: absent, no" in report.text(result)
 
 

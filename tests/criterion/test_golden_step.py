@@ -95,6 +95,7 @@ def test_gradient_norms(step, recorded):
     theirs = from_mmdetection({name: torch.tensor(norm) for name, norm in recorded["grad_norms"].items()})
     assert len(theirs) > 150
     for name, norm in theirs.items():
-        assert ours[name] == pytest.approx(norm.item(), rel=1e-3, abs=1e-7), name
+        # 2e-3: norms of 128 numbers move by 1.2e-3 with how many threads share the sums of convolutions before them.
+        assert ours[name] == pytest.approx(norm.item(), rel=2e-3, abs=1e-7), name
     frozen = from_mmdetection({name: torch.tensor(0.0) for name in recorded["no_grad"]})
     assert {name for name, norm in ours.items() if norm is None} == set(frozen)

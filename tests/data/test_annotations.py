@@ -7,8 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from htc_fast import UserError
-from htc_fast.data import messages
-from htc_fast.data.annotations import read_annotations
+from htc_fast.data.annotations import read_annotations, say_once
 from htc_fast.data.masks import is_usable, to_bitmaps, to_rle
 from tests.data.builder import CATEGORIES, image, instance, rectangle, two_pictures
 
@@ -104,8 +103,8 @@ DROPPED = {
 
 
 @pytest.mark.parametrize("reason, change", DROPPED.items(), ids=DROPPED)
-def test_dropped_counted_and_said_once(write, capsys, monkeypatch, reason, change):
-    monkeypatch.setattr(messages, "_said", set())
+def test_dropped_counted_and_said_once(write, capsys, reason, change):
+    say_once.cache_clear()
     content = two_pictures()
     content["annotations"].append({**instance(10, 3, 8, 4, 20, 16), **change})
     path = write(content)

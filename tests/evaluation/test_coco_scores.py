@@ -14,6 +14,7 @@ from htc_fast import UserError
 from htc_fast.data import CocoDataset
 from htc_fast.data.instances import Instances
 from htc_fast.evaluation import coco
+from htc_fast.inference.predict import at_stage
 from tests.data.builder import CATEGORIES, image, instance, write
 from tests.inference.fake import Fake
 
@@ -132,10 +133,10 @@ def test_processes_share_the_work(dataset):
 def test_stages():
     model = Fake()
     before = model.config
-    with coco.at_stage(model, 2):
+    with at_stage(model, 2):
         assert model.config.test_stage == 2
     assert model.config is before
-    with pytest.raises(UserError, match="stage 4 cannot be evaluated"), coco.at_stage(model, 4):
+    with pytest.raises(UserError, match="stage 4 cannot be evaluated"), at_stage(model, 4):
         pass
 
 

@@ -22,6 +22,15 @@ def two(height=60, width=100):
     )
 
 
+def four():
+    """Four squares of 20 pixels, of three classes."""
+    masks = np.zeros((4, 30, 120), dtype=np.uint8)
+    for i, mask in enumerate(masks):
+        mask[5:25, 30 * i + 5 : 30 * i + 25] = 1
+    boxes = torch.tensor([[30 * i + 5, 5, 30 * i + 25, 25] for i in range(4)]).float()
+    return Instances(boxes, torch.ones(4), torch.tensor([0, 1, 0, 2]), from_bitmaps(masks), (30, 120), ["a", "b", "c"])
+
+
 @pytest.mark.parametrize("height, width", [(60, 100), (1, 1), (7, 500), (600, 800)])
 def test_draw(height, width):
     pixels = np.full((height, width, 3), 128, np.uint8)
@@ -37,6 +46,28 @@ def test_colour_lies_on_the_mask():
     assert not changed[40:50].any() and not changed[:, 60:90].any()
     with_labels = (np.asarray(draw(pixels, two())) != 128).any(axis=2)
     assert with_labels.sum() > changed.sum()
+
+
+def hues(instances, fill=200):
+    """The hue in the middle of each box, over grey."""
+    pixels = np.full((*instances.size, 3), fill, np.uint8)
+    hue = np.asarray(draw(pixels, instances, labels=False).convert("HSV"))[..., 0]
+    return [int(hue[int(y1 + y2) // 2, int(x1 + x2) // 2]) for x1, y1, x2, y2 in instances.boxes.tolist()]
+
+
+def test_a_class_has_one_colour_in_every_picture():
+    truth = four()
+    prediction = truth[[3, 0, 2]]
+    a, b, again, c = hues(truth)
+    assert abs(a - again) <= 2 and min(abs(a - b), abs(b - c), abs(a - c)) > 20
+    assert np.abs(np.subtract(hues(prediction), [c, a, a])).max() <= 2
+    assert abs(hues(truth[2:3])[0] - a) <= 2, "also where it is alone in the picture"
+
+
+def test_instances_of_the_only_class_are_told_apart():
+    nuclei = four()
+    nuclei.labels, nuclei.class_names = torch.zeros(4, dtype=torch.int64), ["nucleus"]
+    assert min(np.diff(sorted(hues(nuclei)))) > 10
 
 
 def test_zoom_and_wrong_size():

@@ -10,9 +10,9 @@ import torch
 
 import htc_fast
 from htc_fast.device import supports, usable_cores
-from htc_fast.evaluation.coco import at_stage
 from htc_fast.inference import Optimized, optimize
 from htc_fast.inference.buckets import Buckets
+from htc_fast.inference.predict import at_stage
 from tests.inference.test_fuse import settled
 from tests.models.test_zoo import SIZES, tiny
 

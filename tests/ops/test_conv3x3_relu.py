@@ -88,7 +88,7 @@ def test_padding_may_hold_anything(column):
         assert all(one.isfinite().all() for one in grads) and not grads[0][2:].any()
 
 
-BULK = {
+TMA = {
     "four lines of RoIs": (5, 64, 80, 7, 14, (4, 2, 16)),
     "a whole map": (2, 64, 64, 9, 19, (1, 8, 16)),
     "small RoIs": (3, 64, 128, 7, 7, (2, 8, 8)),
@@ -96,16 +96,16 @@ BULK = {
 }
 
 
-@pytest.mark.parametrize("name", BULK)
+@pytest.mark.parametrize("name", TMA)
 @pytest.mark.parametrize("column", on_triton("conv3x3_relu"))
-def test_copied_in_bulk(name, monkeypatch, column):
+def test_copied_by_tma(name, monkeypatch, column):
     """The kernel of GPUs with TMA, which takes channels in units of 64; the interpreter reads its descriptors."""
     from htc_fast.ops.triton import matrix, tma
     from htc_fast.ops.triton.tiles import Device, Tile
 
-    count, channels, outputs, height, width, box = BULK[name]
+    count, channels, outputs, height, width, box = TMA[name]
     tile, kernels = Tile(box[0] * box[1] * box[2], 64, 64, 8, 3, box), []
-    monkeypatch.setattr(matrix, "device_of", lambda x: Device("none", 1, 232448, bulk=True))
+    monkeypatch.setattr(matrix, "device_of", lambda x: Device("none", 1, 232448, tma=True))
     monkeypatch.setattr(matrix, "tile_for", lambda x, taps, outputs, run, fits, extra: tile if fits else Tile(64, 64))
     monkeypatch.setattr(tma, "launch", lambda kernel, *some, **more: (kernels.append(kernel.fn.__name__),
                                                                        launch(kernel, *some, **more)))  # fmt: skip
@@ -116,7 +116,7 @@ def test_copied_in_bulk(name, monkeypatch, column):
     for wanted in (None, counted - 1):
         kernels.clear()
         compare(lambda *some, wanted=wanted: ops.conv3x3_relu(*some, count=wanted), given, column, torch.float16)
-        assert kernels == ["bulk_kernel"] * (1 + (outputs % 64 == 0))  # forward and gradient of x
+        assert kernels == ["tma_kernel"] * (1 + (outputs % 64 == 0))  # forward and gradient of x
 
 
 @pytest.mark.parametrize("column", on_triton("conv3x3_relu"))

@@ -72,8 +72,8 @@ def test_both_kernels_at_other_sizes(shape, dtype, monkeypatch):
         monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee" if precise else "tf32")
         for box in (True, False):
 
-            def choose(x, taps, outputs, run, bulk, extra, box=box):
-                found = tiles.candidates(x, outputs, tiles.device_of(x), bulk, extra)
+            def choose(x, taps, outputs, run, tma, extra, box=box):
+                found = tiles.candidates(x, outputs, tiles.device_of(x), tma, extra)
                 kind = [tile for tile in found if (tile.box is not None) == box] or found
                 return tiles.by_waves((x.shape[0], *x.shape[2:]), outputs, kind, tiles.device_of(x))
 
@@ -87,9 +87,10 @@ def test_both_kernels_at_other_sizes(shape, dtype, monkeypatch):
                 assert error(one, other) < (limit if one is out else 20 * limit)
 
 
-def test_bulk_copies_are_trusted():
+def test_tma_is_trusted():
     """A GPU that has them agrees with the gathering kernel: else every convolution went without, with a warning."""
+    from htc_fast.ops.triton.matrix import product
     from htc_fast.ops.triton.tma import trusted
 
     if torch.cuda.get_device_capability()[0] >= 9:
-        assert trusted(torch.device("cuda"))
+        assert trusted(torch.device("cuda"), product)

@@ -71,9 +71,9 @@ def check(column, boxes, scores, idxs, iou: float, most: int, least: float = -to
 @pytest.fixture(params=["one chunk", "many chunks"])
 def chunks(request, monkeypatch):
     """Triton's kernels in one go, and four tiles of 64 boxes at a time."""
-    nms = pytest.importorskip("htc_fast.ops.triton.nms")
+    nms, nms_matrix = (pytest.importorskip(f"htc_fast.ops.triton.{name}") for name in ("nms", "nms_matrix"))
     if request.param == "many chunks":
-        monkeypatch.setattr(nms, "MATRIX_BYTES", 1)
+        monkeypatch.setattr(nms_matrix, "MATRIX_BYTES", 1)
     monkeypatch.setattr(nms, "WALKED", 20)
 
 

@@ -68,14 +68,29 @@ def test_shapes_that_do_not_fit():
             winograd.convolution(*wrong, False)
 
 
-def test_a_kept_weight_is_used_where_nothing_looks_on():
+def test_a_packed_weight_is_used_where_nothing_looks_on():
     x, weight, bias = inputs("odd sides")
     want = F.conv2d(x, weight, bias, padding=1).relu()
-    winograd.keep(weight, winograd.pack(weight) * 2)  # twice, to be told apart
+    packed = winograd.Packed(weight, winograd.pack(weight) * 2)  # twice, to be told apart
     with torch.no_grad():
-        doubled = ops.conv3x3_relu(x, weight, bias)
+        doubled = ops.conv3x3_relu(x, weight, bias, packed=packed)
     assert not torch.allclose(doubled, want, atol=0.1)
-    torch.testing.assert_close(ops.conv3x3_relu(x, weight, bias), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ops.conv3x3_relu(x, weight, bias, packed=packed), want, rtol=1e-5, atol=1e-5)
     weight.requires_grad_()
-    ops.conv3x3_relu(x, weight, bias).sum().backward()
+    ops.conv3x3_relu(x, weight, bias, packed=packed).sum().backward()
     assert weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("change", ["in place", "moved", "another"])
+@torch.no_grad()
+def test_a_changed_weight_is_not_used_in_its_old_form(change):
+    x, weight, bias = inputs("odd sides")
+    packed = winograd.Packed(weight)
+    if change == "in place":
+        weight[0] += 1
+    elif change == "moved":
+        weight.data = weight * 2
+    else:
+        weight = weight.clone() - 1
+    want = F.conv2d(x, weight, bias, padding=1).relu()
+    torch.testing.assert_close(ops.conv3x3_relu(x, weight, bias, packed=packed), want, rtol=1e-4, atol=1e-4)

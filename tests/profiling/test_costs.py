@@ -13,8 +13,15 @@ from htc_fast.profiling.paper import counted, published
 from htc_fast.ranges import part, watching
 
 # The specification's table, 800 x 1344: GFLOP of HTC R-50, all classes' mask logits included.
-SPECIFIED = {"backbone": 175.2, "FPN": 121.8, "RPN head": 106.29, "semantic": 92.6, "box stage 1": 30.53,
-             "box stage 2": 30.53, "box stage 3": 30.53}  # fmt: skip
+SPECIFIED = {
+    "backbone": 175.2,
+    "FPN": 121.8,
+    "RPN head": 106.29,
+    "semantic": 92.6,
+    "box stage 1": 30.53,
+    "box stage 2": 30.53,
+    "box stage 3": 30.53,
+}
 ALL_CLASSES = 3 * 2 * 100 * 28 * 28 * 256 * 79 / 1e9  # logits that are left out as nobody reads them
 
 
@@ -81,8 +88,8 @@ def test_mask_heads_in_one_call_are_told_apart(flows):
         up, last = (torch.randn(6, 6, 2, 2), torch.zeros(6)), (torch.randn(9, 6, 1, 1), torch.zeros(9))
         heads.append(ops.MaskHeadWeights(layers, up, last, into))
     apart = count(lambda: ops.mask_branch(x, labels, heads))
-    tensors = [one for head in heads for layer in ([head.flow] if head.flow else []) + [*head.convolutions,
-               head.upsample, head.logits] for one in layer]  # fmt: skip
+    layers = [[*([head.flow] if head.flow else []), *head.convolutions, head.upsample, head.logits] for head in heads]
+    tensors = [one for head in layers for layer in head for one in layer]
     operator = torch.ops.htc_fast_triton.mask_branch.default
     fused = cost(operator, (x, labels, tensors, [4, 4], flows, [0, 1]), {}, torch.empty(5, 28, 28))
     assert [one.stage for one in fused] == [1, 2]

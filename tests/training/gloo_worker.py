@@ -7,7 +7,7 @@ import torch
 
 from htc_fast.criterion.losses import losses
 from htc_fast.training import distributed
-from htc_fast.training.loop import Trainer
+from htc_fast.training.loop import Loop
 from tests.training.tiny import Pictures, collate, tiny_batches, tiny_model, tiny_recipe
 
 # Unlike numbers of instances, one picture without any: the processes' own normalisers would differ.
@@ -49,7 +49,7 @@ def main(folder):
     mine = INDICES[2 * world.rank : 2 * world.rank + 2]
     torch.save(gradients(mine, torch.nn.parallel.DistributedDataParallel), folder / f"gradients{world.rank}.pt")
     recipe = tiny_recipe(iterations=4, accumulate=2, save_every=2)
-    trainer = Trainer(tiny_model(), tiny_batches(world=world), recipe, folder / "run", world)
+    trainer = Loop(tiny_model(), tiny_batches(world=world), recipe, folder / "run", world)
     trainer.run()
     torch.save(trainer.model.state_dict(), folder / f"weights{world.rank}.pt")
     distributed.stop()

@@ -43,7 +43,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_drawing_leaves_the_global_generator_alone():
-    batches = Batches(Noise(4), list, 2).batches()
+    batches = Batches(Noise(4), list, 2).stream()
     state = torch.get_rng_state()
     next(batches)
     assert torch.equal(torch.get_rng_state(), state)
@@ -56,8 +56,8 @@ def test_processes_share_an_epoch():
 
 
 def test_uneven_processes_take_as_many_batches():
-    feeds = [Batches(Noise(7), list, 2, World(rank, 3)) for rank in range(3)]
-    assert [len(batches) for batches in feeds] == [len(batches.plan(1)) for batches in feeds] == [2, 2, 2]
+    each = [Batches(Noise(7), list, 2, World(rank, 3)) for rank in range(3)]
+    assert [len(batches) for batches in each] == [len(batches.plan(1)) for batches in each] == [2, 2, 2]
 
 
 def test_fewer_batches_than_processes():

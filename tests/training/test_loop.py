@@ -9,8 +9,9 @@ import torch
 from htc_fast import UserError
 from htc_fast.training import checkpoint
 from htc_fast.training.batches import Batches
-from htc_fast.training.loop import Trainer
-from htc_fast.training.report import Report, read_rows
+from htc_fast.training.loop import Loop
+from htc_fast.training.metrics import read_rows
+from htc_fast.training.report import Report
 from tests.training.tiny import Pictures, collate, tiny_batches, tiny_model, tiny_recipe
 
 
@@ -23,7 +24,7 @@ def differing(one, other):
 
 
 def uninterrupted(folder, **options):
-    trainer = Trainer(tiny_model(), tiny_batches(), tiny_recipe(**options), folder)
+    trainer = Loop(tiny_model(), tiny_batches(), tiny_recipe(**options), folder)
     trainer.run()
     return weights(trainer.model)
 
@@ -49,11 +50,11 @@ def test_resume_after_a_kill_gives_the_same_weights(tmp_path, options):
     # Saved in the middle of the second epoch (5 batches each), killed later, so a step is repeated too.
     options = {"iterations": 8, "save_every": 7, **options}
     expected = uninterrupted(tmp_path / "whole", **options)
-    trainer = Trainer(tiny_model(), tiny_batches(), tiny_recipe(**options), tmp_path / "killed")
+    trainer = Loop(tiny_model(), tiny_batches(), tiny_recipe(**options), tmp_path / "killed")
     kill_after(trainer, 7)
     with pytest.raises(Killed):
         trainer.run()
-    resumed = Trainer(tiny_model(seed=1), tiny_batches(), tiny_recipe(**options), tmp_path / "killed")
+    resumed = Loop(tiny_model(seed=1), tiny_batches(), tiny_recipe(**options), tmp_path / "killed")
     assert resumed.resume() and resumed.at.iteration == 7
     torch.manual_seed(99)
     resumed.run()
@@ -67,7 +68,7 @@ def test_resume_after_a_kill_gives_the_same_weights(tmp_path, options):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_saves_and_goes_on_later(tmp_path, number):
     expected, handler = uninterrupted(tmp_path / "whole"), signal.getsignal(number)
-    trainer = Trainer(tiny_model(), tiny_batches(), tiny_recipe(), tmp_path / "stopped")
+    trainer = Loop(tiny_model(), tiny_batches(), tiny_recipe(), tmp_path / "stopped")
     after_step = trainer._after_step
 
     def interrupted(*arguments):
@@ -80,14 +81,14 @@ def test_interrupt_saves_and_goes_on_later(tmp_path, number):
     assert trainer.run().iteration == 3
     assert signal.getsignal(number) == handler
     assert [path.stem for path in checkpoint.whole(tmp_path / "stopped" / "checkpoints")] == ["000003"]
-    resumed = Trainer(tiny_model(seed=1), tiny_batches(), tiny_recipe(), tmp_path / "stopped")
+    resumed = Loop(tiny_model(seed=1), tiny_batches(), tiny_recipe(), tmp_path / "stopped")
     resumed.resume()
     resumed.run()
     assert differing(expected, weights(resumed.model)) == []
 
 
 def test_loss_that_is_not_finite(tmp_path):
-    trainer = Trainer(tiny_model(), tiny_batches(bad=7), tiny_recipe(save_every=1), tmp_path)
+    trainer = Loop(tiny_model(), tiny_batches(bad=7), tiny_recipe(save_every=1), tmp_path)
     with pytest.raises(UserError, match=r"not finite at iteration (\d+): .*rpn_class = nan.*picture7\.png"):
         trainer.run()
     saved = checkpoint.whole(tmp_path / "checkpoints")
@@ -104,7 +105,7 @@ def test_a_picture_that_cannot_be_read_costs_no_step(tmp_path):
             return super().__getitem__(index)
 
     batches = Batches(Broken(), collate, 2, seed=1)
-    trainer = Trainer(tiny_model(), batches, tiny_recipe(), tmp_path)
+    trainer = Loop(tiny_model(), batches, tiny_recipe(), tmp_path)
     with pytest.raises(UserError, match="picture7"):
         trainer.run()
     assert trainer.at.iteration > 0
@@ -112,7 +113,7 @@ def test_a_picture_that_cannot_be_read_costs_no_step(tmp_path):
 
 
 def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
-    trainer = Trainer(tiny_model(), tiny_batches(), tiny_recipe(), tmp_path)
+    trainer = Loop(tiny_model(), tiny_batches(), tiny_recipe(), tmp_path)
     after_step = trainer._after_step
 
     def full(*arguments):
@@ -132,7 +133,7 @@ def test_half_a_row_does_not_count(tmp_path):
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
-    trainer = Trainer(tiny_model(), tiny_batches(), tiny_recipe(iterations=1), tmp_path)
+    trainer = Loop(tiny_model(), tiny_batches(), tiny_recipe(iterations=1), tmp_path)
     step = trainer.update
 
     def exploding(batches):
@@ -158,7 +159,7 @@ def test_what_a_run_leaves(tmp_path):
         return {"mask_AP": next(scores), "mask_AP50": 0.5}
 
     recipe = tiny_recipe(iterations=None, epochs=3, evaluate_every=1, keep=2)
-    Trainer(tiny_model(), tiny_batches(), recipe, tmp_path, evaluate=evaluate, picture=picture).run()
+    Loop(tiny_model(), tiny_batches(), recipe, tmp_path, evaluate=evaluate, picture=picture).run()
     left = {path.name for path in tmp_path.iterdir()}
     assert left >= {
         "best.safetensors",
@@ -179,19 +180,19 @@ def test_what_a_run_leaves(tmp_path):
 
 def test_time_limit_ends_a_run(tmp_path):
     recipe = tiny_recipe(iterations=None, minutes=1 / 60)
-    at = Trainer(tiny_model(), tiny_batches(), recipe, tmp_path).run()
+    at = Loop(tiny_model(), tiny_batches(), recipe, tmp_path).run()
     assert at.iteration >= 1 and 1 <= at.seconds < 30
 
 
 def test_another_batch_size_starts_the_epoch_again(tmp_path, capsys):
-    Trainer(tiny_model(), tiny_batches(batch_size=2), tiny_recipe(iterations=6), tmp_path).run()
-    trainer = Trainer(tiny_model(), tiny_batches(batch_size=5), tiny_recipe(iterations=7), tmp_path)
+    Loop(tiny_model(), tiny_batches(batch_size=2), tiny_recipe(iterations=6), tmp_path).run()
+    trainer = Loop(tiny_model(), tiny_batches(batch_size=5), tiny_recipe(iterations=7), tmp_path)
     trainer.resume()
     assert (trainer.at.epoch, trainer.at.batch) == (1, 0)
     assert "epoch starts again" in capsys.readouterr().out
 
 
 def test_learning_falls(tmp_path):
-    Trainer(tiny_model(), tiny_batches(), tiny_recipe(iterations=30), tmp_path).run()
+    Loop(tiny_model(), tiny_batches(), tiny_recipe(iterations=30), tmp_path).run()
     losses = [row["loss"] for row in read_rows(tmp_path / "losses.csv")]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

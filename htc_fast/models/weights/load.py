@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -126,7 +127,7 @@ def read(path: str | Path, num_classes: int = 80) -> Weights:
     return Weights(path, *foreign.convert(state, num_classes, recipe), config)
 
 
-def _tensors(content) -> dict[str, Tensor]:
+def _tensors(content: Any) -> dict[str, Tensor]:
     """The tensors by name, out of whatever a training run has wrapped them in."""
     while isinstance(content, dict):
         inner = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
@@ -136,7 +137,7 @@ def _tensors(content) -> dict[str, Tensor]:
     return {}
 
 
-def _recipe(content) -> str:
+def _recipe(content: Any) -> str:
     """mmdetection's configuration as text."""
     meta = content.get("meta") if isinstance(content, dict) else None
     texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, dict) else []

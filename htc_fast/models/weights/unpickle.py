@@ -2,15 +2,18 @@
 
 PyTorch's own reader takes a pickle module; this one knows the few names that tensors and, for detectron2's .pkl files,
 NumPy arrays are made of. Every other class in the file (a training framework's log buffers, say) is replaced by a
-placeholder that does nothing.
+placeholder that does nothing. `torch.load(weights_only=True)` has no such placeholders: it refuses whole files over a
+subclass of dict or list, a name from `os`, or a pickle protocol other than 2, all of which other frameworks write.
 """
 
-import collections
+import builtins
 import pickle
 import re
-import types
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,38 +21,23 @@ import torch
 
 from htc_fast.errors import UserError
 
-_TORCH_DTYPES = {name for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-_STORAGES = {name for name in vars(torch) if name.endswith("Storage")}
-_REBUILD = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_qtensor"}
-_BUILTINS = {"set": set, "frozenset": frozenset, "complex": complex, "bytearray": bytearray, "slice": slice}
-
 
 class Placeholder:
-    """Stands for an object of a class that is not read; takes any construction and any state."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Placeholder":
-        return super().__new__(cls)
+    """Stands for an object of a class that is not read; takes any construction, any content and any state."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
         pass
 
     def __call__(self, *args: Any, **kwargs: Any) -> "Placeholder":
         return self
 
-    def append(self, value: Any) -> None:
-        pass
-
-    def extend(self, values: Any) -> None:
+    def __setstate__(self, state: Any) -> None:
         pass
 
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
-    def __hash__(self) -> int:
-        return id(self)
+    append = extend = __setstate__
 
 
 class Array(Placeholder):
@@ -88,12 +76,25 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-# Whole names only; NumPy has renamed its insides.
-_NUMPY = {
+def _named(module: ModuleType, names: Iterable[str]) -> dict[str, Any]:
+    return {f"{module.__name__}.{name}": getattr(module, name) for name in names}
+
+
+# All that a file may call, by whole names; a defaultdict's factory would be a callable of the file's choosing.
+_KNOWN: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "collections.defaultdict": lambda *args: {},
+    "collections.Counter": dict,
+    "collections.deque": list,
+    **_named(builtins, ("set", "frozenset", "complex", "bytearray", "slice")),
+    **_named(torch._utils, ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_qtensor")),
+    **_named(torch, ("Size", "device", *(name for name in vars(torch) if name.endswith("Storage")))),
+    **_named(torch, (name for name, value in vars(torch).items() if isinstance(value, torch.dtype))),
+    **_named(torch.storage, ("UntypedStorage", "TypedStorage", "_LegacyStorage")),
+    # NumPy has renamed its insides.
     **{f"numpy.{core}.multiarray._reconstruct": Array for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
     "numpy.dtype": Type,
-    "numpy.ndarray": Placeholder,
     "_codecs.encode": _encode,
 }
 
@@ -102,34 +103,16 @@ class Unpickler(pickle.Unpickler):
     """Finds only what tensors are built from."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "collections" and name in ("OrderedDict", "defaultdict", "Counter", "deque"):
-            return collections.OrderedDict if name == "OrderedDict" else _plain(name)
-        if module == "torch._utils" and name in _REBUILD:
-            return getattr(torch._utils, name)
-        if module == "torch" and (name in _STORAGES or name in _TORCH_DTYPES or name in ("Size", "device")):
-            return getattr(torch, name)
-        if module == "torch.storage" and name in ("UntypedStorage", "TypedStorage", "_LegacyStorage"):
-            return getattr(torch.storage, name)
-        if module == "builtins" and name in _BUILTINS:
-            return _BUILTINS[name]
-        return _NUMPY.get(f"{module}.{name}", Placeholder)
+        return _KNOWN.get(f"{module}.{name}", Placeholder)
 
 
-def _plain(name: str) -> Any:
-    # defaultdict takes a factory, which would be a callable of the file's choosing.
-    return {"defaultdict": _dict_of_anything, "Counter": dict, "deque": list}[name]
-
-
-def _dict_of_anything(*args: Any) -> dict:
-    return {}
-
-
-def _module() -> types.ModuleType:
-    made = types.ModuleType("htc_fast_restricted_pickle")
-    made.Unpickler = Unpickler
-    made.load = lambda file, **options: Unpickler(file, **options).load()
-    made.UnpicklingError = pickle.UnpicklingError
-    return made
+# What torch.load takes for a pickle module.
+_RESTRICTED = SimpleNamespace(
+    __name__="restricted_pickle",
+    Unpickler=Unpickler,
+    load=lambda file, **options: Unpickler(file, **options).load(),
+    UnpicklingError=pickle.UnpicklingError,
+)
 
 
 def load(path: Path) -> Any:
@@ -139,15 +122,15 @@ def load(path: Path) -> Any:
     """
     try:
         if zipfile.is_zipfile(path):
-            return torch.load(path, map_location="cpu", pickle_module=_module(), weights_only=False)
+            return torch.load(path, map_location="cpu", pickle_module=_RESTRICTED, weights_only=False)
         with path.open("rb") as file:
             # A plain pickle, as detectron2 writes; PyTorch's old format begins with a number.
             content = Unpickler(file, encoding="latin1").load()
         if isinstance(content, dict):
             return _with_tensors(content)
-        return torch.load(path, map_location="cpu", pickle_module=_module(), weights_only=False)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, TypeError,
-            AttributeError, KeyError, IndexError, ModuleNotFoundError, UnicodeDecodeError) as error:  # fmt: skip
+        return torch.load(path, map_location="cpu", pickle_module=_RESTRICTED, weights_only=False)
+    # A damaged or hostile file may raise anything.
+    except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} is no PyTorch checkpoint or is damaged ({first[:120]}): "

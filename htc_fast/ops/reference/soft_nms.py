@@ -38,7 +38,8 @@ def soft_nms(
     """See `htc_fast.ops.soft_nms`."""
     boxes, scores = boxes.float(), scores.float().clone()
     scores[~(boxes.isfinite().all(dim=1) & scores.isfinite())] = -torch.inf
-    picked, picked_scores = [], []
+    picked: list = []
+    picked_scores: list = []
     for label in idxs.unique():
         alive = (idxs == label).nonzero()[:, 0]
         while len(alive) and len(picked) < len(boxes):

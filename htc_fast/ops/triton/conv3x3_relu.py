@@ -10,8 +10,8 @@ from htc_fast.ops.triton.matrix import gate, product, rows_of, weight_gradient
 def conv3x3_relu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, count: Tensor | None) -> Tensor:
     check_floats("x", x)
     weight, (outputs, channels) = rows_of(weight), weight.shape[:2]  # in memory [outputs, 3, 3, channels]
-    return product(x, weight, outputs, (1, 9 * channels, channels), 9, RELU, bias.contiguous(), residual, count,
-                   ALL if count is None else COUNTED)  # fmt: skip
+    steps, wanted = (1, 9 * channels, channels), ALL if count is None else COUNTED
+    return product(x, weight, outputs, steps, 9, RELU, bias.contiguous(), residual, count, wanted)
 
 
 def conv3x3_relu_backward(

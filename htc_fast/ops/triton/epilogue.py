@@ -16,7 +16,13 @@ def relu(value):
 
 
 @triton.jit
-def wanted_rows(image, choice, per_image, WANTED: tl.constexpr, mask):
+def wanted_rows(
+    image,  # [rows] number of the map that a row belongs to
+    choice,  # counts [N] or labels [K], as WANTED says
+    per_image,  # K / N
+    WANTED: tl.constexpr,  # ALL, COUNTED or LABELLED
+    mask,  # [rows] rows there are
+):
     """Whether the map `image` of each row is to be computed."""
     live = mask
     if WANTED == 1:
@@ -27,17 +33,29 @@ def wanted_rows(image, choice, per_image, WANTED: tl.constexpr, mask):
 
 
 @triton.jit
-def finish(total, bias, extra, out, place, known, live, o, outputs, FINISH: tl.constexpr, HAS_EXTRA: tl.constexpr):
-    """Bias, second map and ReLU as FINISH says, and the store. total, place and known are [rows, outputs]."""
-    if FINISH != 0:
+def epilogue(
+    total,  # [rows, o] float32, the sum
+    bias,  # [outputs]
+    extra,  # as out: a second map, where HAS_EXTRA
+    out,  # [K, H, W, outputs]
+    place,  # [rows, o] where in out and extra
+    known,  # [rows, o] whether that is inside
+    live,  # [rows] whether the row is wanted: others give zeros
+    o,  # [o] outputs of this tile
+    outputs,
+    EPILOGUE: tl.constexpr,  # PLAIN, RELU, FLOW or GATE
+    HAS_EXTRA: tl.constexpr,
+):
+    """Bias, second map and ReLU as EPILOGUE says, and the store."""
+    if EPILOGUE != 0:
         total += tl.load(bias + o, mask=o < outputs, other=0.0).to(tl.float32)[None, :]
         other = total * 0.0
         if HAS_EXTRA:
             other = tl.load(extra + place, mask=known & live[:, None], other=0.0).to(tl.float32)
-        if FINISH == 1:
+        if EPILOGUE == 1:
             total = relu(total + other)
-        if FINISH == 2:
+        if EPILOGUE == 2:
             total = relu(total) + other
-        if FINISH == 3:
+        if EPILOGUE == 3:
             total = tl.where(total > 0, other, 0.0)
     tl.store(out + place, tl.where(live[:, None], total, 0.0).to(out.dtype.element_ty), mask=known)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -10,7 +11,7 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def launch(kernel, programs: int | tuple[int, ...], device: torch.device, *arguments, **options) -> None:
+def launch(kernel: Any, programs: int | tuple[int, ...], device: torch.device, *arguments: Any, **options: Any) -> None:
     """Start a kernel on the device's current stream.
 
     Without fused multiply-add unless asked for: rounding, and with it sample counts and ties, is the reference's.
@@ -25,8 +26,10 @@ def launch(kernel, programs: int | tuple[int, ...], device: torch.device, *argum
 def check_floats(what: str, tensor: Tensor) -> None:
     """raises  TypeError for element types that the Triton kernels do not take"""
     if tensor.dtype not in FLOATS:
-        raise TypeError(f"{what} must be float32, float16 or bfloat16 on the backend 'triton', got {tensor.dtype}: "
-                        "convert it, or use the backend 'reference'.")  # fmt: skip
+        raise TypeError(
+            f"{what} must be float32, float16 or bfloat16 on the backend 'triton', got {tensor.dtype}: convert it, or "
+            "use the backend 'reference'."
+        )
 
 
 def odd(values: Sequence[int]) -> tuple[int, ...]:

@@ -12,8 +12,9 @@ from htc_fast.ops.triton.mask_predict import predict_class
 from htc_fast.ops.triton.matrix import product, rows_of
 
 
-def mask_branch(x: Tensor, labels: Tensor, tensors: list[Tensor], convolutions: list[int], flows: list[bool],
-                averaged: list[int]) -> Tensor:  # fmt: skip
+def mask_branch(
+    x: Tensor, labels: Tensor, tensors: list[Tensor], convolutions: list[int], flows: list[bool], averaged: list[int]
+) -> Tensor:
     """Mean probability [K, 2H, 2W] float32 of the heads in `averaged`.
 
     tensors       per head: weight and bias of the flow if it has one, of its convolutions, deconvolution and logits
@@ -21,19 +22,20 @@ def mask_branch(x: Tensor, labels: Tensor, tensors: list[Tensor], convolutions: 
     flows         whether a head takes in the one before
     """
     check_floats("x", x)
-    x, labels, rest, previous = rows_of(x), labels.contiguous(), iter(tensors), None
+    x, labels, rest = rows_of(x), labels.contiguous(), iter(tensors)
+    previous = x  # the first head has no flow
     out = x.new_zeros(len(x), 2 * x.shape[2], 2 * x.shape[3], dtype=torch.float32)
     for number, (count, flow) in enumerate(zip(convolutions, flows)):
         here = x
         if flow:
-            weight, bias = next(rest), next(rest)
-            here = product(previous, weight.contiguous(), weight.shape[0], (1, weight.shape[1], 0), 1, FLOW, bias,
-                           x, labels, LABELLED)  # fmt: skip
+            weight, bias = next(rest).contiguous(), next(rest)
+            outputs, channels = weight.shape[:2]
+            here = product(previous, weight, outputs, (1, channels, 0), 1, FLOW, bias, x, labels, LABELLED)
         for _ in range(count):
             weight, bias = rows_of(next(rest)), next(rest)
-            channels = weight.shape[1]
-            here = product(here, weight, weight.shape[0], (1, 9 * channels, channels), 9, RELU, bias, None, labels,
-                           LABELLED)  # fmt: skip
+            outputs, channels = weight.shape[:2]
+            steps = 1, 9 * channels, channels
+            here = product(here, weight, outputs, steps, 9, RELU, bias, None, labels, LABELLED)
         previous, up_weight, up_bias, weight, bias = here, next(rest), next(rest), next(rest), next(rest)
         if number in averaged and len(x):
             mean = 1 if number == averaged[0] else 2

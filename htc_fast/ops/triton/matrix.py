@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.epilogue import ALL, COUNTED, finish, wanted_rows
+from htc_fast.ops.triton.epilogue import ALL, COUNTED, epilogue, wanted_rows
 from htc_fast.ops.triton.launch import launch
 from htc_fast.ops.triton.tiles import Tile, device_of, gradient_tile, precision, tile_for
-from htc_fast.ops.triton.tma import bulk_product, takes
+from htc_fast.ops.triton.tma import takes, tma_product, trusted
 
 
 @triton.jit
@@ -29,11 +29,33 @@ def seen_taps(y, x, height, width, live, TAPS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows", "height", "width", "per_image"])
-def product_kernel(x, weight, bias, extra, out, choice, rows, height, width, per_image, channels, outputs, step_in,
-                   step_out, step_tap, TAPS: tl.constexpr, FINISH: tl.constexpr, HAS_EXTRA: tl.constexpr,
-                   WANTED: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
-                   OUTPUTS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    """out[row, o] = finish(sum over taps and channels of x[row shifted by the tap, c] * weight[c, o, tap])."""
+def product_kernel(
+    x,  # [K, H, W, channels]
+    weight,  # its first number; where the others lie, the three steps say
+    bias,  # [outputs]
+    extra,  # [K, H, W, outputs]: what is added or gated, where HAS_EXTRA
+    out,  # [K, H, W, outputs]
+    choice,  # counts [N] or labels [K]: which maps are wanted, as WANTED says
+    rows,  # K * H * W
+    height,
+    width,
+    per_image,  # K / N
+    channels,
+    outputs,
+    step_in,  # distance in weight between channels,
+    step_out,  # outputs
+    step_tap,  # and taps
+    TAPS: tl.constexpr,  # 1 or 9
+    EPILOGUE: tl.constexpr,  # what becomes of the sum
+    HAS_EXTRA: tl.constexpr,
+    WANTED: tl.constexpr,
+    EVEN: tl.constexpr,  # whether DEPTH divides channels
+    PRECISION: tl.constexpr,  # "tf32" or "ieee"
+    ROWS: tl.constexpr,  # of a tile,
+    OUTPUTS: tl.constexpr,  # its outputs
+    DEPTH: tl.constexpr,  # and the channels of a step
+):
+    """out[row, o] = epilogue(sum over taps and channels of x[row shifted by the tap, c] * weight[c, o, tap])."""
     tiles = tl.cdiv(outputs, OUTPUTS)
     # Neighbouring programs share rows, so that these are read from memory once.
     row = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)
@@ -62,13 +84,29 @@ def product_kernel(x, weight, bias, extra, out, choice, rows, height, width, per
         total = tl.dot(left, right, total, input_precision=PRECISION)
     place = row.to(tl.int64)[:, None] * outputs + o[None, :]
     known = (row < rows)[:, None] & (o < outputs)[None, :]
-    finish(total, bias, extra, out, place, known, live, o, outputs, FINISH, HAS_EXTRA)
+    epilogue(total, bias, extra, out, place, known, live, o, outputs, EPILOGUE, HAS_EXTRA)
 
 
 @triton.jit(do_not_specialize=["rows", "height", "width", "per_image", "span"])
-def weight_gradient_kernel(grad, x, out, choice, rows, height, width, per_image, channels, outputs, span,
-                           TAPS: tl.constexpr, WANTED: tl.constexpr, PRECISION: tl.constexpr, OUTPUTS: tl.constexpr,
-                           CHANNELS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+def weight_gradient_kernel(
+    grad,  # [K, H, W, outputs]
+    x,  # [K, H, W, channels]
+    out,  # [parts, outputs, TAPS, channels] float32
+    choice,  # counts [N] or labels [K], as WANTED says
+    rows,  # K * H * W
+    height,
+    width,
+    per_image,  # K / N
+    channels,
+    outputs,
+    span,  # rows of a part
+    TAPS: tl.constexpr,  # 1 or 9
+    WANTED: tl.constexpr,
+    PRECISION: tl.constexpr,  # "tf32" or "ieee"
+    OUTPUTS: tl.constexpr,  # of a tile,
+    CHANNELS: tl.constexpr,  # its channels
+    DEPTH: tl.constexpr,  # and the rows of a step
+):
     """out[part, o, tap, c] = sum over the part's rows of grad[row, o] * x[row shifted by the tap, c]."""
     blocks = tl.cdiv(channels, CHANNELS)
     o = tl.program_id(0) // (TAPS * blocks) * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -87,18 +125,27 @@ def weight_gradient_kernel(grad, x, out, choice, rows, height, width, per_image,
             py, px = row // width % height + dy, row % width + dx
             seen = seen & (py >= 0) & (py < height) & (px >= 0) & (px < width)
         far = (row + dy * width + dx).to(tl.int64)
-        right = tl.load(x + far[:, None] * channels + c[None, :], mask=seen[:, None] & (c < channels)[None, :],
-                        other=0.0)  # fmt: skip
-        left = tl.load(grad + row.to(tl.int64)[:, None] * outputs + o[None, :],
-                       mask=(row < last)[:, None] & (o < outputs)[None, :], other=0.0)  # fmt: skip
+        right_mask, left_mask = seen[:, None] & (c < channels)[None, :], (row < last)[:, None] & (o < outputs)[None, :]
+        right = tl.load(x + far[:, None] * channels + c[None, :], mask=right_mask, other=0.0)
+        left = tl.load(grad + row.to(tl.int64)[:, None] * outputs + o[None, :], mask=left_mask, other=0.0)
         total = tl.dot(tl.trans(left), right, total, input_precision=PRECISION)
     place = ((tl.program_id(1) * outputs + o).to(tl.int64)[:, None] * TAPS + tap) * channels + c[None, :]
     tl.store(out + place, total, mask=(o < outputs)[:, None] & (c < channels)[None, :])
 
 
 @triton.jit(do_not_specialize=["rows", "span"])
-def gate_kernel(grad, out, gated, sums, rows, outputs, span, HAS_OUT: tl.constexpr, ROWS: tl.constexpr,
-                OUTPUTS: tl.constexpr):  # fmt: skip
+def gate_kernel(
+    grad,  # [rows, outputs]
+    out,  # [rows, outputs], where HAS_OUT
+    gated,  # [rows, outputs], where HAS_OUT
+    sums,  # [programs, outputs] float32
+    rows,
+    outputs,
+    span,  # rows of a program
+    HAS_OUT: tl.constexpr,
+    ROWS: tl.constexpr,  # of a step
+    OUTPUTS: tl.constexpr,  # of a program
+):
     """gated = grad where out > 0, and every program's sum of it over its rows, for the bias."""
     o = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     total = tl.zeros((OUTPUTS,), tl.float32)
@@ -125,15 +172,25 @@ def new_maps(like: Tensor, channels: int, height: int, width: int) -> Tensor:
     return like.new_empty(like.shape[0], height, width, channels).permute(0, 3, 1, 2)
 
 
-def product(x: Tensor, weight: Tensor, outputs: int, steps: tuple[int, int, int], taps: int, finish: int,
-            bias: Tensor | None = None, extra: Tensor | None = None, choice: Tensor | None = None,
-            wanted: int = ALL, bulk: bool = True) -> Tensor:  # fmt: skip
+def product(
+    x: Tensor,
+    weight: Tensor,
+    outputs: int,
+    steps: tuple[int, int, int],
+    taps: int,
+    epilogue: int,
+    bias: Tensor | None = None,
+    extra: Tensor | None = None,
+    choice: Tensor | None = None,
+    wanted: int = ALL,
+    tma: bool = True,
+) -> Tensor:
     """x [K, C, H, W] times weight: [K, outputs, H, W].
 
     steps   distances in the weight's memory between channels, outputs and taps; a negative tap step starts at the last
-    extra   [K, outputs, H, W], what `finish` adds or gates
+    extra   [K, outputs, H, W], what `epilogue` adds or gates
     choice  counts [N] or labels [K], as `wanted` says; maps that are not wanted give zeros
-    bulk    whether tiles may be copied in bulk where the device can
+    tma     whether tiles may be copied in bulk where the device can
     """
     x, extra = rows_of(x), None if extra is None else rows_of(extra)
     count, channels, height, width = x.shape
@@ -143,23 +200,22 @@ def product(x: Tensor, weight: Tensor, outputs: int, steps: tuple[int, int, int]
     start = weight.as_strided((1,), (1,), weight.storage_offset() - (taps - 1) * min(steps[2], 0))
     per_image = 1 if choice is None or not len(choice) else max(count // len(choice), 1)
     turned = steps[2] < 0
-    bulk = bulk and taps == 9 and device_of(x).bulk and takes(x, weight, outputs, turned)
+    tma = tma and taps == 9 and device_of(x).tma and takes(x, weight, outputs, turned) and trusted(x.device, product)
 
     def run(tile: Tile) -> None:
         if tile.box is not None:
-            bulk_product(x, weight, out, tile, turned, finish, bias, extra, choice, wanted, per_image)
+            tma_product(x, weight, out, tile, turned, epilogue, bias, extra, choice, wanted, per_image)
             return
         programs = tile.tiles(count, height, width, outputs)
-        launch(product_kernel, programs, x.device, x, start, out if bias is None else bias,
-               out if extra is None else extra, out, out if choice is None else choice, rows, height, width, per_image,
-               channels, outputs, *steps, TAPS=taps, FINISH=finish, HAS_EXTRA=extra is not None,
-               WANTED=wanted, EVEN=channels % tile.depth == 0, PRECISION=precision(x.dtype), ROWS=tile.rows,
-               OUTPUTS=tile.outputs, DEPTH=tile.depth, num_warps=tile.warps, num_stages=tile.stages,
-               enable_fp_fusion=True)  # fmt: skip
+        maps = [out if one is None else one for one in (bias, extra, out, choice)]
+        sizes = rows, height, width, per_image, channels, outputs
+        kind = {"TAPS": taps, "EPILOGUE": epilogue, "HAS_EXTRA": extra is not None, "WANTED": wanted}
+        options = tile.options(channels, x.dtype)
+        launch(product_kernel, programs, x.device, x, start, *maps, *sizes, *steps, **kind, **options)
 
     # Without bulk copies, skipping what is not wanted takes the registers that a second map does.
-    skips = choice is not None and not device_of(x).bulk
-    run(tile_for(x, taps, outputs, run, bulk, extra is not None or skips))
+    skips = choice is not None and not device_of(x).tma
+    run(tile_for(x, taps, outputs, run, tma, extra is not None or skips))
     return out
 
 
@@ -179,11 +235,14 @@ def weight_gradient(grad: Tensor, x: Tensor, taps: int, count: Tensor | None = N
     span = triton.cdiv(triton.cdiv(rows, parts), tile.depth) * tile.depth
     sums = x.new_zeros(parts, outputs, taps, channels, dtype=torch.float32)
     if rows:
-        launch(weight_gradient_kernel, (tiles, parts), x.device, grad, x, sums, x if count is None else count, rows,
-               height, width, 1 if count is None else number // len(count), channels, outputs, span, TAPS=taps,
-               WANTED=ALL if count is None else COUNTED, PRECISION="ieee" if exact else "tf32",
-               OUTPUTS=tile.rows, CHANNELS=tile.outputs, DEPTH=tile.depth, num_warps=tile.warps,
-               num_stages=tile.stages, enable_fp_fusion=True)  # fmt: skip
+        choice, per_image = (x, 1) if count is None else (count, number // len(count))
+        sizes = rows, height, width, per_image, channels, outputs, span
+        kind = {"TAPS": taps, "WANTED": ALL if count is None else COUNTED, "PRECISION": "ieee" if exact else "tf32"}
+        blocks = {"OUTPUTS": tile.rows, "CHANNELS": tile.outputs, "DEPTH": tile.depth}
+        options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
+        launch(
+            weight_gradient_kernel, (tiles, parts), x.device, grad, x, sums, choice, *sizes, **kind, **blocks, **options
+        )
     return sums[0] if parts == 1 else sums.sum(dim=0)
 
 
@@ -197,7 +256,7 @@ def gate(grad: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     span = triton.cdiv(rows, programs) if rows else 0
     sums = grad.new_zeros(programs, outputs, dtype=torch.float32)
     if rows:
-        launch(gate_kernel, (programs, triton.cdiv(outputs, block)), grad.device, grad,
-               grad if out is None else rows_of(out), gated, sums, rows, outputs, span, HAS_OUT=out is not None,
-               ROWS=16, OUTPUTS=block)  # fmt: skip
+        grid, seen = (programs, triton.cdiv(outputs, block)), grad if out is None else rows_of(out)
+        options = {"HAS_OUT": out is not None, "ROWS": 16, "OUTPUTS": block}
+        launch(gate_kernel, grid, grad.device, grad, seen, gated, sums, rows, outputs, span, **options)
     return gated, sums.sum(dim=0)

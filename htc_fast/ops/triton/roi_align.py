@@ -15,10 +15,22 @@ ROWS = tl.constexpr(16)
 
 
 @triton.jit
-def pool(total, plane, row_stride, cell_stride, height, width, first_y, step_y, count_y, most_y, first_x, step_x,
-         count_x, most_x, channel, wanted, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr, TAPS: tl.constexpr,
-         LARGE: tl.constexpr):  # fmt: skip
-    """Add a row of one map's bins to total [BLOCK_X, BLOCK_C]."""
+def pool(
+    total,  # [BLOCK_X, BLOCK_C] float32, the sum so far
+    plane,  # the image's map: [H, W, C] with the two strides
+    strides,  # of the map's rows and cells
+    y,  # the row's samples: first coordinate, distance, how many, what bounds that for all rows; and the map's height
+    x,  # the same for bins [BLOCK_X] along the row; and the map's width
+    channel,  # [1, 1, BLOCK_C] channels and whether they exist
+    wanted,  # [BLOCK_X] whether the bin exists
+    BLOCK_X: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    TAPS: tl.constexpr,  # cells along x at once
+    LARGE: tl.constexpr,  # whether offsets in a map exceed 32 bits
+):
+    """Add a row of one map's bins to total."""
+    first_y, step_y, count_y, most_y, height = y
+    first_x, step_x, count_x, most_x, width = x
     low_y, taps_y = tap_range(first_y, step_y, count_y, most_y, height)
     low_x, taps_x = tap_range(first_x, step_x, count_x, most_x, width)
     taps_x = tl.where(wanted, taps_x, 0)
@@ -32,12 +44,12 @@ def pool(total, plane, row_stride, cell_stride, height, width, first_y, step_y, 
             j = left + tl.arange(0, TAPS)[:, None]
             columns, weight_x = tap(j, low_x[None, :], first_x[None, :], step_x, count_x[None, :], most_x, width)
             mask = (j < taps_x[None, :])[:, :, None] & channel[1]
-            at_x = ((columns.to(tl.int64) if LARGE else columns) * cell_stride)[:, :, None]
+            at_x = ((columns.to(tl.int64) if LARGE else columns) * strides[1])[:, :, None]
             column = tl.zeros([TAPS, BLOCK_X, BLOCK_C], tl.float32)
             for i in range(0, tl.minimum(taps_y - top, ROWS)):
                 lane = tl.full([1], i, tl.int32)
                 row = tl.gather(rows, lane, 0)[:, None, None]
-                at = (row.to(tl.int64) if LARGE else row) * row_stride + at_x
+                at = (row.to(tl.int64) if LARGE else row) * strides[0] + at_x
                 value = tl.load(plane + at + channel[0], mask=mask, other=0.0).to(tl.float32)
                 column = tl.fma(value, tl.gather(weight_rows, lane, 0)[:, None, None], column)
             total += tl.sum(column * (weight_x * share)[:, :, None], axis=0)
@@ -45,13 +57,37 @@ def pool(total, plane, row_stride, cell_stride, height, width, first_y, step_y, 
 
 
 @triton.jit(do_not_specialize=["per_image", "images", "sampling_ratio"])
-def forward(maps, heights, widths, image_strides, row_strides, cell_strides, scales,
-            rois, out, per_image, images, channels, sampling_ratio, finest_size,
-            BINS_Y: tl.constexpr, BINS_X: tl.constexpr, GRID_Y: tl.constexpr, GRID_X: tl.constexpr,
-            WIDE_Y: tl.constexpr, WIDE_X: tl.constexpr, LEVELS: tl.constexpr, SEMANTIC: tl.constexpr,
-            ALIGNED: tl.constexpr, HAS_IMAGE: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr,
-            TAPS: tl.constexpr, LARGE: tl.constexpr):  # fmt: skip
-    """maps: the levels, then the semantic map if SEMANTIC. out [K, BINS_Y, BINS_X, C] contiguous."""
+def forward(
+    maps,  # the levels, then the semantic map if SEMANTIC: [N, H, W, C] each, side by side along C, any strides else
+    heights,  # of every map, as `launch.odd` passes numbers
+    widths,
+    image_strides,  # in elements, of every map
+    row_strides,
+    cell_strides,
+    scales,  # cells of every map per pixel
+    rois,  # [K, 5] image, x1, y1, x2, y2; or [N, R, 4]; float32
+    out,  # [K, BINS_Y, BINS_X, C] contiguous
+    per_image,  # R
+    images,  # N
+    channels,  # C
+    sampling_ratio,  # samples per bin and axis; <= 0: as many as cells
+    finest_size,  # sides below twice this many pixels read level 0
+    BINS_Y: tl.constexpr,
+    BINS_X: tl.constexpr,
+    GRID_Y: tl.constexpr,  # bins of the semantic map's own grid,
+    GRID_X: tl.constexpr,
+    WIDE_Y: tl.constexpr,  # and how many of them an output bin averages at most
+    WIDE_X: tl.constexpr,
+    LEVELS: tl.constexpr,
+    SEMANTIC: tl.constexpr,  # 0 or 1
+    ALIGNED: tl.constexpr,
+    HAS_IMAGE: tl.constexpr,  # whether rois are [K, 5]
+    BLOCK_X: tl.constexpr,  # bins of a row per program,
+    BLOCK_C: tl.constexpr,  # its channels,
+    TAPS: tl.constexpr,  # and cells along x at once
+    LARGE: tl.constexpr,  # whether offsets in a map exceed 32 bits
+):
+    """One program: BLOCK_X bins of one row of one RoI, for BLOCK_C channels."""
     program = tl.program_id(0)
     blocks_c = tl.cdiv(channels, BLOCK_C)
     blocks_x: tl.constexpr = (BINS_X + BLOCK_X - 1) // BLOCK_X
@@ -79,9 +115,9 @@ def forward(maps, heights, widths, image_strides, row_strides, cell_strides, sca
             first_y, count_y = window(p_y, box_y[0], box_y[1], box_y[2], BINS_Y, grid_y)
             first_x, count_x = window(p_x, box_x[0], box_x[1], box_x[2], BINS_X, grid_x)
             plane = pick(maps, m) + image.to(tl.int64) * pick(image_strides, m)
-            total = pool(total, plane, pick(row_strides, m), pick(cell_strides, m), height, width, first_y, box_y[3],
-                         count_y, most_y, first_x, box_x[3], count_x, most_x, channel, p_x < BINS_X,
-                         BLOCK_X, BLOCK_C, TAPS, LARGE)  # fmt: skip
+            strides = (pick(row_strides, m), pick(cell_strides, m))
+            y, x = (first_y, box_y[3], count_y, most_y, height), (first_x, box_x[3], count_x, most_x, width)
+            total = pool(total, plane, strides, y, x, channel, p_x < BINS_X, BLOCK_X, BLOCK_C, TAPS, LARGE)
     at = ((k * BINS_Y + p_y) * BINS_X + p_x[:, None]) * channels + c[None, :]
     tl.store(out + at, total.to(out.dtype.element_ty), mask=(p_x < BINS_X)[:, None] & (c < channels)[None, :])
 
@@ -102,8 +138,9 @@ def programs(count: int, out_h: int, out_w: int, channels: int, sizes: dict[str,
 
 
 def bins_and_grid(out_h: int, out_w: int, grid: int) -> dict[str, int]:
-    return {"BINS_Y": out_h, "BINS_X": out_w, "GRID_Y": grid, "GRID_X": grid,
-            "WIDE_Y": widest_window(out_h, grid), "WIDE_X": widest_window(out_w, grid)}  # fmt: skip
+    """The arguments of `forward` of these names, for a grid of grid x grid."""
+    wide = {"WIDE_Y": widest_window(out_h, grid), "WIDE_X": widest_window(out_w, grid)}
+    return {"BINS_Y": out_h, "BINS_X": out_w, "GRID_Y": grid, "GRID_X": grid, **wide}
 
 
 def multi_level_roi_align(
@@ -128,12 +165,26 @@ def multi_level_roi_align(
     sizes = block_sizes(out_w, channels, out.element_size())
     furthest = max((m.shape[2] - 1) * m.stride(2) + (m.shape[3] - 1) * m.stride(3) + channels for m in maps)
     launch(
-        forward, programs(count, out_h, out_w, channels, sizes), out.device,
-        tuple(maps), *(odd([m.shape[i] for m in maps]) for i in (2, 3)),
+        forward,
+        programs(count, out_h, out_w, channels, sizes),
+        out.device,
+        tuple(maps),
+        *(odd([m.shape[i] for m in maps]) for i in (2, 3)),
         *(tuple(m.stride(i) for m in maps) for i in (0, 2, 3)),
         (*map(float, spatial_scales), *([] if semantic is None else [float(semantic_scale)])),
-        rois.detach().float().contiguous(), out, rois.shape[-2], images, channels, sampling_ratio, float(finest_size),
-        **bins_and_grid(out_h, out_w, semantic_grid), LEVELS=len(features), SEMANTIC=int(semantic is not None),
-        ALIGNED=aligned, HAS_IMAGE=rois.dim() == 2, LARGE=furthest >= 2**31, **sizes,
-    )  # fmt: skip
+        rois.detach().float().contiguous(),
+        out,
+        rois.shape[-2],
+        images,
+        channels,
+        sampling_ratio,
+        float(finest_size),
+        **bins_and_grid(out_h, out_w, semantic_grid),
+        LEVELS=len(features),
+        SEMANTIC=int(semantic is not None),
+        ALIGNED=aligned,
+        HAS_IMAGE=rois.dim() == 2,
+        LARGE=furthest >= 2**31,
+        **sizes,
+    )
     return out.permute(0, 3, 1, 2)

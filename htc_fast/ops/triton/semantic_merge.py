@@ -19,9 +19,8 @@ SIZES = ["rows", "size_y", "size_x", "height", "width"]
 @triton.jit
 def step_between(size, out_size):
     """Pixels of the source per pixel of the result, corners aligned."""
-    return tl.div_rn(tl.maximum(size - 1, 0).to(tl.float32), tl.maximum(out_size - 1, 1).to(tl.float32)) * tl.where(
-        out_size > 1, 1.0, 0.0
-    )
+    step = tl.div_rn(tl.maximum(size - 1, 0).to(tl.float32), tl.maximum(out_size - 1, 1).to(tl.float32))
+    return step * tl.where(out_size > 1, 1.0, 0.0)
 
 
 @triton.jit
@@ -34,8 +33,21 @@ def two_taps(place, size, out_size):
 
 
 @triton.jit
-def resampled(source, image, y, x, c, live, size_y, size_x, height, width, channels, EVEN: tl.constexpr):
-    """Source map [N, channels, size_y, size_x] at pixels of [height, width]: [rows, c], float32."""
+def resampled(
+    source,  # [N, size_y, size_x, channels]
+    image,  # [rows] of every pixel of the result,
+    y,  # [rows] its line
+    x,  # [rows] and column
+    c,  # [c] channels wanted
+    live,  # [rows] whether the pixel exists
+    size_y,
+    size_x,
+    height,  # of the result
+    width,
+    channels,
+    EVEN: tl.constexpr,  # whether all of c exist
+):
+    """The source at pixels of a map of [height, width]: [rows, c], float32."""
     top, bottom, down = two_taps(y, size_y, height)
     left, right, across = two_taps(x, size_x, width)
     base = source + image.to(tl.int64)[:, None] * size_y * size_x * channels + c[None, :]
@@ -48,16 +60,31 @@ def resampled(source, image, y, x, c, live, size_y, size_x, height, width, chann
         mask = (live & (weight != 0.0))[:, None]
         if not EVEN:
             mask = mask & (c < channels)[None, :]
-        total += tl.load(base + ((row * size_x + column) * channels)[:, None], mask=mask, other=0.0).to(
-            tl.float32
-        ) * weight[:, None]  # fmt: skip
+        value = tl.load(base + ((row * size_x + column) * channels)[:, None], mask=mask, other=0.0)
+        total += value.to(tl.float32) * weight[:, None]
     return total
 
 
 @triton.jit(do_not_specialize=["rows", "height", "width"])
-def merge_kernel(features, weights, biases, sizes, out, rows, height, width, channels, outputs, LEVELS: tl.constexpr,
-                 EVEN: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
-                 DEPTH: tl.constexpr):  # fmt: skip
+def merge_kernel(
+    features,  # of every level [N, H_l, W_l, channels]
+    weights,  # of every level [outputs, channels]
+    biases,  # of every level [outputs]
+    sizes,  # H_0, W_0, H_1, ... as `launch.odd` passes numbers
+    out,  # [N, height, width, outputs]
+    rows,  # N * height * width
+    height,
+    width,
+    channels,
+    outputs,
+    LEVELS: tl.constexpr,
+    EVEN: tl.constexpr,  # whether DEPTH divides channels
+    PRECISION: tl.constexpr,  # "tf32" or "ieee"
+    ROWS: tl.constexpr,  # of a tile,
+    OUTPUTS: tl.constexpr,  # its outputs
+    DEPTH: tl.constexpr,  # and the channels of a step
+):
+    """out = sum over the levels of relu(weight x resampled level + bias). One program: ROWS pixels, OUTPUTS outputs."""
     tiles = tl.cdiv(outputs, OUTPUTS)
     row = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)
     o = tl.program_id(0) % tiles * OUTPUTS + tl.arange(0, OUTPUTS)
@@ -84,8 +111,19 @@ def merge_kernel(features, weights, biases, sizes, out, rows, height, width, cha
 
 
 @triton.jit(do_not_specialize=SIZES)
-def resample_kernel(source, out, rows, size_y, size_x, height, width, channels, ROWS: tl.constexpr,
-                    CHANNELS: tl.constexpr):  # fmt: skip
+def resample_kernel(
+    source,  # [N, size_y, size_x, channels]
+    out,  # [N, height, width, channels]
+    rows,  # N * height * width
+    size_y,
+    size_x,
+    height,
+    width,
+    channels,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """The source resampled, bilinear with corners aligned."""
     row, c = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     image, y, x = row // (height * width), row // width % height, row % width
     value = resampled(source, image, y, x, c, row < rows, size_y, size_x, height, width, channels, False)
@@ -105,8 +143,17 @@ def reached(cell, size, out_size):
 
 
 @triton.jit(do_not_specialize=SIZES[1:])
-def resample_gradient_kernel(grad, out, size_y, size_x, height, width, channels, CELLS: tl.constexpr,
-                             CHANNELS: tl.constexpr):  # fmt: skip
+def resample_gradient_kernel(
+    grad,  # [N, height, width, channels], of the result
+    out,  # [N, size_y, size_x, channels], of the source
+    size_y,
+    size_x,
+    height,
+    width,
+    channels,
+    CELLS: tl.constexpr,  # pixels of a line of the source per program
+    CHANNELS: tl.constexpr,
+):
     """Every source pixel gathers from the pixels that read it: no atomics, always the same order."""
     across = tl.cdiv(size_x, CELLS)
     image = (tl.program_id(0) // (across * size_y)).to(tl.int64)
@@ -139,11 +186,20 @@ def semantic_merge(features: list[Tensor], weights: list[Tensor], biases: list[T
     tile = chain_tile(features[0], 64, 64 if exact else 128, 64)  # products without tensor cores take more registers
     sizes = odd([side for one in features for side in one.shape[2:]])
     programs = triton.cdiv(rows, tile.rows) * triton.cdiv(outputs, tile.outputs)
-    launch(merge_kernel, programs, out.device, tuple(features), tuple(one.contiguous() for one in weights),
-           tuple(one.contiguous() for one in biases), sizes, out, rows, height, width, channels, outputs,
-           LEVELS=len(features), EVEN=channels % tile.depth == 0, PRECISION=precision(out.dtype), ROWS=tile.rows,
-           OUTPUTS=tile.outputs, DEPTH=tile.depth, num_warps=tile.warps, num_stages=tile.stages,
-           enable_fp_fusion=True)  # fmt: skip
+    given = (tuple(one.contiguous() for one in some) for some in (weights, biases))
+    numbers, options = (rows, height, width, channels, outputs), tile.options(channels, out.dtype)
+    launch(
+        merge_kernel,
+        programs,
+        out.device,
+        tuple(features),
+        *given,
+        sizes,
+        out,
+        *numbers,
+        LEVELS=len(features),
+        **options,
+    )
     return out
 
 
@@ -154,8 +210,8 @@ def resample(source: Tensor, height: int, width: int) -> Tensor:
         return source
     out, rows = new_maps(source, channels, height, width), count * height * width
     block = max(16, min(256, triton.next_power_of_2(channels)))
-    launch(resample_kernel, (triton.cdiv(rows, 16), triton.cdiv(channels, block)), out.device, source, out, rows, *size,
-           height, width, channels, ROWS=16, CHANNELS=block)  # fmt: skip
+    programs, numbers = (triton.cdiv(rows, 16), triton.cdiv(channels, block)), (rows, *size, height, width, channels)
+    launch(resample_kernel, programs, out.device, source, out, *numbers, ROWS=16, CHANNELS=block)
     return out
 
 
@@ -167,14 +223,15 @@ def resample_gradient(grad: Tensor, like: Tensor) -> Tensor:
         return grad
     out, cells = new_maps(like, channels, *size), 4
     block = max(16, min(256, triton.next_power_of_2(channels)))
-    programs = count * size[0] * triton.cdiv(size[1], cells)
-    launch(resample_gradient_kernel, (programs, triton.cdiv(channels, block)), out.device, grad, out, *size, height,
-           width, channels, CELLS=cells, CHANNELS=block)  # fmt: skip
+    programs = count * size[0] * triton.cdiv(size[1], cells), triton.cdiv(channels, block)
+    numbers = *size, height, width, channels
+    launch(resample_gradient_kernel, programs, out.device, grad, out, *numbers, CELLS=cells, CHANNELS=block)
     return out
 
 
-def semantic_merge_backward(grad: Tensor, features: list[Tensor], weights: list[Tensor], biases: list[Tensor],
-                            level: int) -> list[Tensor]:  # fmt: skip
+def semantic_merge_backward(
+    grad: Tensor, features: list[Tensor], weights: list[Tensor], biases: list[Tensor], level: int
+) -> list[Tensor]:
     """Gradients of features, weights and biases in this order; what the forward kept in registers is made again."""
     height, width = features[level].shape[2:]
     grad, found = rows_of(grad), []

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -45,9 +46,24 @@ class Tile:
         """Bytes of shared memory that the steps in flight take, for elements of `size` bytes."""
         return (self.rows + self.outputs) * self.depth * size * self.stages
 
+    def options(self, channels: int, dtype: torch.dtype) -> dict[str, int | bool | str]:
+        """What a kernel is launched with whose steps go through `channels` of this type."""
+        return {
+            "EVEN": channels % self.depth == 0,
+            "PRECISION": precision(dtype),
+            "ROWS": self.rows,
+            "OUTPUTS": self.outputs,
+            "DEPTH": self.depth,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+            "enable_fp_fusion": True,
+        }
 
-GATHERED = (Tile(128, 256), Tile(256, 128), Tile(128, 128), Tile(64, 256, warps=4), Tile(64, 128, warps=4),
-            Tile(64, 64, warps=4), Tile(32, 64, warps=4), Tile(16, 64, warps=4))  # fmt: skip
+
+GATHERED = (
+    *(Tile(128, 256), Tile(256, 128), Tile(128, 128)),
+    *(Tile(rows, outputs, warps=4) for rows, outputs in ((64, 256), (64, 128), (64, 64), (32, 64), (16, 64))),
+)
 COPIED = (Tile(256, 128), Tile(128, 256), Tile(128, 128), Tile(64, 128, warps=4))
 # Two lines of 16 columns hold 14 x 14 with an eighth of waste, whole maps fill 8 x 16, and 7 x 7 fills most of 8 x 8.
 BOXES = {
@@ -75,12 +91,12 @@ class Device:
     name: str
     processors: int
     shared: int
-    bulk: bool = False  # whether it has bulk copies (TMA)
+    tma: bool = False  # whether it copies tiles by itself (bulk copies)
 
 
 @functools.cache
 def _gpu(index: int | None) -> Device:
-    found = torch.cuda.get_device_properties(index)
+    found: Any = torch.cuda.get_device_properties(index)
     return Device(found.name, found.multi_processor_count, found.shared_memory_per_block_optin, found.major >= 9)
 
 
@@ -121,7 +137,8 @@ def cache() -> Path:
 def precision(dtype: torch.dtype) -> str:
     """How float32 is multiplied: on tensor cores only where torch allows it for convolutions."""
     # Not cudnn.allow_tf32: that one raises where the flag of convolutions was set by itself.
-    return "tf32" if dtype != torch.float32 or torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    return "tf32" if dtype != torch.float32 or convolutions.fp32_precision == "tf32" else "ieee"
 
 
 def fits(tile: Tile, size: int, device: Device) -> Tile | None:
@@ -133,10 +150,10 @@ def fits(tile: Tile, size: int, device: Device) -> Tile | None:
     return None
 
 
-def candidates(x: Tensor, outputs: int, device: Device, bulk: bool = False, extra: bool = False) -> list[Tile]:
+def candidates(x: Tensor, outputs: int, device: Device, tma: bool = False, extra: bool = False) -> list[Tile]:
     """Tiles that fit. extra: whether more than the sum needs registers; then the result takes half of them."""
     size, widest = x.element_size(), max(64, triton.next_power_of_2(outputs))
-    offered = [replace(tile, box=box) for tile in COPIED if bulk for box in BOXES[tile.rows]] + list(GATHERED)
+    offered = [replace(tile, box=box) for tile in COPIED if tma for box in BOXES[tile.rows]] + list(GATHERED)
     exact, found = precision(x.dtype) == "ieee", []
     for tile in offered:
         # float32 steps are half as deep: the same bytes. Without tensor cores products take more registers.
@@ -157,20 +174,20 @@ def by_waves(shape: tuple[int, int, int], outputs: int, found: list[Tile], devic
     return min(found, key=total)
 
 
-def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, bulk: bool, extra: bool) -> Tile:
+def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, tma: bool, extra: bool) -> Tile:
     """The tile for a convolution of x [K, C, H, W] by 1 or 9 taps; `run(tile)` does it, for measuring.
 
-    bulk   whether bulk copies can take x and the weight
+    tma    whether bulk copies can take x and the weight
     extra  whether a second map comes in at the end, or the kernel needs as many registers for something else
     """
     device, (count, channels, height, width) = device_of(x), x.shape
     # Maps in powers of two: nobody measures every number of boxes.
     shape = f"{triton.next_power_of_2(count)}x{channels}x{height}x{width}"
-    problem = f"{TYPES[x.dtype]} {shape} by {taps} to {outputs}" + " extra" * extra + " bulk" * bulk
+    problem = f"{TYPES[x.dtype]} {shape} by {taps} to {outputs}" + " extra" * extra + " tma" * tma
     known = table().get(device.name, {}).get(problem)
     if known is not None:
         return Tile(**{**known, "box": tuple(known["box"]) if known.get("box") else None})
-    found = candidates(x, outputs, device, bulk, extra)
+    found = candidates(x, outputs, device, tma, extra)
     if searching(x):
         return _search(problem, device, found, run)
     return by_waves((count, height, width), outputs, found, device)
@@ -186,9 +203,9 @@ def gradient_tile(x: Tensor, outputs: int, channels: int, exact: bool) -> Tile:
     """The tile for a weight gradient [outputs, channels]: rows are split, so there are always enough programs."""
     device = device_of(x)
     most = (64, 64) if exact else (128, 128)  # products without tensor cores take more registers
-    sides = (max(16, min(*pair)) for pair in zip(most, map(triton.next_power_of_2, (outputs, channels))))
+    rows, columns = (max(16, min(*pair)) for pair in zip(most, map(triton.next_power_of_2, (outputs, channels))))
     depth = 16 if exact else 128 // x.element_size()
-    tile = fits(Tile(*sides, depth=depth), x.element_size(), device)
+    tile = fits(Tile(rows, columns, depth), x.element_size(), device)
     return tile if tile is not None else Tile(64, 64, 32, 4, 2)
 
 
@@ -204,7 +221,7 @@ def _time(run: Callable) -> float:
 def _search(problem: str, device: Device, found: list[Tile], run: Callable) -> Tile:
     """Measure the candidates, keep the fastest in the user's cache and say so."""
     times = {tile: _time(functools.partial(run, tile)) for tile in found}
-    best = min(times, key=times.get)
+    best = min(found, key=lambda tile: times[tile])
     table().setdefault(device.name, {})[problem] = asdict(best)
     file, kept = cache(), _cached()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -212,8 +229,9 @@ def _search(problem: str, device: Device, found: list[Tile], run: Callable) -> T
     whole = file.with_suffix(f".{os.getpid()}")  # put in place at once: other processes read it
     whole.write_text(json.dumps(kept, indent=1) + "\n")
     whole.replace(file)
-    print(f"htc_fast: {problem} on {device.name}: {best} in {times[best]:.4f} ms, kept in {file}; to give it to all, "
-          f"copy that file's {device.name!r} into htc_fast/ops/triton/tiles.json.", file=sys.stderr)  # fmt: skip
+    said = f"htc_fast: {problem} on {device.name}: {best} in {times[best]:.4f} ms, kept in {file}"
+    share = f"to give it to all, copy that file's {device.name!r} into htc_fast/ops/triton/tiles.json."
+    print(f"{said}; {share}", file=sys.stderr)
     return best
 
 

@@ -6,6 +6,7 @@ so both sides stay in shared memory (the other way round Triton takes the box th
 """
 
 import warnings
+from collections.abc import Callable
 
 import torch
 import triton
@@ -13,15 +14,25 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from htc_fast.ops.triton.epilogue import ALL, PLAIN, finish, wanted_rows
+from htc_fast.ops.triton.epilogue import ALL, PLAIN, epilogue, wanted_rows
 from htc_fast.ops.triton.launch import launch
 from htc_fast.ops.triton.tiles import BOXES, Tile, precision
 
 
 @triton.jit
-def copied_sum(x, weight, total, image, line, column, o, channels, outputs, TURNED: tl.constexpr,
-               PRECISION: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    """total [outputs, pixels] and the nine taps' products for the box at image, line and column."""
+def copied_sum(
+    x,  # descriptor of [K, H, W, channels]
+    weight,  # descriptor of [outputs, 9 * channels] or, TURNED, [channels, 9 * outputs]
+    total,  # [OUTPUTS, pixels] float32
+    corner,  # where the box begins: map, line, column; and the tile's first output
+    sizes,  # channels, outputs
+    TURNED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DEPTH: tl.constexpr,  # channels of a step
+):
+    """total and the nine taps' products for one box."""
+    image, line, column, o = corner
+    channels, outputs = sizes
     for k in range(9 * tl.cdiv(channels, DEPTH)):
         tap, c = k % 9, k // 9 * DEPTH
         box = x.load([image, line + (tap // 3 - 1), column + (tap % 3 - 1), c])
@@ -35,42 +46,69 @@ def copied_sum(x, weight, total, image, line, column, o, channels, outputs, TURN
 
 
 @triton.jit(do_not_specialize=["count", "height", "width", "per_image"])
-def bulk_kernel(x, weight, bias, extra, out, choice, count, height, width, per_image, channels, outputs,
-                TURNED: tl.constexpr, FINISH: tl.constexpr, HAS_EXTRA: tl.constexpr, WANTED: tl.constexpr,
-                PRECISION: tl.constexpr, MAPS: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr,
-                OUTPUTS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    """As `product_kernel` with nine taps. TURNED: weight lies as [channels, 9, outputs] and its taps run backwards."""
+def tma_kernel(
+    x,  # descriptor of [K, H, W, channels]
+    weight,  # descriptor of [outputs, 9 * channels] or, TURNED, [channels, 9 * outputs]
+    bias,  # [outputs]
+    extra,  # [K, H, W, outputs]: what is added or gated, where HAS_EXTRA
+    out,  # [K, H, W, outputs]
+    choice,  # counts [N] or labels [K]: which maps are wanted, as WANTED says
+    count,  # K
+    height,
+    width,
+    per_image,  # K / N
+    channels,
+    outputs,
+    TURNED: tl.constexpr,  # whether the taps run backwards
+    EPILOGUE: tl.constexpr,  # what becomes of the sum
+    HAS_EXTRA: tl.constexpr,
+    WANTED: tl.constexpr,
+    PRECISION: tl.constexpr,  # "tf32" or "ieee"
+    MAPS: tl.constexpr,  # of a box,
+    LINES: tl.constexpr,  # its lines
+    COLUMNS: tl.constexpr,  # and columns
+    OUTPUTS: tl.constexpr,  # of a tile
+    DEPTH: tl.constexpr,  # channels of a step
+):
+    """As `product_kernel` with nine taps."""
     tiles, across, down = tl.cdiv(outputs, OUTPUTS), tl.cdiv(width, COLUMNS), tl.cdiv(height, LINES)
     first_output, box = tl.program_id(0) % tiles * OUTPUTS, tl.program_id(0) // tiles
-    first_map, first_line, first_column = (
-        box // across // down * MAPS,
-        box // across % down * LINES,
-        box % across * COLUMNS,
-    )
+    first_map = box // across // down * MAPS
+    first_line, first_column = box // across % down * LINES, box % across * COLUMNS
     pixel = tl.arange(0, MAPS * LINES * COLUMNS)
     image = first_map + pixel // (LINES * COLUMNS)
     line, column = first_line + pixel // COLUMNS % LINES, first_column + pixel % COLUMNS
     there = (image < count) & (line < height) & (column < width)
     live = wanted_rows(image, choice, per_image, WANTED, there)
     total = tl.zeros((OUTPUTS, MAPS * LINES * COLUMNS), tl.float32)
+    corner, sizes = (first_map, first_line, first_column, first_output), (channels, outputs)
     # A box of padding alone costs no product. A number of steps read from memory would leave the uniform registers.
     if WANTED == 0:
-        total = copied_sum(x, weight, total, first_map, first_line, first_column, first_output, channels, outputs,
-                           TURNED, PRECISION, DEPTH)  # fmt: skip
+        total = copied_sum(x, weight, total, corner, sizes, TURNED, PRECISION, DEPTH)
     elif tl.max(live.to(tl.int32), axis=0) > 0:
-        total = copied_sum(x, weight, total, first_map, first_line, first_column, first_output, channels, outputs,
-                           TURNED, PRECISION, DEPTH)  # fmt: skip
+        total = copied_sum(x, weight, total, corner, sizes, TURNED, PRECISION, DEPTH)
     o = first_output + tl.arange(0, OUTPUTS)
     place = ((image.to(tl.int64) * height + line) * width + column)[:, None] * outputs + o[None, :]
     known = there[:, None] & (o < outputs)[None, :]
-    finish(tl.trans(total), bias, extra, out, place, known, live, o, outputs, FINISH, HAS_EXTRA)
+    epilogue(tl.trans(total), bias, extra, out, place, known, live, o, outputs, EPILOGUE, HAS_EXTRA)
 
 
-def bulk_product(x: Tensor, weight: Tensor, out: Tensor, tile: Tile, turned: bool, finish: int = PLAIN,
-                 bias: Tensor | None = None, extra: Tensor | None = None, choice: Tensor | None = None,
-                 wanted: int = ALL, per_image: int = 1) -> None:  # fmt: skip
+def tma_product(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    tile: Tile,
+    turned: bool,
+    epilogue: int = PLAIN,
+    bias: Tensor | None = None,
+    extra: Tensor | None = None,
+    choice: Tensor | None = None,
+    wanted: int = ALL,
+    per_image: int = 1,
+) -> None:
     """Fill out [K, O, H, W] from x [K, C, H, W] and a weight that lies as [O, 9, C], turned as [C, 9, O]."""
     (count, channels, height, width), outputs = x.shape, out.shape[1]
+    assert tile.box is not None, "a tile without a box cannot be copied in bulk"
     maps, lines, columns = tile.box
     last = x.permute(0, 2, 3, 1)
     source = TensorDescriptor(last, list(last.shape), _strides(last.shape), [maps, lines, columns, tile.depth])
@@ -78,11 +116,12 @@ def bulk_product(x: Tensor, weight: Tensor, out: Tensor, tile: Tile, turned: boo
     block = [tile.depth, tile.outputs] if turned else [tile.outputs, tile.depth]
     matrix = TensorDescriptor(weight, [rows, length], [length, 1], block)
     programs = tile.tiles(count, height, width, outputs)
-    launch(bulk_kernel, programs, x.device, source, matrix, out if bias is None else bias,
-           out if extra is None else extra, out, out if choice is None else choice, count, height, width, per_image,
-           channels, outputs, TURNED=turned, FINISH=finish, HAS_EXTRA=extra is not None, WANTED=wanted,
-           PRECISION=precision(x.dtype), MAPS=maps, LINES=lines, COLUMNS=columns, OUTPUTS=tile.outputs,
-           DEPTH=tile.depth, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True)  # fmt: skip
+    operands = [out if one is None else one for one in (bias, extra, out, choice)]
+    sizes = count, height, width, per_image, channels, outputs
+    kind = {"TURNED": turned, "EPILOGUE": epilogue, "HAS_EXTRA": extra is not None, "WANTED": wanted}
+    box = {"MAPS": maps, "LINES": lines, "COLUMNS": columns}
+    options = {name: value for name, value in tile.options(channels, x.dtype).items() if name not in ("EVEN", "ROWS")}
+    launch(tma_kernel, programs, x.device, source, matrix, *operands, *sizes, **kind, **box, **options)
 
 
 def _strides(shape: torch.Size) -> list[int]:
@@ -97,14 +136,17 @@ def takes(x: Tensor, weight: Tensor, outputs: int, turned: bool) -> bool:
         return False
     if size == 4 and (turned or precision(x.dtype) == "ieee"):
         return False  # tensor cores read float32 along the sum alone; without them registers are the better place
-    return outputs * size % 16 == 0 and trusted(x.device)
+    return outputs * size % 16 == 0
 
 
 _agreeing: dict[int, bool] = {}
 
 
-def trusted(device: torch.device) -> bool:
-    """Whether this GPU and this Triton were seen to agree with the other kernel; looked at once, at first use."""
+def trusted(device: torch.device, product: Callable) -> bool:
+    """Whether this GPU and this Triton were seen to agree with the other kernel; looked at once, at first use.
+
+    product  `matrix.product`, which can gather
+    """
     if device.type != "cuda":
         return True
     index = torch.cuda.current_device() if device.index is None else device.index
@@ -112,24 +154,24 @@ def trusted(device: torch.device) -> bool:
         if torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode() == 2:
             return False  # one look means waiting: not now
         try:
-            _agreeing[index] = _agrees(torch.device("cuda", index))
+            _agreeing[index] = _agrees(torch.device("cuda", index), product)
         except Exception as error:  # whatever a compiler or driver stumbles over, the other kernel still works
             warnings.warn(f"3x3 convolutions go without bulk copies here: {error}", stacklevel=2)
             _agreeing[index] = False
     return _agreeing[index]
 
 
-def _agrees(device: torch.device) -> bool:
+def _agrees(device: torch.device, product: Callable) -> bool:
     """One small convolution and its gradient, copied in bulk and gathered."""
-    from htc_fast.ops.triton.matrix import product, rows_of
-
+    last = {"memory_format": torch.channels_last}
     ramp = torch.arange(5 * 64 * 14 * 14, device=device) % 251 / 251 - 0.5
-    x = rows_of(ramp.view(5, 64, 14, 14).to(torch.bfloat16))
-    weight = rows_of((torch.arange(64 * 64 * 9, device=device) % 241 / 241 - 0.5).view(64, 64, 3, 3).to(x.dtype))
+    x = ramp.view(5, 64, 14, 14).to(torch.bfloat16).contiguous(**last)
+    weight = (torch.arange(64 * 64 * 9, device=device) % 241 / 241 - 0.5).view(64, 64, 3, 3)
+    weight = weight.to(x.dtype).contiguous(**last)
     for turned in (False, True):
         steps = (9 * 64, 1, -64) if turned else (1, 9 * 64, 64)
-        wanted, found = product(x, weight, 64, steps, 9, PLAIN, bulk=False), torch.empty_like(x)
-        bulk_product(x, weight, found, Tile(128, 128, box=BOXES[128][0]), turned)
+        wanted, found = product(x, weight, 64, steps, 9, PLAIN, tma=False), torch.empty_like(x)
+        tma_product(x, weight, found, Tile(128, 128, box=BOXES[128][0]), turned)
         if not (wanted - found).abs().amax() <= 0.02 * wanted.abs().amax():
             warnings.warn("3x3 convolutions go without bulk copies here: their results differ.", stacklevel=3)
             return False

@@ -1,7 +1,9 @@
 """torchvision's and detectron2's checkpoints: our detector does what theirs does with the same made-up weights."""
 
+import os
 import pickle
 import re
+from collections import defaultdict, deque
 
 import numpy as np
 import pytest
@@ -245,4 +247,30 @@ def test_a_plain_pickle_s_code_is_never_run(tmp_path, protocol):
     path.write_bytes(pickle.dumps({"model": {"rpn.conv.bias": odd["names"]}}, protocol=protocol))
     with pytest.raises(UserError, match="holds no tensors"):
         read(path)
+    assert not marker.exists()
+
+
+class Bag(dict):
+    """As mmengine's ConfigDict is one."""
+
+
+class Row(list):
+    pass
+
+
+class Command:
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.marker}",))
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_torch_load_refuses_under_weights_only_is_read(tmp_path, protocol):
+    marker, path = tmp_path / "ran", tmp_path / "framework.pth"
+    odd = [Bag(a=Bag(b=1)), Row([1, 2]), deque([1]), defaultdict(list, a=[1]), Command(marker), 2**3000]
+    for content in odd:
+        torch.save({"state_dict": {"x": torch.ones(2)}, "meta": content}, path, pickle_protocol=protocol)
+        assert read(path).tensors["x"].tolist() == [1, 1]
     assert not marker.exists()

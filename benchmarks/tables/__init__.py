@@ -1,0 +1,1 @@
+"""README's and docs' tables, made from benchmarks/results; `python -m benchmarks.tables`."""

@@ -1,0 +1,41 @@
+"""What the mask branch costs before anything is measured: operations, bytes, tiles and waves, counted from the shapes.
+
+The GPU's figures are its data sheet's; nothing here was timed.
+"""
+
+import math
+
+import torch
+
+from benchmarks.tables.markdown import table
+from htc_fast.ops._backend import triton_installed
+
+FLOPS, BYTES = 989e12, 4.8e12  # of an H200: bf16 products and memory, per second
+CHANNELS = 256
+HEAD = ["launch", "maps", "GFLOP", "MB", "tile", "copied as", "tiles", "waves", "of the GPU used", "limit, µs"]
+
+
+def counted(suites: tuple[str, ...] = ()) -> str | None:
+    """One row per launch; None where Triton is not installed, whose tiles are counted."""
+    if not triton_installed():
+        return None
+    found = [row("3×3 convolution", (count, 14, 14), 9) for count in (1, 10, 100, 128, 512, 1000)]
+    found += [row("3×3 convolution", shape, 9) for shape in ((100, 7, 7), (100, 28, 28), (2, 100, 168))]
+    return table(HEAD, found + [row("information flow", (count, 14, 14), 1, extra=True) for count in (100, 512)])
+
+
+def row(name: str, shape: tuple[int, int, int], taps: int, outputs: int = CHANNELS, extra: bool = False) -> list[str]:
+    from htc_fast.ops.triton.tiles import Device, by_waves, candidates
+
+    gpu = Device("NVIDIA H200", 132, 232448, True)
+    rows, x = math.prod(shape), torch.empty(0, dtype=torch.bfloat16, device="meta")
+    tile = by_waves(shape, outputs, candidates(x, outputs, gpu, taps == 9, extra), gpu)
+    tiles = tile.tiles(*shape, outputs)
+    operations = 2 * rows * CHANNELS * taps * outputs
+    moved = 2 * (rows * (CHANNELS + outputs * (1 + extra)) + CHANNELS * taps * outputs)
+    full = rows * outputs / (math.ceil(tiles / gpu.processors) * gpu.processors * tile.rows * tile.outputs)
+    limit = max(operations / FLOPS, moved / BYTES) * 1e6
+    box = "–" if tile.box is None else "×".join(map(str, tile.box))
+    cells = [name, "×".join(map(str, shape)), f"{operations / 1e9:.1f}", f"{moved / 1e6:.1f}"]
+    cells += [f"{tile.rows}×{tile.outputs}", box, str(tiles), f"{tiles / gpu.processors:.2f}", f"{full:.0%}"]
+    return [*cells, f"{limit:.1f}"]

@@ -1,0 +1,122 @@
+"""Operators and detectors beside their rivals: every usual case, one line of each, and the summary."""
+
+from benchmarks.stored import fastest
+from benchmarks.tables.machines import UNMEASURED, blocks, chosen, device, gpu, on_gpu
+from benchmarks.tables.markdown import captions, milliseconds, paragraphs, table, times
+from htc_fast.profiling.parts import short
+
+REPLAYED = "On the device, in a replayed CUDA graph; with * of a call from Python, where one of both waits."
+
+
+def operators(suites: tuple[str, ...]) -> str:
+    """Case, ours, share of the limit, rivals; which operator it is where a table holds several."""
+    return blocks(suites, lambda results: operators_of(results, len(suites) > 1))
+
+
+def operators_of(results: dict[str, dict], named: bool) -> str:
+    rows = usual(results)
+    lines = []
+    for suite, row in rows:
+        ours = row["milliseconds"]["htc_fast"]
+        case = (f"{suite}: " if named else "") + words(row)
+        speed = next((f"{row[unit]:.3g} {unit}" for unit in ("TFLOP/s", "GB/s") if unit in row), "")
+        share = f"{row['share of limit']:.0%}" if "share of limit" in row else ""
+        others = "; ".join(beside(row, who) for who in row["ratio"])
+        time = [milliseconds(fastest(ours)), milliseconds(ours["spread"])]
+        lines.append([case, *time, speed or "–", share or "–", others or "–"])
+    head = ["", "htc_fast, ms", "±", "rate", "of limit", "others, ms (times ours)"]
+    note = REPLAYED if on_gpu(device(results)) else ""
+    return paragraphs(table(head, lines), note, absent(rows), captions(results))
+
+
+def usual(results: dict[str, dict]) -> list[tuple[str, dict]]:
+    """(suite, row) of what is not for --full alone."""
+    return [(suite, row) for suite, result in results.items() for row in result["rows"] if not row["full"]]
+
+
+def words(row: dict) -> str:
+    return row["case"] + ("" if row["dtype"] == "float32" else f", {row['dtype']}")
+
+
+def beside(row: dict, who: str) -> str:
+    """torchvision 535 (24.7×)"""
+    ours, other = row["milliseconds"]["htc_fast"], row["milliseconds"][who]
+    called = "*" * ("graph" in ours and "graph" not in other)
+    return f"{who} {milliseconds(fastest(other))} ({times(row['ratio'][who])}{called})"
+
+
+def absent(rows: list[tuple[str, dict]]) -> str:
+    """Who could not be measured, and why."""
+    reasons = {f"{who} ({why})": None for _, row in rows for who, why in row["absent"].items()}
+    return f"Absent: {', '.join(reasons)}." if reasons else ""
+
+
+def rivals(row: dict) -> dict[str, float]:
+    """Who else did it -> milliseconds; not ours on other backends."""
+    others = {who: one for who, one in row["milliseconds"].items() if not who.startswith(("htc_fast", "our "))}
+    return {who: fastest(one) for who, one in others.items()}
+
+
+def first(rows: list[dict]) -> dict:
+    """The first case that somebody else did too; else the first one. Of detectors, one that is optimized."""
+    rows = [row for row in rows if "optimized" in row["case"]] or rows
+    return next(filter(rivals, rows), rows[0])
+
+
+def summary(suites: tuple[str, ...]) -> str:
+    """One line of each suite: ours, and the best of the others."""
+    text = blocks(suites, summary_of)
+    return text if UNMEASURED not in gpu(suites) else f"{text}\n\n{gpu(suites)}"
+
+
+def summary_of(results: dict[str, dict]) -> str:
+    lines = []
+    for suite in results:
+        rows = [row for _, row in usual({suite: results[suite]})]
+        if not rows:
+            continue
+        row = first(rows)
+        others = rivals(row)
+        who = min(others, key=others.get, default=None)
+        best = [f"{who} {milliseconds(others[who])}", times(row["ratio"][who])] if who else ["–", "–"]
+        name = row["case"] if row["case"].startswith(suite) else f"`{suite}`: {row['case']}"
+        name += "" if row["dtype"] == "float32" else f", {row['dtype']}"
+        lines.append([name, milliseconds(fastest(row["milliseconds"]["htc_fast"])), *best])
+    machine = next(iter(results.values()))["machine"]
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "torchvision") if name in machine)
+    head = ["", "htc_fast, ms", "best of the others, ms", "times ours"]
+    return table(head, lines) + f"\n\n{machine['device']}, {versions}"
+
+
+def line(suites: tuple[str, ...]) -> str:
+    """An operator's first case: On <device>: forward, 1000 RoIs to 7×7 in 22 ms; torchvision 535 ms (24.7×)."""
+    lines = []
+    for results in chosen(suites):
+        rows = [row for _, row in usual(results)]
+        if not rows:
+            continue
+        row = first(rows)
+        ours = milliseconds(fastest(row["milliseconds"]["htc_fast"]))
+        others = [f"; {who} {milliseconds(time)} ms ({times(row['ratio'][who])})" for who, time in rivals(row).items()]
+        lines.append(f"On {device(results)}: {words(row)} in {ours} ms{''.join(others)}.")
+    return "\n\n".join(lines) or f"{UNMEASURED.capitalize()}."
+
+
+def models(suites: tuple[str, ...]) -> str:
+    """Seconds per picture, one row per network and mode."""
+    return blocks(suites, models_of)
+
+
+def models_of(results: dict[str, dict]) -> str:
+    rows = usual(results)
+    cells: dict[str, dict[str, str]] = {}
+    for _, row in rows:
+        for who, one in row["milliseconds"].items():
+            name = row["case"] if who == "htc_fast" else f"{who}, beside {row['case'].split(',')[0]}"
+            share = row.get("share of limit") if who == "htc_fast" else None
+            time = f"{one['median'] / 1e3 / row.get('pictures', 1):.3g}" + (f" ({share:.0%})" if share else "")
+            cells.setdefault(name, {})[row["dtype"]] = time
+    dtypes = [dtype for dtype in ("float32", "bfloat16", "float16") if any(dtype in found for found in cells.values())]
+    lines = [[name, *(found.get(dtype, "–") for dtype in dtypes)] for name, found in cells.items()]
+    head = ["800×1333, seconds of a picture", *(f"{short(dtype)} (of limit)" for dtype in dtypes)]
+    return paragraphs(table(head, lines), absent(rows), captions(results))

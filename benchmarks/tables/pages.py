@@ -1,0 +1,91 @@
+"""Which table is made how, of which suites, and the pages and pictures that they stand in."""
+
+import re
+from pathlib import Path
+
+from benchmarks import curves
+from benchmarks.tables import costs, operators, runs
+from benchmarks.tables.machines import chosen, device, gpu
+from htc_fast.errors import choose
+from htc_fast.profiling import chart
+
+ROOT = Path(__file__).resolve().parents[2]
+CONVOLUTIONS = "conv3x3_relu", "mask_flow", "mask_predict", "semantic_merge", "mask_branch"
+OPERATORS = "roi_align", "pr_roi_pool", "nms", "soft_nms", "paste_masks", "encode_masks", *CONVOLUTIONS
+DETECTORS = "htc", "cascade_mask", "mask_rcnn"
+# Name of a table -> how it is made, of which suites.
+TABLES = {
+    "summary": (operators.summary, *OPERATORS, *DETECTORS),
+    "gpu": (gpu, *OPERATORS, *DETECTORS),
+    "roi_align": (operators.operators, "roi_align"),
+    "pr_roi_pool": (operators.operators, "pr_roi_pool"),
+    "nms": (operators.operators, "nms", "soft_nms"),
+    "masks": (operators.operators, "paste_masks", "encode_masks"),
+    "matrix": (operators.operators, *CONVOLUTIONS),
+    **{f"operator:{name}": (operators.line, name) for name in OPERATORS},
+    "model": (operators.models, *DETECTORS),
+    "profile": (runs.profile, "profile"),
+    "sweep": (runs.sweep, "sweep"),
+    "training": (runs.training, "training"),
+    "precision": (runs.precision, "precision"),
+    "soak": (runs.soak, "soak", "soak_optimized"),
+    "buckets": (runs.buckets, "buckets"),
+    "costs": (costs.counted,),
+}
+# Pictures of docs -> who draws them, of which suite; the first device's.
+PICTURES = {"profile.png": (chart.draw, "profile"), "sweep.png": (curves.draw, "sweep")}
+
+
+def texts() -> list[Path]:
+    """README.md and docs/*.md."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def fill(text: str) -> str:
+    """A page with every table made anew; one that cannot be made here stays.
+
+    raises  UserError if it asks for a table that there is not
+    """
+
+    def one(found: re.Match) -> str:
+        make, *suites = TABLES[choose(found[1], TABLES, "table")]
+        made = make(tuple(suites))
+        return found[0] if made is None else f"<!-- bench:{found[1]} -->\n{made}\n<!-- /bench -->"
+
+    return re.sub(r"<!-- bench:([\w:]+) -->.*?<!-- /bench -->", one, text, flags=re.DOTALL)
+
+
+def refresh(write: bool) -> list[str]:
+    """Names of the pages and pictures that show other results than the stored ones; write: make those anew."""
+    stale = []
+    for path in texts():
+        text = path.read_text()
+        filled = fill(text)
+        if filled != text:
+            stale.append(path.relative_to(ROOT).as_posix())
+            if write:
+                path.write_text(filled)
+    for name, (draw, suite) in PICTURES.items():
+        for result in [results[suite] for results in chosen((suite,))][:1]:
+            if drawn_from(ROOT / "docs" / name) != chart.digest(result):
+                stale.append(f"docs/{name}")
+                if write:
+                    draw(result, ROOT / "docs" / name)
+    return stale
+
+
+def drawn_from(path: Path) -> str | None:
+    """The digest of the results that a picture was drawn from."""
+    from PIL import Image
+
+    return Image.open(path).info.get("Source") if path.exists() else None
+
+
+def devices() -> list[str]:
+    """Whose results each table shows, in a line."""
+    lines = []
+    for name, (_, *suites) in TABLES.items():
+        named = [device(results) for results in chosen(tuple(suites))]
+        if suites and ":" not in name:
+            lines.append(f"{name}: {', '.join(named) or 'nothing measured by device'}")
+    return lines

@@ -1,0 +1,126 @@
+"""Runs of their own kind: profile, curves, 16 bits, memory, training."""
+
+import json
+
+from benchmarks import stored
+from benchmarks.tables.machines import UNMEASURED, blocks
+from benchmarks.tables.markdown import caption, captions, milliseconds, paragraphs, table
+from htc_fast.profiling import report
+from htc_fast.profiling.paper import FPS
+from htc_fast.profiling.parts import in_order, label, short
+
+
+def profile(suites: tuple[str, ...]) -> str:
+    """Images per second and share of the limit beside the paper's; then HTC's parts."""
+    return blocks(suites, lambda results: profile_of(results["profile"]))
+
+
+def profile_of(result: dict) -> str:
+    rows = []
+    for row in result["rows"]:
+        paper, taken = result["paper"].get(row["case"]), f"{row['images_per_second']:.2f}"
+        published = [f"{paper['fps']:g}", f"{paper['share']:.0%}"] if paper else ["–", "–"]
+        share = [f"{row['gflop']:.0f}", milliseconds(row["limit_ms"]), f"{row['share']:.0%}"]
+        who = [row["case"], f"{row['mode']}, {short(row['dtype'])}"]
+        rows.append([*who, taken, milliseconds(row.get("graph_ms", row["ms"])), *share, *published])
+    setting = result["setting"]
+    words = ("", "img/s", "ms", "GFLOP", "limit, ms", "reached", "paper, fps", "of its card's limit")
+    head = [f"{setting['size'][0]}×{setting['size'][1]}, batch {setting['batch_size']}", *words]
+    absent = "; ".join(f"{who}: absent ({reason})" for who, reason in result["absent"].items())
+    missing = [name for name in FPS if name not in {row["case"] for row in result["rows"]}]
+    missing = f"{', '.join(missing)}: {UNMEASURED} here." if missing else ""
+    slowest = [line.strip() for line in report.bottlenecks(result).splitlines() if "htc_r50, optimized" in line]
+    next_ones = f"Most time above the limit: {'; '.join(slowest)}." if slowest else ""
+    return paragraphs(table(head, rows), parts(result, "htc_r50"), next_ones, missing, absent, caption(result))
+
+
+def parts(result: dict, case: str) -> str:
+    """A model's parts, its runs side by side: milliseconds and the share of the limit."""
+    runs = [row for row in result["rows"] if row["case"] == case]
+    if not runs:
+        return f"{case}: {UNMEASURED}."
+    rows = []
+    for name in in_order(runs[0]["parts"]):
+        found = [row["parts"].get(name) for row in runs]
+        cells = [f"{milliseconds(one['ms'])} ({one['share'] or 0:.0%})" if one else "–" for one in found]
+        first = runs[0]["parts"][name]
+        rows.append([label(name, runs[0]["parts"]), f"{first['gflop']:.1f}", f"{first['mb']:.0f}", *cells])
+    titles = [f"{row['mode']} {short(row['dtype'])}, ms (of limit)" for row in runs]
+    return table([case, "GFLOP", f"MB, {short(runs[0]['dtype'])}", *titles], rows)
+
+
+def sweep(suites: tuple[str, ...]) -> str:
+    """How cost grows, one line per curve."""
+    return blocks(suites, lambda results: sweep_of(results["sweep"]))
+
+
+def sweep_of(result: dict) -> str:
+    rows = []
+    for one in result["curves"]:
+        sizes, times = one["sizes"], [milliseconds(one["milliseconds"][at]) for at in (0, -1)]
+        ends = [f"{sizes[0]} – {sizes[-1]}", " – ".join(times), f"{one['exponent']:.2f}"]
+        rows.append([one["what"], one["over"], *ends])
+    return table(["", "over", "sizes", "ms", "exponent"], rows) + f"\n\n{caption(result)}"
+
+
+def precision(suites: tuple[str, ...]) -> str:
+    """What 16 bits cost: AP, and how many of fp32's detections come out again."""
+    return blocks(suites, lambda results: precision_of(results["precision"]))
+
+
+def precision_of(result: dict) -> str:
+    keys = [key for key in result["rows"][0] if key.endswith(("AP", "AP50"))]
+    rows = [
+        [
+            row["computed in"],
+            *(f"{row[key]:.4f}" for key in keys),
+            f"{row['matched']:.1%} of {row['of']}",
+            f"{row['scores apart']:.4f}",
+        ]
+        for row in result["rows"]
+    ]
+    matched = f"of score ≥ {result['score']} matched, IoU ≥ {result['iou']}"
+    words = f"{result['model']} over {result['backbone']}, {result['pictures']} pictures, {caption(result)}"
+    words += f"; {result['note']}" if result["note"] else ""
+    return table(["", *keys, matched, "scores apart"], rows) + f"\n\n{words}"
+
+
+def soak(suites: tuple[str, ...]) -> str:
+    """Memory over a long `predict`, as it is and optimized."""
+    return blocks(suites, soak_of)
+
+
+def soak_of(results: dict[str, dict]) -> str:
+    keys = ("pictures", "broken", "instances", "MB after a tenth", "MB at the end", "MB at most")
+    words = {"soak": "as it is", "soak_optimized": "optimized"}
+    rows = [[words[how], *(f"{one[key]:g}" for key in keys)] for how, one in results.items()]
+    return table(["predict", *keys], rows) + "\n\n" + captions(results)
+
+
+def buckets(suites: tuple[str, ...]) -> str:
+    """Peak memory per input shape."""
+    return blocks(suites, lambda results: buckets_of(results["buckets"]))
+
+
+def buckets_of(result: dict) -> str:
+    types = list(result["rows"][0]["MB"])
+    rows = [
+        [f"{row['batch']} × {row['height']}×{row['width']}", *(f"{row['MB'][one]:.0f}" for one in types)]
+        for row in result["rows"]
+    ]
+    head = ["htc_r50, optimized", *(f"{short(one)}, MB" for one in types)]
+    return table(head, rows) + f"\n\n{result['what']}; {caption(result)}"
+
+
+def training(suites: tuple[str, ...]) -> str:
+    """What a run reached, beside its rival."""
+    path = stored.RESULTS / f"{suites[0]}.json"
+    if not path.exists():
+        return f"{UNMEASURED.capitalize()}."
+    result = json.loads(path.read_text())
+    rows = [
+        [who, str(one["images"]), *(f"{one[name]:.3f}" for name in ("mask_AP", "mask_AP50", "mask_AP75"))]
+        for who, one in result["runs"].items()
+    ]
+    head = ["30 minutes, two cores", "images seen", "mask AP", "AP50", "AP75"]
+    return table(head, rows) + f"\n\n{result['note']}"

@@ -1,0 +1,62 @@
+"""What evaluate, predict and export ask alike: which weights, which size, which device."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from htc_fast.data.pictures import image_limits
+from htc_fast.detector import Detector, load
+from htc_fast.device import autocast
+from htc_fast.errors import UserError
+from htc_fast.inference.optimize import Optimized, optimized
+from htc_fast.inference.predict import at_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A detector from a file.
+
+    raises  UserError naming the option that makes no sense
+    """
+
+    weights: Annotated[Path, "checkpoint: ours, mmdetection's, torchvision's or detectron2's"]
+    model: Annotated[str | None, "name of the network, where the file does not say it: see htc_fast.list_models()"] = (
+        None
+    )
+    image_size: Annotated[tuple[int, ...] | None, "short side and, optionally, longest long side", "PX"] = None
+    batch_size: int = 1
+    device: Annotated[str | None, "cpu, cuda, cuda:1; by default a GPU if there is one"] = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError("--batch-size takes a number of at least 1.")
+        if self.image_size is not None:
+            image_limits(self.image_size)
+
+    def load(self, num_classes: int | None = None, device: str | None = None) -> Detector:
+        """The detector, on its device."""
+        return load(self.weights, name=self.model, num_classes=num_classes, device=device or self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference(Network):
+    """A detector, and how it computes."""
+
+    workers: Annotated[int, "threads that read pictures (default: 1 on a CPU, up to 8 on a GPU)"] = 0
+    optimize: Annotated[bool, "fold and fuse the network first; on a GPU, one graph per size"] = False
+    amp: Annotated[bool, "compute in bf16 where that is safe and the device can"] = False
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(short side, limit of the long side); None: the model's own."""
+        return None if self.image_size is None else image_limits(self.image_size)
+
+    @contextlib.contextmanager
+    def ready(self, model: Detector, stage: int | None) -> Iterator[Detector | Optimized]:
+        """The model in the form and precision asked for; within, it detects with one stage alone or with all (None)."""
+        device = next(model.parameters()).device
+        form = optimized(model, self.size, self.batch_size, self.amp) if self.optimize else model
+        with at_stage(form, stage), autocast(device, self.amp):
+            yield form

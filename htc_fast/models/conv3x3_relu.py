@@ -1,0 +1,17 @@
+"""The 3x3 convolution with ReLU of which the heads are made."""
+
+from torch import Tensor, nn
+
+from htc_fast import ops
+from htc_fast.ops.winograd import Packed
+
+
+class Conv3x3ReLU(nn.Conv2d):
+    """Maps [K, C, H, W] -> relu(3x3 convolution) of the same shape; may own its weight in Winograd's form as well."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, padding=1)
+        self.packed: Packed | None = None  # made by `optimize`
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.conv3x3_relu(x, self.weight, self.bias, packed=self.packed)

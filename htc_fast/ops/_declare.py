@@ -1,0 +1,82 @@
+"""How an operator is told to PyTorch: one schema, one fake kernel and one gradient, whatever the backend.
+
+`htc_fast::` holds what the native library implements; `htc_fast_triton::` holds the Triton kernels, to be forced. Where
+the library has no CUDA kernel, Triton's is `htc_fast::`'s own, so that a program exported or compiled with that name
+runs on a GPU machine without nvcc. Triton itself is imported at the first call of a kernel.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend, _native
+
+NATIVE, TRITON = "htc_fast", "htc_fast_triton"
+# Kept: what a Library registered goes with it.
+_libraries = {namespace: torch.library.Library(namespace, "FRAGMENT") for namespace in (NATIVE, TRITON)}
+
+
+def declare(
+    schema: str,
+    fake: Callable,
+    *,
+    backward: Callable | None = None,
+    setup_context: Callable | None = None,
+    native: bool = True,
+    triton: str | None = None,
+) -> None:
+    """Define an operator in the namespaces of its backends.
+
+    schema         "name(arguments) -> results", as torch.library.define takes it
+    fake           the results' shapes and types, as torch.library.register_fake takes it
+    backward       (library, ctx, *gradients) -> gradients of the arguments; library is the operator's own namespace
+    setup_context  (ctx, inputs, output), as torch.library.register_autograd takes it
+    native         whether csrc/torch implements it
+    triton         the file in ops/triton that has a function of the operator's name; None: Triton does not run it
+    """
+    name = schema.partition("(")[0]
+    if native and _native.fits(name):
+        _define(NATIVE, name, schema, fake, backward, setup_context)
+        if not _native.has(name, "CPU"):
+            _libraries[NATIVE].impl(name, lambda *_: _native.require(), "CPU")
+        if triton and _backend.triton_installed() and not _native.has(name, "CUDA"):
+            _libraries[NATIVE].impl(name, _first_import(triton, name), "CUDA")
+    if triton:
+        _define(TRITON, name, schema, fake, backward, setup_context)
+        for device in ("CUDA", "CPU"):
+            _libraries[TRITON].impl(name, _first_import(triton, name), device)
+
+
+def _define(namespace: str, name: str, schema: str, fake: Callable, backward: Callable | None, setup_context) -> None:
+    library, operator = _libraries[namespace], f"{namespace}::{name}"
+    library.define(schema)
+    torch.library.register_fake(operator, fake, lib=library)
+    if backward is not None:
+        own = functools.partial(backward, getattr(torch.ops, namespace))
+        torch.library.register_autograd(operator, own, setup_context=setup_context, lib=library)
+
+
+def _first_import(file: str, name: str) -> Callable:
+    def run(*arguments):
+        return getattr(importlib.import_module(f"htc_fast.ops.triton.{file}"), name)(*arguments)
+
+    return run
+
+
+def maps_like(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:
+    """For fake kernels: unfilled maps [count, channels, height, width], channels-last, of like's type and device."""
+    return like.new_empty(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def dense_like(like: Tensor) -> Tensor:
+    """For fake kernels: an unfilled tensor of like's shape, contiguous."""
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+def once(grad: Tensor) -> None:
+    """raises  RuntimeError where a second derivative is asked for; for gradients that have none"""
+    if torch.is_grad_enabled() and grad.requires_grad:
+        raise RuntimeError("this operator has no second derivative: call backward without create_graph=True.")

@@ -1,0 +1,37 @@
+"""oneDNN's convolutions with what follows them in the same pass: the one place that calls torch's own operators for it.
+
+They are private to torch, and know neither gradients nor tracing.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_there = torch.backends.mkldnn.is_available()
+_convolution: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if _there else None
+# Weight, bias, padding, stride, dilation, groups.
+Layer = tuple[Tensor, Tensor | None, Sequence[int], Sequence[int], Sequence[int], int]
+
+
+def unwatched(x: Tensor) -> bool:
+    """Whether oneDNN's own convolution, or another without gradient, may be called for x."""
+    watched = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return _convolution is not None and x.device.type == "cpu" and x.numel() > 0 and not watched
+
+
+def convolution(x: Tensor, layer: Layer, activation: str = "none", constants: Sequence[float] = ()) -> Tensor:
+    """activation(convolution of x).
+
+    activation  oneDNN's name of it, or "none";  constants: what it takes
+    """
+    return _convolution(x, *layer, activation, list(constants), "")
+
+
+def convolution_sum(x: Tensor, other: Tensor, layer: Layer, relu: bool, overwrites: bool) -> Tensor:
+    """convolution of x + other [N, O, h, w], with ReLU if asked for; overwrites: in other's place in memory."""
+    after: tuple = "add", 1.0, "relu" if relu else None, [], ""
+    if overwrites:
+        return torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *layer, *after)
+    return _convolution.binary(x, other, *layer, *after)

@@ -1,0 +1,246 @@
+"""From a `TrainingRun` to data, model and loop: a training run as an object."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from htc_fast.data.coco import CocoDataset, say_maps
+from htc_fast.data.loader import Collate
+from htc_fast.data.pictures import image_limits
+from htc_fast.data.sample import make_sample_dataset
+from htc_fast.data.transforms import train_transform
+from htc_fast.detector import Detector
+from htc_fast.device import find_device, supports
+from htc_fast.errors import UserError
+from htc_fast.evaluation import coco
+from htc_fast.inference.draw import side_by_side
+from htc_fast.models import zoo
+from htc_fast.models.config import Model
+from htc_fast.models.weights import imagenet
+from htc_fast.models.weights.load import load_weights
+from htc_fast.training import distributed
+from htc_fast.training.batches import Batches
+from htc_fast.training.compiled import compile_layers
+from htc_fast.training.distributed import World
+from htc_fast.training.loop import Loop
+from htc_fast.training.run import TrainingRun
+
+
+class Trainer:
+    """All that a run needs, made and ready; nothing is written before `run`.
+
+    settings    the run as it was asked for
+    train, val  data sets; val is None where none is named
+    model       the detector that learns
+    loop        steps, checkpoints, evaluation
+    raises      UserError for data, options or weights that cannot be used
+    """
+
+    def __init__(self, run: TrainingRun, world: World | None = None):
+        if run.device is not None:
+            find_device(run.device)
+        if run.threads is not None:
+            torch.set_num_threads(run.threads)
+        # Under torchrun, this process joins the others.
+        self.world = world or distributed.start(run.device)
+        folder = choose_folder(run, self.world)
+        config = make_config(run)
+        self.settings = replace(run, data=make_sample_dataset()) if run.on_sample else run
+        self.train, self.val = make_datasets(self.settings, semantic=config.semantic != "none")
+        self.model = make_model(config, run, self.train)
+        self.loop = Loop(
+            self.model,
+            make_batches(run, self.train, config, self.world),
+            run.recipe(self.world.size),
+            folder,
+            self.world,
+            evaluate=None if self.val is None else make_evaluation(self.val, self.world),
+            picture=None if self.val is None else make_picture(self.val),
+        )
+
+    def run(self) -> Detector:
+        """Train to the end, or until asked to stop; checkpoints, metrics and pictures are in `loop.folder`.
+
+        returns  the trained detector, in evaluation mode
+        """
+        if self.world.is_main:
+            print(self.describe(), file=sys.stderr)
+        if self.settings.resume and not self.loop.resume() and self.world.is_main:
+            print(f"nothing to resume in {self.loop.folder}: starting anew.", file=sys.stderr)
+        self.loop.run()
+        return self.model.eval()
+
+    def describe(self) -> str:
+        """The run in two lines."""
+        config, recipe, world = self.model.config, self.loop.recipe, self.world
+        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        images = self.settings.batch_size * recipe.accumulate * world.size
+        in_bf16 = " in bf16" if recipe.amp and supports(torch.bfloat16, world.device) else ""
+        limits = [f"{recipe.epochs:g} epochs"]
+        limits += [f"{recipe.iterations} iterations"] if recipe.iterations else []
+        limits += [f"{recipe.minutes:g} minutes"] if recipe.minutes else []
+        return (
+            f"{config.name}, {config.backbone}, {millions:.1f} M parameters, on {world.size} x "
+            f"{world.device.type}{in_bf16}: {len(self.train)} pictures to train on, "
+            f"{len(self.val) if self.val else 'none'} held out, {len(self.train.classes)} classes\n"
+            f"{images} pictures per step, learning rate {recipe.schedule.rate:g}, {recipe.schedule.shape} schedule, "
+            f"until {' or '.join(limits)}; results in {self.loop.folder}"
+        )
+
+
+def choose_folder(run: TrainingRun, world: World) -> Path:
+    """Where the run goes: --out, or the next free default folder; with --resume the last one used.
+
+    raises  UserError if --out holds another run
+    """
+    folder = run.out or Path("runs") / ("sample" if run.on_sample else "train")
+    numbered = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
+    _check_place(folder)
+    free = next(number for number, each in enumerate(numbered) if not (each / "checkpoints").is_dir())
+    world.barrier()
+    if run.out is not None:
+        if free and not run.resume:
+            raise UserError(f"{folder} holds a run already: go on with --resume, or give another --out.")
+        return folder
+    return numbered[max(free - 1, 0) if run.resume else free]
+
+
+def _check_place(folder: Path) -> None:
+    """Hours of training must not end at a folder that cannot be written.
+
+    raises  UserError if it cannot
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "may not be written" if there.is_dir() else "is a file"
+        raise UserError(f"results cannot go to {folder}, as {there} {reason}: choose another --out.")
+
+
+def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDataset | None]:
+    """The training pictures with their augmentation, and the validation pictures, if any are named."""
+    short, long = image_limits(run.image_size)
+    transform = train_transform(
+        short if run.train_sizes is None else run.train_sizes[:2],
+        long if run.train_sizes is None else run.train_sizes[2],
+        flip=0.0 if run.flip == "none" else 0.5,
+        vertical_flip=0.5 if run.flip == "both" else 0.0,
+        crop=run.crop,
+        scale=run.scales,
+        turn=run.turn,
+    )
+    train = CocoDataset(
+        run.data,
+        "train",
+        annotations=run.train_json,
+        images=run.train_images,
+        semantic=run.semantic if semantic else "none",
+        transform=transform,
+    )
+    if run.semantic is None:
+        say_maps(train)
+    if run.data is None and run.val_json is None:
+        return train, None
+    val = CocoDataset(
+        run.data, "val", annotations=run.val_json, images=run.val_images, semantic="none", classes=train.classes
+    )
+    if not val.annotations.labelled:
+        raise UserError(f"{val.path} has no annotations, so there is no AP: name another file with --val-json.")
+    return train, val
+
+
+def make_config(run: TrainingRun) -> Model:
+    """The network's configuration, but for what the data knows."""
+    overrides = dict(run.set)
+    if run.backbone is not None:
+        overrides["backbone"] = run.backbone
+    if str(run.semantic) == "none":
+        # Without maps there is nothing for the branch to learn.
+        overrides["semantic"] = "none"
+    zoo.check_kinds(zoo.config(run.model), overrides)
+    config = zoo.asked_for(run.model, overrides)
+    if run.pretrained and imagenet.packaged_file(config.backbone):
+        config = replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
+    return config
+
+
+def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
+    """The detector, with ImageNet or other weights to start from."""
+    file = imagenet.packaged_file(config.backbone) if run.pretrained else None
+    downloads = run.pretrained and file is None and run.weights is None and not run.resume
+    config = replace(
+        config,
+        pretrained=downloads,
+        num_classes=len(train.classes),
+        semantic_classes=max(train.semantic_classes, 1),
+        class_names=tuple(train.classes),
+        category_ids=tuple(train.category_ids),
+        image_size=image_limits(run.image_size),
+    )
+    torch.manual_seed(run.seed)
+    try:
+        model = Detector(config)
+    except OSError as error:
+        raise UserError(
+            f"the ImageNet weights of {config.backbone} cannot be had ({str(error).splitlines()[0]}): go online once, "
+            f"or train with --no-pretrained or --backbone {imagenet.PACKAGED}, whose weights a package carries."
+        ) from error
+    if file is not None:
+        imagenet.load_packaged(model.backbone.net, file)
+    if run.weights is not None:
+        _start_from(model, run.weights)
+    if run.compile:
+        compile_layers(model)
+    return model
+
+
+def _start_from(model: Detector, weights: Path) -> None:
+    """Load what fits: last layers for other classes keep their fresh values.
+
+    raises  UserError if anything else differs
+    """
+    report = load_weights(model, weights, strict=False)
+    last = ("classes", "deltas", "logits")
+    foreign = [key for key in report.wrong_shape if key.split(" ")[0].split(".")[-2] not in last]
+    if report.missing or foreign:
+        raise UserError(
+            f"{weights} holds weights of another architecture than {model.config.name} on {model.config.backbone} "
+            f"({report}): choose --model, --backbone and --set as the file was trained with."
+        )
+    print(f"{weights}: {report}", file=sys.stderr)
+
+
+def make_evaluation(val: CocoDataset, world: World) -> Callable[[Detector], dict[str, float]]:
+    """Model -> AP of boxes and masks; every process predicts its share, the main one gets the numbers."""
+
+    def evaluate(model: Detector) -> dict[str, float]:
+        found = coco.collect(model, val, rank=world.rank, world=world.size, progress=sys.stderr.isatty())
+        found = coco.gather(found)
+        return coco.score(val, found).metrics if world.is_main else {}
+
+    return evaluate
+
+
+def make_picture(val: CocoDataset, count: int = 6) -> Callable[[Detector, Path], None]:
+    """(model, path) -> predictions beside the truth, for pictures spread over the validation set."""
+
+    def draw(model: Detector, path: Path) -> None:
+        chosen = sorted({round(i * (len(val) - 1) / max(count - 1, 1)) for i in range(count)})
+        pictures = [val.image(index) for index in chosen]
+        found = model.predict(pictures, score_threshold=0.5, class_names=val.classes)
+        side_by_side([(p, one, val.truth(i)) for p, one, i in zip(pictures, found, chosen)]).save(path)
+
+    return draw
+
+
+def make_batches(run: TrainingRun, train: CocoDataset, config: Model, world: World) -> Batches:
+    """Endless training batches."""
+    workers = run.workers
+    if workers is None:
+        # On a CPU the loader would take the cores that train.
+        workers = 0 if world.device.type == "cpu" else min(8, (os.cpu_count() or 1) // world.size)
+    collate = Collate(config.mean, config.std)
+    return Batches(train, collate, run.batch_size, world, train.groups, run.seed, workers)
