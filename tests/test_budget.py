@@ -38,6 +38,7 @@ def test_unknown_and_vanished_kernels_are_told():
     assert any("old" in line for line in wrong) and any("new has no budget" in line for line in wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(aot_check.find_nvcc() is None, reason="needs nvcc")
 def test_kernels_stay_within_budget():
     found = aot_check.measure()

@@ -43,9 +43,10 @@ def check(column, boxes, scores, idxs, method: str, most: int, least: float = 1e
     wanted, wanted_scores = CPP.call("soft_nms", boxes, scores, idxs, **options)
     assert len(found) == len(wanted)
     torch.testing.assert_close(decayed, wanted_scores, rtol=1e-5, atol=1e-6)
-    # Scores that differ by rounding alone may change places.
+    # Scores that differ by rounding alone may change places: on a GPU, whose exp is another, with what is cut off too.
     moved = (found != wanted).nonzero().flatten()
-    assert sorted(found.tolist()) == sorted(wanted.tolist()) and len(moved) <= len(found) // 50 + 2
+    assert len(set(found.tolist()) ^ set(wanted.tolist())) <= (2 if column == CUDA else 0)
+    assert len(moved) <= len(found) // 50 + 2
 
 
 @pytest.mark.parametrize("method", METHODS)
