@@ -59,10 +59,7 @@ class ProfileRun:
                 choose(one, choices, name.removesuffix("s"))
         if self.image_size is not None:
             image_limits(self.image_size)
-        try:
-            zoo.config((self.models or tuple(FPS))[0], **self.set)
-        except (TypeError, ValueError) as error:
-            raise error if isinstance(error, UserError) else UserError(f"--set: {error}") from error
+        zoo.asked_for((self.models or tuple(FPS))[0], self.set)
         if self.trace is not None and self.trace.is_dir():
             raise UserError(f"--trace {self.trace} is a folder: choose another name.")
         find_device(self.device)
