@@ -12,6 +12,10 @@ __all__ = ["UserError", "create_model", "list_models", "load", "optimize"]
 _HOME = dict.fromkeys(("create_model", "list_models", "load"), "htc_fast.detector") | {"optimize": "htc_fast.inference"}
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)

@@ -34,7 +34,7 @@ def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None
                  what the last two's networks do otherwise (RoIAlign, strides, anchors, scores), the model does too,
                  and of ours also the names and category ids of the classes and the image size
     overrides    fields of `models.config.Model`, such as backbone="convnext_tiny", pretrained=True, semantic="box"
-    raises       UserError for an unknown name or option, or weights that do not fit
+    raises       UserError for an unknown name or option, or weights that do not fit; ValueError for a field's value
     """
     if weights is None:
         return Detector(zoo.config(name, num_classes=num_classes, **overrides))

@@ -56,8 +56,17 @@ class EvaluationRun(Inference):
 
 
 def main() -> int:
-    """Evaluate, print tables, write results."""
-    run = parse(EvaluationRun, "evaluate", ABOUT)
+    """Evaluate, as the options say."""
+    evaluate(parse(EvaluationRun, "evaluate", ABOUT))
+    return 0
+
+
+def evaluate(run: EvaluationRun) -> dict[str, dict | None]:
+    """Evaluate, print tables, write results.
+
+    returns  what metrics.json holds: "ensemble" or "stage 1", ... -> metrics, per_class, pictures; empty in processes
+             that are not the main one
+    """
     dataset = run.dataset()
     if run.device is not None:
         find_device(run.device)
@@ -70,7 +79,7 @@ def main() -> int:
             dataset = run.dataset(names)
         stages = range(1, len(model.config.stages.match_iou) + 1)
         asked = [*stages, None] if run.stage == "all" else [int(run.stage) if run.stage else None]
-        report = {}
+        report: dict[str, dict | None] = {}
         for stage in asked:
             found = coco.gather(predictions(run, model, dataset, stage, world))
             if world.is_main:
@@ -79,7 +88,7 @@ def main() -> int:
             write_json(run.out / "metrics.json", report)
     finally:
         distributed.stop()
-    return 0
+    return report
 
 
 def predictions(

@@ -8,8 +8,7 @@ from typing import Annotated
 from htc_fast.commands import entry
 from htc_fast.commands.network import Network
 from htc_fast.commands.options import parse
-from htc_fast.errors import UserError
-from htc_fast.inference.export import export_file
+from htc_fast.inference.export import check_name, export_file
 
 ABOUT = "Write a detector as one torch.export program."
 
@@ -25,20 +24,23 @@ class ExportRun(Network):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.out.suffix != ".pt2":
-            raise UserError(f"--out has to end in .pt2, got {self.out.name}.")
+        check_name(self.out)
 
 
 def main() -> int:
+    """Export, as the options say."""
+    export(parse(ExportRun, "export", ABOUT))
+    return 0
+
+
+def export(run: ExportRun) -> None:
     """Export, run once against the detector itself, and say how to load the file."""
-    run = parse(ExportRun, "export", ABOUT)
     model = run.load()
     began, size = time.perf_counter(), (run.image_size[0], run.image_size[-1])
     program = export_file(model, run.out, image_size=size, batch_size=run.batch_size, stage=run.stage, aot=run.aot)
     images, _ = program.example_inputs[0]
     print(f"{run.out}: images {list(images.shape)}, {time.perf_counter() - began:.0f} s")
     print(how_to_load(run))
-    return 0
 
 
 def how_to_load(run: ExportRun) -> str:

@@ -50,8 +50,15 @@ class PredictionRun(Inference):
 
 
 def main() -> int:
-    """Predict every picture; those that cannot be read are reported, and make the exit status 1."""
-    run = parse(PredictionRun, "predict", ABOUT)
+    """Predict, as the options say; pictures that cannot be read make the exit status 1."""
+    return 1 if predict(parse(PredictionRun, "predict", ABOUT)) else 0
+
+
+def predict(run: PredictionRun) -> int:
+    """Predict every picture, and write overlays and results.json.
+
+    returns  how many could not be read; each is reported
+    """
     sources = find_pictures(run.pictures)
     overlays = name_overlays(sources, run.out)
     known = read_annotations(run.annotations) if run.annotations else None
@@ -74,7 +81,7 @@ def main() -> int:
                 behind(save_overlay, sources[index], found, overlays[index], run.boxes)
     skipped = f", {failed} skipped" if failed else ""
     print(f"{len(sources) - failed} pictures{skipped}, {drawn} instances: {run.out}")
-    return 1 if failed else 0
+    return failed
 
 
 def predictions(

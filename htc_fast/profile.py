@@ -20,11 +20,11 @@ from htc_fast.errors import UserError
 from htc_fast.profiling import chart, report
 from htc_fast.profiling.run import INTERRUPTED, ProfileRun, profile
 
-DESCRIPTION = "Measure every part of the paper's detectors, beside what this device could do at best."
+ABOUT = "Measure every part of the paper's detectors, beside what this device could do at best."
 
 
 @dataclass(frozen=True)
-class Command(ProfileRun):
+class WrittenProfile(ProfileRun):
     """A profile, and where it is written."""
 
     out: Annotated[Path, "folder for profile.json and profile.png"] = Path("runs/profile")
@@ -37,7 +37,7 @@ class Command(ProfileRun):
 
 def main() -> int:
     """Measure, print, write."""
-    run = parse(Command, "profile", DESCRIPTION)
+    run = parse(WrittenProfile, "profile", ABOUT)
     check_writable(run.out)
     if run.trace is not None:
         check_writable(run.trace.parent)
@@ -46,7 +46,7 @@ def main() -> int:
     if result["rows"]:
         print(f"{report.text(result)}\n\n{report.bottlenecks(result)}\n")
         write(result, run.out, "profile_train" if run.train else "profile")
-    return 130 if INTERRUPTED in result["setting"]["changed"] else 2 * (not result["rows"])
+    return entry.INTERRUPTED if INTERRUPTED in result["setting"]["changed"] else 2 * (not result["rows"])
 
 
 @contextmanager

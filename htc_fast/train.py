@@ -5,7 +5,6 @@ from htc_fast.commands.options import changed, given
 from htc_fast.training import Trainer, TrainingRun, distributed
 
 ABOUT = "Train Hybrid Task Cascade. With no data named, a small one is trained on sample pictures."
-STOPPED = 130  # as a shell names a program that Ctrl-C ended: `train && evaluate` must not go on
 
 
 def main() -> int:
@@ -18,7 +17,7 @@ def main() -> int:
         trainer.run()
     finally:
         distributed.stop()
-    return STOPPED if trainer.loop.stopping else 0
+    return entry.INTERRUPTED if trainer.loop.stopping else 0
 
 
 if __name__ == "__main__":

@@ -84,3 +84,13 @@ def test_options():
     assert find_device("cpu").type == "cpu"
     with pytest.raises(UserError, match="choose cpu"):
         find_device("toaster")
+
+
+def test_a_file_that_describes_no_model(saved, tmp_path):
+    model, _ = saved
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    for number, text in enumerate(("{", '{"name": "htc_r50", "num_classes": 3, "class_names": ["cat"]}', "[]")):
+        path = tmp_path / f"{number}.safetensors"
+        safetensors.torch.save_file(weights, path, {"config": text})
+        with pytest.raises(UserError, match="describes no model that can be built"):
+            load(path)

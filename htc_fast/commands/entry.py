@@ -8,6 +8,8 @@ import torch
 
 from htc_fast.errors import UserError
 
+INTERRUPTED = 130  # as a shell names a program that Ctrl-C ended: `train && evaluate` must not go on
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a command line: bad input and a lack of memory or disk are one line on stderr and status 2, Ctrl-C is 130."""
@@ -32,4 +34,4 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

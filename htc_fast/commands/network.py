@@ -9,7 +9,7 @@ from typing import Annotated
 from htc_fast.data.pictures import image_limits
 from htc_fast.detector import Detector, load
 from htc_fast.device import autocast
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, settle
 from htc_fast.inference.optimize import Optimized, optimized
 from htc_fast.inference.predict import at_stage
 
@@ -30,6 +30,7 @@ class Network:
     device: Annotated[str | None, "cpu, cuda, cuda:1; by default a GPU if there is one"] = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.batch_size < 1:
             raise UserError("--batch-size takes a number of at least 1.")
         if self.image_size is not None:

@@ -9,12 +9,11 @@ A second note is the placeholder in the help. `POSITIONAL` of the class names th
 
 import argparse
 import ast
-import types
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, replace
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from htc_fast.errors import UserError, choose
+from htc_fast.errors import UserError, choose, kind_of
 
 Run = TypeVar("Run")
 
@@ -68,9 +67,9 @@ def changed(run: Run, found: dict[str, Any]) -> Run:
 
 
 def _add(group, field: Field, hint: Any, positional: bool) -> None:
-    hint, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     about: dict[str, Any] = dict(zip(("help", "metavar"), notes))
-    kind = next((one for one in get_args(hint) if one is not type(None)), hint) if _optional(hint) else hint
+    kind, _ = kind_of(hint)
     if kind is bool:
         about["action"] = argparse.BooleanOptionalAction
     elif get_origin(kind) is Literal:
@@ -89,10 +88,6 @@ def _add(group, field: Field, hint: Any, positional: bool) -> None:
         return
     required = field.default is MISSING and field.default_factory is MISSING
     group.add_argument(f"--{field.name.replace('_', '-')}", **about, required=required)
-
-
-def _optional(hint: Any) -> bool:
-    return get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
 
 
 class _Fields(argparse.Action):

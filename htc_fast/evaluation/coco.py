@@ -79,6 +79,12 @@ def collect(
             f"the model has {model.config.num_classes} classes, {dataset.path} has {len(dataset.classes)}: "
             "they must be the same ones; choose other weights or another annotation file."
         )
+    names = list(model.config.class_names)
+    if names != list(dataset.classes) and set(names) == set(dataset.classes):
+        raise UserError(
+            f"{dataset.path} has the model's classes in another order: build the data set with "
+            "classes=list(model.config.class_names)."
+        )
     count = len(dataset) if limit is None else min(limit, len(dataset))
     # Upright and lying pictures apart: a batch is padded to its largest.
     groups = dataset.groups

@@ -64,14 +64,19 @@ def export_file(
     returns     the program that was written
     raises      UserError if the file cannot be written or compiled, or detects something else than the model
     """
-    path = Path(path)
-    if path.suffix != ".pt2":
-        raise UserError(f"--out has to end in .pt2, got {path.name}.")
+    path = check_name(Path(path))
     with at_stage(model, stage):
         program = export_detect(model, image_size, batch_size)
         _write(path, program, _notes(model, program), aot)
         _compare(model, program.example_inputs[0], load_file(path, aot))
     return program
+
+
+def check_name(path: Path) -> Path:
+    """raises  UserError for a file that torch.export would not load again"""
+    if path.suffix != ".pt2":
+        raise UserError(f"--out has to end in .pt2, got {path.name}.")
+    return path
 
 
 def load_file(path: str | Path, aot: bool = False) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:

@@ -9,7 +9,7 @@ import torch
 
 from htc_fast.data.pictures import image_limits
 from htc_fast.device import find_device, supports
-from htc_fast.errors import UserError, choose
+from htc_fast.errors import UserError, choose, settle
 from htc_fast.inference.buckets import out_of_memory
 from htc_fast.models import zoo
 from htc_fast.profiling import limits
@@ -45,14 +45,13 @@ class ProfileRun:
     threads: Annotated[int | None, "CPU threads"] = None
 
     def __post_init__(self):
+        settle(self)
         for name in ("batch_size", "rounds", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} takes a number of at least 1, got {value}.")
         # Older scripts spell it the British way.
         object.__setattr__(self, "modes", tuple(mode.replace("optimised", "optimized") for mode in self.modes))
-        if self.trace is not None:
-            object.__setattr__(self, "trace", Path(self.trace))
         known = {"models": zoo.list_models(), "modes": (*MODES, "peers"), "dtypes": DTYPES}
         for name, choices in known.items():
             for one in getattr(self, name) or ():

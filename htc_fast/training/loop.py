@@ -88,6 +88,7 @@ class Loop(Generic[Model]):
             self.optimizer.load_state_dict(state["optimizer"])
             self.at = Position(**state["position"])
             self.saved = self.at.iteration
+            # "feed" is what files of version 0.1 call it.
             if state["feed"] != self._batches_shape() and self.at.batch:
                 print("the data, batch size or number of processes changed, so this epoch starts again.")
                 self.at = replace(self.at, batch=0)

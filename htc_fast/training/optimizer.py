@@ -9,6 +9,7 @@ from torch import nn
 
 from htc_fast.errors import choose
 
+OPTIMIZERS = ("sgd", "adamw")
 BASE_BATCH = 16
 BASE_RATE = 0.02
 
@@ -55,7 +56,7 @@ def make_optimizer(model: nn.Module, name: str, rate: float, weight_decay: float
     """
     parameters: Iterable[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
     # Fused: one pass over weights, gradients and momenta instead of four, on the CPU too.
-    if choose(name, ("sgd", "adamw"), "optimizer") == "sgd":
+    if choose(name, OPTIMIZERS, "optimizer") == "sgd":
         return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=weight_decay, fused=True)
     return torch.optim.AdamW(parameters, rate, weight_decay=weight_decay, fused=True)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from htc_fast.data.pictures import image_limits
-from htc_fast.errors import UserError
-from htc_fast.training.optimizer import Schedule, scaled_rate
+from htc_fast.errors import UserError, choose, settle
+from htc_fast.models import zoo
+from htc_fast.training.optimizer import OPTIMIZERS, Schedule, scaled_rate
 from htc_fast.training.recipe import Recipe
 
 POSITIVE = ("epochs", "iterations", "max_minutes", "batch_size", "accumulate", "lr", "clip", "crop", "threads", "keep")
 NOT_NEGATIVE = ("warmup", "weight_decay", "evaluate_every", "save_every", "workers")
-PATHS = ("data", "train_json", "train_images", "val_json", "val_images", "semantic", "weights", "out")
 # What `set` leaves alone, and who decides it.
 DECIDED = {"name": "--model", "pretrained": "--pretrained", "image_size": "--image-size"}
 DECIDED |= dict.fromkeys(("num_classes", "semantic_classes", "class_names", "category_ids"), "the data")
@@ -27,12 +27,12 @@ class TrainingRun:
 
     GROUPS: ClassVar = {"data": "data", "model": "model", "epochs": "recipe", "out": "run"}
 
-    data: Annotated[Path | None, "COCO-format folder: annotations/, train2017/, val2017/", "ROOT"] = None
-    train_json: Annotated[Path | None, "annotation file to train on, instead of the one in ROOT"] = None
-    train_images: Annotated[Path | None, "folder of its pictures"] = None
-    val_json: Annotated[Path | None, "annotation file to evaluate on"] = None
-    val_images: Annotated[Path | None, "folder of its pictures"] = None
-    semantic: Annotated[Path | None, "COCO-Stuff folder, panoptic JSON or its PNGs; derive: of the masks"] = None
+    data: Annotated[Path | str | None, "COCO-format folder: annotations/, train2017/, val2017/", "ROOT"] = None
+    train_json: Annotated[Path | str | None, "annotation file to train on, instead of the one in ROOT"] = None
+    train_images: Annotated[Path | str | None, "folder of its pictures"] = None
+    val_json: Annotated[Path | str | None, "annotation file to evaluate on"] = None
+    val_images: Annotated[Path | str | None, "folder of its pictures"] = None
+    semantic: Annotated[Path | str | None, "COCO-Stuff folder, panoptic JSON or its PNGs; derive: of the masks"] = None
     image_size: Annotated[tuple[int, ...], "short side and, optionally, longest long side", "PX"] = (800, 1333)
     scales: Annotated[tuple[float, float], "random factor on the size in training", "LOW HIGH"] = (1.0, 1.0)
     train_sizes: Annotated[
@@ -47,7 +47,7 @@ class TrainingRun:
 
     model: Annotated[str, "name of the network: see htc_fast.list_models()"] = "htc_r50"
     weights: Annotated[
-        Path | None, "start from this checkpoint: ours, mmdetection's, torchvision's or detectron2's"
+        Path | str | None, "start from this checkpoint: ours, mmdetection's, torchvision's or detectron2's"
     ] = None
     backbone: Annotated[str | None, "any timm model with features at strides 4 to 32"] = None
     pretrained: Annotated[bool, "ImageNet weights for the backbone"] = True
@@ -71,7 +71,7 @@ class TrainingRun:
     seed: int = 0
 
     out: Annotated[
-        Path | None,
+        Path | str | None,
         "folder for checkpoints, metrics, curves and pictures; by default a new one: runs/train, runs/train-2, …",
     ] = None
     resume: Annotated[bool, "go on from the newest checkpoint in --out"] = False
@@ -114,9 +114,9 @@ class TrainingRun:
         return replace(run, **changes)
 
     def __post_init__(self) -> None:
-        for name in PATHS:
-            if isinstance(getattr(self, name), str):
-                object.__setattr__(self, name, Path(getattr(self, name)))
+        settle(self)
+        choose(self.model, zoo.list_models(), "model")
+        choose(self.optimizer, OPTIMIZERS, "optimizer")
         for name in (*POSITIVE, *NOT_NEGATIVE):
             value = getattr(self, name)
             enough = value is None or (math.isfinite(value) and (value > 0 or (value == 0 and name in NOT_NEGATIVE)))

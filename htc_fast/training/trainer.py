@@ -31,7 +31,7 @@ from htc_fast.training.run import TrainingRun
 
 
 class Trainer:
-    """All that a run needs, made and ready; nothing is written before `run`.
+    """All that a run needs, made and ready; its folder is written to by `run` alone.
 
     settings    the run as it was asked for
     train, val  data sets; val is None where none is named
@@ -45,8 +45,8 @@ class Trainer:
             find_device(run.device)
         if run.threads is not None:
             torch.set_num_threads(run.threads)
-        # Under torchrun, this process joins the others.
-        self.world = world or distributed.start(run.device)
+        # Under torchrun, this process joins the others; `run` leaves them.
+        self.world, self._joined = world or distributed.start(run.device), world is None
         folder = choose_folder(run, self.world)
         config = make_config(run)
         self.settings = replace(run, data=make_sample_dataset()) if run.on_sample else run
@@ -71,7 +71,11 @@ class Trainer:
             print(self.describe(), file=sys.stderr)
         if self.settings.resume and not self.loop.resume() and self.world.is_main:
             print(f"nothing to resume in {self.loop.folder}: starting anew.", file=sys.stderr)
-        self.loop.run()
+        try:
+            self.loop.run()
+        finally:
+            if self._joined:
+                distributed.stop()
         return self.model.eval()
 
     def describe(self) -> str:
@@ -97,7 +101,7 @@ def choose_folder(run: TrainingRun, world: World) -> Path:
 
     raises  UserError if --out holds another run
     """
-    folder = run.out or Path("runs") / ("sample" if run.on_sample else "train")
+    folder = Path(run.out) if run.out else Path("runs") / ("sample" if run.on_sample else "train")
     numbered = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
     _check_place(folder)
     free = next(number for number, each in enumerate(numbered) if not (each / "checkpoints").is_dir())
@@ -197,7 +201,7 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
     return model
 
 
-def _start_from(model: Detector, weights: Path) -> None:
+def _start_from(model: Detector, weights: str | Path) -> None:
     """Load what fits: last layers for other classes keep their fresh values.
 
     raises  UserError if anything else differs

@@ -107,7 +107,7 @@ def test_interrupt_saves_and_resume_goes_on(run, home, tmp_path):
 
 
 def test_missing_weights_are_one_sentence(home, tmp_path):
-    # Wrong options that need no data: tests/test_cli.py.
+    # Wrong options that need no data: tests/commands/test_options.py.
     done = command("train", home, "--weights", "missing.pth", "--out", tmp_path / "run")
     assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
     message = done.stderr.strip().splitlines()[-1]

@@ -104,3 +104,30 @@ def test_from_python(root, tmp_path, monkeypatch):
     assert {name: value for name, value in evaluate(loaded, trainer.val, progress=False).items()}.keys() >= {"mask_AP"}
     with pytest.raises(UserError, match="holds a run already"):
         Trainer(run)
+
+
+WRONG = {
+    "schedule": ("foo", "one of step, cosine"),
+    "flip": (True, "one of none, horizontal, both"),
+    "optimizer": ("sdg", "did you mean sgd"),
+    "model": ("htc_r5O", "did you mean htc_r50"),
+    "batch_size": (2.5, "a value of type int"),
+    "image_size": (800, "a list of int"),
+    "scales": ((1, 2, 3), "a list of 2 float"),
+    "amp": (1, "a value of type bool"),
+    "data": (3, "a path"),
+    "set": ("channels=3", "a dict"),
+    "lr": (float("nan"), "more than 0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_values_from_python_are_one_sentence(name):
+    value, wanted = WRONG[name]
+    with pytest.raises(UserError, match=wanted):
+        TrainingRun(**{name: value})
+
+
+def test_values_come_to_their_types():
+    run = TrainingRun(data="x", image_size=[300], scales=[1, 2], lr=1)
+    assert (run.data, run.image_size, run.scales, run.lr) == (Path("x"), (300,), (1.0, 2.0), 1.0)

@@ -119,6 +119,8 @@ def read(path: str | Path, num_classes: int = 80) -> Weights:
                 config = _saved_config(file.metadata() or {})
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is not a whole safetensors file ({error}): copy or save it again.") from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} describes no model that can be built ({error}): save it again.") from error
     else:
         content = unpickle.load(path)
         state, recipe = _tensors(content), _recipe(content)
