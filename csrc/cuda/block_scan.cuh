@@ -15,36 +15,38 @@ struct Prefix {
   Int before, total;
 };
 
-// within: what the threads of the warp up to this one have together, itself included.
+// before: what the threads of the warp before this one have; one of its threads, the teller, knows what all have.
 template <class Int>
-__device__ __forceinline__ Prefix<Int> block_prefix(ScanShared<Int>& shared, Int value, Int within) {
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  __syncthreads();  // who came before may still be reading
-  if (lane == 31) shared.warps[warp] = within;
+__device__ __forceinline__ Prefix<Int> across_warps(ScanShared<Int>& shared, Int before, bool teller, Int all) {
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  if (teller) shared.warps[warp] = all;
   __syncthreads();
-  Prefix<Int> prefix{within - value, 0};
+  Int total = 0;
   for (int w = 0; w < static_cast<int>(blockDim.x / 32); w++) {
-    if (w < warp) prefix.before += shared.warps[w];
-    prefix.total += shared.warps[w];
+    const Int sum = shared.warps[w];
+    if (w < warp) before += sum;
+    total += sum;
   }
-  return prefix;
+  __syncthreads();  // before anyone writes again
+  return {before, total};
 }
 
 template <class Int>
 __device__ __forceinline__ Prefix<Int> block_prefix(ScanShared<Int>& shared, Int value) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  Int within = value;
+  Int sum = value;
   for (int step = 1; step < 32; step *= 2) {
-    const Int left = __shfl_up_sync(~0u, within, step);
-    if (lane >= step) within += left;
+    const Int left = __shfl_up_sync(~0u, sum, step);
+    if (lane >= step) sum += left;
   }
-  return block_prefix(shared, value, within);
+  return across_warps(shared, sum - value, lane == 31, sum);
 }
 
 // Of votes, one per thread: the warp's are counted by one instruction.
 __device__ __forceinline__ Prefix<int> block_votes(ScanShared<int>& shared, bool mine) {
-  const unsigned votes = __ballot_sync(~0u, mine), lane = threadIdx.x % 32;
-  return block_prefix(shared, static_cast<int>(mine), __popc(votes & (~0u >> (31 - lane))));
+  const unsigned votes = __ballot_sync(~0u, mine);
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  return across_warps(shared, __popc(votes & ((1u << lane) - 1)), lane == 0, __popc(votes));
 }
 
 }  // namespace htc::cuda
