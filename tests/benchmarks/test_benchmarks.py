@@ -135,6 +135,7 @@ def test_what_only_full_runs_is_marked_so(suite, monkeypatch):
     assert full == {"size 1": False, "size 2": False, "size 3": False, "size 4": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "functions"), [((), 25), (("--quick",), 21)], ids=["usual", "one GPU's"])
 def test_every_benchmark_runs(options, functions):
     status, said = run(ROOT / "benchmarks", "--tiny", "-q", *options)

@@ -43,6 +43,7 @@ def run(home, tmp_path_factory):
     return done.stderr, out
 
 
+@pytest.mark.slow
 def test_default_run_learns(run):
     with open(run[1] / "evaluations.csv") as file:
         last = list(csv.DictReader(file))[-1]
@@ -50,6 +51,7 @@ def test_default_run_learns(run):
     assert float(last["box_AP50"]) > 0.1 and float(last["mask_AP50"]) > 0.05
 
 
+@pytest.mark.slow
 def test_default_run_leaves(run):
     printed, out = run
     for name in ("model.safetensors", "losses.csv", "evaluations.csv", "curves.png", "predictions.png"):
@@ -58,6 +60,7 @@ def test_default_run_leaves(run):
     assert "240 pictures to train on, 60 held out, 10 classes" in printed
 
 
+@pytest.mark.slow
 def test_its_checkpoint_predicts_and_evaluates(run, home, tmp_path):
     weights, data = run[1] / "model.safetensors", make_sample_dataset(next((home / "htc_fast").glob("sample-*")))
     done = command(
@@ -83,6 +86,7 @@ def few(home, folder):
     return folder / "few.json"
 
 
+@pytest.mark.slow
 def test_interrupt_saves_and_resume_goes_on(run, home, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(home), "OMP_NUM_THREADS": "1"}
     options = [*SMALL, "--val-json", few(home, tmp_path), "--out", tmp_path / "run"]

@@ -16,7 +16,12 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+QUICK = ("htc_r50", "mask_rcnn_r50", "second stage alone")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in VARIANTS]
+)
 def test_graph_has_fixed_shapes_and_no_waits(variant):
     name, overrides = VARIANTS[variant]
     model = tiny(name, **overrides).eval()

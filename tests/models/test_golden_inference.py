@@ -98,7 +98,7 @@ def test_detections_end_to_end(model, expected, maps):
     boxes, scores, masks = matched(model.detect(maps[0], SIZE), expected)
     # A few boxes inherit the proposals' amplified rounding: see test_proposals.
     assert (boxes < 1e-2).float().mean() >= 0.97 and boxes.max() < 5e-2
-    assert (scores < 1e-4).float().mean() >= 0.93 and scores.max() < 1e-3
+    assert (scores < 1e-4).float().mean() >= 0.9 and scores.max() < 1e-3  # sums in one thread: 0.91; in two: 0.93
     assert (masks < 2e-3).float().mean() >= 0.97 and masks.max() < 5e-3
 
 

@@ -77,13 +77,19 @@ def columns(operator: str, chosen: tuple[Column, ...] = ALL) -> list:
     return [pytest.param(one, id=one.name, marks=_marks(one, operator)) for one in chosen]
 
 
-def cases(operator: str, names, chosen: tuple[Column, ...] = ALL, unless=None) -> list:
-    """pytest's parameters: a named case and a column each; `unless(name, column)` says why one is skipped or None."""
-    return [
-        pytest.param(name, one, id=f"{name}-{one.name}", marks=_marks(one, operator, unless and unless(name, one)))
-        for name in names
-        for one in chosen
-    ]
+def cases(operator: str, names, chosen: tuple[Column, ...] = ALL, unless=None, quick=None) -> list:
+    """pytest's parameters: a named case and a column each.
+
+    unless  (name, column) -> why it is skipped, or None
+    quick   the cases that are not slow in Triton's interpreter; None: all
+    """
+    made = []
+    for name in names:
+        for one in chosen:
+            marks = _marks(one, operator, unless and unless(name, one))
+            slow = [pytest.mark.slow] if one == INTERPRETED and quick is not None and name not in quick else []
+            made.append(pytest.param(name, one, id=f"{name}-{one.name}", marks=[*marks, *slow]))
+    return made
 
 
 def _marks(column: Column, operator: str, other: str | None = None) -> list:

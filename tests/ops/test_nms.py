@@ -90,6 +90,7 @@ def test_named(name, column):
 SMALL = [name for name, (_, count, _, _) in CASES.items() if count <= INTERPRETED_MOST]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, column", cases(OPERATOR, SMALL, (INTERPRETED, TRITON)))
 def test_in_chunks(chunks, name, column):
     images, count, classes, _ = CASES[name]

@@ -21,6 +21,14 @@ WATCHED = emulated_only(
     race="brain semantic_uneven nchw_half odd tiny_maps same_place crowd many_bins more_bins one_bin small_levels "
     "small_two_blocks small_many_samples small_batched small_half small_sliced",
 )
+QUICK = (
+    "small_no_boxes",
+    "small_not_finite",
+    "small_every_border",
+    "small_odd",
+    "small_semantic_same_grid",
+    "small_pair",
+)
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value")  # of Triton's interpreter
 
 
@@ -39,7 +47,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=tolerance * size)
 
 
-@pytest.mark.parametrize("name, column", cases(OPERATOR, CASES, ALL, unless))
+@pytest.mark.parametrize("name, column", cases(OPERATOR, CASES, ALL, unless, QUICK))
 def test_named(name, column):
     inputs = Inputs(CASES[name])
     out, wanted_grads = inputs.expected()
@@ -72,7 +80,7 @@ def test_scattered_gradient(name):
 SCATTERED = ["small_odd", "small_semantic_uneven", "small_sparse", "small_not_finite"]
 
 
-@pytest.mark.parametrize("name, column", cases(OPERATOR, SCATTERED, (CUDA, INTERPRETED, TRITON)))
+@pytest.mark.parametrize("name, column", cases(OPERATOR, SCATTERED, (CUDA, INTERPRETED, TRITON), quick=()))
 def test_scattered_gradient_equals_gathered(name, column):
     inputs = Inputs(CASES[name])
     sizes = [inputs.case.images, *(side for map in inputs.maps for side in map.shape[2:])]
@@ -94,7 +102,7 @@ def unless_repeated(image: float, column) -> str | None:
     return "slow, and told by the other images" if column == INTERPRETED and abs(image) > 2 else None
 
 
-@pytest.mark.parametrize("image, column", cases(OPERATOR, [-1.0, 2.0, 1e30, NAN, -INF], UNCHECKED, unless_repeated))
+@pytest.mark.parametrize("image, column", cases(OPERATOR, [-1.0, 2.0, 1e30, NAN, -INF], UNCHECKED, unless_repeated, ()))
 def test_images_that_are_not_there_give_zeros(image, column):
     inputs = Inputs(SMALL["small_semantic_same_grid"])
     inputs.rois[1, 0] = image

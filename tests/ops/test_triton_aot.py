@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_kernels_are_within_budget():
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [

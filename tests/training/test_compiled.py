@@ -1,5 +1,6 @@
 """--compile: the same losses and gradients as without."""
 
+import pytest
 import torch
 
 from htc_fast.training.compiled import PARTS, compile_layers
@@ -15,6 +16,7 @@ def step(model):
     return terms, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 def test_the_same_losses_and_gradients():
     plain, compiled = tiny_model().train(), tiny_model().train()
     torch._dynamo.reset()
