@@ -32,7 +32,7 @@ class CocoDataset(Dataset):
     classes           names to use, in this order; None: all categories by rank of their id
     keep_empty        keep pictures without instances or below 32 pixels; None: unless split starts with "train"
     transform         sample dict -> sample dict
-    source            HTC specification section 1.3
+    source            mmdetection's COCO data set: what it drops, and in which order
     """
 
     def __init__(
