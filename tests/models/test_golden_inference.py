@@ -8,6 +8,8 @@ from htc_fast.models.htc import ROI_SCALES
 from htc_fast.models.rpn import RPN
 from tests import golden
 
+pytestmark = pytest.mark.slow  # tests/criterion/test_golden_step.py is the quick one
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -81,6 +81,7 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda *some: ops.mask_predict(*some, torch.tensor([1, -1])), small)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", on_triton("mask_predict"))
 def test_opcheck(column):
     given = [one.to(column.device).requires_grad_() for one in leaves(3, 8, 6, 4, 2, 3)]

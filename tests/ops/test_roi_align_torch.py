@@ -73,6 +73,7 @@ def test_errors_before_any_work():
                 ops.multi_level_roi_align(features, bad, 7, SCALES)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("column", ON_TRITON)
 def test_opcheck_compile_export_in_triton(column):

@@ -78,6 +78,7 @@ def old_names(state):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes, old", [(91, True), (4, False)])
 def test_torchvision_finds_the_same(tmp_path, num_classes, old):
     theirs = torchvision_model(num_classes, frozen=old)
