@@ -41,7 +41,7 @@ INTERPRETED_MOST = 520  # boxes
 WATCHED = emulated_only(
     CASES,
     asan="none one 63 chunk chunk_and_one several_chunks classes early_exit two_batches wide",
-    race="one chunk_and_one several_chunks classes early_exit many_classes two_batches",
+    race="one chunk_and_one several_chunks classes early_exit many_classes two_batches wide many_wanted",
 )
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value")  # of Triton's interpreter
 

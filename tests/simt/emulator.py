@@ -147,8 +147,8 @@ def variant() -> str:
 
 
 def examples(plain: int) -> int:
-    """How many cases are drawn: a fifth under the sanitizers, a few with the race check, which is the slowest."""
-    return {"asan": plain // 5, "race": 4}.get(variant(), plain)
+    """How many cases are drawn: a third under the sanitizers, a few with the race check, which is the slowest."""
+    return {"asan": plain // 3, "race": 4}.get(variant(), plain)
 
 
 @functools.cache
