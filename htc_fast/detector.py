@@ -46,7 +46,7 @@ def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None
 
 
 def load(
-    weights: str | Path, *, name: str | None = None, num_classes: int | None = None, device: str | None = None
+    weights: str | Path, name: str | None = None, num_classes: int | None = None, device: str | None = None
 ) -> Detector:
     """Build the detector that a file was saved from, with all it knows, ready to predict.
 
@@ -59,9 +59,10 @@ def load(
     """
     where = find_device(device)
     file = read(weights, num_classes or 80)
-    if file.config is not None and name in (None, file.config.name):
+    saved = file.config
+    if saved is not None and name in (None, saved.name):
         # The file's own weights follow: nothing is to be downloaded.
-        config = replace(file.config, pretrained=False)
+        config = replace(saved, pretrained=False)
     elif name is None:
         raise UserError(f"{weights} does not say which model it belongs to: name it with --model (in Python: name=).")
     else:

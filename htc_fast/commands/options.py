@@ -103,5 +103,5 @@ class _Fields(argparse.Action):
                 value = ast.literal_eval(text)
             except (ValueError, SyntaxError):
                 value = text
-            found[name] = tuple(value) if isinstance(value, list) else value
+            found[name] = value
         setattr(namespace, self.dest, found)

@@ -84,6 +84,8 @@ def stream(
     load   number of a picture -> uint8 [H, W, 3];  called in threads
     order  which pictures, and in which order; None: all
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     names = class_names or model.config.class_names or default_classes(model.config.num_classes)[0]
     size = size or model.config.image_size or SIZE
     device = next(model.parameters()).device

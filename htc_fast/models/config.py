@@ -1,6 +1,7 @@
 """What a detector is made of. Frozen: a variant is a copy with other values (`zoo.py` names them)."""
 
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 SEMANTIC = ("none", "loss", "box", "mask", "both")
 
@@ -77,6 +78,15 @@ class Model:
 
     def __post_init__(self):
         count = len(self.stages.match_iou)
+        for name in ("class_names", "category_ids", "image_size"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not isinstance(self.class_names, tuple) or not isinstance(self.category_ids, tuple):
+            found = f"{self.class_names!r} and {self.category_ids!r}"
+            raise ValueError(f"class_names and category_ids must be tuples, got {found}.")
+        size = self.image_size
+        if size is not None and not (isinstance(size, tuple) and len(size) == 2 and min(size) >= 32):
+            raise ValueError(f"image_size must be two sides of at least 32 pixels, got {size!r}.")
         for name in ("class_names", "category_ids"):
             if len(getattr(self, name)) not in (0, self.num_classes):
                 found = len(getattr(self, name))
@@ -99,13 +109,14 @@ def as_dict(config: Model) -> dict:
 def from_dict(values: dict) -> Model:
     """The inverse of `as_dict`, also after a trip through JSON; unknown fields are ignored."""
     known = {entry.name for entry in fields(Model)}
-    values = {key: _tuples(value) for key, value in values.items() if key in known}
+    values = {key: as_tuples(value) for key, value in values.items() if key in known}
     for name, kind in (("rpn", RPN), ("stages", Cascade)):
         if isinstance(values.get(name), dict):
             inner = {entry.name for entry in fields(kind)}
-            values[name] = kind(**{key: _tuples(value) for key, value in values[name].items() if key in inner})
+            values[name] = kind(**{key: as_tuples(value) for key, value in values[name].items() if key in inner})
     return Model(**values)
 
 
-def _tuples(value):
-    return tuple(_tuples(one) for one in value) if isinstance(value, (list, tuple)) else value
+def as_tuples(value: Any) -> Any:
+    """Lists, at any depth, as tuples."""
+    return tuple(as_tuples(one) for one in value) if isinstance(value, (list, tuple)) else value

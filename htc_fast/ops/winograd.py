@@ -50,11 +50,16 @@ class Packed:
 
     def __init__(self, weight: Tensor, values: Tensor | None = None):
         self.weight, self.values = weight, pack(weight) if values is None else values
-        self._state = weight.data_ptr(), weight._version
+        self._state = _state(weight)
 
     def fits(self, weight: Tensor, x: Tensor) -> bool:
         """Whether a convolution of maps like x with `weight` may use it."""
-        return weight is self.weight and (weight.data_ptr(), weight._version) == self._state and x.dtype in TYPES
+        return weight is self.weight and _state(weight) == self._state and x.dtype in TYPES
+
+
+def _state(weight: Tensor) -> tuple[int, int]:
+    """Where it lies, and how often it was written to, which tensors made in inference mode do not count."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 def _fake_weights(weight):

@@ -12,6 +12,7 @@ from htc_fast.device import find_device, supports
 from htc_fast.errors import UserError, choose, settle
 from htc_fast.inference.buckets import out_of_memory
 from htc_fast.models import zoo
+from htc_fast.models.config import as_tuples
 from htc_fast.profiling import limits
 from htc_fast.profiling.detect import MODES, Run, Setting, profile_model, recorded_model
 from htc_fast.profiling.limits import Limits
@@ -46,6 +47,7 @@ class ProfileRun:
 
     def __post_init__(self):
         settle(self)
+        object.__setattr__(self, "set", {name: as_tuples(value) for name, value in self.set.items()})
         for name in ("batch_size", "rounds", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

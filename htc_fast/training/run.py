@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from htc_fast.data.pictures import image_limits
 from htc_fast.errors import UserError, choose, settle
 from htc_fast.models import zoo
+from htc_fast.models.config import as_tuples
 from htc_fast.training.optimizer import OPTIMIZERS, Schedule, scaled_rate
 from htc_fast.training.recipe import Recipe
 
@@ -115,6 +116,7 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         settle(self)
+        object.__setattr__(self, "set", {name: as_tuples(value) for name, value in self.set.items()})
         choose(self.model, zoo.list_models(), "model")
         choose(self.optimizer, OPTIMIZERS, "optimizer")
         for name in (*POSITIVE, *NOT_NEGATIVE):

@@ -229,3 +229,12 @@ def test_cores_that_may_be_used(tmp_path):
     assert usable_cores(quota) == 1
     quota.write_text("max 100000\n")
     assert usable_cores(quota) == usable_cores(tmp_path / "none") >= 1
+
+
+def test_made_in_inference_mode():
+    model = detector()
+    with torch.inference_mode():
+        fast = optimize(model, (64, 96), dtype=torch.float32)
+        assert_equal(
+            fast.detect(images(1), torch.tensor([[64, 96]])), model.detect(images(1), torch.tensor([[64, 96]]))
+        )

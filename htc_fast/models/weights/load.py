@@ -28,20 +28,36 @@ class Weights:
     """What a file holds.
 
     tensors  by our names
-    options  of `zoo.config`: what the file's network is built with, where that differs from ours
-    config   of the model that one of our own files was saved from; None for a foreign file
+    options   of `zoo.config`: what the file's network is built with, where that differs from ours
+    metadata  what one of our own files says besides
     """
 
     path: Path
     tensors: dict[str, Tensor]
     options: dict = field(default_factory=dict)
-    config: Model | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Model | None:
+        """Of the model that one of our own files was saved from; None for a foreign file.
+
+        raises  UserError if no such model can be built
+        """
+        if "config" not in self.metadata:
+            return None
+        try:
+            # Files of version 0.1 have what they know of the data beside it.
+            beside = {name: json.loads(self.metadata[name]) for name in DESCRIBED if name in self.metadata}
+            return from_dict({**json.loads(self.metadata["config"]), **{k: v for k, v in beside.items() if v}})
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self.path} describes no model that can be built ({error}): save it again.") from error
 
     def described(self, num_classes: int) -> dict:
         """What our own file knows of the data it was trained on, as fields of `Model`; nothing for other classes."""
-        if self.config is None or self.config.num_classes != num_classes:
+        config = self.config
+        if config is None or config.num_classes != num_classes:
             return {}
-        return {name: getattr(self.config, name) for name in DESCRIBED}
+        return {name: getattr(config, name) for name in DESCRIBED}
 
 
 @dataclass
@@ -111,22 +127,20 @@ def read(path: str | Path, num_classes: int = 80) -> Weights:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no weights file {path}: check the path.")
-    recipe, config = "", None
+    recipe, metadata = "", dict[str, str]()
     if _is_safetensors(path):
         try:
             with safe_open(path, framework="pt") as file:
                 state = {key: file.get_tensor(key) for key in file.keys()}
-                config = _saved_config(file.metadata() or {})
+                metadata = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is not a whole safetensors file ({error}): copy or save it again.") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} describes no model that can be built ({error}): save it again.") from error
     else:
         content = unpickle.load(path)
         state, recipe = _tensors(content), _recipe(content)
     if not state:
         raise UserError(f"{path} holds no tensors by name: expected a checkpoint with a state_dict.")
-    return Weights(path, *foreign.convert(state, num_classes, recipe), config)
+    return Weights(path, *foreign.convert(state, num_classes, recipe), metadata)
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
@@ -144,14 +158,6 @@ def _recipe(content: Any) -> str:
     meta = content.get("meta") if isinstance(content, dict) else None
     texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, dict) else []
     return next((text for text in texts if isinstance(text, str)), "")
-
-
-def _saved_config(metadata: dict[str, str]) -> Model | None:
-    """The configuration in one of our own files; older ones have what they know of the data beside it."""
-    if "config" not in metadata:
-        return None
-    beside = {name: json.loads(metadata[name]) for name in DESCRIBED if name in metadata}
-    return from_dict({**json.loads(metadata["config"]), **beside})
 
 
 def differing(config: Model, options: dict) -> list[str]:
