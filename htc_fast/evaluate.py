@@ -26,7 +26,7 @@ class EvaluationRun(Inference):
     """Everything that an evaluation is told."""
 
     data: Annotated[Path | None, "COCO-format folder: annotations/, val2017/", "ROOT"] = None
-    split: Annotated[str, "which part of it (default: val)"] = "val"
+    split: Annotated[str, "which part of it"] = "val"
     annotations: Annotated[Path | None, "annotation file, instead of the one in ROOT"] = None
     images: Annotated[Path | None, "folder of its pictures"] = None
     limit: Annotated[int | None, "only the first N pictures", "N"] = None

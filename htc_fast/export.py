@@ -17,8 +17,8 @@ ABOUT = "Write a detector as one torch.export program."
 class ExportRun(Network):
     """Everything that an export is told."""
 
-    image_size: Annotated[tuple[int, ...], "height and width of the input (default: 800 1344)", "PX"] = (800, 1344)
-    out: Annotated[Path, "default: model.pt2", "FILE"] = Path("model.pt2")
+    image_size: Annotated[tuple[int, ...], "height and width of the input", "PX"] = (800, 1344)
+    out: Annotated[Path, "file to write", "FILE"] = Path("model.pt2")
     stage: Annotated[int | None, "one stage of the cascade alone instead of the ensemble"] = None
     aot: Annotated[bool, "compile it too, with AOTInductor: a C++ compiler is needed here"] = False
 

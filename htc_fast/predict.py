@@ -37,8 +37,8 @@ class PredictionRun(Inference):
     annotations: Annotated[Path | None, "COCO file that names the classes, and the pictures' ids if it lists them"] = (
         None
     )
-    out: Annotated[Path, "default: predictions", "DIR"] = Path("predictions")
-    score: Annotated[float, "leave out what is scored lower (default: 0.3)"] = 0.3
+    out: Annotated[Path, "folder of the overlays and results.json", "DIR"] = Path("predictions")
+    score: Annotated[float, "leave out what is scored lower"] = 0.3
     stage: Annotated[int | None, "one stage of the cascade alone instead of the ensemble"] = None
     boxes: Annotated[bool, "draw boxes too"] = False
     overlays: Annotated[bool, "draw pictures; --no-overlays: write results.json only"] = True

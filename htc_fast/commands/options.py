@@ -69,6 +69,9 @@ def changed(run: Run, found: dict[str, Any]) -> Run:
 def _add(group, field: Field, hint: Any, positional: bool) -> None:
     notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     about: dict[str, Any] = dict(zip(("help", "metavar"), notes))
+    if field.default not in (None, False, (), MISSING) and "default" not in about.get("help", ""):
+        shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        about["help"] = f"{about.get('help', '')} (default: {shown})".strip()
     kind, _ = kind_of(hint)
     if kind is bool:
         about["action"] = argparse.BooleanOptionalAction
