@@ -166,7 +166,7 @@ def test_ci_runs_the_test_command():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-def test_the_version_is_told_once():
+def test_the_version_is_the_same_everywhere():
     assert f"\n## {htc_fast.__version__}" in PAGES["CHANGELOG.md"]
     assert f"\nversion: {htc_fast.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
