@@ -42,8 +42,11 @@ def test_train(folder):
         assert (folder / "runs" / "example" / name).stat().st_size > 100
 
 
+SLOW = ("export", "operators_in_torchvision")
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "export" else name for name in SAYS]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SAYS]
 )
 def test_runs(name, folder, monkeypatch, capsys):
     # One of the examples puts ours in its place.

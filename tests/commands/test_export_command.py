@@ -35,7 +35,8 @@ def run(*arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("kind", ["program", pytest.param("aot", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["program", "aot"])
 def test_the_file_detects_what_the_detector_does(kind, tmp_path):
     model = tiny("htc_r50", class_names=("cat", "dog", "owl"), **TWO_STAGES).eval()
     weights, out = tmp_path / "tiny.safetensors", tmp_path / "new" / "tiny.pt2"

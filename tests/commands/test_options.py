@@ -94,6 +94,7 @@ def test_every_command_has_wrong_options():
     assert {options[0] for options, _ in WRONG.values()} >= set(COMMANDS)
 
 
+@pytest.mark.slow
 def test_as_a_process():
     done = subprocess.run([sys.executable, "-m", "htc_fast.predict", "--wieghts", "x"], capture_output=True, text=True)
     assert done.returncode == 2 and not done.stdout

@@ -110,6 +110,7 @@ def test_interrupt_saves_and_resume_goes_on(run, home, tmp_path):
     assert iterations == sorted(set(iterations))
 
 
+@pytest.mark.slow
 def test_missing_weights_are_one_sentence(home, tmp_path):
     # Wrong options that need no data: tests/commands/test_options.py.
     done = command("train", home, "--weights", "missing.pth", "--out", tmp_path / "run")

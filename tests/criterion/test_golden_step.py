@@ -73,6 +73,7 @@ def recorded():
     return json.loads((golden.FOLDER / "train.json").read_text())
 
 
+@pytest.mark.slow
 def test_losses(step, recorded):
     _, terms = step
     names = {"rpn_class": "loss_rpn_cls", "rpn_box": "loss_rpn_bbox", "semantic": "loss_semantic_seg"}
@@ -85,6 +86,7 @@ def test_losses(step, recorded):
     assert sum(terms.values()).item() == pytest.approx(recorded["total"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_norms(step, recorded):
     model, _ = step
     ours = {}

@@ -92,6 +92,7 @@ def make(folder: Path, results) -> None:
     results.put(str(make_sample_dataset(folder, train=3, val=2)))
 
 
+@pytest.mark.slow
 def test_two_at_once(tmp_path):
     context = multiprocessing.get_context("fork")
     results = context.Queue()

@@ -61,6 +61,7 @@ def test_deterministic(column):
     check_deterministic(ops.conv3x3_relu, leaves(residual=True), column)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", over_torch("conv3x3_relu"))
 @pytest.mark.parametrize("counts", [[2, 0, 1], [9, 3, 0], [0, 0, 0]])
 def test_padding_is_skipped(column, counts):
@@ -150,6 +151,7 @@ def test_compile_and_export(column):
     check_compile_and_export(ops.conv3x3_relu, leaves(residual=True), column)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", on_triton("conv3x3_relu"))
 def test_opcheck(column):
     given = [one.to(column.device).requires_grad_() for one in leaves(residual=True)]

@@ -67,6 +67,7 @@ def test_deterministic(labels, column):
     check_deterministic(lambda *some: ops.mask_predict(*some, labels), leaves(), column)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", over_torch("mask_predict"))
 def test_compile_and_export(column):
     check_compile_and_export(ops.mask_predict, leaves(), column)

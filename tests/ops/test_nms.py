@@ -152,6 +152,7 @@ def test_chain_needs_every_round(chunks, column):
     assert kept[0, :65].tolist() == list(range(0, 130, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", columns(OPERATOR, (EMULATED,)))
 def test_without_classes(column):
     boxes, scores, _ = draw(2, 150, 1, 1)

@@ -141,6 +141,7 @@ def test_order_of_threads_does_not_matter(column):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", columns(OPERATOR, (EMULATED,)))
 @settings(max_examples=emulator.examples(300), deadline=None, derandomize=True,
           suppress_health_check=list(HealthCheck))  # fmt: skip

@@ -60,6 +60,7 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(merge, [one.double().requires_grad_() for one in small])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", on_triton("semantic_merge"))
 def test_opcheck(column):
     given = [one.to(column.device).requires_grad_() for one in CASES["two levels"]]

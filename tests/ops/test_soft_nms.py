@@ -64,6 +64,7 @@ def test_what_is_not_finite_never_stays(column):
     check(column, boxes, scores, idxs, "linear", 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", columns("soft_nms", (EMULATED,)))
 @settings(max_examples=emulator.examples(60), deadline=None, derandomize=True,
           suppress_health_check=list(HealthCheck))  # fmt: skip

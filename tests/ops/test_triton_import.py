@@ -24,6 +24,7 @@ with ops.use_backend("triton"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state, sentence", [("absent", "has no 'triton' backend"), ("there", "needs cuda tensors")])
 def test_importing_needs_no_triton(state, sentence):
     environment = {"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "", "HTC_FAST_BACKEND": ""}

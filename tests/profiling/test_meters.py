@@ -71,6 +71,7 @@ def test_an_error_inside_ends_the_part():
     assert heard.ended == ["backbone"] and not ranges.on()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("watched", [False, True])
 def test_exported_and_compiled_graphs_have_none(watched):
     model = tiny("htc_r50").eval()

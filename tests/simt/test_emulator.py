@@ -146,6 +146,7 @@ kernels.run("outside_shared", out, out, 33)
 """
 
 
+@pytest.mark.slow
 def test_sanitizer_sees_the_end_of_shared_memory():
     environment = emulator.sanitizer_environment()
     result = subprocess.run(

@@ -62,6 +62,7 @@ def test_damaged_checkpoint_is_one_sentence(tmp_path):
         checkpoint.load(weights, Tiny())
 
 
+@pytest.mark.slow
 def test_no_space_left_keeps_the_previous(tmp_path):
     # A real refusal by the system: the process may write no file beyond 1 kB.
     weights = checkpoint.save(tmp_path, 1, Tiny(), {"state": 1}, keep=1)

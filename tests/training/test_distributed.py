@@ -13,6 +13,7 @@ from htc_fast.training.distributed import World
 from tests.training.gloo_worker import INDICES, gradients
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

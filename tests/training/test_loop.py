@@ -45,6 +45,7 @@ def kill_after(trainer, iterations):
     trainer.update = dying
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"accumulate": 3, "optimizer": "adamw"}, {"amp": True, "clip": 1.0}])
 def test_resume_after_a_kill_gives_the_same_weights(tmp_path, options):
     # Saved in the middle of the second epoch (5 batches each), killed later, so a step is repeated too.
@@ -65,6 +66,7 @@ def test_resume_after_a_kill_gives_the_same_weights(tmp_path, options):
         assert [row["iteration"] for row in rows] == list(range(1, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_saves_and_goes_on_later(tmp_path, number):
     expected, handler = uninterrupted(tmp_path / "whole"), signal.getsignal(number)
@@ -147,6 +149,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     assert not checkpoint.whole(tmp_path / "checkpoints")
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(tmp_path):
     scores = iter([0.3, 0.1, 0.2])
 
