@@ -3,7 +3,7 @@
 from benchmarks.stored import fastest
 from benchmarks.tables.machines import UNMEASURED, blocks, chosen, device, gpu, on_gpu
 from benchmarks.tables.markdown import captions, milliseconds, paragraphs, table, times
-from htc_fast.profiling.parts import short
+from htc_fast.profiling.legend import short
 
 REPLAYED = "On the device, in a replayed CUDA graph; with * of a call from Python, where one of both waits."
 

@@ -6,8 +6,8 @@ from benchmarks import stored
 from benchmarks.tables.machines import UNMEASURED, blocks
 from benchmarks.tables.markdown import caption, captions, milliseconds, paragraphs, table
 from htc_fast.profiling import report
+from htc_fast.profiling.legend import in_order, label, short
 from htc_fast.profiling.paper import FPS
-from htc_fast.profiling.parts import in_order, label, short
 
 
 def profile(suites: tuple[str, ...]) -> str:

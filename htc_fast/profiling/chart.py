@@ -5,7 +5,7 @@ import json
 from itertools import groupby
 from pathlib import Path
 
-from htc_fast.profiling.parts import COLOURS, ORDER, REMAINS, in_order, label, short
+from htc_fast.profiling.legend import COLOURS, ORDER, REMAINS, in_order, label, short
 
 OURS, THEIRS = "#1b5e8c", "#c8564b"
 GAP, THICK, THIN = 0.7, 0.5, 0.24

@@ -4,7 +4,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from htc_fast.profiling.parts import in_order, label, short
+from htc_fast.profiling.legend import in_order, label, short
 
 
 def text(result: dict) -> str:
