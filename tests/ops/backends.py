@@ -109,6 +109,16 @@ def emulated_only(names, asan: str, race: str) -> list[str]:
     return list(names) if chosen is None else chosen.split()
 
 
+def watched_only(watched: list[str]):
+    """For `cases`: leaves out of the emulator's column what is not watched."""
+
+    def unless(name: str, column: Column) -> str | None:
+        watches = column != EMULATED or name in watched
+        return None if watches else "finds nothing under this check that others do not"
+
+    return unless
+
+
 def run_without_waiting(call):
     """call()'s result, where waiting for the GPU is an error; it has run once before, which may compile."""
     torch.cuda.synchronize()

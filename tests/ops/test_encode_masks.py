@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from htc_fast import ops
-from tests.ops.backends import CPP, CUDA, EMULATED, NATIVE, REFERENCE, cases, columns, emulated_only
+from tests.ops.backends import CPP, CUDA, EMULATED, NATIVE, REFERENCE, cases, columns, emulated_only, watched_only
 from tests.ops.mask_cases import CASES, EMPTY, KINDS, THRESHOLDS, coco_strings, draw, errors, strange
 from tests.simt import emulator, operators
 
@@ -20,11 +20,6 @@ WATCHED = emulated_only(
 )
 
 
-def unless(name: str, column) -> str | None:
-    watched = column != EMULATED or name in WATCHED
-    return None if watched else "finds nothing under this check that others do not"
-
-
 def check(column, masks, boxes, image, threshold: float = 0.5) -> None:
     found = column.call(OPERATOR, masks, boxes, image, threshold)
     assert [one["counts"] for one in found] == coco_strings(
@@ -34,7 +29,7 @@ def check(column, masks, boxes, image, threshold: float = 0.5) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name, column", cases(OPERATOR, CASES, NATIVE, unless))
+@pytest.mark.parametrize("name, column", cases(OPERATOR, CASES, NATIVE, watched_only(WATCHED)))
 def test_named(name, column, kind):
     check(column, *draw(*CASES[name], kind=kind), CASES[name][2])
 
