@@ -176,7 +176,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(library, ctx, grad):
     (rois,) = ctx.saved_tensors
-    grads = library.multi_level_roi_align_backward(grad, rois, ctx.sizes, *ctx.options)
+    grads = library.multi_level_roi_align_backward(grad, rois, ctx.sizes, *ctx.options, True)
     semantic = grads[ctx.levels] if ctx.options[4] else None
     return grads[: ctx.levels], None, None, None, None, None, None, None, semantic, None, None
 
@@ -208,11 +208,12 @@ declare(
     setup_context=_setup_context,
     triton="roi_align",
 )
-# Not deterministic is, on a GPU, a gradient scattered by atomic additions: there to be compared with.
+# Not deterministic is, on a GPU, a gradient scattered by atomic additions: there to be compared with. No argument has a
+# default: torch 2.11 leaves those out of what it holds a second derivative against.
 declare(
     "multi_level_roi_align_backward(Tensor grad, Tensor rois, int[] sizes, float[] spatial_scales, "
     "int sampling_ratio, bool aligned, float finest_size, bool has_semantic, float semantic_scale, "
-    "int semantic_grid, bool deterministic=True) -> Tensor[]",
+    "int semantic_grid, bool deterministic) -> Tensor[]",
     _fake_backward,
     backward=_second,
     setup_context=_setup_second,

@@ -88,12 +88,12 @@ def test_scattered_gradient_equals_gathered(name, column):
     arguments = sizes, scales, case.ratio, case.aligned, 56.0, semantic > 0, 0.125, semantic or 1
     grad, rois = column.give((inputs.grad, inputs.rois))
     if column == CUDA:
-        gathered = torch.ops.htc_fast.multi_level_roi_align_backward(grad, rois, *arguments)
+        gathered = torch.ops.htc_fast.multi_level_roi_align_backward(grad, rois, *arguments, deterministic=True)
         scattered = torch.ops.htc_fast.multi_level_roi_align_backward(grad, rois, *arguments, deterministic=False)
     else:
         backward = torch.ops.htc_fast_triton.multi_level_roi_align_backward
-        gathered, scattered = backward(grad, rois, *arguments), backward(grad, rois, *arguments, deterministic=False)
-        assert all(torch.equal(one, other) for one, other in zip(gathered, backward(grad, rois, *arguments)))
+        gathered, again, scattered = (backward(grad, rois, *arguments, way) for way in (True, True, False))
+        assert all(torch.equal(one, other) for one, other in zip(gathered, again))
     for one, other in zip(gathered, scattered):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-5)
 
