@@ -12,7 +12,7 @@ from torch import Tensor
 from htc_fast.ops import _backend
 from htc_fast.ops._declare import declare, dense_like, maps_like
 from htc_fast.ops.reference import pr_roi_pool as reference
-from htc_fast.ops.roi_align import check_inputs, grid_size
+from htc_fast.ops.roi_align import check_inputs, grid_size, setup_second, whole
 
 _backend.register("pr_roi_pool", "cpp", "cuda")
 
@@ -77,21 +77,12 @@ def _backward(library, ctx, grad):
     return maps, boxes, None, None, None, None, None
 
 
-def _setup_second(ctx, inputs, output) -> None:
-    grad, rois, sizes, *ctx.options = inputs
-    ctx.size = grad.shape[2:]
-    ctx.shapes = [(sizes[0], grad.shape[1], h, w) for h, w in zip(sizes[1::2], sizes[2::2])]
-    ctx.save_for_backward(rois)
-
-
 def _second(library, ctx, grads):
     """The pooling is linear in its maps, so that this is the pooling itself; in the boxes it is not."""
     (rois,) = ctx.saved_tensors
     if ctx.needs_input_grad[1]:
         _no_second()
-    like = next(one for one in grads if one is not None)
-    maps = [like.new_zeros(shape) if one is None else one for one, shape in zip(grads, ctx.shapes)]
-    return library.pr_roi_pool(maps, rois, *ctx.size, *ctx.options), *[None] * 5
+    return library.pr_roi_pool(whole(grads, ctx.shapes), rois, *ctx.size, *ctx.options), *[None] * 5
 
 
 def _no_second(*_):
@@ -112,7 +103,7 @@ declare(
     "float finest_size) -> Tensor[]",
     _fake_backward,
     backward=_second,
-    setup_context=_setup_second,
+    setup_context=setup_second,
 )
 declare(
     "pr_roi_pool_boxes(Tensor grad, Tensor[] features, Tensor rois, float[] spatial_scales, bool aligned, "

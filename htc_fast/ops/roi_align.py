@@ -6,6 +6,7 @@ maps are read as they are, in 16 bits too, and summed in float32.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -181,18 +182,24 @@ def _backward(library, ctx, grad):
     return grads[: ctx.levels], None, None, None, None, None, None, None, semantic, None, None
 
 
-def _setup_second(ctx, inputs, output) -> None:
+def setup_second(ctx: Any, inputs: tuple, output: Any) -> None:
+    """Of both poolings' gradients, for their second derivatives."""
     grad, rois, sizes, *ctx.options = inputs
     ctx.size = grad.shape[2:]
     ctx.shapes = [(sizes[0], grad.shape[1], h, w) for h, w in zip(sizes[1::2], sizes[2::2])]
     ctx.save_for_backward(rois)
 
 
+def whole(grads: Sequence[Tensor | None], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The gradients, zeros where there is none."""
+    like = next(one for one in grads if one is not None)
+    return [like.new_zeros(shape) if one is None else one for one, shape in zip(grads, shapes)]
+
+
 def _second(library, ctx, grads):
     """RoIAlign is linear in its maps: how its gradient moves with the output's gradient is RoIAlign itself."""
     (rois,) = ctx.saved_tensors
-    like = next(one for one in grads if one is not None)
-    maps = [like.new_zeros(shape) if one is None else one for one, shape in zip(grads, ctx.shapes)]
+    maps = whole(grads, ctx.shapes)
     *options, has_semantic, semantic_scale, semantic_grid, _ = ctx.options
     semantic = maps.pop() if has_semantic else None
     again = library.multi_level_roi_align(maps, rois, *ctx.size, *options, semantic, semantic_scale, semantic_grid)
@@ -216,6 +223,6 @@ declare(
     "int semantic_grid, bool deterministic) -> Tensor[]",
     _fake_backward,
     backward=_second,
-    setup_context=_setup_second,
+    setup_context=setup_second,
     triton="roi_align_backward",
 )

@@ -81,7 +81,10 @@ def test_zoom_and_wrong_size():
 def test_an_empty_mask_is_no_trouble():
     found = two()
     found.rle[0] = from_bitmaps(np.zeros((1, 60, 100), np.uint8))[0]
-    draw(Image.new("RGB", (100, 60)), found)
+    drawn = [
+        np.asarray(draw(Image.new("RGB", (100, 60)), some, labels=False)) for some in (found, found[1:], found[:0])
+    ]
+    assert np.array_equal(drawn[0], drawn[1]) and drawn[0].any() and not drawn[2].any()
 
 
 def test_side_by_side():

@@ -1,10 +1,16 @@
 """Masks and boxes for paste_masks and encode_masks: named cases, drawn ones, strange boxes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
+
+from tests.simt import emulator
 
 # masks, mask size, image size
 CASES = {
@@ -40,6 +46,15 @@ def draw(count=20, size=(28, 28), image=(120, 170), seed=0, kind="smooth") -> tu
     extent = torch.rand(count, 2, generator=generator) ** 2 * 1.5 * reach
     boxes = torch.cat([corner, corner + extent], dim=1)
     return (masks.round(), boxes.round()) if kind == "binary" else (masks.clamp(0, 1), boxes)
+
+
+def drawn(test: Callable) -> Callable:
+    """A test of (column, size, image, seed, threshold, kind) that draws its cases, always the same ones."""
+    how = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+    sizes, images = (st.tuples(st.integers(1, most), st.integers(1, most)) for most in (33, 60))
+    kinds = {"threshold": st.sampled_from(THRESHOLDS), "kind": st.sampled_from(KINDS)}
+    cases = given(size=sizes, image=images, seed=st.integers(0, 10_000), **kinds)
+    return settings(max_examples=emulator.examples(200), **how)(cases(test))
 
 
 def strange(masks: str) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,15 @@
 """The poolings' named cases: what every column of test_roi_align.py and test_pr_roi_pool.py computes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from htc_fast.ops.reference import roi_align as reference
+from tests.simt import emulator
 
 NAN, INF = float("nan"), float("inf")
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -211,3 +215,29 @@ class Inputs:
         )
         grads = torch.autograd.grad(out, maps, self.grad.double(), allow_unused=True)
         return out.detach(), [torch.zeros_like(m) if g is None else g for g, m in zip(grads, maps)]
+
+
+def drawn(test: Callable) -> Callable:
+    """A test of (column, data) that draws its cases, always the same ones."""
+    how = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+    return settings(max_examples=emulator.examples(300), **how)(given(data=st.data())(test))
+
+
+def draw_case(data, **own) -> Case:
+    """Any case; own: strategies of fields that one pooling alone has."""
+    levels = [(data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40)))]
+    for _ in range(data.draw(st.integers(0, 3))):
+        levels.append((max(1, levels[-1][0] // 2), max(1, levels[-1][1] // 2)))
+    fields = {
+        "channels": st.sampled_from([1, 3, 4, 8, 16, 17, 32]),
+        "images": st.integers(1, 3),
+        "count": st.integers(0, 6),
+        "size": st.tuples(st.integers(1, 9), st.integers(1, 9)),
+        "aligned": st.booleans(),
+        "dtype": st.sampled_from(list(TOLERANCE)),
+        "layout": st.sampled_from(["channels_last", "contiguous", "sliced"]),
+        "batched": st.booleans(),
+        "boxes": st.sampled_from(["mixed", "small", "same"]),
+        "seed": st.integers(0, 1000),
+    }
+    return Case(levels=tuple(levels), **{name: data.draw(one) for name, one in (fields | own).items()})

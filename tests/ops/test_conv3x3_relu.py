@@ -143,7 +143,7 @@ def test_memory_layouts(column):
         (x.contiguous(**last), weight),
         (wide[:, :, ::2, 1::2], weight),
     ):
-        compare(ops.conv3x3_relu, [given, kernel, bias], column)
+        assert is_channels_last(compare(ops.conv3x3_relu, [given, kernel, bias], column))
 
 
 @pytest.mark.parametrize("column", over_torch("conv3x3_relu"))

@@ -52,10 +52,14 @@ def test_nothing_waits_for_the_device():
     weights, biases = [draw(CHANNELS, CHANNELS, 1, 1) for _ in levels], [draw(CHANNELS) for _ in levels]
 
     def everything():
-        ops.mask_branch(x, labels, heads)
-        ops.conv3x3_relu(x, *heads[0].convolutions[0], count=count)
-        ops.semantic_merge(levels, weights, biases)
+        masks = ops.mask_branch(x, labels, heads)
+        return (
+            masks,
+            ops.conv3x3_relu(x, *heads[0].convolutions[0], count=count),
+            ops.semantic_merge(levels, weights, biases),
+        )
 
     with ops.use_backend("triton"):
-        everything()  # compiled before it is watched
-        run_without_waiting(everything)
+        first = everything()  # compiled before it is watched
+        again = run_without_waiting(everything)
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))

@@ -42,7 +42,8 @@ def test_all_classes(name, column, dtype):
 def test_one_class(name, column, dtype):
     given = CASES[name]
     labels = torch.arange(len(given[0]), device=column.device) * 7 % len(given[4])
-    compare(lambda *some: ops.mask_predict(*some, labels), given, column, dtype)
+    out = compare(lambda *some: ops.mask_predict(*some, labels), given, column, dtype)
+    assert out.shape == (len(labels), 2 * given[0].shape[2], 2 * given[0].shape[3])
 
 
 @pytest.mark.parametrize("column", over_torch("mask_predict"))

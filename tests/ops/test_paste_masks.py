@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from htc_fast import ops
 from tests.ops.backends import CPP, CUDA, EMULATED, NATIVE, REFERENCE, cases, columns, emulated_only, watched_only
-from tests.ops.mask_cases import CASES, EMPTY, KINDS, THRESHOLDS, draw, errors, strange
+from tests.ops.mask_cases import CASES, EMPTY, KINDS, THRESHOLDS, draw, drawn, errors, strange
 from tests.simt import emulator
 
 OPERATOR = "paste_masks"
@@ -84,11 +82,7 @@ def test_order_of_threads_does_not_matter(column):
 
 
 @pytest.mark.parametrize("column", columns(OPERATOR, (CPP, EMULATED)))
-@settings(max_examples=emulator.examples(200), deadline=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
-@given(
-    size=st.tuples(st.integers(1, 33), st.integers(1, 33)), image=st.tuples(st.integers(1, 60), st.integers(1, 60)),
-    seed=st.integers(0, 10_000), threshold=st.sampled_from(THRESHOLDS), kind=st.sampled_from(KINDS))  # fmt: skip
+@drawn
 def test_drawn(column, size, image, seed, threshold, kind):
     if column == EMULATED:
         emulator.set_seed(seed % 4)

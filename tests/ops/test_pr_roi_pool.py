@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from htc_fast import ops
 from tests.ops.backends import CUDA, EMULATED, NATIVE, cases, columns, emulated_only, run_without_waiting, watched_only
 from tests.ops.pr_roi_pool_cases import BOXES_TOLERANCE, CASES, PreciseInputs
-from tests.ops.roi_cases import NAN, TOLERANCE, Case
+from tests.ops.roi_cases import NAN, TOLERANCE, draw_case, drawn
 from tests.simt import emulator
 
 OPERATOR = "pr_roi_pool"
@@ -76,26 +75,9 @@ def test_order_of_threads_does_not_matter(column):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("column", columns(OPERATOR, (EMULATED,)))
-@settings(max_examples=emulator.examples(300), deadline=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
-@given(data=st.data())
+@drawn
 def test_drawn(column, data):
-    levels = [(data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40)))]
-    for _ in range(data.draw(st.integers(0, 3))):
-        levels.append((max(1, levels[-1][0] // 2), max(1, levels[-1][1] // 2)))
-    case = Case(
-        levels=tuple(levels),
-        channels=data.draw(st.sampled_from([1, 3, 4, 8, 16, 17, 32])),
-        images=data.draw(st.integers(1, 3)),
-        count=data.draw(st.integers(0, 6)),
-        size=(data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))),
-        aligned=data.draw(st.booleans()),
-        dtype=data.draw(st.sampled_from(list(TOLERANCE))),
-        layout=data.draw(st.sampled_from(["channels_last", "contiguous", "sliced"])),
-        batched=data.draw(st.booleans()),
-        boxes=data.draw(st.sampled_from(["mixed", "small", "same"])),
-        seed=data.draw(st.integers(0, 1000)),
-    )
+    case = draw_case(data)
     emulator.set_seed(data.draw(st.integers(0, 5)))
     check(PreciseInputs(case), column)
 

@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.ops.backends import ALL, CUDA, EMULATED, INTERPRETED, REFERENCE, TRITON, cases, columns, emulated_only
-from tests.ops.roi_cases import CASES, INF, NAN, SMALL, TOLERANCE, Case, Inputs
+from tests.ops.roi_cases import CASES, INF, NAN, SMALL, TOLERANCE, Inputs, draw_case, drawn
 from tests.simt import emulator, operators
 
 OPERATOR = "multi_level_roi_align"
@@ -143,28 +142,10 @@ def test_order_of_threads_does_not_matter(column):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("column", columns(OPERATOR, (EMULATED,)))
-@settings(max_examples=emulator.examples(300), deadline=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
-@given(data=st.data())
+@drawn
 def test_drawn(column, data):
-    levels = [(data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40)))]
-    for _ in range(data.draw(st.integers(0, 3))):
-        levels.append((max(1, levels[-1][0] // 2), max(1, levels[-1][1] // 2)))
-    case = Case(
-        levels=tuple(levels),
-        channels=data.draw(st.sampled_from([1, 3, 4, 8, 16, 17, 32])),
-        images=data.draw(st.integers(1, 3)),
-        count=data.draw(st.integers(0, 6)),
-        size=(data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))),
-        ratio=data.draw(st.sampled_from([0, 1, 2, 3])),
-        aligned=data.draw(st.booleans()),
-        semantic=data.draw(st.sampled_from([0, 7, 14])),
-        dtype=data.draw(st.sampled_from(list(TOLERANCE))),
-        layout=data.draw(st.sampled_from(["channels_last", "contiguous", "sliced"])),
-        batched=data.draw(st.booleans()),
-        boxes=data.draw(st.sampled_from(["mixed", "small", "same"])),
-        seed=data.draw(st.integers(0, 1000)),
-    )
+    own = {"ratio": st.sampled_from([0, 1, 2, 3]), "semantic": st.sampled_from([0, 7, 14])}
+    case = draw_case(data, **own)
     emulator.set_seed(data.draw(st.integers(0, 5)))
     inputs = Inputs(case)
     (out, wanted), (found, grads) = inputs.expected(), inputs.run(column)
