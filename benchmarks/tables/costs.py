@@ -1,9 +1,11 @@
-"""What the mask branch costs before anything is measured: operations, bytes, tiles and waves, counted from the shapes.
+"""What is counted before anything is measured: tiles and waves of the mask branch, and launches of the whole detector.
 
 The GPU's figures are its data sheet's; nothing here was timed.
 """
 
+import json
 import math
+from pathlib import Path
 
 import torch
 
@@ -12,6 +14,8 @@ from htc_fast.ops._backend import triton_installed
 
 FLOPS, BYTES = 989e12, 4.8e12  # of an H200: bf16 products and memory, per second
 CHANNELS = 256
+LAUNCHES = Path(__file__).resolve().parents[2] / "tests" / "budget_launches.json"
+SUMMED = "launches", "megabytes"
 HEAD = ["launch", "maps", "GFLOP", "MB", "tile", "copied as", "tiles", "waves", "of the GPU used", "limit, µs"]
 
 
@@ -39,3 +43,20 @@ def row(name: str, shape: tuple[int, int, int], taps: int, outputs: int = CHANNE
     cells = [name, "×".join(map(str, shape)), f"{operations / 1e9:.1f}", f"{moved / 1e6:.1f}"]
     cells += [f"{tile.rows}×{tile.outputs}", box, str(tiles), f"{tiles / gpu.processors:.2f}", f"{full:.0%}"]
     return [*cells, f"{limit:.1f}"]
+
+
+def launches(suites: tuple[str, ...] = ()) -> str:
+    """What one picture launches on a GPU, part by part, as scripts/launch_check.py counted it."""
+    stored = json.loads(LAUNCHES.read_text())
+    before, now = stored["before"], stored["now"]
+
+    def cell(parts: dict[str, dict], name: str, key: str) -> str:
+        return f"{parts[name][key]:.0f}" if name in parts else "–"
+
+    found = []
+    for name in now | before:
+        cells = [cell(parts, name, key) for key in SUMMED for parts in (before, now)]
+        found.append([name, *cells, cell(now, name, "least_megabytes")])
+    sums = [f"{sum(one[key] for one in parts.values()):.0f}" for key in SUMMED for parts in (before, now)]
+    least = f"{sum(one['least_megabytes'] for one in now.values()):.0f}"
+    return table(["part", "launches before", "now", "MB before", "now", "least MB"], [*found, ["all", *sums, least]])

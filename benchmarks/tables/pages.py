@@ -31,6 +31,7 @@ TABLES = {
     "soak": (runs.soak, "soak", "soak_optimized"),
     "buckets": (runs.buckets, "buckets"),
     "costs": (costs.counted,),
+    "launches": (costs.launches,),
 }
 # Pictures of docs -> who draws them, of which suite; the first device's.
 PICTURES = {"profile.png": (chart.draw, "profile"), "sweep.png": (curves.draw, "sweep")}

@@ -78,13 +78,13 @@ T* dynamic_shared() {
 template <class... P>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, Stream,
             std::type_identity_t<P>... arguments) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || simt::written_down(name)) return;
   simt::shared_limit = shared > kSharedUnasked ? 227 * 1024 : 48 * 1024;
   simt::run(name, grid, block, shared, [&] { kernel(arguments...); });
 }
 
 inline void fill_zero(void* memory, size_t bytes, Stream) {
-  if (bytes > 0) std::memset(memory, 0, bytes);
+  if (bytes > 0 && !simt::written_down("memset")) std::memset(memory, 0, bytes);
 }
 
 inline void add4(float* address, float a, float b, float c, float d) {

@@ -30,7 +30,8 @@ FREE = {
     for name in (
         "empty empty_like empty_strided new_empty full full_like zeros zeros_like new_zeros ones ones_like arange "
         "scalar_tensor _to_copy clone contiguous lift_fresh detach zero_ fill_ upsample_nearest2d "
-        "native_batch_norm _native_batch_norm_legit_no_training _local_scalar_dense rand randn cudnn_batch_norm"
+        "native_batch_norm _native_batch_norm_legit_no_training _local_scalar_dense rand randn cudnn_batch_norm "
+        "_unsafe_view"
     ).split()
 }
 SUMS = {aten.add, aten.add_}

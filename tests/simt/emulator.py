@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _library(stem: str, build: str, kernels: list[Path], adapters: list[Path]) -
     for_kernels, for_emulator = VARIANTS[build]
     compile_flags, link_flags = torch_flags() if adapters else ([], [])
     jobs = [(path, for_kernels) for path in kernels]
-    jobs += [(HERE / name, for_emulator) for name in ("simt.cpp", "race.cpp")]
+    jobs += [(HERE / name, for_emulator) for name in ("simt.cpp", "race.cpp", "count.cpp")]
     jobs += [(path, compile_flags) for path in adapters]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: _compile(*job), jobs))
@@ -174,6 +175,18 @@ def kernels():
 
     _kernel_library()
     return torch.ops.htc_simt
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Callable[[], list[str]]]:
+    """Inside, kernels and memsets are written down and not run; what is given tells their names so far."""
+    library = ctypes.CDLL(str(_kernel_library()))
+    library.simt_launches.restype = ctypes.c_char_p
+    library.simt_count(ctypes.c_bool(True))
+    try:
+        yield lambda: library.simt_launches().decode().split()
+    finally:
+        library.simt_count(ctypes.c_bool(False))
 
 
 def set_seed(seed: int) -> None:

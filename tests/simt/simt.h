@@ -75,6 +75,9 @@ void* block_shared(size_t bytes, size_t alignment);  // the same address for eve
 void* dynamic_shared();
 void note_atomic(const void* address, size_t bytes);  // for the race build
 
+// While launches are counted, a kernel or a memset is only written down: whether this one was.
+bool written_down(const char* launch);
+
 // Seed 0 runs threads and blocks in order; every other seed is one shuffled order. Set from SIMT_SEED or by a test.
 extern uint64_t seed;
 
