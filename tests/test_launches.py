@@ -1,4 +1,4 @@
-"""What the optimised detector would launch on a GPU: traced on tensors without data, within tests/budget_launches.json."""
+"""What the optimised detector would launch on a GPU: traced without one, within tests/budget_launches.json."""
 
 import json
 
