@@ -67,7 +67,7 @@ class ReadyBackbone(nn.Module):
     def __init__(self, backbone: Backbone, dtype: torch.dtype, channels: int):
         super().__init__()
         self.backbone, self.dtype, self.channels = backbone, dtype, channels
-        self.autocasts = dtype != torch.float32 and not _is_all(backbone, dtype)
+        self.autocasts = dtype != torch.float32 and not _is_all(backbone, dtype, channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         if self.autocasts:
@@ -79,16 +79,15 @@ class ReadyBackbone(nn.Module):
         return [one.to(self.dtype) for one in maps]
 
 
-def _is_all(backbone: Backbone, dtype: torch.dtype) -> bool:
+def _is_all(backbone: Backbone, dtype: torch.dtype, channels: int) -> bool:
     """Whether everything with weights is in that type, and nothing between asks for another; tried on a CPU."""
     tensors = [*backbone.parameters(), *backbone.buffers()]
     if any(one.is_floating_point() and one.dtype != dtype for one in tensors):
         return False
-    tried = copy.deepcopy(backbone).to("cpu")
-    first = next(one for one in tried.modules() if isinstance(one, nn.Conv2d))
+    tried, images = copy.deepcopy(backbone).to("cpu"), torch.zeros(1, channels, 64, 64, dtype=dtype)
     try:
         with torch.no_grad():
-            return all(one.dtype == dtype for one in tried(torch.zeros(1, first.in_channels, 64, 64, dtype=dtype)))
+            return all(one.dtype == dtype for one in tried(images))
     except RuntimeError:
         return False
 

@@ -61,8 +61,9 @@ class Optimized(nn.Module):
     """What `optimize` returns: `detect` and `predict` as the detector's, always in evaluation mode.
 
     Batch norms, activations and residual sums are folded into the backbone's convolutions, the top-down sums into the
-    pyramid's; weights lie as the kernels read them and in their own precision, which images are cast to once. On a GPU each input shape becomes one CUDA graph at first use. Threads may
-    call at once: on a GPU they take turns, each on its own stream.
+    pyramid's. Weights lie as the kernels read them and in their own precision, to which images are cast once. On a GPU
+    each input shape becomes one CUDA graph at first use. Threads may call at once: on a GPU they take turns, each on
+    its own stream.
     """
 
     def __init__(self, model: HTC, image_size: tuple[int, int], batch_size: int, dtype: torch.dtype):
