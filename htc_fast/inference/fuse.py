@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from htc_fast.device import supports
 from htc_fast.ops import _onednn, winograd
+from htc_fast.ops.convolution import convolution
 
 # How oneDNN calls an activation, and its constants.
 ACTIVATIONS = {
@@ -39,9 +40,12 @@ class FusedConvolution(nn.Module):
         super().__init__()
         self.conv, self.activation, self.overwrites = conv, activation, overwrites
         self.packed: winograd.Packed | None = None  # the weight in Winograd's form as well
+        self.on_gpu = False  # laid out for a GPU, wherever it is now
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         dtype = self.conv.weight.dtype
+        if self.on_gpu:
+            return self._gpu(x.to(dtype), None if other is None else other.to(dtype))
         unwatched, packed = _onednn.unwatched(x), self.packed
         if unwatched and packed is not None and self.plain(other) and packed.fits(self.conv.weight, x):
             return winograd.convolution(x.to(dtype), packed.values, self.conv.bias, self.activation is not None)
@@ -57,6 +61,12 @@ class FusedConvolution(nn.Module):
         geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
         same = geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
         return same and other is None and (self.activation is None or type(self.activation) is nn.ReLU)
+
+    def _gpu(self, x: Tensor, other: Tensor | None) -> Tensor:
+        conv, relu = self.conv, type(self.activation) is nn.ReLU
+        geometry = {name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups")}
+        y = convolution(x, conv.weight, conv.bias, other, relu=relu, **geometry)
+        return y if relu or self.activation is None else self.activation(y)
 
     def _onednn(self, x: Tensor, other: Tensor | None) -> Tensor:
         conv, (name, constants) = self.conv, ACTIVATIONS.get(type(self.activation), (None, []))
@@ -164,8 +174,10 @@ def _take_in_sum(traced: fx.GraphModule, node: fx.Node) -> int:
             continue
         conv = _own_convolution(traced, source)
         # The other summand has to be there when the convolution runs.
-        if conv is None or not _fusible(conv):
+        if conv is None or not fusible(conv):
             continue
+        if (shortcut := _own_convolution(traced, other)) is not None:
+            _move_bias(shortcut, conv)
         overwrites = other.op != "placeholder" and all(user <= node for user in other.users)
         with traced.graph.inserting_before(node):
             fused = _add(traced, FusedConvolution(conv, None, overwrites), source, (source.args[0], other))
@@ -173,6 +185,14 @@ def _take_in_sum(traced: fx.GraphModule, node: fx.Node) -> int:
         traced.graph.erase_node(source)
         return 1
     return 0
+
+
+@torch.no_grad()
+def _move_bias(source: nn.Conv2d, conv: nn.Conv2d) -> None:
+    """A summand's bias into that of the convolution it is added to."""
+    if source.bias is not None:
+        conv.bias = nn.Parameter(source.bias if conv.bias is None else conv.bias + source.bias)
+        source.bias = None
 
 
 def _take_in_activation(traced: fx.GraphModule, node: fx.Node) -> int:
@@ -184,7 +204,7 @@ def _take_in_activation(traced: fx.GraphModule, node: fx.Node) -> int:
         module.activation = _module(traced, node)
         _erase(traced, node, source)
         return 1
-    if _own_convolution(traced, source) is None or not _fusible(module):
+    if _own_convolution(traced, source) is None or not fusible(module):
         return 0
     with traced.graph.inserting_before(node):
         fused = _add(traced, FusedConvolution(module, _module(traced, node)), source, (source.args[0],))
@@ -215,7 +235,7 @@ def _own_convolution(traced: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
     return module if isinstance(module, nn.Conv2d) and len(node.users) == 1 and len(calls) == 1 else None
 
 
-def _fusible(conv: nn.Conv2d) -> bool:
+def fusible(conv: nn.Conv2d) -> bool:
     # A subclass pads in its own way.
     return type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 

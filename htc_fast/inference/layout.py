@@ -1,45 +1,50 @@
-"""Weights laid out once: what runs in low precision is stored so, and fully connected layers read RoIAlign's order."""
+"""A detector laid out for a device: weights stored in the type they run in, and layers that read memory as it lies."""
+
+import copy
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 
-from htc_fast.inference.fuse import FusedConvolution
+from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions, fusible
+from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
+from htc_fast.models.fpn import FPN
+from htc_fast.models.htc import HTC
+from htc_fast.models.rpn import RPN
 from htc_fast.ops import winograd
+from htc_fast.ops.convolution import lateral
+from htc_fast.ops.pad_images import pad_images
+from htc_fast.ranges import part
+
+ALIGNED = 8  # outputs of a product: rows of 16 bytes, in 16 bits
 
 
-class ChannelsLastBoxHead(nn.Module):
-    """A box head whose first layer takes RoI features [K, C, 7, 7] as they lie in memory: row, column, channel."""
+def prepare(network: HTC, dtype: torch.dtype, device: torch.device | None = None) -> HTC:
+    """A copy of a detector that detects in `dtype` without autocast, laid out for `device`.
 
-    def __init__(self, head: BoxHead):
-        super().__init__()
-        self.fc1, self.fc2, self.classes, self.deltas = head.fc1, head.fc2, head.classes, head.deltas
-        weight = self.fc1.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
-        self.fc1.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As BoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
-        x = _dense_relu(x.permute(0, 2, 3, 1).flatten(1), self.fc1)
-        x = _dense_relu(x, self.fc2)
-        return self.classes(x), self.deltas(x)
+    device   None: where it is. The weights stay where they are: what is laid out for a GPU also runs on a CPU, as its
+             operators' definitions, and can be traced there
+    returns  in evaluation mode; images go in as they would into `network`, geometry and results are float32
+    """
+    device = next(network.parameters()).device if device is None else device
+    made = copy.deepcopy(network).eval()
+    made.backbone.net, _ = fuse_convolutions(made.backbone.net)
+    lay_out(made, dtype, device)
+    return made
 
 
-def _dense_relu(x: Tensor, layer: nn.Linear) -> Tensor:
-    """relu(x W + b); on a GPU both are cuBLASLt's epilogue."""
-    if x.device.type != "cuda" or torch.is_autocast_enabled("cuda"):
-        return layer(x).relu_()
-    return torch._addmm_activation(layer.bias, x, layer.weight.t())
-
-
-def lay_out(network: nn.Module, dtype: torch.dtype) -> None:
-    """Change `network` (an HTC for inference) in place."""
-    device = next(network.parameters()).device
+def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
+    """Change `network` (for inference, fused) in place, for `device`, wherever it is now."""
+    gpu = device.type == "cuda"
     if not convolves(device, dtype):
         for t, head in enumerate(network.box_heads):
-            network.box_heads[t] = ChannelsLastBoxHead(head)
+            network.box_heads[t] = ChannelsLastBoxHead(head, gpu)
+    network.fpn, network.rpn = FusedFPN(network.fpn, gpu), MergedRPN(network.rpn)
+    channels = _widen_stem(network.backbone.net, 16 // dtype.itemsize) if gpu else 3
     # Taken from the weights as they were trained, before these lose bits.
-    packed = _pack(network, dtype)
+    packed = _pack(network, dtype, device)
     for module in network.modules():
         # Norms and whatever else autocast keeps in float32 stay so.
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
@@ -48,14 +53,160 @@ def lay_out(network: nn.Module, dtype: torch.dtype) -> None:
     network.requires_grad_(False)
     for owner, conv, values in packed:
         owner.packed = winograd.Packed(conv.weight, values)
+    if gpu:
+        _use_gpu(network)
+    network.backbone = ReadyBackbone(network.backbone, dtype, channels)
 
 
-def _pack(network: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, nn.Conv2d, Tensor]]:
+class ReadyBackbone(nn.Module):
+    """Images [N, 3, H, W] of any type and layout -> maps of `dtype`.
+
+    channels  that the first convolution takes; those behind the images' own are zeros
+    """
+
+    def __init__(self, backbone: Backbone, dtype: torch.dtype, channels: int):
+        super().__init__()
+        self.backbone, self.dtype, self.channels = backbone, dtype, channels
+        self.autocasts = dtype != torch.float32 and not _is_all(backbone, dtype, channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        if self.autocasts:
+            # Weights are stored in their type: nothing is left for its cache, which a captured graph cannot use.
+            with torch.autocast(images.device.type, self.dtype, cache_enabled=False):
+                maps = self.backbone(pad_images(images, self.channels, images.dtype))
+        else:
+            maps = self.backbone(pad_images(images, self.channels, self.dtype))
+        return [one.to(self.dtype) for one in maps]
+
+
+def _is_all(backbone: Backbone, dtype: torch.dtype, channels: int) -> bool:
+    """Whether everything with weights is in that type, and nothing between asks for another; tried on a CPU."""
+    tensors = [*backbone.parameters(), *backbone.buffers()]
+    if any(one.is_floating_point() and one.dtype != dtype for one in tensors):
+        return False
+    tried, images = copy.deepcopy(backbone).to("cpu"), torch.zeros(1, channels, 64, 64, dtype=dtype)
+    try:
+        with torch.no_grad():
+            return all(one.dtype == dtype for one in tried(images))
+    except RuntimeError:
+        return False
+
+
+class FusedFPN(nn.Module):
+    """As FPN, with the top-down sum inside the lateral convolution."""
+
+    def __init__(self, fpn: FPN, gpu: bool):
+        super().__init__()
+        self.gpu = gpu
+        self.lateral = nn.ModuleList(FusedConvolution(conv, None, overwrites=True) for conv in fpn.lateral)
+        self.output = nn.ModuleList(FusedConvolution(conv, None) for conv in fpn.output)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """maps C2..C5 [N, C_l, H_l, W_l] -> P2..P6 [N, C, H_l, W_l]."""
+        sums = [self.lateral[-1](maps[-1])]
+        for level in range(len(maps) - 2, -1, -1):
+            sums.insert(0, self._sum(self.lateral[level], maps[level], sums[0]))
+        pyramid = [conv(one) for conv, one in zip(self.output, sums)]
+        return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
+
+    def _sum(self, layer: FusedConvolution, x: Tensor, coarser: Tensor) -> Tensor:
+        if self.gpu:
+            return lateral(x, layer.conv.weight, layer.conv.bias, coarser)
+        return layer(x, F.interpolate(coarser, size=x.shape[-2:], mode="nearest"))
+
+
+class MergedRPN(RPN):
+    """As RPN, with the ReLU inside the 3x3 and both 1x1 as one: objectness and deltas are views of its output."""
+
+    def __init__(self, rpn: RPN):
+        nn.Module.__init__(self)
+        self.config = rpn.config
+        self.conv = Conv3x3ReLU(rpn.conv.in_channels)
+        self.conv.weight, self.conv.bias = rpn.conv.weight, rpn.conv.bias
+        self.counts = rpn.objectness.out_channels, rpn.deltas.out_channels
+        weight, bias = _stacked(rpn.objectness, rpn.deltas)
+        merged = nn.Conv2d(weight.shape[1], len(weight), 1)
+        merged.weight, merged.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.merged = FusedConvolution(merged, None)
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """As RPN."""
+        with part("RPN head"):
+            both = [self.merged(self.conv(level)) for level in features]
+        objects, deltas = self.counts
+        return [one[:, :objects] for one in both], [one[:, objects : objects + deltas] for one in both]
+
+
+class ChannelsLastBoxHead(nn.Module):
+    """A box head whose first layer takes RoI features [K, C, 7, 7] as they lie in memory: row, column, channel.
+
+    gpu  classes and deltas are views of one product's result
+    """
+
+    def __init__(self, head: BoxHead, gpu: bool):
+        super().__init__()
+        self.fc1, self.fc2 = head.fc1, head.fc2
+        self.gpu, self.counts = gpu, (head.classes.out_features, head.deltas.out_features)
+        weight = self.fc1.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
+        self.fc1.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
+        weight, bias = _stacked(head.classes, head.deltas)
+        self.merged = nn.Linear(weight.shape[1], len(weight))
+        self.merged.weight, self.merged.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As BoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
+        x = self._dense_relu(x.permute(0, 2, 3, 1).flatten(1), self.fc1)
+        both = self.merged(self._dense_relu(x, self.fc2))
+        classes, deltas = self.counts
+        return both[:, :classes], both[:, classes : classes + deltas]
+
+    def _dense_relu(self, x: Tensor, layer: nn.Linear) -> Tensor:
+        """relu(x W + b); on a GPU both are cuBLASLt's epilogue."""
+        if self.gpu:
+            return torch._addmm_activation(layer.bias, x, layer.weight.t())
+        return layer(x).relu_()
+
+
+def _stacked(first: nn.Module, second: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of both layers as one, of a number of outputs that is aligned: zeros behind theirs."""
+    weight, bias = (torch.cat([getattr(one, name).detach() for one in (first, second)]) for name in ("weight", "bias"))
+    missing = -len(weight) % ALIGNED
+    return torch.cat([weight, weight.new_zeros(missing, *weight.shape[1:])]), F.pad(bias, (0, missing))
+
+
+def _widen_stem(net: nn.Module, channels: int) -> int:
+    """Give the convolutions that read the images input channels of zeros; how many there are then."""
+    if not isinstance(net, fx.GraphModule):
+        return 3
+    images = next(node for node in net.graph.nodes if node.op == "placeholder")
+    readers = [net.get_submodule(node.target) if node.op == "call_module" else None for node in images.users]
+    stems = [one.conv if isinstance(one, FusedConvolution) else one for one in readers]
+    for node, stem in zip(images.users, stems):
+        if node.args != (images,) or type(stem) is not nn.Conv2d or stem.groups != 1:
+            return 3
+    for stem in stems:
+        stem.weight = nn.Parameter(F.pad(stem.weight.detach(), (0, 0, 0, 0, 0, channels - stem.in_channels)))
+        stem.in_channels = channels
+    return channels
+
+
+def _use_gpu(network: HTC) -> None:
+    """Every convolution whose surroundings were traced, and those of pyramid and RPN, with what follows it."""
+    net = network.backbone.net
+    if isinstance(net, fx.GraphModule):
+        for module in list(net.modules()):
+            for name, conv in list(module.named_children()):
+                if not isinstance(module, FusedConvolution) and isinstance(conv, nn.Conv2d) and fusible(conv):
+                    setattr(module, name, FusedConvolution(conv, None))
+    for module in network.modules():
+        if isinstance(module, FusedConvolution):
+            module.on_gpu = True
+
+
+def _pack(network: HTC, dtype: torch.dtype, device: torch.device) -> list[tuple[nn.Module, nn.Conv2d, Tensor]]:
     """The 3x3 convolutions that run faster in Winograd's form, each with its owner and its weight in that form."""
-    for convolutions in (network.fpn.output, network.rpn):
-        for name, conv in list(convolutions.named_children()):
-            if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
-                setattr(convolutions, name, FusedConvolution(conv, None))
+    if device.type != "cpu":
+        return []
     owners: list[tuple[nn.Module, nn.Conv2d]] = [
         (one, one.conv) for one in network.modules() if isinstance(one, FusedConvolution) and one.plain()
     ]

@@ -1,6 +1,5 @@
 """A detector made ready for inference: the same `detect` and `predict`, in less time."""
 
-import copy
 import operator
 import warnings
 import weakref
@@ -10,9 +9,8 @@ from torch import Tensor, nn
 
 from htc_fast.device import supports, usable_cores
 from htc_fast.inference.buckets import describe, out_of_memory
-from htc_fast.inference.fuse import fuse_convolutions
 from htc_fast.inference.graphs import graph_buckets
-from htc_fast.inference.layout import lay_out
+from htc_fast.inference.layout import prepare
 from htc_fast.inference.predict import SIZE, predict
 from htc_fast.models.config import Model
 from htc_fast.models.htc import HTC
@@ -62,23 +60,22 @@ def optimized(model: HTC, size: tuple[int, int] | None, batch_size: int, amp: bo
 class Optimized(nn.Module):
     """What `optimize` returns: `detect` and `predict` as the detector's, always in evaluation mode.
 
-    Batch norms, activations and residual sums are folded into the backbone's convolutions, weights lie as the kernels
-    read them and in their own precision. On a GPU each input shape becomes one CUDA graph at first use. Threads may
-    call at once: on a GPU they take turns, each on its own stream.
+    Batch norms, activations and residual sums are folded into the backbone's convolutions, the top-down sums into the
+    pyramid's. Weights lie as the kernels read them and in their own precision, to which images are cast once. On a GPU
+    each input shape becomes one CUDA graph at first use. Threads may call at once: on a GPU they take turns, each on
+    its own stream.
     """
 
     def __init__(self, model: HTC, image_size: tuple[int, int], batch_size: int, dtype: torch.dtype):
         super().__init__()
         self.dtype, self.batch_size = dtype, batch_size
         self.largest = tuple(-(-side // 32) * 32 for side in image_size)
-        self.network = copy.deepcopy(model).eval()
-        self.network.backbone.net, self.fused = fuse_convolutions(self.network.backbone.net)
-        lay_out(self.network, dtype)
+        self.network = prepare(model, dtype)
         self.device = next(model.parameters()).device
         self.buckets = None
         if self.device.type == "cuda":
             pixels = batch_size * self.largest[0] * self.largest[1]
-            self.buckets = graph_buckets(self._detect, self.device, pixels, batch_size, GRAPHS)
+            self.buckets = graph_buckets(self.network.detect, self.device, pixels, batch_size, GRAPHS)
         self._source = _Watched(model)
         self.training = False
 
@@ -122,7 +119,7 @@ class Optimized(nn.Module):
     def _bucket(self, images: Tensor, image_sizes: Tensor) -> Detections:
         if self.buckets is None:
             try:
-                return self._detect(images, image_sizes)
+                return self.network.detect(images, image_sizes)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -136,13 +133,6 @@ class Optimized(nn.Module):
             image_sizes = torch.cat([image_sizes, image_sizes[:1].expand(fill, -1)])
         found = self.buckets(images, image_sizes)
         return Detections(*(value[:count] for value in vars(found).values()))
-
-    def _detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
-        # Weights are stored in their type: nothing is left for autocast's cache, which a captured graph cannot use.
-        low = self.dtype != torch.float32
-        dtype = self.dtype if low else None
-        with torch.autocast(images.device.type, dtype, enabled=low, cache_enabled=False):
-            return self.network.detect(images, image_sizes)
 
     def _check(self, images: Tensor, image_sizes: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != 3 or image_sizes.shape != (len(images), 2) or not len(images):

@@ -46,6 +46,7 @@ class Backbone(nn.Module):
         self._freeze(frozen_stages)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        images = images.contiguous(memory_format=torch.channels_last)
         # On a CPU, depthwise convolutions go backwards more slowly in bf16 than in fp32.
         slow = images.device.type == "cpu" and self.training and self.depthwise
         with torch.autocast("cpu", enabled=False) if slow else contextlib.nullcontext():

@@ -48,7 +48,7 @@ class HTC(nn.Module):
     def extract(self, images: Tensor) -> list[Tensor]:
         """images [N, 3, H, W], sides multiples of 32 -> P2..P6."""
         with part("backbone"):
-            maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
+            maps = self.backbone(images)
         with part("FPN"):
             return self.fpn(maps)
 

@@ -73,6 +73,11 @@ def triton_installed() -> bool:
         return False
 
 
+def in_triton(tensor: torch.Tensor) -> bool:
+    """Whether a kernel that is no operator's own runs in Triton for this tensor: on a GPU unless another is forced."""
+    return tensor.device.type == "cuda" and forced_backend() in (None, "triton") and triton_installed()
+
+
 def register_over_torch(op: str) -> None:
     """Note that `op` is written over torch's own convolutions on every device, and in Triton."""
     from_torch.add(op)

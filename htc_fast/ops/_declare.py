@@ -27,6 +27,7 @@ def declare(
     setup_context: Callable | None = None,
     native: bool = True,
     triton: str | None = None,
+    python: Callable | None = None,
 ) -> None:
     """Define an operator in the namespaces of its backends.
 
@@ -36,9 +37,14 @@ def declare(
     setup_context  (ctx, inputs, output), as torch.library.register_autograd takes it
     native         whether csrc/torch implements it
     triton         the file in ops/triton that has a function of the operator's name; None: Triton does not run it
+    python         what implements it on every device where nothing is native: calls into torch and other operators,
+                   which are one operator to whoever traces or counts
     """
     name = schema.partition("(")[0]
-    if native and _native.fits(name):
+    if python is not None:
+        _define(NATIVE, name, schema, fake, backward, setup_context)
+        _libraries[NATIVE].impl(name, python, "CompositeExplicitAutograd")
+    if native and python is None and _native.fits(name):
         _define(NATIVE, name, schema, fake, backward, setup_context)
         if not _native.has(name, "CPU"):
             _libraries[NATIVE].impl(name, lambda *_: _native.require(), "CPU")

@@ -3,8 +3,9 @@
 import triton
 import triton.language as tl
 
-# What becomes of the sum: kept; relu(sum + bias [+ extra]); extra + relu(sum + bias); extra where sum + bias > 0.
-PLAIN, RELU, FLOW, GATE = 0, 1, 2, 3
+# What becomes of the sum: kept; relu(sum + bias [+ extra]); extra + relu(sum + bias); extra where sum + bias > 0;
+# sum + bias [+ extra]; the same with an extra of another size, of which every pixel takes the nearest one.
+PLAIN, RELU, FLOW, GATE, SUM, NEAREST = 0, 1, 2, 3, 4, 5
 # Which maps of the batch are computed: all; the first counts[n] of every image's; those whose label is not negative.
 ALL, COUNTED, LABELLED = 0, 1, 2
 
@@ -33,17 +34,25 @@ def wanted_rows(
 
 
 @triton.jit
+def nearest(place, size, out_size):
+    """The source pixel of a line or column of the result, as torch's nearest resampling chooses it."""
+    step = tl.div_rn(size.to(tl.float32), out_size.to(tl.float32))
+    return tl.minimum((place.to(tl.float32) * step).to(tl.int32), size - 1)
+
+
+@triton.jit
 def epilogue(
     total,  # [rows, o] float32, the sum
     bias,  # [outputs]
-    extra,  # as out: a second map, where HAS_EXTRA
+    extra,  # a second map, where HAS_EXTRA
     out,  # [K, H, W, outputs]
-    place,  # [rows, o] where in out and extra
+    place,  # [rows, o] where in out
+    other_place,  # [rows, o] where in extra
     known,  # [rows, o] whether that is inside
     live,  # [rows] whether the row is wanted: others give zeros
     o,  # [o] outputs of this tile
     outputs,
-    EPILOGUE: tl.constexpr,  # PLAIN, RELU, FLOW or GATE
+    EPILOGUE: tl.constexpr,  # PLAIN, RELU, ...
     HAS_EXTRA: tl.constexpr,
 ):
     """Bias, second map and ReLU as EPILOGUE says, and the store."""
@@ -51,11 +60,13 @@ def epilogue(
         total += tl.load(bias + o, mask=o < outputs, other=0.0).to(tl.float32)[None, :]
         other = total * 0.0
         if HAS_EXTRA:
-            other = tl.load(extra + place, mask=known & live[:, None], other=0.0).to(tl.float32)
+            other = tl.load(extra + other_place, mask=known & live[:, None], other=0.0).to(tl.float32)
         if EPILOGUE == 1:
             total = relu(total + other)
         if EPILOGUE == 2:
             total = relu(total) + other
         if EPILOGUE == 3:
             total = tl.where(total > 0, other, 0.0)
+        if EPILOGUE >= 4:
+            total += other
     tl.store(out + place, tl.where(live[:, None], total, 0.0).to(out.dtype.element_ty), mask=known)

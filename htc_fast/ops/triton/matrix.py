@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.epilogue import ALL, COUNTED, epilogue, wanted_rows
+from htc_fast.ops.triton.epilogue import ALL, COUNTED, epilogue, nearest, wanted_rows
 from htc_fast.ops.triton.launch import launch
 from htc_fast.ops.triton.tiles import Tile, device_of, gradient_tile, precision, tile_for
 from htc_fast.ops.triton.tma import takes, tma_product, trusted
@@ -28,18 +28,20 @@ def seen_taps(y, x, height, width, live, TAPS: tl.constexpr):
     return seen
 
 
-@triton.jit(do_not_specialize=["rows", "height", "width", "per_image"])
+@triton.jit(do_not_specialize=["rows", "height", "width", "per_image", "other_height", "other_width"])
 def product_kernel(
     x,  # [K, H, W, channels]
     weight,  # its first number; where the others lie, the three steps say
     bias,  # [outputs]
-    extra,  # [K, H, W, outputs]: what is added or gated, where HAS_EXTRA
+    extra,  # [K, H, W, outputs], of its own size for NEAREST: what is added or gated, where HAS_EXTRA
     out,  # [K, H, W, outputs]
     choice,  # counts [N] or labels [K]: which maps are wanted, as WANTED says
     rows,  # K * H * W
     height,
     width,
     per_image,  # K / N
+    other_height,  # of extra
+    other_width,
     channels,
     outputs,
     step_in,  # distance in weight between channels,
@@ -83,8 +85,13 @@ def product_kernel(
         right = tl.load(columns + (tap * step_tap + c * step_in), mask=right_mask, other=0.0)
         total = tl.dot(left, right, total, input_precision=PRECISION)
     place = row.to(tl.int64)[:, None] * outputs + o[None, :]
-    known = (row < rows)[:, None] & (o < outputs)[None, :]
-    epilogue(total, bias, extra, out, place, known, live, o, outputs, EPILOGUE, HAS_EXTRA)
+    known, other_place = (row < rows)[:, None] & (o < outputs)[None, :], place
+    if EPILOGUE == 5:
+        other_y = nearest(row // width % height, other_height, height)
+        other_row = (row // (height * width) * other_height + other_y) * other_width
+        other_row += nearest(row % width, other_width, width)
+        other_place = other_row.to(tl.int64)[:, None] * outputs + o[None, :]
+    epilogue(total, bias, extra, out, place, other_place, known, live, o, outputs, EPILOGUE, HAS_EXTRA)
 
 
 @triton.jit(do_not_specialize=["rows", "height", "width", "per_image", "span"])
@@ -188,7 +195,7 @@ def product(
     """x [K, C, H, W] times weight: [K, outputs, H, W].
 
     steps   distances in the weight's memory between channels, outputs and taps; a negative tap step starts at the last
-    extra   [K, outputs, H, W], what `epilogue` adds or gates
+    extra   [K, outputs, H, W], what `epilogue` adds or gates; [K, outputs, h, w] for NEAREST, with one tap alone
     choice  counts [N] or labels [K], as `wanted` says; maps that are not wanted give zeros
     tma     whether tiles may be copied in bulk where the device can
     """
@@ -208,7 +215,8 @@ def product(
             return
         programs = tile.tiles(count, height, width, outputs)
         maps = [out if one is None else one for one in (bias, extra, out, choice)]
-        sizes = rows, height, width, per_image, channels, outputs
+        other_size = extra.shape[2:] if extra is not None else (height, width)
+        sizes = rows, height, width, per_image, *other_size, channels, outputs
         kind = {"TAPS": taps, "EPILOGUE": epilogue, "HAS_EXTRA": extra is not None, "WANTED": wanted}
         options = tile.options(channels, x.dtype)
         launch(product_kernel, programs, x.device, x, start, *maps, *sizes, *steps, **kind, **options)

@@ -90,7 +90,7 @@ def tma_kernel(
     o = first_output + tl.arange(0, OUTPUTS)
     place = ((image.to(tl.int64) * height + line) * width + column)[:, None] * outputs + o[None, :]
     known = there[:, None] & (o < outputs)[None, :]
-    epilogue(tl.trans(total), bias, extra, out, place, known, live, o, outputs, EPILOGUE, HAS_EXTRA)
+    epilogue(tl.trans(total), bias, extra, out, place, place, known, live, o, outputs, EPILOGUE, HAS_EXTRA)
 
 
 def tma_product(

@@ -1,0 +1,174 @@
+"""Convolutions with what follows them in one launch on a GPU, for inference: bias, sum with another map, ReLU.
+
+Who does it there depends on the layer: a 1x1 is a matrix product with cuBLASLt's epilogue, a ReLU at the end is
+cuDNN's, and a 3x3 or 1x1 without ReLU is the Triton kernel of the heads. What none of them takes goes as torch does it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend
+from htc_fast.ops._declare import declare, maps_like
+from htc_fast.ops.reference import convolution as reference
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+# What cuDNN was seen to do right, by device and shapes.
+_seen: dict[tuple, bool] = {}
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    other: Tensor | None = None,
+    *,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    relu: bool = False,
+) -> Tensor:
+    """relu(convolution of x + bias + other), or without the ReLU; no gradient.
+
+    x        [N, C, H, W]
+    weight   [O, C / groups, kh, kw]
+    bias     [O] or None
+    other    [N, O, h, w] or None
+    returns  [N, O, h, w], channels-last in memory
+    """
+    return torch.ops.htc_fast.convolution(x, weight, bias, other, stride, padding, dilation, groups, relu)
+
+
+def lateral(x: Tensor, weight: Tensor, bias: Tensor, coarser: Tensor) -> Tensor:
+    """1x1 convolution of x plus the coarser map's nearest pixels, as a feature pyramid sums them; no gradient.
+
+    x        [N, C, H, W]
+    weight   [O, C, 1, 1], bias [O]
+    coarser  [N, O, h, w]
+    returns  [N, O, H, W], channels-last in memory
+    source   FPN, figure 3; the nearest pixel is that of torch's `interpolate`
+    """
+    return torch.ops.htc_fast.lateral(x, weight, bias, coarser)
+
+
+def _convolution(x, weight, bias, other, stride, padding, dilation, groups, relu):
+    geometry = (*stride, *padding, *dilation, groups)
+    if x.device.type == "cuda" and x.dtype in FLOATS and _backend.forced_backend() != "reference":
+        x, other = (one if one is None else one.contiguous(memory_format=torch.channels_last) for one in (x, other))
+        whole = tuple(weight.shape[2:]) + geometry  # what it is but for channels
+        pointwise, square = whole == (1, 1, 1, 1, 0, 0, 1, 1, 1), whole == (3, 3, 1, 1, 1, 1, 1, 1, 1)
+        if pointwise and bias is not None and other is None and x.dtype != torch.float32:
+            return _product(x, weight, bias, relu)
+        if relu and _cudnn_takes(x, weight, bias, other, geometry):
+            return _cudnn(x, weight, bias, other, geometry)
+        if (pointwise or square) and bias is not None and _backend.in_triton(x):
+            return torch.ops.htc_fast_triton.convolution_sum(x, weight, bias, other, relu)
+    out = reference.convolution(x, weight, bias, other, stride, padding, dilation, groups, relu)
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    """A 1x1 convolution as a matrix product over pixels, bias and ReLU in its epilogue."""
+    rows, matrix = x.permute(0, 2, 3, 1).flatten(0, 2), weight.flatten(1).t()
+    out = torch._addmm_activation(bias, rows, matrix) if relu else torch.addmm(bias, rows, matrix)
+    return out.view(len(x), *x.shape[2:], len(weight)).permute(0, 3, 1, 2)
+
+
+def _cudnn(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, geometry: tuple) -> Tensor:
+    layer = bias, geometry[0:2], geometry[2:4], geometry[4:6], geometry[6]
+    if other is None:
+        return torch.cudnn_convolution_relu(x, weight, *layer)
+    return torch.cudnn_convolution_add_relu(x, weight, other, 1.0, *layer)
+
+
+def _cudnn_takes(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, geometry: tuple) -> bool:
+    """Whether cuDNN computes this layer with ReLU, and rightly: tried once per shape, which waits for the GPU."""
+    flags: Any = torch.backends.cudnn
+    exact = flags.deterministic or torch.are_deterministic_algorithms_enabled()
+    if bias is None or not x.numel() or exact or not (flags.enabled and flags.is_available()):
+        return False
+    precision = flags.conv.fp32_precision if x.dtype == torch.float32 else ""
+    key = x.device, x.dtype, x.shape, weight.shape, geometry, other is None, precision, flags.benchmark
+    if key not in _seen:
+        if torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode() == 2:
+            return False  # trying means waiting: not now
+        _seen[key] = _cudnn_is_right(x, weight, bias, other, geometry)
+    return _seen[key]
+
+
+def _cudnn_is_right(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple) -> bool:
+    """cuDNN's result for images of zeros is relu(bias + sum).
+
+    Without a sum torch hands it the unfilled output as one, times zero: if that were read, garbage that happens to be
+    NaN would stay. So NaN is what it gets here.
+    """
+    zeros = torch.zeros_like(x)
+    shape = _size(x, weight, geometry)
+    summand = x.new_full((1,), 1.0 if other is not None else torch.nan).expand(shape)
+    summand = summand.contiguous(memory_format=torch.channels_last)
+    layer = bias, geometry[0:2], geometry[2:4], geometry[4:6], geometry[6]
+    try:
+        found = torch.cudnn_convolution_add_relu(zeros, weight, summand, float(other is not None), *layer)
+        # The call itself too, with its own way to the library.
+        _cudnn(zeros, weight, bias, other, geometry)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AttributeError):
+        return False
+    wanted = (bias + (other is not None)).relu()[:, None, None]
+    return bool(((found - wanted).abs() <= 0.02 * wanted.abs() + 1e-3).all())
+
+
+def _size(x: Tensor, weight: Tensor, geometry: Sequence[int]) -> tuple[int, int, int, int]:
+    """[N, O, h, w] of the result."""
+    sides = [
+        (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for side, kernel, stride, padding, dilation in zip(
+            x.shape[2:], weight.shape[2:], geometry[0:2], geometry[2:4], geometry[4:6]
+        )
+    ]
+    return x.shape[0], weight.shape[0], sides[0], sides[1]
+
+
+def _lateral(x, weight, bias, coarser):
+    if _backend.in_triton(x) and x.dtype in FLOATS:
+        return torch.ops.htc_fast_triton.lateral(x, weight, bias, coarser)
+    return reference.lateral(x, weight, bias, coarser).contiguous(memory_format=torch.channels_last)
+
+
+def _fake(x, weight, bias, other, stride, padding, dilation, groups, relu):
+    count, outputs, height, width = _size(x, weight, (*stride, *padding, *dilation))
+    return maps_like(x, count, outputs, height, width)
+
+
+def _fake_sum(x, weight, bias, other, relu):
+    return maps_like(x, x.shape[0], weight.shape[0], *x.shape[2:])
+
+
+def _fake_lateral(x, weight, bias, coarser):
+    return maps_like(x, x.shape[0], weight.shape[0], *x.shape[2:])
+
+
+declare(
+    "convolution(Tensor x, Tensor weight, Tensor? bias, Tensor? other, int[] stride, int[] padding, int[] dilation, "
+    "int groups, bool relu) -> Tensor",
+    _fake,
+    native=False,
+    python=_convolution,
+)
+declare(
+    "convolution_sum(Tensor x, Tensor weight, Tensor bias, Tensor? other, bool relu) -> Tensor",
+    _fake_sum,
+    native=False,
+    triton="convolution",
+)
+declare(
+    "lateral(Tensor x, Tensor weight, Tensor bias, Tensor coarser) -> Tensor",
+    _fake_lateral,
+    native=False,
+    triton="convolution",
+    python=_lateral,
+)
