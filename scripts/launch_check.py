@@ -16,7 +16,7 @@ import importlib
 import json
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from htc_fast import create_model
-from htc_fast.inference.optimize import prepare
-from htc_fast.ops import _backend, _native
+from htc_fast.inference.layout import prepare
+from htc_fast.ops import _backend, _native, convolution, pad_images
 from htc_fast.profiling.meters import CostMeter
 from htc_fast.ranges import watching
 from tests.simt import emulator, operators
@@ -64,6 +64,10 @@ EMULATED: dict[str, Any] = {
     ),
     "batched_nms_padded": operators.batched_nms_padded,
 }
+
+
+# And those that call other operators in turn.
+INSIDE = {"convolution": convolution._convolution, "lateral": convolution._lateral, "pad_images": pad_images._run}
 
 
 @dataclass
@@ -112,7 +116,8 @@ class Recorder(TorchDispatchMode):
 
 
 def bytes_of(*values) -> int:
-    return sum(one.nbytes for one in tree_leaves(values) if isinstance(one, Tensor))
+    """Of the tensors among the values, each once: what a kernel has no use for is given as one that it has."""
+    return sum({id(one): one.nbytes for one in tree_leaves(values) if isinstance(one, Tensor)}.values())
 
 
 class Described:
@@ -141,23 +146,46 @@ def launches(call: Call) -> dict[str, list[int]]:
     namespace, _, name = call.operator._schema.name.partition("::")
     if namespace == "htc_fast_triton":
         return of_triton(name, *tree_map_only(Described, lambda one: one.on("meta"), (call.arguments, call.options)))
+    if namespace == "htc_fast" and name in INSIDE:
+        return of_python(INSIDE[name], call)
     names = [f"{namespace}::{name}"]
     if namespace == "htc_fast" and name in EMULATED:
         arguments, options = tree_map_only(Described, lambda one: one.on("cpu"), (call.arguments, call.options))
         with emulator.counting() as counted:
             EMULATED[name](*arguments, **options)
             names = counted()
-    elif name == "convolution" and call.arguments[2] is not None:
+    elif (namespace, name) == ("aten", "convolution") and call.arguments[2] is not None:
         names.append("bias")
     # What one of our operators has between its launches stays on the chip, or is small.
     return gathered([(one, call.moved if number == 0 else 0) for number, one in enumerate(names)])
 
 
-def gathered(pairs: list[tuple[str, int]]) -> dict[str, list[int]]:
+def gathered(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for name, moved in pairs:
         found.setdefault(name, []).append(moved)
     return found
+
+
+def of_python(operator: Callable, call: Call) -> dict[str, list[int]]:
+    """What is behind an operator that calls others; cuDNN is taken to do what it is asked for."""
+    found: list[tuple[str, int]] = []
+
+    def cudnn(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, geometry: tuple) -> Tensor:
+        out = convolution.maps_like(x, *convolution._size(x, weight, geometry))
+        found.append(("cudnn_convolution_relu", bytes_of(x, weight, bias, other, out)))
+        return out
+
+    with pretending(), contextlib.ExitStack() as stack:
+        stack.enter_context(
+            mock.patch.object(convolution, "_cudnn_takes", lambda x, weight, bias, *_: bias is not None)
+        )
+        stack.enter_context(mock.patch.object(convolution, "_cudnn", cudnn))
+        arguments, options = tree_map_only(Described, lambda one: one.on("cuda"), (call.arguments, call.options))
+        with Recorder() as recorder:
+            operator(*arguments, **options)
+    inner = [(name, moved) for one in recorder.calls for name, some in launches(one).items() for moved in some]
+    return gathered([*found, *inner])
 
 
 def of_triton(name: str, arguments: tuple, options: dict) -> dict[str, list[int]]:
