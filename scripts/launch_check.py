@@ -16,7 +16,7 @@ import importlib
 import json
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,29 +24,21 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from htc_fast import create_model
 from htc_fast.inference.layout import prepare
-from htc_fast.ops import _backend, _native, convolution, pad_images
+from htc_fast.ops import _backend, convolution, pad_images
 from htc_fast.profiling.meters import CostMeter
 from htc_fast.ranges import watching
+from scripts.launch_recorder import Call, Described, Recorder, bytes_of, pretending
 from tests.simt import emulator, operators
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = ROOT / "tests" / "budget_launches.json"
 SIZE = 800, 1344
-REST = "rest"
-aten = torch.ops.aten
 # Of several layers in one launch, the whole is what moves bytes.
 FUSED = "semantic_merge", "mask_branch"
-# New tensors, and looks at old ones that the dispatcher does not know as such.
-NOTHING = {
-    getattr(aten, name)
-    for name in "empty empty_like empty_strided new_empty detach alias lift_fresh _unsafe_view _reshape_alias".split()
-}
 # Ours, as the emulator calls them; the arguments are those of the schema.
 EMULATED: dict[str, Any] = {
     "multi_level_roi_align": lambda features, rois, height, width, scales, ratio, aligned, _, semantic, scale, grid: (
@@ -78,67 +70,6 @@ class Part:
     megabytes: float = 0.0
     least_megabytes: float = 0.0
     operators: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Call:
-    part: str
-    operator: Any
-    arguments: tuple
-    options: dict
-    moved: int
-
-
-class Recorder(TorchDispatchMode):
-    """Writes down every operator that is no view, with the part it belongs to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Call] = []
-        self.inside: list[str] = []
-
-    def begin(self, name: str) -> None:
-        self.inside.append(name)
-
-    def end(self, name: str) -> None:
-        self.inside.pop()
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        result = operator(*args, **(kwargs or {}))
-        if operator._overloadpacket is aten.convolution:  # where there is no cuDNN, torch forgets what it would do
-            result = result.new_empty(result.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-        if launches_nothing(operator, args, result):
-            return result
-        here = self.inside[-1] if self.inside else REST
-        described = tree_map_only(Tensor, Described, (args, kwargs or {}))
-        self.calls.append(Call(here, operator, *described, bytes_of(args, kwargs, result)))
-        return result
-
-
-def bytes_of(*values) -> int:
-    """Of the tensors among the values, each once: what a kernel has no use for is given as one that it has."""
-    return sum({id(one): one.nbytes for one in tree_leaves(values) if isinstance(one, Tensor)}.values())
-
-
-class Described:
-    """A tensor's shape, strides and type."""
-
-    def __init__(self, tensor: Tensor):
-        self.shape, self.strides, self.dtype = tensor.shape, tensor.stride(), tensor.dtype
-
-    def on(self, device: str) -> Tensor:
-        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=device)
-
-
-def launches_nothing(operator, arguments: tuple, result) -> bool:
-    if operator._overloadpacket in NOTHING or all(not isinstance(one, Tensor) for one in tree_leaves(result)):
-        return True
-    if not any(one.numel() for one in tree_leaves(result) if isinstance(one, Tensor)):
-        return True
-    returned = operator._schema.returns
-    looks = all(one.alias_info is not None and not one.alias_info.is_write for one in returned)
-    same = operator._overloadpacket in (aten._to_copy, aten.clone) and result is arguments[0]
-    return looks or same
 
 
 def launches(call: Call) -> dict[str, list[int]]:
@@ -207,16 +138,6 @@ def of_triton(name: str, arguments: tuple, options: dict) -> dict[str, list[int]
         recorder = stack.enter_context(Recorder())
         launcher(*arguments, **options)
     return gathered([*((call.operator._schema.name, call.moved) for call in recorder.calls), *found])
-
-
-@contextlib.contextmanager
-def pretending() -> Iterator[None]:
-    """Tensors without data that claim to be on a GPU, for which our CUDA kernels were built."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(_native, "has_cuda", lambda: True))
-        stack.enter_context(mock.patch.object(_native, "require", lambda cuda=False: None))
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        yield
 
 
 def to_gpu(network: nn.Module) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from scripts import launch_check
+from scripts import launch_check, launch_recorder
 from tests.simt import emulator
 
 pytestmark = pytest.mark.skipif(emulator.why_not() is not None, reason=str(emulator.why_not()))
@@ -19,7 +19,7 @@ def parts():
 
 def counted(call) -> dict[str, int]:
     """What one call launches, by name."""
-    with launch_check.pretending(), launch_check.Recorder() as recorder:
+    with launch_recorder.pretending(), launch_recorder.Recorder() as recorder:
         call(torch.empty(1, 64, 8, 8, device="cuda"))
     found = [launch_check.launches(one) for one in recorder.calls]
     return {name: len(moved) for one in found for name, moved in one.items()}
