@@ -42,6 +42,8 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
         for t, head in enumerate(network.box_heads):
             network.box_heads[t] = ChannelsLastBoxHead(head, gpu)
     network.fpn, network.rpn = FusedFPN(network.fpn, gpu), MergedRPN(network.rpn)
+    if network.semantic_head is not None:
+        network.semantic_head.embedding = _with_relu(network.semantic_head.embedding)
     channels = _widen_stem(network.backbone.net, 16 // dtype.itemsize) if gpu else 3
     # Taken from the weights as they were trained, before these lose bits.
     packed = _pack(network, dtype, device)
@@ -165,6 +167,13 @@ class ChannelsLastBoxHead(nn.Module):
         if self.gpu:
             return torch._addmm_activation(layer.bias, x, layer.weight.t())
         return layer(x).relu_()
+
+
+def _with_relu(layer: nn.Conv2d) -> FusedConvolution:
+    """A convolution class of our own that ends in a ReLU, as a plain one with it."""
+    conv = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size)
+    conv.weight, conv.bias = layer.weight, layer.bias
+    return FusedConvolution(conv, nn.ReLU())
 
 
 def _stacked(first: nn.Module, second: nn.Module) -> tuple[Tensor, Tensor]:
