@@ -148,10 +148,10 @@ class ChannelsLastBoxHead(nn.Module):
     def __init__(self, head: BoxHead, gpu: bool):
         super().__init__()
         self.fc1, self.fc2 = head.fc1, head.fc2
-        self.gpu, self.counts = gpu, (head.classes.out_features, head.deltas.out_features)
+        self.gpu, self.moves, self.classes = gpu, head.deltas.out_features, head.classes.out_features
         weight = self.fc1.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
         self.fc1.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
-        weight, bias = _stacked(head.classes, head.deltas)
+        weight, bias = _stacked(head.deltas, head.classes)
         self.merged = nn.Linear(weight.shape[1], len(weight))
         self.merged.weight, self.merged.bias = nn.Parameter(weight), nn.Parameter(bias)
 
@@ -159,8 +159,7 @@ class ChannelsLastBoxHead(nn.Module):
         """As BoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
         x = self._dense_relu(x.permute(0, 2, 3, 1).flatten(1), self.fc1)
         both = self.merged(self._dense_relu(x, self.fc2))
-        classes, deltas = self.counts
-        return both[:, :classes], both[:, classes : classes + deltas]
+        return both[:, self.moves : self.moves + self.classes], both[:, : self.moves]
 
     def _dense_relu(self, x: Tensor, layer: nn.Linear) -> Tensor:
         """relu(x W + b); on a GPU both are cuBLASLt's epilogue."""
