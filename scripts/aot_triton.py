@@ -101,10 +101,12 @@ def matrix_cases(name: str, empty, take) -> None:
     """The mask branch at 100 boxes and the semantic fusion; float32 on tensor cores and, once, without."""
     from htc_fast.ops.triton import (
         conv3x3_relu,
+        convolution,
         mask_branch,
         mask_flow,
         mask_predict,
         mask_predict_backward,
+        pad_images,
         semantic_merge,
     )
 
@@ -141,6 +143,13 @@ def matrix_cases(name: str, empty, take) -> None:
     weights, biases = [empty(256, 256, 1, 1)] * 5, [bias] * 5
     take(name, semantic_merge.semantic_merge, levels, weights, biases, 1)
     take(f"merge backward, {name}", semantic_merge.semantic_merge_backward, levels[1], levels, weights, biases, 1)
+    take(f"3x3 sum, {name}", convolution.convolution_sum, levels[0], maps(256, 256, 3, 3), bias, None, False)
+    take(f"1x1 sum, {name}", convolution.convolution_sum, levels[0], maps(256, 256, 1, 1), bias, levels[0], False)
+    for x, coarser in ((maps(1, 1024, 50, 84), levels[3]), (levels[0], levels[1])):
+        take(f"lateral {x.shape[1]}, {name}", convolution.lateral, x, empty(256, x.shape[1], 1, 1), bias, coarser)
+    if name != "exact fp32":
+        images = torch.empty(1, 800, 1344, 3, device="meta").permute(0, 3, 1, 2)
+        take(name, pad_images.pad_images, images, 16 // bias.element_size(), bias.dtype)
     odd = maps(3, 19, 5, 7)
     take(f"odd, {name}", conv3x3_relu.conv3x3_relu, odd, maps(33, 19, 3, 3), empty(33), None, None)
 

@@ -42,6 +42,8 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
         for t, head in enumerate(network.box_heads):
             network.box_heads[t] = ChannelsLastBoxHead(head, gpu)
     network.fpn, network.rpn = FusedFPN(network.fpn, gpu), MergedRPN(network.rpn)
+    if network.semantic_head is not None:
+        network.semantic_head.embedding = _with_relu(network.semantic_head.embedding)
     channels = _widen_stem(network.backbone.net, 16 // dtype.itemsize) if gpu else 3
     # Taken from the weights as they were trained, before these lose bits.
     packed = _pack(network, dtype, device)
@@ -146,10 +148,10 @@ class ChannelsLastBoxHead(nn.Module):
     def __init__(self, head: BoxHead, gpu: bool):
         super().__init__()
         self.fc1, self.fc2 = head.fc1, head.fc2
-        self.gpu, self.counts = gpu, (head.classes.out_features, head.deltas.out_features)
+        self.gpu, self.moves, self.classes = gpu, head.deltas.out_features, head.classes.out_features
         weight = self.fc1.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
         self.fc1.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
-        weight, bias = _stacked(head.classes, head.deltas)
+        weight, bias = _stacked(head.deltas, head.classes)
         self.merged = nn.Linear(weight.shape[1], len(weight))
         self.merged.weight, self.merged.bias = nn.Parameter(weight), nn.Parameter(bias)
 
@@ -157,14 +159,20 @@ class ChannelsLastBoxHead(nn.Module):
         """As BoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
         x = self._dense_relu(x.permute(0, 2, 3, 1).flatten(1), self.fc1)
         both = self.merged(self._dense_relu(x, self.fc2))
-        classes, deltas = self.counts
-        return both[:, :classes], both[:, classes : classes + deltas]
+        return both[:, self.moves : self.moves + self.classes], both[:, : self.moves]
 
     def _dense_relu(self, x: Tensor, layer: nn.Linear) -> Tensor:
         """relu(x W + b); on a GPU both are cuBLASLt's epilogue."""
         if self.gpu:
             return torch._addmm_activation(layer.bias, x, layer.weight.t())
         return layer(x).relu_()
+
+
+def _with_relu(layer: nn.Conv2d) -> FusedConvolution:
+    """A convolution class of our own that ends in a ReLU, as a plain one with it."""
+    conv = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size)
+    conv.weight, conv.bias = layer.weight, layer.bias
+    return FusedConvolution(conv, nn.ReLU())
 
 
 def _stacked(first: nn.Module, second: nn.Module) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The 3x3 convolution with ReLU of which the heads are made."""
+"""The convolutions with ReLU of which the heads are made."""
 
 from torch import Tensor, nn
 
@@ -15,3 +15,13 @@ class Conv3x3ReLU(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.conv3x3_relu(x, self.weight, self.bias, packed=self.packed)
+
+
+class Conv1x1ReLU(nn.Conv2d):
+    """Maps [N, C, H, W] -> relu(1x1 convolution) of the same shape."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu_()

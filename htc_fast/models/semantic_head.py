@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from htc_fast import ops
-from htc_fast.models.conv3x3_relu import Conv3x3ReLU
+from htc_fast.models.conv3x3_relu import Conv1x1ReLU, Conv3x3ReLU
 
 
 class SemanticHead(nn.Module):
@@ -15,7 +15,7 @@ class SemanticHead(nn.Module):
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
         self.convs = nn.ModuleList(Conv3x3ReLU(channels) for _ in range(4))
-        self.embedding = nn.Conv2d(channels, channels, 1)
+        self.embedding = Conv1x1ReLU(channels)
         self.logits = nn.Conv2d(channels, classes, 1)
         for conv in [*self.lateral, *self.convs, self.embedding]:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -29,7 +29,7 @@ class SemanticHead(nn.Module):
         x = self.merge(features)
         for conv in self.convs:
             x = conv(x)
-        return self.embedding(x).relu_(), self.logits(x) if logits else None
+        return self.embedding(x), self.logits(x) if logits else None
 
     def merge(self, features: list[Tensor]) -> Tensor:
         """Resample to stride 8 first, then 1x1 and ReLU: with the ReLU the order matters."""

@@ -78,5 +78,5 @@ def _relu(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Whether oneDNN takes a float32 convolution of x with what follows it, and nothing looks on."""
-    return _onednn.unwatched(x) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    """Whether oneDNN takes a convolution of x with what follows it, and nothing looks on."""
+    return _onednn.unwatched(x) and _onednn.computes(x.dtype) and not torch.is_autocast_enabled("cpu")

@@ -3,6 +3,7 @@
 They are private to torch, and know neither gradients nor tracing.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,13 @@ def unwatched(x: Tensor) -> bool:
     """Whether oneDNN's own convolution, or another without gradient, may be called for x."""
     watched = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
     return _convolution is not None and x.device.type == "cpu" and x.numel() > 0 and not watched
+
+
+@functools.cache
+def computes(dtype: torch.dtype) -> bool:
+    """Whether this processor's oneDNN has convolutions of that type."""
+    asked = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
+    return dtype == torch.float32 or (asked is not None and getattr(torch.ops.mkldnn, asked)())
 
 
 def convolution(x: Tensor, layer: Layer, activation: str = "none", constants: Sequence[float] = ()) -> Tensor:

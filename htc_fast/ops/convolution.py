@@ -55,19 +55,33 @@ def lateral(x: Tensor, weight: Tensor, bias: Tensor, coarser: Tensor) -> Tensor:
 
 
 def _convolution(x, weight, bias, other, stride, padding, dilation, groups, relu):
-    geometry = (*stride, *padding, *dilation, groups)
-    if x.device.type == "cuda" and x.dtype in FLOATS and _backend.forced_backend() != "reference":
-        x, other = (one if one is None else one.contiguous(memory_format=torch.channels_last) for one in (x, other))
-        whole = tuple(weight.shape[2:]) + geometry  # what it is but for channels
-        pointwise, square = whole == (1, 1, 1, 1, 0, 0, 1, 1, 1), whole == (3, 3, 1, 1, 1, 1, 1, 1, 1)
-        if pointwise and bias is not None and other is None and x.dtype != torch.float32:
-            return _product(x, weight, bias, relu)
-        if relu and _cudnn_takes(x, weight, bias, other, geometry):
-            return _cudnn(x, weight, bias, other, geometry)
-        if (pointwise or square) and bias is not None and _backend.in_triton(x):
-            return torch.ops.htc_fast_triton.convolution_sum(x, weight, bias, other, relu)
-    out = reference.convolution(x, weight, bias, other, stride, padding, dilation, groups, relu)
+    layer, out = (*stride, *padding, *dilation, groups), None
+    if x.device.type == "cuda" and _backend.forced_backend() != "reference":
+        out = _in_one_launch(x, weight, bias, other, layer, relu)
+    if out is None:
+        out = reference.convolution(x, weight, bias, other, stride, padding, dilation, groups, relu)
     return out.contiguous(memory_format=torch.channels_last)
+
+
+def _in_one_launch(
+    x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, geometry: tuple, relu: bool
+) -> Tensor | None:
+    """The result by whoever takes this layer; None if nobody does.
+
+    geometry  stride, padding and dilation, two numbers each, and groups
+    """
+    if bias is None or x.dtype not in FLOATS:
+        return None
+    x, other = (one if one is None else one.contiguous(memory_format=torch.channels_last) for one in (x, other))
+    whole = tuple(weight.shape[2:]) + geometry
+    pointwise, square = whole == (1, 1, 1, 1, 0, 0, 1, 1, 1), whole == (3, 3, 1, 1, 1, 1, 1, 1, 1)
+    if pointwise and other is None and x.dtype != torch.float32:  # which cuBLAS would not multiply in TF32
+        return _product(x, weight, bias, relu)
+    if relu and _cudnn_takes(x, weight, bias, other, geometry):
+        return _cudnn(x, weight, bias, other, geometry)
+    if (pointwise or square) and _backend.in_triton(x):
+        return torch.ops.htc_fast_triton.convolution_sum(x, weight, bias, other, relu)
+    return None
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
@@ -77,18 +91,18 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     return out.view(len(x), *x.shape[2:], len(weight)).permute(0, 3, 1, 2)
 
 
-def _cudnn(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, geometry: tuple) -> Tensor:
+def _cudnn(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple) -> Tensor:
     layer = bias, geometry[0:2], geometry[2:4], geometry[4:6], geometry[6]
     if other is None:
         return torch.cudnn_convolution_relu(x, weight, *layer)
     return torch.cudnn_convolution_add_relu(x, weight, other, 1.0, *layer)
 
 
-def _cudnn_takes(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, geometry: tuple) -> bool:
+def _cudnn_takes(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple) -> bool:
     """Whether cuDNN computes this layer with ReLU, and rightly: tried once per shape, which waits for the GPU."""
     flags: Any = torch.backends.cudnn
     exact = flags.deterministic or torch.are_deterministic_algorithms_enabled()
-    if bias is None or not x.numel() or exact or not (flags.enabled and flags.is_available()):
+    if not x.numel() or exact or not (flags.enabled and flags.is_available()):
         return False
     precision = flags.conv.fp32_precision if x.dtype == torch.float32 else ""
     key = x.device, x.dtype, x.shape, weight.shape, geometry, other is None, precision, flags.benchmark

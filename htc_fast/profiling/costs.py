@@ -164,6 +164,11 @@ def _conv3x3_relu(x: Tensor, weight: Tensor, *rest) -> float:
     return 2.0 * len(x) * math.prod(x.shape[2:]) * weight.numel()
 
 
+def _convolution(x: Tensor, weight: Tensor, bias: Any, other: Any, stride, padding, dilation, groups, relu) -> float:
+    out = aten.convolution(x.to("meta"), weight.to("meta"), None, stride, padding, dilation, False, [0, 0], groups)
+    return 2.0 * len(x) * math.prod(out.shape[2:]) * weight.numel()
+
+
 def _mask_flow(x: Tensor, m: Tensor, weight: Tensor, *rest) -> float:
     return 2.0 * len(m) * math.prod(m.shape[2:]) * weight.numel()
 
@@ -202,6 +207,9 @@ def _mask_branch(x, labels, tensors, convolutions, flows, averaged) -> list[Cost
 OWN: dict[str, Callable[..., Any]] = {
     "multi_level_roi_align": _roi_align,
     "conv3x3_relu": _conv3x3_relu,
+    "convolution": _convolution,
+    "convolution_sum": _conv3x3_relu,
+    "lateral": _conv3x3_relu,
     "mask_flow": _mask_flow,
     "mask_predict": _mask_predict,
     "semantic_merge": _semantic_merge,

@@ -48,6 +48,14 @@ def test_same_maps_without_norms(name, watched):
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("name, shortcuts", [("resnet18", 3), ("resnext50_32x4d", 4), ("regnety_002", 4)])
+def test_a_shortcut_s_bias_is_part_of_the_sum_s(name, shortcuts):
+    net = settled(Backbone(name, pretrained=False, frozen_stages=0, norm_eval=True).net)
+    fused, _ = fuse_convolutions(net)
+    layers = [one for one in fused.modules() if isinstance(one, nn.Conv2d)]
+    assert sum(one.bias is None for one in layers) == shortcuts and len(layers) > 15
+
+
 @pytest.mark.parametrize("name", ["test_convnext", "swin_tiny_patch4_window7_224"])
 def test_backbones_without_batch_norm_stay_as_they_are(name):
     net = Backbone(name, pretrained=False, frozen_stages=0, norm_eval=True).net.eval()
