@@ -105,6 +105,7 @@ def matrix_cases(name: str, empty, take) -> None:
         mask_flow,
         mask_predict,
         mask_predict_backward,
+        resample,
         semantic_merge,
     )
 
@@ -141,6 +142,12 @@ def matrix_cases(name: str, empty, take) -> None:
     weights, biases = [empty(256, 256, 1, 1)] * 5, [bias] * 5
     take(name, semantic_merge.semantic_merge, levels, weights, biases, 1)
     take(f"merge backward, {name}", semantic_merge.semantic_merge_backward, levels[1], levels, weights, biases, 1)
+    lines, shape = empty(100, 84, 256, dtype=torch.float32), (1, 100, 50, 84)
+    take(f"merge backward, lines, {name}", resample.fold_axis, [lines], None, levels[2:3], [shape], 256)
+    odd = [maps(3, 19, h, w) for h, w in ((5, 7), (2, 9), (3, 2))]
+    given = odd, [empty(33, 19, 1, 1)] * 3, [empty(33)] * 3
+    take(f"odd, {name}", semantic_merge.semantic_merge, *given, 0)
+    take(f"odd merge backward, {name}", semantic_merge.semantic_merge_backward, maps(3, 33, 5, 7), *given, 0)
     odd = maps(3, 19, 5, 7)
     take(f"odd, {name}", conv3x3_relu.conv3x3_relu, odd, maps(33, 19, 3, 3), empty(33), None, None)
 
