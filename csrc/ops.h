@@ -155,6 +155,23 @@ struct Winograd {
 };
 HTC_CPU_KERNEL(winograd, Winograd)
 
+// Maps of up to eight sizes [N, heights[l], widths[l], C] -> out [N, height, width, C]: the sum of them resampled
+// (bilinear, corners aligned), each through a ReLU if asked for. open [N, height, width, C] or none: bit l is set where
+// map l is not cut off by it.
+struct ResampledSum {
+  DType dtype;  // not float64; sums are float32
+  int levels;
+  void* maps[8];
+  int64_t heights[8], widths[8];
+  int64_t images, channels, height, width;
+  bool relu;
+  uint8_t* open;
+  void* out;
+};
+HTC_CPU_KERNEL(resampled_sum, ResampledSum)
+// `out` is the sum's gradient, the maps receive theirs whole; without `open` every map takes all of it.
+HTC_CPU_KERNEL(resampled_sum_backward, ResampledSum)
+
 // boxes [K, 4], scores [K], classes [K] -> indices [kept], decayed [kept], room for max_output of each.
 struct SoftNms {
   int64_t count;

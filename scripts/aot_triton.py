@@ -107,6 +107,7 @@ def matrix_cases(name: str, empty, take) -> None:
         mask_predict,
         mask_predict_backward,
         pad_images,
+        resample,
         semantic_merge,
     )
 
@@ -150,6 +151,12 @@ def matrix_cases(name: str, empty, take) -> None:
     if name != "exact fp32":
         images = torch.empty(1, 800, 1344, 3, device="meta").permute(0, 3, 1, 2)
         take(name, pad_images.pad_images, images, 16 // bias.element_size(), bias.dtype)
+    lines, shape = empty(100, 84, 256, dtype=torch.float32), (1, 100, 50, 84)
+    take(f"merge backward, lines, {name}", resample.fold_axis, [lines], None, levels[2:3], [shape], 256)
+    odd = [maps(3, 19, h, w) for h, w in ((5, 7), (2, 9), (3, 2))]
+    given = odd, [empty(33, 19, 1, 1)] * 3, [empty(33)] * 3
+    take(f"odd, {name}", semantic_merge.semantic_merge, *given, 0)
+    take(f"odd merge backward, {name}", semantic_merge.semantic_merge_backward, maps(3, 33, 5, 7), *given, 0)
     odd = maps(3, 19, 5, 7)
     take(f"odd, {name}", conv3x3_relu.conv3x3_relu, odd, maps(33, 19, 3, 3), empty(33), None, None)
 

@@ -108,6 +108,23 @@ template <class T>
 inline void store(T* p, Vec v) {
   for (int i = 0; i < kWidth; ++i) from_float(v[i], p + i);
 }
+// As from_float rounds, all at once: the loop above stays one.
+inline void store(bf16* p, Vec v) {
+  const Bits bits = reinterpret_cast<Bits>(v), rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits nan = reinterpret_cast<Bits>((bits & 0x7fffffffu) > 0x7f800000u);
+  *reinterpret_cast<UnalignedHalves*>(p) = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0u), Halves);
+}
+#if defined(__AVX512F__)
+inline void store(f16* p, Vec v) {
+  const __m256i halves = _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves);
+}
+#elif defined(__F16C__)
+inline void store(f16* p, Vec v) {
+  const __m128i halves = _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves);
+}
+#endif
 
 // a * b + c, fused where the instruction set has it.
 inline Vec fma(Vec a, Vec b, Vec c) {

@@ -1,13 +1,12 @@
 """Fusion of a feature pyramid at one level's size, as HTC's semantic branch does."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from htc_fast.ops import _backend, _convolutions, _onednn
+from htc_fast.ops import _backend, _convolutions, resampled_sum
 from htc_fast.ops._declare import declare, dense_like, maps_like, once
 from htc_fast.ops.reference import semantic_merge as reference
 
@@ -25,7 +24,7 @@ def semantic_merge(
     level     whose size the result has; 1 is stride 8 of a pyramid P2..P6
     returns   [N, O, H_level, W_level], channels-last in memory
     raises    ValueError, TypeError
-    source    HTC, figure 3. Resampled first: with the ReLU between them the order matters
+    source    HTC, figure 3. The definition resamples first; the 1x1, not the ReLU, may as well come before
     """
     features, weights, biases = list(features), list(weights), list(biases)
     if not 1 <= len(features) <= 8 or not len(features) == len(weights) == len(biases):
@@ -46,25 +45,35 @@ def semantic_merge(
             )
         _convolutions.check_same(features[0], **{f"features[{number}]": one, "weights": weight, "biases": bias})
     backend = _backend.backend_for("semantic_merge", features[0])
-    if backend == "triton":
-        features, weights, biases = (list(_convolutions.autocast(*some)) for some in (features, weights, biases))
-        return torch.ops.htc_fast_triton.semantic_merge(features, weights, biases, level)
     if backend == "reference":
         return reference.semantic_merge(features, weights, biases, level)
+    features, weights, biases = (list(_convolutions.autocast(*some)) for some in (features, weights, biases))
+    if backend == "triton":
+        return torch.ops.htc_fast_triton.semantic_merge(features, weights, biases, level)
     height, width = features[level].shape[2:]
     return _over_torch(features, weights, biases, (height, width))
 
 
 def _over_torch(features: list[Tensor], weights: list[Tensor], biases: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """As the definition has it, in place where no gradient looks on."""
-    total: Any = None
+    """1x1 and resampling in the order that multiplies fewer pixels: bilinear weights sum to 1, so they commute."""
+    products = []
     for one, weight, bias in zip(features, weights, biases):
         one = one.contiguous(memory_format=torch.channels_last)
-        if tuple(one.shape[2:]) != size:
-            one = F.interpolate(one, size=size, mode="bilinear", align_corners=True)
-        part = _convolutions.pointwise_relu(one, weight, bias)
-        total = part if total is None else total.add_(part) if _onednn.unwatched(one) else total + part
-    return total
+        if one.shape[2] * one.shape[3] > size[0] * size[1]:
+            one = _resampled(one, size)
+        products.append(F.conv2d(one, weight, bias))
+    if resampled_sum.takes(products[0]):
+        return resampled_sum.resampled_sum(products, size)
+    parts = [_resampled(one, size).relu_() for one in products]
+    return sum(parts[1:], parts[0])
+
+
+def _resampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(maps.shape[2:]) == size:
+        return maps
+    if resampled_sum.takes(maps):
+        return resampled_sum.resample(maps, size)
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
 
 
 def _fake(features, weights, biases, level):

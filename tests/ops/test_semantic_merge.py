@@ -6,12 +6,14 @@ import torch
 from htc_fast import ops
 from tests.ops.matrix_cases import (
     check_compile_and_export,
+    check_deterministic,
     compare,
     draw,
     is_channels_last,
     on_triton,
     over_torch,
     with_dtypes,
+    wrong,
 )
 
 
@@ -29,11 +31,16 @@ def merge(*given, level=1):
 
 PYRAMID = (12, 16), (6, 8), (3, 4), (2, 2), (1, 1)
 CASES = {
+    # Larger along one axis and smaller along the other, with more pixels, fewer, and as many as the result's 6 x 8.
+    "mixed": leaves((3, 20), (6, 8), (12, 3), (8, 6), (6, 5), (1, 9), channels=5, outputs=7),
     "odd sizes": leaves((13, 17), (7, 9), (4, 5), (2, 3), (1, 2), images=1),
     "odd channels": leaves(*PYRAMID[1:4], channels=19, outputs=33),
     "pyramid": leaves(*PYRAMID),
     "two levels": leaves((9, 7), (5, 4), channels=3, outputs=2, images=1),
     "one pixel": leaves((3, 3), (1, 1), (2, 2)),
+    "alike": leaves((5, 6), (5, 6), (5, 6)),
+    "a row": leaves((2, 7), (1, 7), (1, 4), (1, 9), channels=3, outputs=17),
+    "eight": leaves((9, 8), (6, 7), *((k, 8 - k) for k in range(1, 7)), channels=4, outputs=3, images=1),
     "wide": leaves((4, 4), (2, 2), channels=40, outputs=150, images=1),
 }
 
@@ -48,6 +55,65 @@ def test_equals_reference(name, column, dtype):
 def test_any_level_may_set_the_size(level, column):
     out = compare(lambda *some: merge(*some, level=level), leaves(*PYRAMID[1:4]), column)
     assert out.shape[2:] == PYRAMID[1 + level]
+
+
+@pytest.mark.parametrize("column", over_torch("semantic_merge"))
+@pytest.mark.parametrize("grad", ["expanded", "NCHW"])
+def test_gradient_of_any_strides(grad, column):
+    given = [one.to(column.device).requires_grad_() for one in CASES["mixed"]]
+    with ops.use_backend(column.backend):
+        out = merge(*given)
+    above = draw(*out.shape).to(out) if grad == "NCHW" else draw(7, 1, 1).to(out).expand_as(out)
+    dense = above.contiguous(memory_format=torch.channels_last)
+    found, wanted = (torch.autograd.grad(out, given, one, retain_graph=True) for one in (above, dense))
+    assert len(found) == 18
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, wanted))
+
+
+@pytest.mark.parametrize("column", over_torch("semantic_merge"))
+def test_same_bits_every_time(column):
+    check_deterministic(merge, CASES["mixed"], column)
+
+
+@pytest.mark.parametrize("column", over_torch("semantic_merge"))
+def test_what_relu_cuts_off_has_no_gradient(column):
+    given = [one.to(column.device).requires_grad_() for one in CASES["pyramid"]]
+    with torch.no_grad():
+        given[-3].fill_(-100.0)  # the bias of the third level: nothing of it is left
+        given[-2].fill_(100.0)  # of the fourth: nothing is cut off
+    with ops.use_backend(column.backend):
+        grads = torch.autograd.grad(merge(*given).sum(), given)
+    assert not any(grads[i].any() for i in (2, 7, 12)) and grads[1].any()
+    torch.testing.assert_close(grads[13], torch.full_like(grads[13], 2 * 6 * 8.0))
+
+
+@pytest.mark.parametrize("column", over_torch("semantic_merge"))
+def test_autocast(column):
+    if reason := wrong(column, torch.bfloat16):
+        pytest.skip(reason)
+    given = [one.to(column.device).requires_grad_() for one in CASES["pyramid"]]
+    with torch.autocast(column.device, torch.bfloat16), ops.use_backend(column.backend):
+        out = merge(*given)
+    wanted = merge(*given)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), wanted, rtol=0.05, atol=0.1)
+    assert {one.dtype for one in torch.autograd.grad(out.sum(), given)} == {torch.float32}
+
+
+def test_rounds_no_more_than_the_definition():
+    given = [one.bfloat16() for one in leaves((48, 64), (24, 32), (12, 16), (6, 8), channels=64, outputs=64)]
+    with ops.use_backend("reference"):
+        exact, plain = merge(*(one.double() for one in given)), merge(*given)
+    assert (merge(*given) - exact).norm() <= 1.1 * (plain - exact).norm()
+
+
+@pytest.mark.parametrize("column", [*over_torch("semantic_merge")[:1], *on_triton("semantic_merge")])
+def test_second_derivative_is_refused(column):
+    given = [one.to(column.device).requires_grad_() for one in CASES["two levels"]]
+    with ops.use_backend(column.backend):
+        out = merge(*given)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        torch.autograd.grad(out.square().sum(), given, create_graph=True)
 
 
 @pytest.mark.parametrize("column", over_torch("semantic_merge"))

@@ -1,0 +1,75 @@
+"""Maps of several sizes summed at one size, on a CPU: what stands between `semantic_merge`'s products and its result.
+
+One pass over the result forward, one over its gradient backward. What the ReLUs cut off is kept as a bit per map in a
+byte per number of the result, whatever the number of maps.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _native
+from htc_fast.ops._declare import declare, maps_like, once
+
+TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def takes(maps: Tensor) -> bool:
+    """Whether maps like this one are summed here: on the CPU, not in float64, the library being there."""
+    return maps.device.type in ("cpu", "meta") and maps.dtype in TYPES and _native.loaded()
+
+
+def resampled_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Sum over the maps of relu(map resampled to `size`), bilinear with corners aligned.
+
+    maps     1 to 8 of [N, C, H_l, W_l], none empty
+    returns  [N, C, *size], channels-last in memory
+    raises   RuntimeError if they do not fit each other
+    """
+    return torch.ops.htc_fast.resampled_sum(list(maps), *size, True, _watched(maps))[0]
+
+
+def resample(source: Tensor, size: tuple[int, int]) -> Tensor:
+    """source [N, C, h, w] -> [N, C, *size], bilinear with corners aligned."""
+    return torch.ops.htc_fast.resampled_sum([source], *size, False, False)[0]
+
+
+def _watched(maps: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(one.requires_grad for one in maps)
+
+
+def _fake(maps, height, width, relu, keep):
+    count, channels = maps[0].shape[:2]
+    kept = maps_like(maps[0], count, channels, height if keep else 0, width)
+    return maps_like(maps[0], count, channels, height, width), kept.to(torch.uint8)
+
+
+def _fake_backward(grad, kept, heights, widths):
+    return [maps_like(grad, *grad.shape[:2], *size) for size in zip(heights, widths)]
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    maps, _, _, ctx.relu, ctx.keep = inputs
+    ctx.sizes = [one.shape[2] for one in maps], [one.shape[3] for one in maps]
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+
+
+def _backward(library, ctx, grad, _):
+    once(grad)
+    if ctx.relu and not ctx.keep:
+        raise RuntimeError("resampled_sum was called without keep: what its ReLUs cut off is not known.")
+    (kept,) = ctx.saved_tensors
+    return library.resampled_sum_backward(grad, kept, *ctx.sizes), None, None, None, None
+
+
+declare(
+    "resampled_sum(Tensor[] maps, SymInt height, SymInt width, bool relu, bool keep) -> (Tensor, Tensor)",
+    _fake,
+    backward=_backward,
+    setup_context=_setup_context,
+)
+declare(
+    "resampled_sum_backward(Tensor grad, Tensor kept, SymInt[] heights, SymInt[] widths) -> Tensor[]", _fake_backward
+)
