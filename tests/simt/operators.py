@@ -102,13 +102,13 @@ def paste_masks(masks, boxes, image_size, threshold=0.5) -> Tensor:
     return pasted.bool()
 
 
-def runs_of_masks(masks, boxes, image_size, threshold=0.5) -> list[Tensor]:
-    """Every mask's runs [n, 2], as the kernels hand them to the CPU."""
-    runs, offsets = kernels().find_runs(masks, boxes, *image_size, threshold)
+def runs_of_masks(masks, boxes, image_size, threshold=0.5, room=-1) -> list[Tensor]:
+    """Every mask's runs [n, 2], as the kernel hands them to the CPU; room: for how many at first, -1 as the operator."""
+    runs, offsets = kernels().find_runs(masks, boxes, *image_size, threshold, room)
     return [runs[a:b] for a, b in zip(offsets.tolist(), offsets.tolist()[1:])]
 
 
-def encode_masks(masks, boxes, image_size, threshold=0.5) -> list[dict]:
-    pixels = image_size[0] * image_size[1]
-    strings = [kernels().compress_runs(runs, pixels) for runs in runs_of_masks(masks, boxes, image_size, threshold)]
-    return [{"size": list(image_size), "counts": one.numpy().tobytes()} for one in strings]
+def encode_masks(masks, boxes, image_size, threshold=0.5, room=-1) -> list[dict]:
+    packed, offsets = kernels().encode_masks(masks, boxes, *image_size, threshold, room)
+    strings, ends = packed.numpy().tobytes(), offsets.tolist()
+    return [{"size": list(image_size), "counts": strings[a:b]} for a, b in zip(ends, ends[1:])]
