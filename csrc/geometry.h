@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #if defined(__CUDACC__)
 #define HTC_BOTH __host__ __device__ inline
@@ -37,6 +38,48 @@ HTC_BOTH int pyramid_level(Box b, float finest_size, int levels) {
   int level = 0;
   for (float edge = 2.0f; level + 1 < levels && size >= edge; edge *= 2.0f) ++level;
   return level;
+}
+
+// e^x from additions and products alone, so that host and device get the same bits; within 1 ulp or two. NaN stays NaN,
+// results below the smallest normal number are 0.
+HTC_BOTH float exponential(float x) {
+  const float inside = x < -87.3f ? -87.3f : x > 88.72f ? 88.72f : x;
+  const float power = floorf(inside * 1.44269504f + 0.5f);
+  const float rest = inside - power * 0.693359375f + power * 2.12194440e-4f;
+  float sum = 1.9875691e-4f;
+  sum = sum * rest + 1.3981999e-3f;
+  sum = sum * rest + 8.3334519e-3f;
+  sum = sum * rest + 4.1665796e-2f;
+  sum = sum * rest + 1.6666665e-1f;
+  sum = sum * rest + 5.0000001e-1f;
+  sum = sum * rest * rest + rest + 1.0f;
+  // Two powers of two: 2^128 alone is no float. A NaN has no integer, and makes the product NaN all the same.
+  const int all = inside == inside ? static_cast<int>(power) : 0;
+  const int32_t halves[2] = {(all / 2 + 127) << 23, (all - all / 2 + 127) << 23};
+  float factors[2];
+  memcpy(factors, halves, sizeof(factors));
+  return x < -87.3f ? 0.0f : x > 88.72f ? INFINITY : sum * factors[0] * factors[1];
+}
+
+constexpr float kLargestChange = 4.13516656f;  // log(1000 / 16): a box changes its sides by at most this factor
+
+// A box moved by (dx, dy, dw, dh), already times their standard deviations.
+HTC_BOTH Box decode_box(Box b, float dx, float dy, float dw, float dh) {
+  const float width = b.x2 - b.x1, height = b.y2 - b.y1;
+  const float x = (b.x1 + b.x2) * 0.5f + width * dx, y = (b.y1 + b.y2) * 0.5f + height * dy;
+  const float wide = dw < -kLargestChange ? -kLargestChange : dw > kLargestChange ? kLargestChange : dw;
+  const float high = dh < -kLargestChange ? -kLargestChange : dh > kLargestChange ? kLargestChange : dh;
+  const float half_width = width * exponential(wide) * 0.5f, half_height = height * exponential(high) * 0.5f;
+  return {x - half_width, y - half_height, x + half_width, y + half_height};
+}
+
+// Moved inside 0..limit; NaN stays NaN.
+HTC_BOTH float clip(float at, float limit) {
+  const float above = at < 0.0f ? 0.0f : at;
+  return above > limit ? limit : above;
+}
+HTC_BOTH Box clip_box(Box b, float height, float width) {
+  return {clip(b.x1, width), clip(b.y1, height), clip(b.x2, width), clip(b.y2, height)};
 }
 
 // One axis of a box on a map. Without `aligned` boxes have at least one pixel, as RoIAlign first had it.

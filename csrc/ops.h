@@ -93,21 +93,20 @@ struct EncodeMasks {
 };
 HTC_CPU_KERNEL(encode_masks, EncodeMasks)
 
-// Runs of ones [begin, end), counted in pixels column by column, as the GPU finds them: offsets [count + 1], those of
-// mask k are offsets[k] .. offsets[k + 1] - 1 -> one compressed string per mask.
+// Runs of ones [begin, end), counted in pixels column by column, as the GPU finds them: `parts` places per mask, in the
+// order of its columns -> one compressed string per mask.
 struct CompressRuns {
-  int64_t count, pixels;
-  const int64_t* offsets;
-  const uint32_t* runs;  // [offsets[count], 2]
+  int64_t count, parts, pixels;
+  const uint32_t* places;  // [count, parts, 2]: the first run, how many
+  const uint32_t* runs;    // [.., 2]
   std::vector<std::string>* strings;
 };
 HTC_CPU_KERNEL(compress_runs, CompressRuns)
 namespace cuda {
-// Finds where every mask's runs go, then writes them there: in between the caller learns how many there are.
-// workspace: encode_masks_workspace bytes, the same for both. The images have fewer than 2^32 pixels.
-int64_t encode_masks_workspace(const EncodeMasks&);
-void count_runs(const EncodeMasks&, void* workspace, int64_t* offsets, Stream);
-void write_runs(const EncodeMasks&, const void* workspace, uint32_t* runs, Stream);
+// packet: one word of 64 bits for how many runs there are, one per place, and `room` for runs. Where there are more
+// than that, places are not to be read, and the packet has to be made again. The images have fewer than 2^32 pixels.
+void find_runs(const EncodeMasks&, uint64_t* packet, int64_t room, Stream);
+int64_t run_parts(const EncodeMasks&);
 }  // namespace cuda
 
 // N images of B candidates: boxes [N, B, 4], scores [N, B], classes [N, B] (or none: all alike) -> the kept ones'
@@ -172,9 +171,11 @@ HTC_CPU_KERNEL(resampled_sum, ResampledSum)
 // `out` is the sum's gradient, the maps receive theirs whole; without `open` every map takes all of it.
 HTC_CPU_KERNEL(resampled_sum_backward, ResampledSum)
 
-// boxes [K, 4], scores [K], classes [K] -> indices [kept], decayed [kept], room for max_output of each.
+// N images of B candidates, as for BatchedNms -> what each class's decay leaves, best first, ties by index: indices and
+// decayed scores [N, max_output] padded with -1 and 0, counts [N]. Scores that are negative or not finite are never
+// kept.
 struct SoftNms {
-  int64_t count;
+  int64_t images, count;
   const float* boxes;
   const float* scores;
   const int64_t* classes;
@@ -183,12 +184,11 @@ struct SoftNms {
   int64_t max_output;
   int64_t* indices;
   float* decayed;
-  int64_t* kept;
+  int32_t* counts;
 };
 HTC_CPU_KERNEL(soft_nms, SoftNms)
 namespace cuda {
-// `kept` stays on the device: count. workspace: soft_nms_workspace bytes.
-void soft_nms(const SoftNms&, int32_t* count, void* workspace, Stream);
+void soft_nms(const SoftNms&, void* workspace, Stream);
 int64_t soft_nms_workspace(const SoftNms&);
 }  // namespace cuda
 

@@ -1,5 +1,6 @@
 """From the mask head's small masks to COCO run lengths, without the masks in between."""
 
+import ctypes
 from itertools import pairwise
 
 import torch
@@ -33,7 +34,8 @@ def encode_masks(
         strings = reference.encode_masks(masks, boxes, height, width, threshold)
     else:
         packed, offsets = torch.ops.htc_fast.encode_masks(masks.detach(), boxes.detach(), height, width, threshold)
-        everything, ends = packed.numpy().tobytes(), offsets.tolist()
+        # Without numpy, which torch need not have.
+        everything, ends = ctypes.string_at(packed.data_ptr(), packed.numel()), offsets.tolist()
         strings = [everything[begin:end] for begin, end in pairwise(ends)]
     return [{"size": [height, width], "counts": one} for one in strings]
 

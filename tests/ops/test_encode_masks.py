@@ -66,6 +66,27 @@ def test_runs_join_between_columns(column):
     check(column, masks, boxes, (30, 40))
 
 
+@pytest.mark.parametrize("column", columns(OPERATOR, (EMULATED,)))
+@pytest.mark.parametrize("missing", [0, 1, 10**9])
+def test_more_runs_than_there_was_room_for_named(missing, column):
+    """With room for all, for all but one, and for none: then they are found once more."""
+    masks, boxes = draw(5, (14, 20), (60, 300), 3, "noise")
+    total = sum(map(len, operators.runs_of_masks(masks, boxes, (60, 300))))
+    found = operators.encode_masks(masks, boxes, (60, 300), room=max(total - missing, 0))
+    assert total > 1000
+    assert [one["counts"] for one in found] == coco_strings(REFERENCE.call("paste_masks", masks, boxes, (60, 300), 0.5))
+
+
+@pytest.mark.parametrize("column", columns(OPERATOR, NATIVE))
+def test_more_runs_than_the_operator_expects(column):
+    """A chequered mask over the whole image: sixteen runs in every column."""
+    masks = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).float()[None]
+    boxes = torch.tensor([[0.0, 0, 300, 200]])
+    (runs,) = operators.runs_of_masks(masks, boxes, (200, 300))
+    assert len(runs) > 3000  # and room for 75
+    check(column, masks, boxes, (200, 300))
+
+
 @pytest.mark.parametrize("column", columns(OPERATOR, NATIVE))
 def test_nothing_to_do(column):
     assert column.call(OPERATOR, *draw(0), (9, 7)) == []

@@ -1,7 +1,7 @@
 // The mask operators' emulated kernels as torch operators: torch.ops.htc_simt.*. No checks: tests behave.
 #define HTC_INSTRUCTION_SET emulator
-#include "cpu/run_lengths.h"
-#include "torch/common.h"
+#include "cpu/compress_runs.cpp"
+#include "torch/encode_masks.h"
 
 namespace htc {
 namespace {
@@ -15,37 +15,41 @@ void paste_masks(Tensor masks, Tensor boxes, double threshold, Tensor out) {
       nullptr);
 }
 
-// Runs [total, 2] of int32, and where every mask's begin [K + 1].
-std::tuple<Tensor, Tensor> find_runs(Tensor masks, Tensor boxes, int64_t height, int64_t width, double threshold) {
-  const EncodeMasks op{masks.size(0),
-                       static_cast<int>(masks.size(1)),
-                       static_cast<int>(masks.size(2)),
-                       static_cast<const float*>(masks.const_data_ptr()),
-                       static_cast<const float*>(boxes.const_data_ptr()),
-                       height,
-                       width,
-                       static_cast<float>(threshold),
-                       nullptr};
-  Tensor workspace = torch::stable::new_empty(masks, {cuda::encode_masks_workspace(op)}, ScalarType::Byte);
-  torch::stable::fill_(workspace, 255);
+// A negative room: what the adapter would make room for.
+Tensor packet_of(const EncodeMasks& op, const Tensor& masks, int64_t room) {
+  return runs_on_host(op, masks, room < 0 ? likely_runs(op) : room, nullptr);
+}
+
+// Runs [total, 2] of int32, mask after mask, and where every mask's begin [K + 1].
+std::tuple<Tensor, Tensor> find_runs(Tensor masks, Tensor boxes, int64_t height, int64_t width, double threshold,
+                                     int64_t room) {
+  Strings strings;
+  const EncodeMasks op = describe_masks(masks, boxes, height, width, threshold, strings);
+  const Tensor packet = packet_of(op, masks, room);
+  const CompressRuns found = describe_runs(op, packet);
+  Tensor runs =
+      torch::stable::new_empty(masks, {*static_cast<const int64_t*>(packet.const_data_ptr()), 2}, ScalarType::Int);
   Tensor offsets = torch::stable::new_empty(masks, {op.count + 1}, ScalarType::Long);
+  uint32_t* out = static_cast<uint32_t*>(runs.mutable_data_ptr());
   int64_t* starts = static_cast<int64_t*>(offsets.mutable_data_ptr());
-  cuda::count_runs(op, workspace.mutable_data_ptr(), starts, nullptr);
-  Tensor runs = torch::stable::new_empty(masks, {starts[op.count], 2}, ScalarType::Int);
-  if (starts[op.count] > 0)
-    cuda::write_runs(op, workspace.const_data_ptr(), static_cast<uint32_t*>(runs.mutable_data_ptr()), nullptr);
+  starts[0] = 0;
+  for (int64_t i = 0; i < op.count * found.parts; i++) {
+    const uint32_t* run = found.runs + 2 * found.places[2 * i];
+    out = std::copy(run, run + 2 * found.places[2 * i + 1], out);
+    starts[i / found.parts + 1] = (out - static_cast<uint32_t*>(runs.mutable_data_ptr())) / 2;
+  }
+  if (found.parts == 0) std::fill(starts, starts + op.count + 1, 0);
   return {runs, offsets};
 }
 
-// The string of one mask's runs, as csrc/cpu/compress_runs.cpp makes it: one character per element.
-Tensor compress_runs(Tensor runs, int64_t pixels) {
-  const uint32_t* pairs = static_cast<const uint32_t*>(runs.const_data_ptr());
-  cpu::emulator::Runs joined;
-  for (int64_t i = 0; i < runs.size(0); i++) joined.add(pairs[2 * i], pairs[2 * i + 1]);
-  const std::string string = cpu::emulator::compress(joined, pixels);
-  Tensor out = torch::stable::new_empty(runs, {static_cast<int64_t>(string.size())}, ScalarType::Byte);
-  std::copy(string.begin(), string.end(), static_cast<char*>(out.mutable_data_ptr()));
-  return out;
+// As htc_fast::encode_masks.
+std::tuple<Tensor, Tensor> encode_masks(Tensor masks, Tensor boxes, int64_t height, int64_t width, double threshold,
+                                        int64_t room) {
+  Strings strings;
+  const EncodeMasks op = describe_masks(masks, boxes, height, width, threshold, strings);
+  const Tensor packet = packet_of(op, masks, room);
+  cpu::emulator::compress_runs(describe_runs(op, packet), torch_threads());
+  return pack_strings(strings, masks);
 }
 
 }  // namespace
@@ -53,11 +57,13 @@ Tensor compress_runs(Tensor runs, int64_t pixels) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(htc_simt, m) {
   m.def("paste_masks(Tensor masks, Tensor boxes, float threshold, Tensor(a!) out) -> ()");
-  m.def("find_runs(Tensor masks, Tensor boxes, int height, int width, float threshold) -> (Tensor, Tensor)");
-  m.def("compress_runs(Tensor runs, int pixels) -> Tensor");
+  m.def("find_runs(Tensor masks, Tensor boxes, int height, int width, float threshold, int room) -> (Tensor, Tensor)");
+  m.def(
+      "encode_masks(Tensor masks, Tensor boxes, int height, int width, float threshold, int room) -> (Tensor, "
+      "Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(htc_simt, CPU, m) {
   m.impl("paste_masks", TORCH_BOX(&htc::paste_masks));
   m.impl("find_runs", TORCH_BOX(&htc::find_runs));
-  m.impl("compress_runs", TORCH_BOX(&htc::compress_runs));
+  m.impl("encode_masks", TORCH_BOX(&htc::encode_masks));
 }
