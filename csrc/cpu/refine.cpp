@@ -1,4 +1,5 @@
 // Boxes moved by the deltas of their best class, and clipped.
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/rows.h"
@@ -6,13 +7,19 @@
 namespace htc::cpu::HTC_INSTRUCTION_SET {
 namespace {
 
-// The first NaN, or else the first of the largest.
-int64_t best_class(const float* logits, int64_t classes) {
-  int64_t best = 0;
-  for (int64_t c = 0; c < classes; ++c) {
-    if (std::isnan(logits[c])) return c;
-    if (logits[c] > logits[best]) best = c;
+// The first NaN, or else the first of the largest. There is room for a vector behind the last logit.
+int64_t best_class(float* logits, int64_t classes) {
+  std::fill(logits + classes, logits + classes + kWidth, -INFINITY);
+  Vec most = load(logits), strange = {};
+  for (int64_t c = 0; c < classes; c += kWidth) {
+    const Vec some = load(logits + c);
+    most = larger(most, some);
+    strange += static_cast<Vec>(some != some);  // NaN where a logit is
   }
+  float largest = most[0], any = strange[0];
+  for (int j = 1; j < kWidth; ++j) largest = most[j] > largest ? most[j] : largest, any += strange[j];
+  int64_t best = 0;
+  while (std::isnan(any) ? !std::isnan(logits[best]) : logits[best] != largest) ++best;
   return best;
 }
 
@@ -21,7 +28,7 @@ int64_t best_class(const float* logits, int64_t classes) {
 void refine(const Refine& op, const Parallel& parallel) {
   const int64_t rows = op.moves.rows;
   parallel(op.moves.images * rows, 256, [&](int64_t begin, int64_t end) {
-    std::vector<float> logits(static_cast<size_t>(op.classes));
+    std::vector<float> logits(static_cast<size_t>(op.classes + kWidth));
     for (int64_t at = begin; at < end; ++at) {
       const int64_t image = at / rows, row = at % rows;
       int64_t label = !op.moves.by_class ? 0 : op.labels ? op.labels[at] : -1;
