@@ -11,6 +11,7 @@
 namespace htc {
 
 enum class DType : int32_t { f32, f16, bf16, f64 };
+constexpr int kMaxStages = 8;  // of a cascade
 
 // Runs body(begin, end) over [0, count) on the caller's threads, at least `grain` iterations each.
 using Parallel = std::function<void(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body)>;
@@ -128,6 +129,63 @@ HTC_CPU_KERNEL(batched_nms, BatchedNms)
 namespace cuda {
 void batched_nms(const BatchedNms&, void* workspace, Stream);
 int64_t batched_nms_workspace(const BatchedNms&);
+}  // namespace cuda
+
+// Numbers [N, R, columns] in float32, float16 or bfloat16, with any strides.
+struct Rows {
+  DType dtype;
+  const void* data;
+  int64_t stride_n, stride_r, stride_c;
+};
+
+// How boxes [N, R, 4] are moved: by deltas [N, R, 4], or [N, R, 4 * classes] where they differ by class, times std;
+// then clipped to image_sizes [N, 2], height and width.
+struct BoxMoves {
+  int64_t images, rows;
+  const float* boxes;
+  Rows deltas;
+  bool by_class;
+  float std[4];
+  const int64_t* image_sizes;
+};
+
+// Boxes moved by the deltas of their best foreground class in logits [N, R, classes + 1] (the lowest of equals, the
+// first NaN), or of labels [N, R] where those are given and not negative; zeros for labels that are no class -> out [N,
+// R, 4].
+struct Refine {
+  BoxMoves moves;
+  int64_t classes;
+  Rows logits;
+  const int64_t* labels;
+  float* out;
+};
+HTC_CPU_KERNEL(refine, Refine)
+namespace cuda {
+void refine(const Refine&, Stream);
+}
+
+// The stages' logits [N, R, classes + 1], background last, averaged before or after the softmax; whatever exceeds the
+// threshold is moved and goes through NMS by class. Best first, ties by row and then by class -> boxes [N, max_output,
+// 4] and scores [N, max_output], zeros behind the last; labels [N, max_output], -1 behind it; counts [N].
+struct Detect {
+  BoxMoves moves;
+  int64_t classes;
+  int stages;
+  Rows logits[kMaxStages];
+  bool average_logits;
+  const uint8_t* valid;  // [N, R], or none: all are
+  float score_threshold;
+  double iou_threshold;
+  int64_t max_output;
+  float* boxes;
+  float* scores;
+  int64_t* labels;
+  int32_t* counts;
+};
+HTC_CPU_KERNEL(detections, Detect)
+namespace cuda {
+void detections(const Detect&, void* workspace, Stream);
+int64_t detections_workspace(const Detect&);
 }  // namespace cuda
 
 // 3x3 convolutions with one pixel of padding as products of transformed tiles (Winograd's F(4x4, 3x3)): a quarter of

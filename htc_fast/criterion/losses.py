@@ -194,8 +194,7 @@ def refine(
 ) -> Pool:
     """Regress the sampled boxes; what was added ground truth leaves the pool."""
     gt_labels = targets.labels.gather(1, drawn.gt)
-    labels = torch.where(drawn.positive, gt_labels, class_logits[..., :-1].argmax(dim=-1))
-    refined = model.refine(t, boxes, deltas, labels, image_sizes)
+    refined = model.refine(t, boxes, class_logits, deltas, image_sizes, torch.where(drawn.positive, gt_labels, -1))
     return Pool(refined, drawn.valid & (drawn.index >= targets.labels.shape[1]))
 
 

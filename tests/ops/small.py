@@ -6,9 +6,11 @@ python -m tests.ops.small
 from dataclasses import replace
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from htc_fast import ops
 from htc_fast.ops import _native
+from tests.ops import detection_cases
 from tests.ops.pr_roi_pool_cases import CASES as PRECISE_CASES
 from tests.ops.roi_cases import CASES, Inputs
 
@@ -38,6 +40,14 @@ def run_pr_roi_pool(name: str) -> None:
     torch.autograd.grad(out, [*maps, rois], torch.ones_like(out))
 
 
+def run_detections() -> None:
+    for by_class, average, dtype in ((True, "logits", torch.float32), (False, "probabilities", torch.float16)):
+        inputs = detection_cases.Inputs(detection_cases.Case(by_class=by_class, average=average, dtype=dtype))
+        logits, deltas, boxes, valid, sizes = tree_map_only(torch.Tensor, lambda one: one.cuda(), inputs.arguments)
+        ops.refine(boxes, logits[0], deltas, detection_cases.STD, sizes)
+        ops.detections(logits, deltas, boxes, valid, sizes, **inputs.options)
+
+
 def main() -> None:
     with ops.use_backend("cuda"):
         for name in ("plain", "brain", "brain_odd", "nchw", "strange", "long_boxes", "tiny_maps"):
@@ -54,6 +64,8 @@ def main() -> None:
             ops.soft_nms(boxes[0], scores[0], idxs[0], method=method)
             ops.soft_nms_padded(boxes, scores, idxs * 0, method=method, max_output=50)  # a block's
         ops.batched_nms(boxes[0], scores[0], idxs[0], 0.5)
+        if "htc_fast::detections" in _native.cuda_operators:
+            run_detections()
         masks = torch.rand(5, 28, 28).cuda()
         for op in (ops.paste_masks, ops.encode_masks):
             if f"htc_fast::{op.__name__}" in _native.cuda_operators:

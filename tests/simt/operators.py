@@ -99,6 +99,26 @@ def soft_nms(boxes, scores, idxs, *, max_output=None, **options):
     return indices[:count], decayed[:count]
 
 
+def refine(boxes, logits, deltas, std, image_sizes, labels=None) -> Tensor:
+    out = torch.full(boxes.shape, float("nan"))
+    kernels().refine(boxes, logits, deltas, list(std), image_sizes, labels, out)
+    return out
+
+
+def detections(logits, deltas, boxes, valid, image_sizes, *, std, score_average, score_threshold, iou_threshold, limit):
+    images, nan = len(boxes), float("nan")
+    found = (
+        torch.full((images, limit, 4), nan),
+        torch.full((images, limit), nan),
+        torch.full((images, limit), -7),
+        torch.full((images,), -7, dtype=torch.int32),
+    )
+    average = score_average == "logits"
+    thresholds = score_threshold, iou_threshold
+    kernels().detections(logits, deltas, boxes, valid, image_sizes, list(std), average, *thresholds, *found)
+    return found
+
+
 def paste_masks(masks, boxes, image_size, threshold=0.5) -> Tensor:
     pasted = torch.full((len(masks), *image_size), 7, dtype=torch.uint8)
     kernels().paste_masks(masks, boxes, threshold, pasted)
