@@ -6,6 +6,7 @@ Outputs are full of NaN or -7 before a kernel runs, so that an element which nob
 import torch
 from torch import Tensor
 
+from htc_fast.ops.propose import flat_anchors, steps_of
 from tests.simt.emulator import kernels
 
 
@@ -79,6 +80,13 @@ def batched_nms_padded(boxes, scores, idxs, iou_threshold, max_output, score_thr
     counts = torch.full((len(boxes),), -7, dtype=torch.int32)
     kernels().batched_nms(boxes, scores, idxs, iou_threshold, score_threshold, indices, counts)
     return indices, counts
+
+
+def propose(objectness, deltas, strides, image_sizes, anchors, *, per_level=1000, limit=1000, iou_threshold=0.7,
+            min_size=0.0, delta_std=(1.0, 1.0, 1.0, 1.0)):  # fmt: skip
+    flat, steps = flat_anchors(anchors, objectness), steps_of(strides, len(objectness))
+    options = per_level, limit, iou_threshold, min_size, list(delta_std)
+    return kernels().propose(objectness, deltas, image_sizes, flat, steps, *options)
 
 
 def soft_nms(boxes, scores, idxs, *, method="linear", iou_threshold=0.3, sigma=0.5, min_score=1e-3, max_output=None):
