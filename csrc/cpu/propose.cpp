@@ -107,17 +107,19 @@ Box box_of(const Propose& op, const ProposalLevel& level, int64_t image, int64_t
 
 template <class T>
 void run(const Propose& op, const Parallel& parallel) {
-  int64_t first[kProposalLevels + 1] = {};
+  int64_t first[kProposalLevels + 1] = {}, logits_per_image = 0;
   for (int l = 0; l < op.levels; ++l) {
     const FeatureMap& map = op.level[l].objectness;
-    first[l + 1] = first[l] + std::min(op.per_level, op.level[l].anchors * map.height * map.width);
+    const int64_t size = op.level[l].anchors * map.height * map.width;
+    first[l + 1] = first[l] + std::min(op.per_level, size);
+    logits_per_image += size;
   }
   const int64_t count = first[op.levels];
   std::vector<float> boxes(static_cast<size_t>(4 * op.images * count), 0.0f);
   std::vector<float> logits(static_cast<size_t>(op.images * count), -INFINITY);
   std::vector<int64_t> levels(logits.size());
   std::atomic<int64_t> next{0};  // level by level: the largest first
-  parallel(op.images * op.levels, 1, [&](int64_t, int64_t) {
+  const auto some_tasks = [&](int64_t, int64_t) {
     for (int64_t task; (task = next.fetch_add(1)) < op.images * op.levels;) {
       const int64_t l = task / op.images, image = task % op.images;
       const ProposalLevel& level = op.level[l];
@@ -131,7 +133,11 @@ void run(const Propose& op, const Parallel& parallel) {
         logits[begin + i] = logit_of(best[i]);
       }
     }
-  });
+  };
+  // Below some 0.2 ms waking a second thread costs more than it brings, and on a busy machine a whole time slice.
+  constexpr int64_t kFew = 50'000;
+  if (op.images * logits_per_image > kFew) parallel(op.images * op.levels, 1, some_tasks);
+  else some_tasks(0, 0);
 
   std::vector<int64_t> indices(static_cast<size_t>(op.images * op.limit));
   std::vector<int32_t> counts(static_cast<size_t>(op.images));

@@ -63,20 +63,25 @@ __device__ __forceinline__ Cell cell_of(const ProposalLevel& l, int index) {
   return {y, cell - y * width, index - cell * anchors};
 }
 
-// Calls visit(key) for every finite logit of the block's.
+// Calls visit(key) for every finite logit of the block's; a thread's are all asked for before the first is used.
 template <class T, class Visit>
 __device__ __forceinline__ void visit_logits(const ProposeParams& p, const Place& at, Visit visit) {
+  constexpr int kEach = kBlockLogits / kThreads;
   const ProposalLevel& level = p.op.level[at.level];
   const FeatureMap& map = level.objectness;
   const T* logits = static_cast<const T*>(map.data) + at.image * map.stride_n;
+  const int first = at.begin + static_cast<int>(threadIdx.x);
+  float own[kEach];
 #pragma unroll
-  for (int i = 0; i < kBlockLogits / kThreads; i++) {
-    const int index = at.begin + i * kThreads + static_cast<int>(threadIdx.x);
-    if (index >= at.end) break;
+  for (int i = 0; i < kEach; i++) {
+    const int index = first + i * kThreads;
     const Cell c = cell_of(level, index);
-    const float logit = to_float(logits[c.anchor * map.stride_c + c.y * map.stride_h + c.x * map.stride_w]);
-    if (fabsf(logit) < INFINITY) visit(sort_key(logit, static_cast<uint32_t>(index)));
+    const int64_t place = c.anchor * map.stride_c + c.y * map.stride_h + c.x * map.stride_w;
+    own[i] = index < at.end ? to_float(logits[place]) : NAN;
   }
+#pragma unroll
+  for (int i = 0; i < kEach; i++)
+    if (fabsf(own[i]) < INFINITY) visit(sort_key(own[i], static_cast<uint32_t>(first + i * kThreads)));
 }
 
 struct CountShared {
@@ -210,7 +215,7 @@ BatchedNms nms_of(const ProposeParams& p) {
   BatchedNms nms{};
   nms.images = p.op.images;
   nms.count = p.candidates;
-  nms.boxes = &p.boxes->x1;
+  nms.boxes = reinterpret_cast<const float*>(p.boxes);
   nms.scores = p.logits;
   nms.classes = p.levels;
   nms.iou_threshold = p.op.iou_threshold;

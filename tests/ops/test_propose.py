@@ -4,12 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork
 
 from htc_fast import ops
-from htc_fast.models import config as configs
-from htc_fast.models.rpn import RPN
 from tests.ops import backends
 from tests.ops.backends import CPP, CUDA, EMULATED, INTERPRETED, ON_CPU, REFERENCE, TRITON, cases, columns
 from tests.ops.propose_cases import CASES, PYRAMID, Case, Inputs
@@ -20,11 +16,19 @@ BUT_REFERENCE = (CPP, EMULATED, CUDA, INTERPRETED, TRITON)
 NAMES = {name.replace(" ", "_"): name for name in CASES}
 WATCHED = backends.emulated_only(
     NAMES,
-    asan="one_pixel fewer_than_wanted an_empty_level other_counts eight_levels several_blocks nchw float16 bfloat16",
-    race="pyramid an_empty_level several_blocks several_blocks_alike more_than_a_batch bfloat16",
+    asan="one_pixel fewer_than_wanted an_empty_level other_counts eight_levels several_blocks two_batches nchw float16"
+    " bfloat16",
+    race="pyramid an_empty_level several_blocks several_blocks_alike two_batches bfloat16",
 )
+TOO_LONG = "more_than_a_batch", "a_batch_of_ties"
 QUICK = ["pyramid", "an_empty_level"]
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value")  # of Triton's interpreter
+
+
+def unless(name: str, column) -> str | None:
+    if column == INTERPRETED and name in TOO_LONG:
+        return "Triton's interpreter would take half a minute"
+    return backends.watched_only(WATCHED)(name, column)
 
 
 def check(column, inputs: Inputs, **options) -> tuple:
@@ -42,7 +46,7 @@ def check(column, inputs: Inputs, **options) -> tuple:
     return found
 
 
-@pytest.mark.parametrize("name, column", cases(OPERATOR, NAMES, backends.ALL, backends.watched_only(WATCHED), QUICK))
+@pytest.mark.parametrize("name, column", cases(OPERATOR, NAMES, backends.ALL, unless, QUICK))
 def test_named(name, column):
     case = CASES[NAMES[name]]
     boxes, scores, valid = check(column, Inputs(case))
@@ -103,34 +107,23 @@ def test_options(column):
 @pytest.mark.parametrize("images", [1, 2])
 def test_torchvision_finds_the_same(images, column):
     """Its region proposal network on the same maps, with its anchors: rounded, in whole steps."""
+    rpn = pytest.importorskip("torchvision.models.detection.rpn")
     inputs = Inputs(Case(((25, 34), (13, 17), (7, 9)), 120, 90, images=images))
-    generator = AnchorGenerator(((32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 3)
+    generator = rpn.AnchorGenerator(((32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 3)
     logits = torch.linspace(-3, 3, sum(one.numel() for one in inputs.objectness))  # its topk orders no equal ones
     logits = logits[torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))]
     parts = logits.split([one.numel() for one in inputs.objectness])
     given = [part.view(one.shape) for part, one in zip(parts, inputs.objectness)], inputs.deltas
-    network = RegionProposalNetwork(generator, lambda _: given, 0.7, 0.3, 256, 0.5, {"testing": 120},
+    network = rpn.RegionProposalNetwork(generator, lambda _: given, 0.7, 0.3, 256, 0.5, {"testing": 120},
                                     {"testing": 90}, 0.7).eval()  # fmt: skip
     sizes, whole = inputs.image_sizes, (100, 136)
     features = {str(i): torch.zeros(images, 1, *one.shape[2:]) for i, one in enumerate(inputs.objectness)}
-    wanted, _ = network(ImageList(torch.zeros(images, 3, *whole), [tuple(one) for one in sizes.tolist()]), features)
+    wanted, _ = network(rpn.ImageList(torch.zeros(images, 3, *whole), [tuple(one) for one in sizes.tolist()]), features)
     steps = [(whole[0] // one.shape[2], whole[1] // one.shape[3]) for one in inputs.objectness]
     boxes, _, valid = column.call(OPERATOR, *given, steps, sizes, generator.cell_anchors, per_level=120, limit=90)
     assert valid.sum(dim=1).tolist() == [len(one) for one in wanted] and valid[:, 30].all()
     for ours, mask, theirs in zip(boxes, valid, wanted):
         torch.testing.assert_close(ours[mask], theirs, rtol=1e-4, atol=1e-3)
-
-
-def test_whole_anchors_are_torchvision_s():
-    rpn = RPN(8, configs.RPN(whole_anchors=True))
-    generator = AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5)
-    sizes = [(25, 34), (13, 17), (7, 9), (4, 5), (2, 3)]
-    maps = [torch.zeros(1, 1, *size) for size in sizes]
-    wanted = generator(ImageList(torch.zeros(1, 3, 100, 136), [(100, 136)]), maps)[0]
-    assert torch.equal(torch.cat(rpn.anchors(sizes, "cpu")), wanted)
-    assert [torch.tensor(one).tolist() for one in rpn.base_anchors()] == [
-        one.tolist() for one in generator.cell_anchors
-    ]
 
 
 @pytest.mark.parametrize("column", columns(OPERATOR, (CPP, CUDA)))
