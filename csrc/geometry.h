@@ -82,6 +82,17 @@ HTC_BOTH Box clip_box(Box b, float height, float width) {
   return {clip(b.x1, width), clip(b.y1, height), clip(b.x2, width), clip(b.y2, height)};
 }
 
+// An anchor, x1, y1, x2, y2 around (x, y), moved inside its image; NaN where a move is not finite or a side not longer
+// than min_size.
+HTC_BOTH Box proposal_box(const float* anchor, float x, float y, const float* moves, float height, float width,
+                          float min_size) {
+  const Box around{x + anchor[0], y + anchor[1], x + anchor[2], y + anchor[3]};
+  const Box box = clip_box(decode_box(around, moves[0], moves[1], moves[2], moves[3]), height, width);
+  bool real = box.x2 - box.x1 > min_size && box.y2 - box.y1 > min_size;
+  for (int i = 0; i < 4; i++) real = real && fabsf(moves[i]) < INFINITY;
+  return real ? box : Box{NAN, NAN, NAN, NAN};
+}
+
 // One axis of a box on a map. Without `aligned` boxes have at least one pixel, as RoIAlign first had it.
 HTC_BOTH Extent roi_extent(float low, float high, float scale, bool aligned) {
   const float offset = aligned ? 0.5f : 0.0f;

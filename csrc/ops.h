@@ -188,6 +188,39 @@ void detections(const Detect&, void* workspace, Stream);
 int64_t detections_workspace(const Detect&);
 }  // namespace cuda
 
+// A region proposal network's maps, level by level -> its best boxes: per image and level the `per_level` best logits
+// (ties in order of row, column, anchor), their anchors moved and clipped, NMS within the level, of all levels the best
+// `limit`, zeros where there are fewer. What is not finite gives no box.
+constexpr int kProposalLevels = 8, kProposalAnchors = 128;
+struct ProposalLevel {
+  FeatureMap objectness;  // [N, A, h, w]
+  FeatureMap deltas;      // [N, 4A, h, w]: dx, dy, dw, dh of the first anchor, then of the next
+  int64_t anchors;        // A
+  int64_t first_anchor;   // where they stand in Propose::anchors
+  float down, across;     // the image's pixels per row and column of the map
+};
+struct Propose {
+  DType dtype;
+  int levels;
+  ProposalLevel level[kProposalLevels];
+  float anchors[kProposalAnchors][4];  // around the place of a map's first pixel
+  int64_t images;
+  const void* image_sizes;  // [N, 2] height, width: int64 if whole_sizes, otherwise float
+  bool whole_sizes;
+  int64_t per_level, limit;
+  double iou_threshold;
+  float min_size;      // both sides must be longer
+  float delta_std[4];  // what deltas are multiplied by
+  float* boxes;        // [N, limit, 4]
+  float* scores;       // [N, limit] probabilities
+  bool* valid;         // [N, limit]
+};
+HTC_CPU_KERNEL(propose, Propose)
+namespace cuda {
+void propose(const Propose&, void* workspace, Stream);
+int64_t propose_workspace(const Propose&);
+}  // namespace cuda
+
 // 3x3 convolutions with one pixel of padding as products of transformed tiles (Winograd's F(4x4, 3x3)): a quarter of
 // the multiplications. Weights [O, C, 3, 3] become `packed`, winograd_floats numbers, once per instruction set's
 // layout.

@@ -11,7 +11,7 @@ from htc_fast.profiling import chart
 
 ROOT = Path(__file__).resolve().parents[2]
 CONVOLUTIONS = "conv3x3_relu", "mask_flow", "mask_predict", "semantic_merge", "mask_branch"
-BOXES = "refine", "detections"
+BOXES = "propose", "refine", "detections"
 OPERATORS = "roi_align", "pr_roi_pool", "nms", "soft_nms", *BOXES, "paste_masks", "encode_masks", *CONVOLUTIONS
 DETECTORS = "htc", "cascade_mask", "mask_rcnn"
 # Name of a table -> how it is made, of which suites.

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from htc_fast import ops
 from htc_fast.models import config as configs
-from htc_fast.models.geometry import decode_boxes
 from htc_fast.ranges import part
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -31,33 +30,29 @@ class RPN(nn.Module):
             hidden = [self.conv(level).relu_() for level in features]
             return [self.objectness(level) for level in hidden], [self.deltas(level) for level in hidden]
 
+    def base_anchors(self) -> list[list[list[float]]]:
+        """Per level the anchors x1, y1, x2, y2 of the map's first pixel."""
+        levels = []
+        for stride in STRIDES:
+            side = self.config.anchor_scale * stride
+            halves = [(0.5 * side / ratio**0.5, 0.5 * side * ratio**0.5) for ratio in self.config.anchor_ratios]
+            if self.config.whole_anchors:
+                halves = [(float(round(width)), float(round(height))) for width, height in halves]
+            levels.append([[-width, -height, width, height] for width, height in halves])
+        return levels
+
+    def steps(self, sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Per level of (h, w) the image's pixels per pixel of the map, down and across."""
+        if not self.config.whole_anchors:
+            return [(stride, stride) for stride in STRIDES]
+        height, width = STRIDES[0] * sizes[0][0], STRIDES[0] * sizes[0][1]
+        return [(height // h, width // w) for h, w in sizes]
+
     def anchors(self, sizes: list[tuple[int, int]], device: torch.device | str) -> list[Tensor]:
         """Per level [h * w * A, 4]: pixel by pixel, row by row, anchors of one pixel side by side."""
-        whole = STRIDES[0] * sizes[0][0], STRIDES[0] * sizes[0][1]
-        return [self._level_anchors(*size, stride, device, whole) for size, stride in zip(sizes, STRIDES, strict=True)]
+        levels = zip(sizes, self.base_anchors(), self.steps(sizes), strict=True)
+        return [_level_anchors(*size, base, *steps, device) for size, base, steps in levels]
 
-    def _level_anchors(
-        self, height: int, width: int, stride: int, device: torch.device | str, image: tuple[int, int]
-    ) -> Tensor:
-        side = self.config.anchor_scale * stride
-        # Constants are filled in, not copied from the host.
-        half_width = torch.stack(
-            [torch.full((), 0.5 * side / r**0.5, device=device) for r in self.config.anchor_ratios]
-        )
-        half_height = torch.stack(
-            [torch.full((), 0.5 * side * r**0.5, device=device) for r in self.config.anchor_ratios]
-        )
-        base = torch.stack([-half_width, -half_height, half_width, half_height], dim=1)
-        down = across = stride
-        if self.config.whole_anchors:
-            base, down, across = base.round(), image[0] // height, image[1] // width
-        x = torch.arange(width, device=device, dtype=torch.float32) * across
-        y = torch.arange(height, device=device, dtype=torch.float32) * down
-        y, x = torch.meshgrid(y, x, indexing="ij")
-        centre = torch.stack([x, y, x, y], dim=2)
-        return (centre[:, :, None] + base).reshape(-1, 4)
-
-    @torch.no_grad()
     def propose(
         self, objectness: list[Tensor], deltas: list[Tensor], image_sizes: Tensor, limit_per_level: int, limit: int
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,28 +61,27 @@ class RPN(nn.Module):
         image_sizes      [N, 2]  height, width before padding: boxes are clipped to it
         limit_per_level  candidates per level before NMS
         limit            R
-        returns          boxes [N, R, 4], scores [N, R], valid [N, R] bool; best first, zeros where padded
+        returns          boxes [N, R, 4], scores [N, R], valid [N, R] bool; best first, zeros where padded; no gradient
         """
-        anchors = self.anchors([(level.shape[2], level.shape[3]) for level in objectness], image_sizes.device)
-        boxes, scores, levels = [], [], []
-        for number, (anchor, objects, offsets) in enumerate(zip(anchors, objectness, deltas)):
-            score = objects.permute(0, 2, 3, 1).flatten(1).float().sigmoid()
-            offsets = offsets.permute(0, 2, 3, 1).reshape(len(score), -1, 4)
-            count = min(limit_per_level, score.shape[1])
-            order = score.argsort(dim=1, descending=True, stable=True)[:, :count]
-            offsets = offsets.gather(1, order[..., None].expand(-1, -1, 4))
-            boxes.append(decode_boxes(offsets, anchor[order], (1.0, 1.0, 1.0, 1.0), image_sizes))
-            scores.append(score.gather(1, order))
-            levels.append(torch.full_like(order, number))
-        return _suppress(torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels, 1), self.config.nms_iou, limit)
+        return ops.propose(
+            objectness,
+            deltas,
+            self.steps([(level.shape[2], level.shape[3]) for level in objectness]),
+            image_sizes,
+            self.base_anchors(),
+            per_level=limit_per_level,
+            limit=limit,
+            iou_threshold=self.config.nms_iou,
+        )
 
 
-def _suppress(boxes: Tensor, scores: Tensor, levels: Tensor, iou: float, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    real = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-    scores = scores.masked_fill(~real, -torch.inf)
-    # Real scores are at least 0. A finite threshold, since compiled programs store no infinity among their arguments.
-    indices, _ = ops.batched_nms_padded(boxes, scores, levels, iou, limit, -1.0)
-    valid = indices >= 0
-    indices = indices.clamp(min=0)
-    boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)).masked_fill(~valid[..., None], 0.0)
-    return boxes, scores.gather(1, indices).masked_fill(~valid, 0.0), valid
+def _level_anchors(
+    height: int, width: int, base: list[list[float]], down: int, across: int, device: torch.device | str
+) -> Tensor:
+    # Constants are filled in, not copied from the host.
+    rows = torch.stack([torch.full((), value, device=device) for row in base for value in row]).view(-1, 4)
+    x = torch.arange(width, device=device, dtype=torch.float32) * across
+    y = torch.arange(height, device=device, dtype=torch.float32) * down
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    centre = torch.stack([x, y, x, y], dim=2)
+    return (centre[:, :, None] + rows).reshape(-1, 4)

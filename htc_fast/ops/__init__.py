@@ -10,6 +10,7 @@ from htc_fast.ops.mask_predict import mask_predict
 from htc_fast.ops.nms import batched_nms, batched_nms_padded, nms
 from htc_fast.ops.paste_masks import paste_masks
 from htc_fast.ops.pr_roi_pool import pr_roi_pool
+from htc_fast.ops.propose import propose
 from htc_fast.ops.refine import refine
 from htc_fast.ops.roi_align import multi_level_roi_align, roi_align
 from htc_fast.ops.semantic_merge import semantic_merge
@@ -30,6 +31,7 @@ __all__ = [
     "nms",
     "paste_masks",
     "pr_roi_pool",
+    "propose",
     "refine",
     "roi_align",
     "semantic_merge",

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from htc_fast.ops.propose import flat_anchors, steps_of
 from tests.simt.emulator import kernels
 
 
@@ -89,6 +90,13 @@ def soft_nms_padded(boxes, scores, idxs, *, method="linear", iou_threshold=0.3, 
     gaussian, least = method == "gaussian", max(min_score, 0.0)
     kernels().soft_nms(boxes, scores, idxs, gaussian, iou_threshold, sigma, least, indices, decayed, counts)
     return indices, decayed, counts
+
+
+def propose(objectness, deltas, strides, image_sizes, anchors, *, per_level=1000, limit=1000, iou_threshold=0.7,
+            min_size=0.0, delta_std=(1.0, 1.0, 1.0, 1.0)):  # fmt: skip
+    flat, steps = flat_anchors(anchors, objectness), steps_of(strides, len(objectness))
+    options = per_level, limit, iou_threshold, min_size, list(delta_std)
+    return kernels().propose(objectness, deltas, image_sizes, flat, steps, *options)
 
 
 def soft_nms(boxes, scores, idxs, *, max_output=None, **options):
