@@ -66,6 +66,18 @@ __device__ __forceinline__ void add4(float* address, float a, float b, float c, 
 #endif
 }
 
+// The same value, unknown to the compiler: what follows from it is worked out where it is needed, not carried through
+// a loop in registers.
+template <class T>
+__device__ __forceinline__ T* opaque(T* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
+}
+__device__ __forceinline__ int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 #else  // the emulator
 
 #define HTC_SHARED(Type, name) Type& name = *static_cast<Type*>(simt::block_shared(sizeof(Type), alignof(Type)))
@@ -85,6 +97,11 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
 
 inline void fill_zero(void* memory, size_t bytes, Stream) {
   if (bytes > 0 && !simt::written_down("memset")) std::memset(memory, 0, bytes);
+}
+
+template <class T>
+T opaque(T value) {
+  return value;
 }
 
 inline void add4(float* address, float a, float b, float c, float d) {

@@ -1,107 +1,259 @@
 // RoIAlign forward over all levels, and the semantic map, in one launch.
-// A block owns some bins of one RoI and one slice of channels; a group of lanes owns a bin, each lane a 16-byte vector
-// of channels. Since weights are separable, samples that fall on the same pixels are merged along each axis first: a
-// bin of n x n samples reads about (n + 1)^2 pixels instead of 4 n^2. Precise pooling is the same with other weights.
+// Weights are separable: one along y times one along x. A group of lanes, each with a 16-byte vector of channels, walks
+// along a row of bins, column of pixels by column; a column that two bins have in common is read once and added to
+// both. Rows of pixels that two rows of bins have in common are read by two groups that walk side by side in one block.
+// Samples that fall on the same pixels are merged first. Precise pooling is the same with other weights.
 #include <algorithm>
 
-#include "cuda/roi_geometry.cuh"
+#include "cuda/roi_tables.cuh"
 
 namespace htc::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kInFlight = 4;  // pixels a lane asks for before it uses the first
+constexpr int kThreads = 224;        // seven warps: the rows of 7 x 7 bins, or half of those of 14 x 14
+constexpr int kInFlight = 4;         // pixels a lane asks for before it uses the first
+constexpr int kLongWalk = 256;       // pixels; longer walks are cut
+constexpr int kHelpers = 8;          // RoIs whose parts a block may do
+constexpr int kWantedLanes = 98304;  // fill the machine: 132 multiprocessors of 23 warps
 
 struct ForwardParams {
   RoiParams roi;
-  void* out;  // [K, out_h, out_w, C]
-  int room;   // weights per table line
-  int bins_per_block;
+  void* out;         // [K, out_h, out_w, C]
+  int room;          // weights per table line
+  int fewest, most;  // pieces that a row of bins is cut into
+  int helpers;
 };
 
-// Sums a bin's pixels on one map. Every lane of the group works out one pixel's place and weight and hands it to the
-// others, so that the group reads one pixel at a time, all its channels together.
-template <class T, int V, class Kind>
-__device__ __forceinline__ void add_bin(const RoiParams& p, int image, int index, int ph, int pw, TableLine y,
-                                        TableLine x, int channel, bool active, float (&sum)[V]) {
-  const Map& map = p.maps[index];
-  const T* start = static_cast<const T*>(map.data) + image * map.stride_n + channel * map.stride_c;
-  // Vectors of one image fit into 32 bits; single elements of a huge map with odd channels do not.
-  using Offset = std::conditional_t<V == 1, uint64_t, uint32_t>;
-  const auto step_y = static_cast<Offset>(map.stride_h / V), step_x = static_cast<Offset>(map.stride_w / V);
-  const int lanes = static_cast<int>(blockDim.x), first_lane = static_cast<int>(threadIdx.y) * lanes % 32;
-  const int pixels = y.count * x.count;
-  const int most = __reduce_max_sync(~0u, pixels);  // the groups of a warp shuffle together
-  for (int begin = 0; begin < most; begin += lanes) {
-    const int mine = begin + static_cast<int>(threadIdx.x);
-    Offset offset = 0;
-    float weight = 0.0f;
-    if (mine < pixels) {
-      const int row = mine / x.count;
-      const PixelWeight at_y = pixel_at<Kind>(p, blockIdx.x, index, true, ph, y, row);
-      const PixelWeight at_x = pixel_at<Kind>(p, blockIdx.x, index, false, pw, x, mine - row * x.count);
-      offset = static_cast<Offset>(at_y.pixel) * step_y + static_cast<Offset>(at_x.pixel) * step_x;
-      weight = at_y.weight * at_x.weight;
-    }
-    const int end = min(lanes, most - begin);
-    for (int j = 0; j < end; j += kInFlight) {
-      Vector<T, V> value[kInFlight];
-      float w[kInFlight];
+// Per slot (0 the RoI's level, 1 the semantic map): this RoI's image.
+struct ForwardShared {
+  const void* image[2];
+};
+
+// A column of pixels on its way into a bin and, where they have it in common, into the bin behind it.
+template <class T, int V, bool Common>
+struct Column {
+  const Vector<T, V>* top;
+  int64_t step;  // between rows; of single elements
+  float weight, behind;
+
+  template <int N>
+  __device__ __forceinline__ void add_rows(const PixelWeight* rows, float (&sum)[V], float (&next)[V]) const {
+    Vector<T, V> value[N];
+    float at_y[N];
 #pragma unroll
-      for (int u = 0; u < kInFlight; u++) {
-        const Offset at = __shfl_sync(~0u, offset, first_lane + j + u);
-        w[u] = __shfl_sync(~0u, weight, first_lane + j + u);
-        // Nothing is read for a weight of zero: zero times an infinite pixel would be NaN.
-        value[u] = Vector<T, V>{};
-        if (active && w[u] != 0.0f) value[u] = load_elements<T, V>(start + static_cast<uint64_t>(at) * V);
+    for (int u = 0; u < N; u++) {
+      const PixelWeight row = rows[u];
+      at_y[u] = row.weight;
+      value[u] = load_elements<T, V>(reinterpret_cast<const T*>(top + offset_of<V>(row, step)));
+    }
+#pragma unroll
+    for (int u = 0; u < N; u++) {
+      float wide[V];
+      load_floats<T, V>(value[u], wide);
+      const float one = at_y[u] * weight, other = at_y[u] * behind;
+#pragma unroll
+      for (int c = 0; c < V; c++) {
+        sum[c] = fmaf(one, wide[c], sum[c]);
+        if (Common) next[c] = fmaf(other, wide[c], next[c]);
       }
-#pragma unroll
-      for (int u = 0; u < kInFlight; u++) multiply_add<T, V>(w[u], value[u], sum);
     }
+  }
+  __device__ __forceinline__ void add(const PixelWeight* rows, int count, float (&sum)[V], float (&next)[V]) const {
+#pragma unroll 1
+    for (; count >= kInFlight; count -= kInFlight, rows += kInFlight) add_rows<kInFlight>(rows, sum, next);
+    static_assert(kInFlight == 4);
+    switch (count) {
+      case 3: return add_rows<3>(rows, sum, next);
+      case 2: return add_rows<2>(rows, sum, next);
+      case 1: return add_rows<1>(rows, sum, next);
+      default: return;
+    }
+  }
+};
+
+// How many pieces each of a RoI's rows of bins is cut into, so that no walk is too long.
+__device__ __forceinline__ int pieces(const ForwardParams& p, const RoiPlace& roi) {
+  float pixels = 0.0f;
+  for (int slot = 0; roi.valid && slot < (p.roi.semantic >= 0 ? 2 : 1); slot++) {
+    const Map& map = p.roi.maps[slot == 0 ? roi.level : p.roi.semantic];
+    const float height = fminf(fabsf(roi.box.y2 - roi.box.y1) * map.scale / static_cast<float>(p.roi.out_h),
+                               static_cast<float>(map.height));
+    const float width = fminf(fabsf(roi.box.x2 - roi.box.x1) * map.scale, static_cast<float>(map.width));
+    pixels += (height + 2.0f) * (width + 2.0f);
+  }
+  return min(max(static_cast<int>(pixels * (1.0f / kLongWalk)) + 1, p.fewest), p.most);
+}
+
+// What a lane does, whichever walk: the `mine`th vector of channels. Lanes behind the last one do it over again, and
+// store nothing.
+template <class T, int V>
+struct Place {
+  unsigned mine;
+
+  __device__ __forceinline__ const Vector<T, V>* start(const RoiParams& r, const void* image, const Map& map) const {
+    const unsigned vector = min(mine, static_cast<unsigned>(r.channels) / V - 1);
+    const auto* first = static_cast<const Vector<T, V>*>(image);
+    return V == 1 ? first + vector * map.stride_c : first + vector;
+  }
+  __device__ __forceinline__ void store(const ForwardParams& p, int k, int ph, int pw, const float (&sum)[V]) const {
+    const int64_t bin = (static_cast<int64_t>(k) * p.roi.out_h + ph) * p.roi.out_w + pw;
+    if (mine < static_cast<unsigned>(p.roi.channels) / V)
+      store_elements<T, V>(static_cast<T*>(p.out) + bin * p.roi.channels + mine * V, sum);
+  }
+};
+
+// Along some bins of a row, with the columns of their tables. `from` has two bits per slot: how many columns of a bin
+// the bin before it has read for it.
+template <class T, int V, class Kind>
+__device__ __forceinline__ void walk(const ForwardParams& p, const RoiTables<Kind, V>& tables,
+                                     const ForwardShared& shared, int slots, int level, unsigned lane, int k, int ph,
+                                     int begin, int end) {
+  const Place<T, V> place{blockIdx.y * blockDim.x + lane};
+  int from = 0;
+  float sum[V] = {};
+#pragma unroll 1
+  for (int pw = begin; pw < end; pw++) {
+    float next[V] = {};
+#pragma unroll 1
+    for (int slot = 0; slot < slots; slot++) {
+      const Map& map = p.roi.maps[slot == 0 ? level : p.roi.semantic];
+      const int2 *rows = tables.at(slot, true, ph), *columns = tables.at(slot, false, pw),
+                 *behind = columns + 1 + p.room;
+      const int count = columns->x;
+      const Vector<T, V>* start = place.start(p.roi, shared.image[slot], map);
+      int i = from >> 2 * slot & 3, alone = count;
+      // The bin behind can be given its first columns, or none of them.
+      if (pw + 1 < end) alone -= behind->y;
+      if (i > alone) alone = count;
+      from = (from & ~(3 << 2 * slot)) | (count - alone) << 2 * slot;
+#pragma unroll 1
+      for (; i < alone; i++) {
+        const PixelWeight at = pixels_of(columns)[i];
+        const Column<T, V, false> column{opaque(start + offset_of<V>(at, map.stride_w)), map.stride_h, at.weight, 0.0f};
+        column.add(pixels_of(rows), rows->x, sum, next);
+      }
+#pragma unroll 1
+      for (; i < count; i++) {
+        const PixelWeight at = pixels_of(columns)[i];
+        const Column<T, V, true> column{opaque(start + offset_of<V>(at, map.stride_w)), map.stride_h, at.weight,
+                                        pixels_of(behind)[i - alone].weight};
+        column.add(pixels_of(rows), rows->x, sum, next);
+      }
+    }
+    place.store(p, k, ph, pw, sum);
+#pragma unroll
+    for (int c = 0; c < V; c++) sum[c] = next[c];
+  }
+}
+
+// The same where a line is too long for its table: bin by bin, and every lane of the group works out one pixel's place
+// and weight and hands it to the others.
+template <class T, int V, class Kind>
+__device__ __forceinline__ void walk_long(const ForwardParams& p, const RoiTables<Kind, V>& tables,
+                                          const ForwardShared& shared, int slots, int level, unsigned lane, int k,
+                                          int ph, int begin, int end) {
+  const Place<T, V> place{blockIdx.y * blockDim.x + lane};
+  const int lanes = static_cast<int>(blockDim.x), first_lane = static_cast<int>(threadIdx.y) * lanes % 32;
+  const unsigned group = (lanes == 32 ? ~0u : (1u << lanes) - 1) << first_lane;
+#pragma unroll 1
+  for (int pw = begin; pw < end; pw++) {
+    float sum[V] = {};
+#pragma unroll 1
+    for (int slot = 0; slot < slots; slot++) {
+      const int index = slot == 0 ? level : p.roi.semantic;
+      const Map& map = p.roi.maps[index];
+      const TableLine y = tables.line(slot, true, ph), x = tables.line(slot, false, pw);
+      const int pixels = y.count * x.count;
+#pragma unroll 1
+      for (int first = 0; first < pixels; first += lanes) {
+        const int mine = first + static_cast<int>(threadIdx.x), row = mine / max(x.count, 1);
+        uint64_t at = 0;
+        float weight = 0.0f;
+        if (mine < pixels) {
+          const PixelWeight at_y = pixel_at<Kind, V>(p.roi, k, index, true, ph, y, row);
+          const PixelWeight at_x = pixel_at<Kind, V>(p.roi, k, index, false, pw, x, mine - row * x.count);
+          at = offset_of<V>(at_y, map.stride_h) + offset_of<V>(at_x, map.stride_w);
+          weight = at_y.weight * at_x.weight;
+        }
+        const int count = min(lanes, pixels - first);
+#pragma unroll 1
+        for (int j = 0; j < count; j++) {
+          const uint64_t from = __shfl_sync(group, at, first_lane + j);
+          const float w = __shfl_sync(group, weight, first_lane + j);
+          // Nothing is read for a weight of zero: zero times an infinite pixel would be NaN.
+          if (w == 0.0f) continue;
+          const auto* start = place.start(p.roi, shared.image[slot], map);
+          multiply_add<T, V>(w, load_elements<T, V>(reinterpret_cast<const T*>(start + from)), sum);
+        }
+      }
+    }
+    place.store(p, k, ph, pw, sum);
   }
 }
 
 template <class T, int V, class Kind>
 __global__ void __launch_bounds__(kThreads, 3) roi_align_forward(const __grid_constant__ ForwardParams p) {
+  HTC_SHARED(ForwardShared, shared);
   const RoiParams& r = p.roi;
-  const int64_t k = blockIdx.x;
-  const int channel = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * V;
-  const bool active = channel < r.channels;
-  const int first_bin = static_cast<int>(blockIdx.z) * p.bins_per_block;
-  const int bins = min(first_bin + p.bins_per_block, r.out_h * r.out_w);
-  const RoiPlace roi = place_roi(r, k);
-  const RoiTables<Kind> tables{dynamic_shared<int2>(), r.out_h, r.out_w, p.room};
-  if (roi.valid) tables.fill(r, roi, threadIdx.y * blockDim.x + threadIdx.x, kThreads);
-  __syncthreads();
-  // Every group of a warp goes round equally often, with bins to do or not: they shuffle together.
-  for (int base = first_bin; base < bins; base += static_cast<int>(blockDim.y)) {
-    const int bin = base + static_cast<int>(threadIdx.y), ph = bin / r.out_w, pw = bin - ph * r.out_w;
-    float sum[V] = {};
-    for (int slot = 0; roi.valid && slot < (r.semantic >= 0 ? 2 : 1); slot++) {
-      TableLine y{}, x{};
-      if (bin < bins) {
-        y = tables.line(slot, true, ph);
-        x = tables.line(slot, false, pw);
-      }
-      add_bin<T, V, Kind>(r, roi.image, slot == 0 ? roi.level : r.semantic, ph, pw, y, x, channel, active, sum);
+  const int groups = static_cast<int>(blockDim.y);
+  const RoiTables<Kind, V> tables{dynamic_shared<int2>(), r.out_h, r.out_w, p.room};
+  // A RoI's parts are for its own blocks along z, then for those of the RoI behind it, and so on. Each lane looks after
+  // one of the RoIs that may have a part for this block.
+  auto roi_of = [&](int turn) {
+    const int k = static_cast<int>(blockIdx.x) - turn;
+    return k < 0 ? k + static_cast<int>(r.count) : k;
+  };
+  auto first_task = [&](int turn) {
+    return (turn * static_cast<int>(gridDim.z) + static_cast<int>(blockIdx.z)) * groups;
+  };
+  bool wanted = false;
+  if (const int turn = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x) % 32; turn < p.helpers)
+    wanted = first_task(turn) < r.out_h * pieces(p, place_roi(r, roi_of(turn)));
+#pragma unroll 1
+  for (unsigned left = __ballot_sync(~0u, wanted); left != 0; left &= left - 1) {
+    const int turn = __ffs(static_cast<int>(left)) - 1, k = roi_of(turn);
+    const RoiPlace roi = place_roi(r, k);
+    const int slots = !roi.valid ? 0 : r.semantic >= 0 ? 2 : 1;
+    // Asked for anew, so that what follows from them costs no registers during the walk.
+    const int lane = opaque(static_cast<int>(threadIdx.x)), group = opaque(static_cast<int>(threadIdx.y));
+    const int thread = group * static_cast<int>(blockDim.x) + lane;
+    __syncthreads();  // the last RoI's tables are read no more
+    if (thread < slots) {
+      const Map& map = r.maps[thread == 0 ? roi.level : r.semantic];
+      shared.image[thread] = static_cast<const T*>(map.data) + roi.image * map.stride_n;
     }
-    if (active && bin < bins)
-      store_elements<T, V>(static_cast<T*>(p.out) + (k * r.out_h * r.out_w + bin) * r.channels + channel, sum);
+    bool listed = true;
+    if (roi.valid) listed = tables.fill(r, roi, thread, groups * static_cast<int>(blockDim.x));
+    const bool any_long = __syncthreads_or(!listed);
+    const int per_row = pieces(p, roi), task = first_task(turn) + group, ph = task / per_row;
+    const int begin = (task - ph * per_row) * r.out_w / per_row, end = (task - ph * per_row + 1) * r.out_w / per_row;
+    if (any_long) {
+      if (ph < r.out_h) walk_long<T, V, Kind>(p, tables, shared, slots, roi.level, lane, k, ph, begin, end);
+    } else {
+      join_columns(tables, slots, thread, groups * static_cast<int>(blockDim.x));
+      __syncthreads();
+      if (ph < r.out_h) walk<T, V, Kind>(p, tables, shared, slots, roi.level, lane, k, ph, begin, end);
+    }
   }
 }
 
 template <class T, int V, class Kind>
 void run(const RoiAlign& a, Stream stream) {
-  ForwardParams p{roi_params(a), a.out, 0, 0};
-  const int channels = p.roi.channels, bins = a.out_h * a.out_w;
+  ForwardParams p{roi_params(a), a.out, 0, 0, 0, 0};
+  const int channels = p.roi.channels;
   p.room = table_room(p.roi);
   int lanes = 32;
   while (lanes > 8 && lanes / 2 * V >= channels) lanes /= 2;
-  const int groups = kThreads / lanes, slices = ceil_div(channels, lanes * V);
-  // Two blocks per RoI even out unequal costs; where RoIs are few, more of them fill the machine.
-  const int64_t wanted = std::max<int64_t>(2, 4096 / (a.count * slices));
-  p.bins_per_block = ceil_div(bins, static_cast<int>(std::min<int64_t>(wanted, ceil_div(bins, groups))));
-  const dim3 block(lanes, groups), grid(static_cast<unsigned>(a.count), slices, ceil_div(bins, p.bins_per_block));
+  const int slices = ceil_div(channels, lanes * V);
+  const int64_t walks = a.count * slices * a.out_h;
+  p.fewest = static_cast<int>(std::clamp<int64_t>(ceil_div<int64_t>(kWantedLanes / lanes, walks), 1, a.out_w));
+  // Blocks of one RoI are of one size, and of whole warps.
+  const int tasks = a.out_h * p.fewest, parts = ceil_div(tasks, kThreads / lanes), warp = 32 / lanes;
+  const int groups = ceil_div(ceil_div(tasks, parts), warp) * warp;
+  const int helpers = ceil_div(ceil_div(a.out_h * a.out_w, groups), parts);
+  p.helpers = static_cast<int>(std::min<int64_t>({helpers, kHelpers, a.count}));
+  p.most = std::clamp(p.helpers * parts * groups / a.out_h, p.fewest, a.out_w);
+  const dim3 block(lanes, groups), grid(static_cast<unsigned>(a.count), slices, parts);
   const size_t shared = RoiTables<Kind>::bytes(p.roi, p.room);
   launch("roi_align_forward", roi_align_forward<T, V, Kind>, grid, block, shared, stream, p);
 }

@@ -3,7 +3,7 @@
 // default.
 #include <algorithm>
 
-#include "cuda/roi_geometry.cuh"
+#include "cuda/roi_tables.cuh"
 
 namespace htc::cuda {
 namespace {
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_scatter(const __grid_co
         for (int ix = 0; ix < x.count; ix++) {
           const PixelWeight at_x = pixel_at<Sampled>(r, k, index, false, pw, x, ix);
           const float weight = at_y.weight * at_x.weight;
-          if (weight != 0.0f) add_to<V>(start + at_y.pixel * map.stride_h + at_x.pixel * map.stride_w, weight, value);
+          if (weight != 0.0f) add_to<V>(start + at_y.place * map.stride_h + at_x.place * map.stride_w, weight, value);
         }
       }
     }

@@ -80,7 +80,8 @@ __device__ __forceinline__ RoiPlace place_roi(const RoiParams& p, int64_t k) {
   const bool has_image = p.rois_per_image == 0;
   const float* row = p.rois + k * (has_image ? 5 : 4);
   // Compared as a float first: a NaN or a huge index has no meaning as an integer.
-  const float image = has_image ? *row++ : static_cast<float>(k / p.rois_per_image);
+  const float image =
+      has_image ? *row++ : static_cast<float>(static_cast<uint32_t>(k) / static_cast<uint32_t>(p.rois_per_image));
   roi.box = {row[0], row[1], row[2], row[3]};
   roi.valid = image >= 0.0f && image < static_cast<float>(p.images) && is_finite(roi.box);
   roi.image = roi.valid ? static_cast<int>(image) : 0;
@@ -148,6 +149,7 @@ __device__ __forceinline__ void visit_samples(const RoiAxis<Sampled>& axis, int 
       first = static_cast<int>(fminf(fmaxf(fminf(a, b) - 2.0f, 0.0f), most));
       last = static_cast<int>(fminf(fmaxf(fmaxf(a, b) + 2.0f, 0.0f), most));
     }
+#pragma unroll 1
     for (int i = first; i < last; i++) {
       const float at = base + (static_cast<float>(i) + 0.5f) * axis.length / static_cast<float>(axis.samples);
       const Tap tap = tap_at(at, axis.size);
@@ -174,86 +176,16 @@ __device__ __forceinline__ float weight_on(const RoiAxis<Sampled>& axis, int bin
   return sum;
 }
 
-struct PixelWeight {
-  int pixel;
-  float weight;
-};
-
-// The pixels of a bin along one axis with their weights, each once. Where there are more than the table has room for,
-// `listed` is false and the pixels are `first` and the count - 1 after it.
-struct TableLine {
-  int count, first;
-  bool listed;
-  const PixelWeight* pixels;
-};
-
-// Enough for boxes of some 200 pixels of their level's map; a few kilobytes per block.
-inline int table_room(const RoiParams& p) { return std::clamp(256 / std::max(p.out_h, p.out_w), 4, 32); }
-
-// For every map in use (0 the RoI's level, 1 the semantic one), a line for every row of bins and every column of bins.
-// In memory a line is {count, first} and then its pixels; count is negative where they are not listed.
-template <class Kind>
-struct RoiTables {
-  int2* memory;
-  int out_h, out_w, room;
-
-  static size_t bytes(const RoiParams& p, int room) {
-    return static_cast<size_t>(p.out_h + p.out_w) * (p.semantic >= 0 ? 2 : 1) * (room + 1) * sizeof(int2);
-  }
-  __device__ __forceinline__ int2* at(int slot, bool vertical, int bin) const {
-    return memory + (slot * (out_h + out_w) + (vertical ? bin : out_h + bin)) * (room + 1);
-  }
-  __device__ __forceinline__ TableLine line(int slot, bool vertical, int bin) const {
-    const int2* start = at(slot, vertical, bin);
-    return {abs(start->x), start->y, start->x >= 0, reinterpret_cast<const PixelWeight*>(start + 1)};
-  }
-  __device__ __forceinline__ void fill(const RoiParams& p, const RoiPlace& roi, int thread, int threads) const {
-    const int lines = out_h + out_w, all = lines * (p.semantic >= 0 ? 2 : 1);
-    for (int i = thread; i < all; i += threads) {
-      const int slot = i / lines, line = i - slot * lines;
-      const bool vertical = line < out_h;
-      const int bin = vertical ? line : line - out_h;
-      fill_line(roi_axis<Kind>(p, roi, slot == 0 ? roi.level : p.semantic, vertical), bin, at(slot, vertical, bin));
-    }
-  }
-  __device__ __forceinline__ void fill_line(const RoiAxis<Precise>& axis, int bin, int2* start) const {
-    PixelWeight* pixels = reinterpret_cast<PixelWeight*>(start + 1);
-    const HatRange range = hat_pixels(bin_piece(axis, bin), axis.size);
-    const int count = range.end - range.first;
-    *start = make_int2(count <= room ? count : -count, range.first);
-    for (int i = 0; i < min(count, room); i++) pixels[i] = {range.first + i, weight_on(axis, bin, range.first + i)};
-  }
-  __device__ __forceinline__ void fill_line(const RoiAxis<Sampled>& axis, int bin, int2* start) const {
-    PixelWeight* pixels = reinterpret_cast<PixelWeight*>(start + 1);
-    int count = 0, low = axis.size, high = -1;
-    auto add = [&](int pixel, float weight) {
-      if (weight == 0.0f) return;
-      low = min(low, pixel);
-      high = max(high, pixel);
-      // Samples go one way along the axis, so that a pixel seen before is among the last three.
-      for (int i = max(count - 3, 0); i < min(count, room); i++)
-        if (pixels[i].pixel == pixel) {
-          pixels[i].weight += weight;
-          return;
-        }
-      if (count < room) pixels[count] = {pixel, weight};
-      count++;
-    };
-    visit_samples(axis, bin, -1.0f, static_cast<float>(axis.size), [&](Tap tap, float weight) {
-      add(tap.low, weight * (1.0f - tap.fraction));
-      add(tap.high, weight * tap.fraction);
-    });
-    *start = count <= room ? make_int2(count, low) : make_int2(low - high - 1, low);
-  }
-};
-
-// One pixel of a line. A line too long for its table works its weights out one by one: slow, and right.
-template <class Kind>
-__device__ __forceinline__ PixelWeight pixel_at(const RoiParams& p, int64_t k, int map, bool vertical, int bin,
-                                                const TableLine& line, int i) {
-  if (line.listed) return line.pixels[i];
-  // The RoI is read again rather than kept: registers are for the common case.
-  return {line.first + i, weight_on(roi_axis<Kind>(p, place_roi(p, k), map, vertical), bin, line.first + i)};
+// The pixels that a bin can have a weight on, as first and one behind the last.
+__device__ __forceinline__ HatRange reached_pixels(const RoiAxis<Precise>& axis, int bin) {
+  return hat_pixels(bin_piece(axis, bin), axis.size);
+}
+__device__ __forceinline__ HatRange reached_pixels(const RoiAxis<Sampled>& axis, int bin) {
+  if (axis.samples == 0) return {0, 0};
+  const float a = axis.start + static_cast<float>(first_sub_bin(axis, bin)) * axis.length;
+  const float b = axis.start + static_cast<float>(last_sub_bin(axis, bin)) * axis.length;
+  // A hundredth of a pixel of slack: rounding must not lose one, and those without weight are dropped anyway.
+  return hat_pixels(Interval<float>{fminf(a, b) - 0.01f, fmaxf(a, b) + 0.01f}, axis.size);
 }
 
 }  // namespace htc::cuda

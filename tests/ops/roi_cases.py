@@ -38,6 +38,7 @@ class Case:
 BOXES = ((0, 0, 0, 50, 40), (1, -20, -10, 25, 30), (1, 60, 40, 75, 60), (0, 3, 3, 40.5, 60), (1, 20, 20, 20, 20))
 LARGE = ((0, 0, 0, 500, 500), (1, 0, 0, 120, 200))
 BROKEN = ((0, NAN, 0, 9, 9), (1, 0, 0, INF, 9), (1, 0, -INF, 3, 3), (0, 1, 1, 9, 9))
+WIDE = ((0, 0, 0, 640, 256), (1, 4, -9, 600, 250), (1, 40, 0, 630, 200))
 OUTSIDE = ((0, -90, -90, -50, -60), (1, 24, 28, 90, 90), (0, -4, -4, 22, 26))
 
 # Few enough operations for Triton's interpreter.
@@ -97,6 +98,9 @@ CASES = {
     "one_bin": Case(size=(1, 1)),
     "many_bins": Case(size=(70, 3), count=2, channels=4),
     "more_bins": Case(size=(30, 31), count=24, channels=1, images=1, levels=((24, 30),), boxes="same"),
+    # Rows of bins of the wide boxes are cut into more pieces than one block has groups for.
+    "large_among_small": Case(levels=((64, 160),), channels=17, rois=(*WIDE[:1], *BOXES * 15, *WIDE[1:])),
+    "longer_than_tables": Case(levels=((70, 80),), size=(1, 1), channels=4, rois=LARGE, semantic=2),
     "no_boxes": Case(count=0, semantic=14),
     **SMALL,
 }

@@ -16,9 +16,9 @@ UNCHECKED = (EMULATED, CUDA, INTERPRETED, TRITON)  # on the CPU an image number 
 WATCHED = emulated_only(
     CASES,
     asan="half brain_odd wide odd nchw sliced batched five_levels tiny_maps long_boxes_fixed crowd strange one_bin "
-    "many_bins no_boxes small_every_border small_semantic_uneven fixed_many",
+    "many_bins longer_than_tables no_boxes small_every_border small_semantic_uneven fixed_many",
     race="brain semantic_uneven nchw_half odd tiny_maps same_place crowd many_bins more_bins one_bin small_levels "
-    "small_two_blocks small_many_samples small_batched small_half small_sliced",
+    "large_among_small longer_than_tables small_two_blocks small_many_samples small_batched small_half small_sliced",
 )
 QUICK = (
     "small_no_boxes",
