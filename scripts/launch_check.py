@@ -54,7 +54,20 @@ EMULATED: dict[str, Any] = {
             semantic_grid=grid,
         )
     ),
-    "batched_nms_padded": operators.batched_nms_padded,
+    "propose": lambda *arguments: emulator.kernels().propose(*arguments),
+    "refine": operators.refine,
+    "detections": lambda logits, deltas, boxes, valid, sizes, std, averaged, score, iou, limit: operators.detections(
+        logits,
+        deltas,
+        boxes,
+        valid,
+        sizes,
+        std=std,
+        score_average="logits" if averaged else "probabilities",
+        score_threshold=score,
+        iou_threshold=iou,
+        limit=limit,
+    ),
 }
 
 
