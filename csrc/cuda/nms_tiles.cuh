@@ -1,0 +1,263 @@
+// Groups as lists of tiles: 64 boxes each, best first, decided by a block each. All tiles are under way at once: a
+// block compares its boxes with those that the tiles before it kept, as soon as they are known, so that a group of 100
+// 000 boxes is every multiprocessor's work, and what one tile waits for the one before it is a word from the other
+// block.
+//   nms_chain  per tile: which of its boxes stay
+#pragma once
+#include "cuda/nms_overlap.cuh"
+#include "cuda/signal.cuh"
+
+namespace htc::cuda {
+namespace {
+
+constexpr int kTileThreads = 256, kTileWarps = kTileThreads / 32;
+constexpr int kShare = kChunk / kTileWarps;  // of a better tile's boxes, those that a warp compares
+constexpr int kNear = 2;                     // tiles whose overlaps are made before it is known who stays
+
+// Where each group begins, among its image's sorted boxes and among its tiles; behind the last one, how many there are.
+struct GroupTable {
+  int begins[kMaxGroups + 1];
+  int tiles[kMaxGroups + 1];
+
+  __device__ int size(int group) const { return begins[group + 1] - begins[group]; }
+  __device__ int all_tiles() const { return tiles[kMaxGroups]; }
+};
+
+// By the block's first warp; the other threads have to meet it at a barrier.
+__device__ __forceinline__ void make_table(const NmsParams& p, int image, GroupTable& table) {
+  const int lane = static_cast<int>(threadIdx.x);
+  if (lane >= 32) return;
+  int sizes[kMaxGroups / 32], boxes = 0, tiles = 0;
+#pragma unroll
+  for (int k = 0; k < kMaxGroups / 32; k++) {
+    const int group = kMaxGroups / 32 * lane + k;
+    sizes[k] = group < p.groups ? p.sizes[image * p.groups + group] : 0;
+    boxes += sizes[k];
+    tiles += ceil_div(sizes[k], kChunk);
+  }
+  int begin = boxes, tile = tiles;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int boxes_before = __shfl_up_sync(~0u, begin, step), tiles_before = __shfl_up_sync(~0u, tile, step);
+    if (lane >= step) begin += boxes_before, tile += tiles_before;
+  }
+  if (lane == 31) table.begins[kMaxGroups] = begin, table.tiles[kMaxGroups] = tile;
+  begin -= boxes, tile -= tiles;
+#pragma unroll
+  for (int k = 0; k < kMaxGroups / 32; k++) {
+    table.begins[kMaxGroups / 32 * lane + k] = begin, table.tiles[kMaxGroups / 32 * lane + k] = tile;
+    begin += sizes[k], tile += ceil_div(sizes[k], kChunk);
+  }
+}
+
+struct Tile {
+  int group, chunk;  // the chunk-th of its group; no group: -1
+};
+
+// The n-th tile, group after group.
+__device__ __forceinline__ Tile tile_at(const GroupTable& table, int n) {
+  if (n >= table.all_tiles()) return {-1, 0};
+  int low = 0, high = kMaxGroups;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (table.tiles[middle] <= n ? low : high) = middle;
+  }
+  return {low, n - table.tiles[low]};
+}
+
+// The n-th tile where all groups' first ones come first, then the second ones: so no group waits for a long one. By a
+// whole warp.
+__device__ __forceinline__ Tile tile_in_turn(const GroupTable& table, int n) {
+  if (n >= table.all_tiles()) return {-1, 0};
+  const int first = kMaxGroups / 32 * (static_cast<int>(threadIdx.x) % 32);
+  int counts[kMaxGroups / 32];
+#pragma unroll
+  for (int k = 0; k < kMaxGroups / 32; k++) counts[k] = table.tiles[first + k + 1] - table.tiles[first + k];
+  auto tiles_of_first = [&](int chunks) {
+    int sum = 0;
+#pragma unroll
+    for (int k = 0; k < kMaxGroups / 32; k++) sum += min(counts[k], chunks);
+    return __reduce_add_sync(~0u, sum);
+  };
+  int chunk = n / kMaxGroups, behind = n + 1;
+  while (behind - chunk > 1) {
+    const int middle = chunk + (behind - chunk) / 2;
+    (tiles_of_first(middle) <= n ? chunk : behind) = middle;
+  }
+  const int nth = n - tiles_of_first(chunk);
+  int mine = 0;
+#pragma unroll
+  for (int k = 0; k < kMaxGroups / 32; k++) mine += counts[k] > chunk;
+  int before = mine;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int lower = __shfl_up_sync(~0u, before, step);
+    if (first / (kMaxGroups / 32) >= step) before += lower;
+  }
+  before -= mine;
+  int group = -1;
+#pragma unroll
+  for (int k = 0; k < kMaxGroups / 32; k++)
+    if (counts[k] > chunk && before++ == nth) group = first + k;
+  return {__reduce_max_sync(~0u, group), chunk};
+}
+
+// A tile's state: two words, each 32 of its boxes' bits (who stays) and, above them, that they are known.
+constexpr uint64_t kKnown = uint64_t{1} << 32;
+
+struct ChainShared {
+  GroupTable table;
+  Box boxes[kChunk];
+  int64_t classes[kChunk];
+  uint64_t earlier[kChunk];  // the tile's better boxes that overlap this one
+  unsigned gone[2];          // bits: suppressed by the tiles before
+  int group, chunk;
+};
+
+// The tile's boxes as each warp holds them, two a lane.
+struct Own {
+  Box boxes[2];
+  int64_t classes[2];
+  bool gone[2];
+};
+
+// Which of kShare better boxes from `at` on overlap which: bit b for the lane's first box, kShare + b for its second.
+__device__ __forceinline__ unsigned share_overlaps(const NmsParams& p, const Own& own, int64_t at, unsigned bits) {
+  unsigned hits = 0;
+  while (bits != 0) {
+    const int b = __ffs(static_cast<int>(bits)) - 1;
+    bits &= bits - 1;
+    const Box better = load_box(p.kept_boxes + at + b);
+    const int64_t cls = p.kept_classes[at + b];
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+      if (cls == own.classes[h] && overlaps(p, better, own.boxes[h])) hits |= 1u << (b + kShare * h);
+  }
+  return hits;
+}
+
+// Of the bits of a tile, the warp's share, for both of the lane's boxes.
+__device__ __forceinline__ unsigned share_of(unsigned low, unsigned high) {
+  const int warp = static_cast<int>(threadIdx.x / 32), half = kTileWarps / 2;
+  return (warp < half ? low : high) >> warp % half * kShare & ((1u << kShare) - 1);
+}
+
+__device__ __forceinline__ void suppress(Own& own, unsigned hits) {
+  own.gone[0] = own.gone[0] || (hits & ((1u << kShare) - 1)) != 0;
+  own.gone[1] = own.gone[1] || hits >> kShare != 0;
+}
+
+// Takes what the first `chunks` tiles kept, as it becomes known; adds up how many. Ends where that is enough.
+__device__ __forceinline__ void compare_far(const NmsParams& p, Own& own, const uint64_t* states, int64_t first,
+                                            int chunks, int limit, int& kept) {
+  const int lane = static_cast<int>(threadIdx.x % 32), share = static_cast<int>(threadIdx.x / 32) * kShare;
+  for (int chunk = 0; chunk < chunks && kept < limit;) {
+    const uint64_t word = lane < 2 * (chunks - chunk) ? peek(states + 2 * chunk + lane) : 0;
+    const unsigned missing = ~__ballot_sync(~0u, word != 0);
+    const int known = (missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1) / 2;
+    // The further away, the longer: else all blocks would crowd at the one word that comes next.
+    if (known == 0) pause(min(64u * static_cast<unsigned>(chunks - chunk + kNear), 2000u));
+    for (int k = 0; k < known; k++) {
+      const auto half = static_cast<unsigned>(word);
+      const unsigned low = __shfl_sync(~0u, half, 2 * k), high = __shfl_sync(~0u, half, 2 * k + 1);
+      kept += __popc(low) + __popc(high);
+      const int64_t at = first + int64_t{kChunk} * (chunk + k) + share;
+      suppress(own, share_overlaps(p, own, at, share_of(low, high)));
+    }
+    chunk += known;
+  }
+}
+
+// Waits for one tile, whose overlaps with the own boxes are known.
+__device__ __forceinline__ void compare_near(Own& own, const uint64_t* state, unsigned hits, int& kept) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  uint64_t word = 0;
+  while (lane < 2 && (word = peek(state + lane)) == 0) pause(20);
+  __syncwarp();
+  const auto half = static_cast<unsigned>(word);
+  const unsigned low = __shfl_sync(~0u, half, 0), high = __shfl_sync(~0u, half, 1);
+  kept += __popc(low) + __popc(high);
+  const unsigned stays = share_of(low, high);
+  suppress(own, hits & (stays | stays << kShare));
+}
+
+// The tile's boxes to the lanes of every warp, and to shared memory.
+__device__ __forceinline__ Own load_own(const NmsParams& p, ChainShared& s, int64_t first, int size) {
+  Own own;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const int i = static_cast<int>(threadIdx.x % 32) + 32 * h, in_group = s.chunk * kChunk + i;
+    own.gone[h] = in_group >= size;
+    own.boxes[h] = load_box(p.kept_boxes + first + min(in_group, size - 1));
+    own.classes[h] = p.kept_classes[first + min(in_group, size - 1)];
+    if (threadIdx.x >= 32) continue;
+    s.boxes[i] = own.boxes[h];
+    s.classes[i] = own.classes[h];
+  }
+  return own;
+}
+
+// Behind the decision: for the tiles that wait, for nms_rank, and by score for nms_collect.
+__device__ __forceinline__ void tell(const NmsParams& p, int image, int64_t first, int64_t tile, uint64_t stays,
+                                     int kept) {
+  const int lane = static_cast<int>(threadIdx.x);
+  if (lane < 2) publish(p.states + 2 * tile + lane, kKnown | static_cast<unsigned>(stays >> 32 * lane));
+  if (lane == 0) p.kept_before[tile] = kept;
+  if (p.blocks == 0) return;
+  for (int i = lane; i < kChunk; i += 32) {
+    if (!(stays >> i & 1)) continue;
+    const uint32_t rank = p.ranks[first + i];
+    p.flags[image * p.padded + rank] = 1;
+    atomicAdd(&p.kept_in[image * p.blocks + rank / kRadixTile], 1);
+  }
+}
+
+__global__ void __launch_bounds__(kTileThreads, 4) nms_chain(const __grid_constant__ NmsParams p) {
+  HTC_SHARED(ChainShared, s);
+  const int image = static_cast<int>(blockIdx.x / p.tiles), thread = static_cast<int>(threadIdx.x), warp = thread / 32;
+  if (warp == 0) {
+    const int ticket = __shfl_sync(~0u, thread == 0 ? atomicAdd(&p.tickets[image * kTickets], 1) : 0, 0);
+    make_table(p, image, s.table);
+    __syncwarp();
+    const Tile tile = tile_in_turn(s.table, ticket);
+    if (thread == 0) s.group = tile.group, s.chunk = tile.chunk;
+    if (thread < 2) s.gone[thread] = 0;
+  }
+  __syncthreads();
+  const int group = s.group, chunk = s.chunk;
+  if (group < 0) return;
+  const int size = s.table.size(group);
+  const auto limit = static_cast<int>(min(p.max_output, p.count));
+  const int64_t first = image * p.count + s.table.begins[group], tile = image * p.tiles + s.table.tiles[group];
+  const uint64_t* states = p.states + 2 * tile;
+  Own own = load_own(p, s, first, size);
+  unsigned hits[kNear];
+#pragma unroll
+  for (int n = 0; n < kNear; n++) {
+    const int64_t at = first + int64_t{kChunk} * (chunk - 1 - n) + warp * kShare;
+    hits[n] = chunk > n ? share_overlaps(p, own, at, (1u << kShare) - 1) : 0;
+  }
+  __syncthreads();
+  for (int i = warp; i < kChunk; i += kTileWarps) {
+    const uint64_t bits = better_overlaps(p, own.boxes, own.classes, s.boxes[i], s.classes[i], i);
+    if (thread % 32 == 0) s.earlier[i] = bits;
+  }
+  int kept = 0;
+  compare_far(p, own, states, first, chunk - kNear, limit, kept);
+#pragma unroll
+  for (int n = kNear - 1; n >= 0; n--)
+    if (chunk > n && kept < limit) compare_near(own, states + 2 * (chunk - 1 - n), hits[n], kept);
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const unsigned bits = __ballot_sync(~0u, own.gone[h]);
+    if (thread % 32 == 0 && bits != 0) atomicOr(&s.gone[h], bits);
+  }
+  __syncthreads();
+  if (warp != 0) return;
+  const uint64_t gone = s.gone[0] | static_cast<uint64_t>(s.gone[1]) << 32;
+  const uint64_t stays = kept < limit ? settle_chunk(s.earlier, gone) : 0;
+  tell(p, image, first + int64_t{kChunk} * chunk, tile + chunk, stays, kept);
+}
+
+}  // namespace
+}  // namespace htc::cuda
