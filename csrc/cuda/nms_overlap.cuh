@@ -5,14 +5,29 @@
 namespace htc::cuda {
 namespace {
 
-// As plain IoU decides; the division is made only where it can matter.
-__device__ __forceinline__ bool overlaps(const NmsParams& p, const Box& a, const Box& b) {
+struct Overlap {
+  float shared, together;
+};
+__device__ __forceinline__ Overlap overlap_of(const Box& a, const Box& b) {
   const float width = fmaxf(fminf(a.x2, b.x2) - fmaxf(a.x1, b.x1), 0.0f);
   const float height = fmaxf(fminf(a.y2, b.y2) - fmaxf(a.y1, b.y1), 0.0f);
   const float shared = width * height;
-  const float together = (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - shared;
-  if (p.threshold > 0.0f && !(shared > together * p.bound)) return false;
-  return shared / together > p.threshold;
+  return {shared, (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - shared};
+}
+
+// Whether a division has to decide.
+__device__ __forceinline__ bool may_exceed(const NmsParams& p, const Overlap& o) {
+  return !(p.threshold > 0.0f) | (o.shared > o.together * p.bound);
+}
+
+// As plain IoU decides.
+__device__ __forceinline__ bool exceeds(const NmsParams& p, const Overlap& o) {
+  return o.shared / o.together > p.threshold;
+}
+
+__device__ __forceinline__ bool overlaps(const NmsParams& p, const Box& a, const Box& b) {
+  const Overlap o = overlap_of(a, b);
+  return may_exceed(p, o) && exceeds(p, o);
 }
 
 // Which of a chunk's boxes that are better than its i-th overlap it. The chunk is the warp's, two boxes a lane.

@@ -100,7 +100,7 @@ __device__ __forceinline__ void find_starts(const NmsParams& p, PassShared& s, i
 
 // ByGroup: the pass behind those by score; it also fetches the boxes.
 template <bool ByGroup>
-__global__ void __launch_bounds__(kThreads, 2) radix_pass(const __grid_constant__ NmsParams p, int pass) {
+__global__ void __launch_bounds__(kThreads, 1) radix_pass(const __grid_constant__ NmsParams p, int pass) {
   HTC_SHARED(PassShared, s);
   const int image = static_cast<int>(blockIdx.x / p.blocks), thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32, warp = thread / 32;

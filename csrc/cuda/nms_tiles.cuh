@@ -108,7 +108,9 @@ constexpr uint64_t kKnown = uint64_t{1} << 32;
 struct ChainShared {
   GroupTable table;
   Box boxes[kChunk];
+  Box shares[kTileWarps][kShare];
   int64_t classes[kChunk];
+  int64_t share_classes[kTileWarps][kShare];
   uint64_t earlier[kChunk];  // the tile's better boxes that overlap this one
   unsigned gone[2];          // bits: suppressed by the tiles before
   int group, chunk;
@@ -121,18 +123,54 @@ struct Own {
   bool gone[2];
 };
 
-// Which of kShare better boxes from `at` on overlap which: bit b for the lane's first box, kShare + b for its second.
-__device__ __forceinline__ unsigned share_overlaps(const NmsParams& p, const Own& own, int64_t at, unsigned bits) {
+// A warp's share of a better tile, a box a lane, on its way from memory.
+struct Share {
+  Box box;
+  int64_t cls;
+};
+__device__ __forceinline__ Share fetch_share(const NmsParams& p, int64_t tile_begin) {
+  const int64_t at = tile_begin + threadIdx.x / 32 * kShare + threadIdx.x % kShare;
+  return {load_box(p.kept_boxes + at), p.kept_classes[at]};
+}
+
+// Which of a share's boxes (of those in `bits`) overlap which own ones: bit b for the lane's first, kShare + b for its
+// second.
+__device__ __forceinline__ unsigned share_overlaps(const NmsParams& p, ChainShared& s, const Own& own,
+                                                   const Share& share, unsigned bits) {
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+  if (lane < kShare) {
+    s.shares[warp][lane] = share.box;
+    s.share_classes[warp][lane] = share.cls;
+  }
+  __syncwarp();
   unsigned hits = 0;
   while (bits != 0) {
-    const int b = __ffs(static_cast<int>(bits)) - 1;
+    // Two at a time, so that one's arithmetic fills the other's gaps; the last one perhaps twice.
+    const int first = __ffs(static_cast<int>(bits)) - 1;
     bits &= bits - 1;
-    const Box better = load_box(p.kept_boxes + at + b);
-    const int64_t cls = p.kept_classes[at + b];
+    const int second = bits != 0 ? __ffs(static_cast<int>(bits)) - 1 : first;
+    bits &= bits - 1;
+    Overlap found[2][2];
+    bool maybe[2][2], any = false;
 #pragma unroll
-    for (int h = 0; h < 2; h++)
-      if (cls == own.classes[h] && overlaps(p, better, own.boxes[h])) hits |= 1u << (b + kShare * h);
+    for (int n = 0; n < 2; n++) {
+      const Box better = s.shares[warp][n == 0 ? first : second];
+      const int64_t cls = s.share_classes[warp][n == 0 ? first : second];
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        found[n][h] = overlap_of(better, own.boxes[h]);
+        maybe[n][h] = (cls == own.classes[h]) & may_exceed(p, found[n][h]);
+        any |= maybe[n][h];
+      }
+    }
+    if (!any) continue;
+#pragma unroll
+    for (int n = 0; n < 2; n++)
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+        if (maybe[n][h] && exceeds(p, found[n][h])) hits |= 1u << ((n == 0 ? first : second) + kShare * h);
   }
+  __syncwarp();
   return hits;
 }
 
@@ -148,9 +186,10 @@ __device__ __forceinline__ void suppress(Own& own, unsigned hits) {
 }
 
 // Takes what the first `chunks` tiles kept, as it becomes known; adds up how many. Ends where that is enough.
-__device__ __forceinline__ void compare_far(const NmsParams& p, Own& own, const uint64_t* states, int64_t first,
-                                            int chunks, int limit, int& kept) {
-  const int lane = static_cast<int>(threadIdx.x % 32), share = static_cast<int>(threadIdx.x / 32) * kShare;
+__device__ __forceinline__ void compare_far(const NmsParams& p, ChainShared& s, Own& own, const uint64_t* states,
+                                            int64_t first, int chunks, int limit, int& kept) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  Share share = fetch_share(p, first);
   for (int chunk = 0; chunk < chunks && kept < limit;) {
     const uint64_t word = lane < 2 * (chunks - chunk) ? peek(states + 2 * chunk + lane) : 0;
     const unsigned missing = ~__ballot_sync(~0u, word != 0);
@@ -161,8 +200,9 @@ __device__ __forceinline__ void compare_far(const NmsParams& p, Own& own, const 
       const auto half = static_cast<unsigned>(word);
       const unsigned low = __shfl_sync(~0u, half, 2 * k), high = __shfl_sync(~0u, half, 2 * k + 1);
       kept += __popc(low) + __popc(high);
-      const int64_t at = first + int64_t{kChunk} * (chunk + k) + share;
-      suppress(own, share_overlaps(p, own, at, share_of(low, high)));
+      const Share now = share;
+      share = fetch_share(p, first + int64_t{kChunk} * (chunk + k + 1));  // there is one: the own tile comes later
+      suppress(own, share_overlaps(p, s, own, now, share_of(low, high)));
     }
     chunk += known;
   }
@@ -204,7 +244,9 @@ __device__ __forceinline__ void tell(const NmsParams& p, int image, int64_t firs
   if (lane < 2) publish(p.states + 2 * tile + lane, kKnown | static_cast<unsigned>(stays >> 32 * lane));
   if (lane == 0) p.kept_before[tile] = kept;
   if (p.blocks == 0) return;
-  for (int i = lane; i < kChunk; i += 32) {
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const int i = lane + 32 * h;
     if (!(stays >> i & 1)) continue;
     const uint32_t rank = p.ranks[first + i];
     p.flags[image * p.padded + rank] = 1;
@@ -212,7 +254,7 @@ __device__ __forceinline__ void tell(const NmsParams& p, int image, int64_t firs
   }
 }
 
-__global__ void __launch_bounds__(kTileThreads, 4) nms_chain(const __grid_constant__ NmsParams p) {
+__global__ void __launch_bounds__(kTileThreads, 3) nms_chain(const __grid_constant__ NmsParams p) {
   HTC_SHARED(ChainShared, s);
   const int image = static_cast<int>(blockIdx.x / p.tiles), thread = static_cast<int>(threadIdx.x), warp = thread / 32;
   if (warp == 0) {
@@ -231,19 +273,19 @@ __global__ void __launch_bounds__(kTileThreads, 4) nms_chain(const __grid_consta
   const int64_t first = image * p.count + s.table.begins[group], tile = image * p.tiles + s.table.tiles[group];
   const uint64_t* states = p.states + 2 * tile;
   Own own = load_own(p, s, first, size);
+  Share near[kNear];
+#pragma unroll
+  for (int n = 0; n < kNear; n++) near[n] = fetch_share(p, first + int64_t{kChunk} * max(chunk - 1 - n, 0));
   unsigned hits[kNear];
 #pragma unroll
-  for (int n = 0; n < kNear; n++) {
-    const int64_t at = first + int64_t{kChunk} * (chunk - 1 - n) + warp * kShare;
-    hits[n] = chunk > n ? share_overlaps(p, own, at, (1u << kShare) - 1) : 0;
-  }
+  for (int n = 0; n < kNear; n++) hits[n] = chunk > n ? share_overlaps(p, s, own, near[n], (1u << kShare) - 1) : 0;
   __syncthreads();
   for (int i = warp; i < kChunk; i += kTileWarps) {
     const uint64_t bits = better_overlaps(p, own.boxes, own.classes, s.boxes[i], s.classes[i], i);
     if (thread % 32 == 0) s.earlier[i] = bits;
   }
   int kept = 0;
-  compare_far(p, own, states, first, chunk - kNear, limit, kept);
+  compare_far(p, s, own, states, first, chunk - kNear, limit, kept);
 #pragma unroll
   for (int n = kNear - 1; n >= 0; n--)
     if (chunk > n && kept < limit) compare_near(own, states + 2 * (chunk - 1 - n), hits[n], kept);
