@@ -1,10 +1,11 @@
 // Batched NMS of fixed shape, without waiting for the device. Classes go to groups. Three ways through it:
 //   few wanted   nms_keys, nms_walk, nms_merge: a group is one block's, which takes its boxes best first, 64 at a time,
 //                and stops when it has kept as many as are wanted at all
-//   many wanted  nms_keys, nms_order, nms_chain, nms_rank (nms_order.cuh, nms_tiles.cuh)
+//   many wanted  nms_keys, nms_order, nms_chain, nms_rank (nms_order.cuh, nms_chain.cuh)
 //   of many      radix_keys, radix_pass five times, nms_chain, nms_collect (nms_radix.cuh)
 // In the first way 80 000 candidates of which 100 are wanted cost little more than reading them. Nothing is ever
 // quadratic in the number of candidates in memory.
+#include "cuda/nms_chain.cuh"
 #include "cuda/nms_order.cuh"
 #include "cuda/nms_radix.cuh"
 
@@ -127,8 +128,10 @@ void batched_nms(const BatchedNms& op, void* workspace, Stream stream) {
   }
   launch_keys(p, stream);
   if (p.tiles > 0) {
+    // What has to be asked for is always the same: threads that ask for different sizes would undo each other's.
     const size_t scores = sizeof(uint32_t) * static_cast<size_t>(p.padded);
-    launch("nms_order", nms_order, tiles, kThreads, scores, stream, p);
+    const size_t shared = scores > kSharedUnasked ? sizeof(uint32_t) * kCounted : scores;
+    launch("nms_order", nms_order, tiles, kThreads, shared, stream, p);
     launch("nms_chain", nms_chain, tiles, kTileThreads, 0, stream, p);
     launch("nms_rank", nms_rank, tiles, kThreads, 0, stream, p);
     return;

@@ -46,13 +46,13 @@ struct NmsParams {
   int32_t* sizes;
   int32_t* kept;
   size_t cleared;  // bytes from `sizes` on that are zero at the start
-  // What nms_tiles.cuh adds where many are wanted; else tiles is 0. The kept boxes, classes and keys are then all of a
+  // What nms_chain.cuh needs where many are wanted; else tiles is 0. The kept boxes, classes and keys are then all of a
   // group's, best first.
   int64_t tiles;         // per image: as many as there can be
   int32_t* tickets;      // per image: kTickets
   uint64_t* states;      // per (image, tile): 2
   int32_t* kept_before;  // per (image, tile): how many the group's tiles before it kept
-  // What nms_radix.cuh adds where there are many boxes; else blocks is 0.
+  // What nms_radix.cuh needs where there are many boxes; else blocks is 0.
   int64_t blocks;    // per image: of kRadixTile boxes
   int32_t* digits;   // per (image, pass by score): how many keys have each
   uint32_t* told;    // per (pass, image, block): how many keys have each digit, and one

@@ -5,7 +5,8 @@
 //   nms_collect  the marked ones, best first
 #pragma once
 #include "cuda/block_scan.cuh"
-#include "cuda/nms_tiles.cuh"
+#include "cuda/nms_groups.cuh"
+#include "cuda/signal.cuh"
 
 namespace htc::cuda {
 namespace {

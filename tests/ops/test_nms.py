@@ -206,7 +206,7 @@ def test_order_of_threads_does_not_matter(count, most, column):
 
 
 @pytest.mark.parametrize("column", columns(OPERATOR, (EMULATED,)))
-@settings(max_examples=emulator.examples(120), deadline=None, derandomize=True,
+@settings(max_examples=emulator.examples(90), deadline=None, derandomize=True,
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(
     count=st.integers(0, 400) | st.integers(690, 760), images=st.integers(1, 3), classes=st.integers(1, 9),
