@@ -12,10 +12,17 @@ namespace htc::cuda {
 namespace {
 
 constexpr uint8_t kNoGroup = 255;
-constexpr int kChunk = 64;                                     // boxes decided together
-constexpr int kWordTiles = kBatch / kChunk;                    // words of 64 bits that a box of a batch may need
-constexpr int64_t kMatrixBoxes = 16384, kMatrixTiles = 16384;  // per image, of all; beyond, words fill the memory
-constexpr int64_t kMatrixWanted = 2 * kChunk;                  // for fewer, a walk soon ends
+constexpr int kChunk = 64;                  // boxes decided together
+constexpr int64_t kFewWanted = 2 * kChunk;  // for so many, a walk soon ends
+constexpr int kRadixTile = 2048;            // keys of a block of a radix sort
+constexpr int kRadixDigits = 256, kScorePasses = 4;
+constexpr int kTickets = kScorePasses + 2;  // per image: of nms_chain, of the passes by score and by group
+// Per image; of more, places are found by a radix sort. The emulator's is low, so that small cases reach both.
+#if defined(__CUDACC__)
+constexpr int64_t kCounted = 16384;
+#else
+constexpr int64_t kCounted = 700;
+#endif
 
 struct NmsParams {
   int images, groups;
@@ -38,13 +45,20 @@ struct NmsParams {
   uint8_t* group_of;
   int32_t* sizes;
   int32_t* kept;
-  // What nms_matrix.cuh adds; without it tiles is 0.
-  int64_t tiles;         // per image: of 64 boxes, group after group
-  int32_t* tile_groups;  // per (image, tile): the group and one, or 0
-  int32_t* first_tiles;  // per (image, group)
-  int64_t* bases;        // per (image, group): where its boxes are kept
-  uint64_t* uppers;      // per (image, group): as next_batch leaves it
-  uint64_t* words;       // per (image, tile): [kWordTiles][kChunk]
+  size_t cleared;  // bytes from `sizes` on that are zero at the start
+  // What nms_chain.cuh needs where many are wanted; else tiles is 0. The kept boxes, classes and keys are then all of a
+  // group's, best first.
+  int64_t tiles;         // per image: as many as there can be
+  int32_t* tickets;      // per image: kTickets
+  uint64_t* states;      // per (image, tile): 2
+  int32_t* kept_before;  // per (image, tile): how many the group's tiles before it kept
+  // What nms_radix.cuh needs where there are many boxes; else blocks is 0.
+  int64_t blocks;    // per image: of kRadixTile boxes
+  int32_t* digits;   // per (image, pass by score): how many keys have each
+  uint32_t* told;    // per (pass, image, block): how many keys have each digit, and one
+  uint32_t* ranks;   // per box: its place among the image's scores
+  uint8_t* flags;    // per place among the scores: kept
+  int32_t* kept_in;  // per (image, block): of its places
 };
 
 struct GroupCounts {
@@ -56,6 +70,13 @@ __device__ __forceinline__ Box load_box(const void* address) {
   return {b.x, b.y, b.z, b.w};
 }
 
+// The group of a box, or kNoGroup where it can never be kept.
+__device__ __forceinline__ uint8_t group_of_box(const NmsParams& p, int64_t at, float score) {
+  const bool wanted = score == score && (!p.has_score_threshold || score > p.score_threshold);
+  if (!wanted || !is_finite(load_box(p.boxes + 4 * at))) return kNoGroup;
+  return static_cast<uint8_t>(p.classes == nullptr ? 0 : static_cast<uint64_t>(p.classes[at]) % p.groups);
+}
+
 __global__ void __launch_bounds__(kThreads) nms_keys(const __grid_constant__ NmsParams p) {
   HTC_SHARED(GroupCounts, counts);
   for (int g = static_cast<int>(threadIdx.x); g < p.groups; g += kThreads) counts.of[g] = 0;
@@ -65,15 +86,10 @@ __global__ void __launch_bounds__(kThreads) nms_keys(const __grid_constant__ Nms
   const int64_t i = (blockIdx.x - image * blocks) * kThreads + threadIdx.x, at = image * p.count + i;
   if (i < p.count) {
     const float score = p.scores[at];
-    const Box box = load_box(p.boxes + 4 * at);
-    const bool wanted = score == score && (!p.has_score_threshold || score > p.score_threshold);
-    int group = kNoGroup;
-    if (wanted && is_finite(box)) {
-      group = p.classes == nullptr ? 0 : static_cast<int>(static_cast<uint64_t>(p.classes[at]) % p.groups);
-      atomicAdd(&counts.of[group], 1);
-    }
+    const uint8_t group = group_of_box(p, at, score);
+    if (group != kNoGroup) atomicAdd(&counts.of[group], 1);
     p.keys[at] = sort_key(score, static_cast<uint32_t>(i));
-    p.group_of[image * p.padded + i] = static_cast<uint8_t>(group);
+    p.group_of[image * p.padded + i] = group;
   } else if (i < p.padded) {
     p.group_of[image * p.padded + i] = kNoGroup;
   }
@@ -148,7 +164,7 @@ struct Pieces {
   }
 };
 
-NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes, bool matrix) {
+NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes, bool hard) {
   NmsParams p{};
   p.images = static_cast<int>(op.images);
   p.groups = 1;
@@ -164,9 +180,9 @@ NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes, bool ma
   p.has_score_threshold = op.has_score_threshold;
   p.score_threshold = op.score_threshold;
   p.max_output = op.max_output;
-  const int64_t tiles = ceil_div<int64_t>(op.count, kChunk) + p.groups;
-  const bool small = op.count <= kMatrixBoxes && op.images * tiles <= kMatrixTiles;
-  p.tiles = matrix && small && std::min(op.max_output, op.count) > kMatrixWanted ? tiles : 0;
+  const bool many = hard && std::min(op.max_output, op.count) > kFewWanted;
+  p.tiles = many ? ceil_div<int64_t>(op.count, kChunk) + p.groups : 0;
+  p.blocks = many && op.count > kCounted ? ceil_div<int64_t>(op.count, kRadixTile) : 0;
   p.indices = op.indices;
   p.counts = op.counts;
   Pieces pieces{memory};
@@ -176,20 +192,24 @@ NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes, bool ma
   pieces.take(p.keys, all);
   pieces.take(p.kept_keys, all);
   pieces.take(p.group_of, op.images * p.padded);
-  pieces.take(p.sizes, lists);
-  pieces.take(p.tile_groups, op.images * p.tiles);  // cleared together with the sizes
+  pieces.take(p.ranks, p.blocks > 0 ? all : 0);
+  pieces.take(p.kept_before, op.images * p.tiles);
   pieces.take(p.kept, lists);
-  pieces.take(p.first_tiles, p.tiles > 0 ? lists : 0);
-  pieces.take(p.bases, p.tiles > 0 ? lists : 0);
-  pieces.take(p.uppers, p.tiles > 0 ? lists : 0);
-  pieces.take(p.words, op.images * p.tiles * kWordTiles * kChunk);
+  const int64_t begin = pieces.used;
+  pieces.take(p.sizes, lists);
+  pieces.take(p.tickets, p.tiles > 0 ? op.images * kTickets : 0);
+  pieces.take(p.states, op.images * p.tiles * 2);
+  pieces.take(p.digits, p.blocks > 0 ? op.images * kScorePasses * kRadixDigits : 0);
+  pieces.take(p.told, op.images * p.blocks * (kScorePasses + 1) * kRadixDigits);
+  pieces.take(p.flags, p.blocks > 0 ? op.images * p.padded : 0);
+  pieces.take(p.kept_in, op.images * p.blocks);
+  p.cleared = static_cast<size_t>(pieces.used - begin);
   bytes = pieces.used;
   return p;
 }
 
 inline void launch_keys(const NmsParams& p, Stream stream) {
-  const char* end = reinterpret_cast<const char*>(p.tile_groups + p.images * p.tiles);
-  fill_zero(p.sizes, static_cast<size_t>(end - reinterpret_cast<const char*>(p.sizes)), stream);
+  fill_zero(p.sizes, p.cleared, stream);
   // Images go along x: along y a grid ends at 65535.
   const int64_t blocks = ceil_div<int64_t>(p.padded, kThreads) * p.images;
   launch("nms_keys", nms_keys, static_cast<unsigned>(blocks), kThreads, 0, stream, p);

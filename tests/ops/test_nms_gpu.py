@@ -13,10 +13,11 @@ ON = pytest.mark.parametrize("column", columns("batched_nms_padded", ON_GPU))
 
 
 @ON
-def test_padded_in_a_graph_without_waiting(column):
-    boxes, scores, idxs = (one.cuda() for one in draw(2, 500, 3))
+@pytest.mark.parametrize("count, most", [(500, 100), (500, 400), (20_000, 1000)])
+def test_padded_in_a_graph_without_waiting(count, most, column):
+    boxes, scores, idxs = (one.cuda() for one in draw(2, count, 3))
     with ops.use_backend(column.backend):
-        run = lambda: ops.batched_nms_padded(boxes, scores, idxs, 0.5, 100)  # noqa: E731
+        run = lambda: ops.batched_nms_padded(boxes, scores, idxs, 0.5, most)  # noqa: E731
         run()
         run_without_waiting(run)
         graph = torch.cuda.CUDAGraph()
@@ -101,7 +102,9 @@ def test_tensors_of_another_device_than_the_current_one(column):
 
 
 @pytest.mark.parametrize("column", columns("batched_nms", ON_GPU))
-@pytest.mark.parametrize("count, classes", [(0, 1), (1, 1), (300, 1), (5000, 80)])
+@pytest.mark.parametrize(
+    "count, classes", [(0, 1), (1, 1), (300, 1), (5000, 80), (10_000, 1), (16_384, 3), (30_000, 80), (100_000, 1)]
+)
 def test_ragged(count, classes, column):
     boxes, scores, idxs = (one[0] for one in draw(1, count, classes, spread=300))
     with ops.use_backend("cpp"):
