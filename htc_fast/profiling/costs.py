@@ -185,8 +185,11 @@ def _predict(x: Tensor, up_weight: Tensor, weight: Tensor, one_class: bool) -> f
 
 
 def _semantic_merge(features, weights, biases, level) -> float:
-    pixels = len(features[0]) * math.prod(features[level].shape[2:])
-    return float(sum(pixels * (2 * weight.numel() + SAMPLE * weight.shape[1]) for weight in weights))
+    """Every 1x1 where there are fewer pixels, before or after its level is resampled."""
+    pixels = math.prod(features[level].shape[2:])
+    at = [min(math.prod(one.shape[2:]), pixels) * 2 * weight.numel() for one, weight in zip(features, weights)]
+    sampled = sum(pixels * SAMPLE * weight.shape[1] for weight in weights)
+    return float(len(features[0]) * (sum(at) + sampled))
 
 
 def _mask_branch(x, labels, tensors, convolutions, flows, averaged) -> list[Cost]:

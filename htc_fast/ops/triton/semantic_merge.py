@@ -153,9 +153,12 @@ def _levels(features: list[Tensor], level: int) -> Levels:
     return Levels(fine, small, [one if i in small else resample(one, *size) for i, one in enumerate(maps)])
 
 
-def _tile(x: Tensor, outputs: int) -> Tile:
+def _tile(x: Tensor, outputs: int, most: int) -> Tile:
+    """For products of x by `outputs`, at most `most` of them in a tile."""
     exact = precision(x.dtype) == "ieee"  # products without tensor cores take more registers
-    return chain_tile(x, 64, 64 if exact else outputs, 64 if exact else 128)
+    if x.shape[1] % 16 or outputs % 16:  # numbers are then loaded one by one, each with an address in registers
+        return chain_tile(x, 32, 32, 64)
+    return chain_tile(x, 64, 64 if exact else most, 64 if exact else 128)
 
 
 def _products(
@@ -164,7 +167,7 @@ def _products(
     """Each source [N, C, h, w] times its weight, at its own size and in its own type: [N, outputs, h, w]."""
     if not sources:
         return []
-    channels, tile, blocks, sizes = sources[0].shape[1], _tile(sources[0], 128), 0, []
+    channels, tile, blocks, sizes = sources[0].shape[1], _tile(sources[0], outputs, 128), 0, []
     outs = [new_maps(one, outputs, *one.shape[2:]) for one in sources]
     for one in sources:
         rows = one.shape[0] * one.shape[2] * one.shape[3]
@@ -197,7 +200,7 @@ def _merge(
     given = (tuple(of(some, levels.fine)) for some in (levels.sources, weights, biases))
     rest = tuple(small or [first]), sizes, out if grad is None else grad, tuple(gated or [out]), out
     # Wider ones would take 170 registers, and a multiprocessor hold one at a time.
-    rows, tile = count * height * width, _tile(first, 64)
+    rows, tile = count * height * width, _tile(first, outputs, 64)
     kind = {"LEVELS": len(levels.fine), "SMALL": len(small), "BACKWARD": grad is not None}
     programs = triton.cdiv(rows, tile.rows) * triton.cdiv(outputs, tile.outputs)
     numbers, options = (rows, height, width, channels, outputs), tile.options(channels, first.dtype)
