@@ -56,13 +56,13 @@ def propose(
     _check_maps(objectness, deltas, image_sizes)
     steps, flat = steps_of(strides, len(objectness)), flat_anchors(anchors, objectness)
     _check_options(per_level, limit, min_size, delta_std)
-    maps = [one.detach() for one in objectness], [one.detach() for one in deltas]
+    logits, moves = [one.detach() for one in objectness], [one.detach() for one in deltas]
     std = [float(value) for value in delta_std]
-    arguments = image_sizes, flat, steps, per_level, limit, float(iou_threshold), float(min_size), std
+    arguments = logits, moves, image_sizes, flat, steps, per_level, limit, float(iou_threshold), float(min_size), std
     backend = _backend.backend_for("propose", objectness[0])
     if backend == "reference":
-        return reference.propose(*maps, *arguments)
-    return _backend.library(backend).propose(*maps, *arguments)
+        return reference.propose(*arguments)
+    return _backend.library(backend).propose(*arguments)
 
 
 def _check_maps(objectness: list[Tensor], deltas: list[Tensor], image_sizes: Tensor) -> None:
@@ -105,7 +105,7 @@ def steps_of(strides: Sequence[float | tuple[float, float]], levels: int) -> lis
         raise ValueError(f"expected one stride per level, got {len(strides)} for {levels} levels.")
     both = [one if isinstance(one, Sequence) else (one, one) for one in strides]
     steps = [float(step) for pair in both for step in pair]
-    if len(steps) != 2 * levels or not all(step > 0 and math.isfinite(step) for step in steps):
+    if len(steps) != 2 * levels or not all(0 < step < math.inf for step in steps):
         raise ValueError(f"strides must be positive numbers or pairs (down, across) of them, got {list(strides)}.")
     return steps
 
@@ -124,7 +124,9 @@ def flat_anchors(anchors: Sequence[Sequence[Sequence[float]] | Tensor], objectne
                 raise ValueError(f"anchors must be numbers or tensors on the CPU, got {some.device}: give .tolist().")
             some = some.tolist()
         rows = [[float(value) for value in row] for row in some]
-        if len(rows) != logits.shape[1] or any(len(row) != 4 or not all(map(math.isfinite, row)) for row in rows):
+        if len(rows) != logits.shape[1] or any(
+            len(row) != 4 or not all(abs(value) < math.inf for value in row) for row in rows
+        ):
             raise ValueError(
                 f"anchors of level {number} must be [A, 4] finite numbers with A = {logits.shape[1]} as in objectness, "
                 f"got {rows}."

@@ -12,6 +12,8 @@ from htc_fast import ops
 from htc_fast.ops import _native
 from tests.ops import detection_cases
 from tests.ops.pr_roi_pool_cases import CASES as PRECISE_CASES
+from tests.ops.propose_cases import CASES as PROPOSE_CASES
+from tests.ops.propose_cases import Inputs as ProposeInputs
 from tests.ops.roi_cases import CASES, Inputs
 
 
@@ -60,6 +62,12 @@ def main() -> None:
         scores, idxs = torch.rand(2, 300).cuda(), torch.randint(0, 3, (2, 300)).cuda()
         if "htc_fast::batched_nms_padded" in _native.cuda_operators:
             ops.batched_nms_padded(boxes, scores, idxs, 0.5, 100)
+        if "htc_fast::propose" in _native.cuda_operators:
+            for name in ("pyramid", "an empty level", "several blocks", "two batches", "bfloat16"):
+                inputs = ProposeInputs(PROPOSE_CASES[name])
+                maps = [[one.cuda() for one in some] for some in (inputs.objectness, inputs.deltas)]
+                sizes = inputs.image_sizes.cuda()
+                ops.propose(*maps, inputs.strides, sizes, inputs.anchors, **inputs.options())
         for method in ("linear", "gaussian"):
             ops.soft_nms(boxes[0], scores[0], idxs[0], method=method)
             ops.soft_nms_padded(boxes, scores, idxs * 0, method=method, max_output=50)  # a block's
