@@ -12,6 +12,8 @@ namespace htc::cuda {
 namespace {
 
 constexpr int kScoreThreads = 256, kScoreRows = kScoreThreads / 32;
+constexpr int kClasses = 4;   // of a lane, between two visits to the list's length
+constexpr int kWanted = 900;  // keys sorted at a time, if they are many: some hundred are usually looked at
 
 struct DetectParams {
   Detect op;
@@ -65,23 +67,82 @@ __global__ void __launch_bounds__(kScoreThreads) detection_scores(const __grid_c
     if (lane == s) mine = one;
   }
   const bool whole = op.moves.by_class || is_finite(moved_box(op.moves, image, row, 0));
-  for (int first = 0; first < classes; first += 32) {
-    const int c = first + lane;
-    float score = 0.0f;
-    for (int s = 0; s < softmaxes; s++) {
-      const float most = __shfl_sync(~0u, mine.most, s), sum = __shfl_sync(~0u, mine.sum, s);
-      if (c < classes) score += exponential(logit_of(op, image, row, s, c) - most) / sum;
+  for (int first = 0; first < classes; first += 32 * kClasses) {
+    float scores[kClasses];
+    unsigned votes[kClasses];
+    int total = 0;
+#pragma unroll
+    for (int j = 0; j < kClasses; j++) {
+      const int c = first + 32 * j + lane;
+      scores[j] = 0.0f;
+      for (int s = 0; s < softmaxes; s++) {
+        const float most = __shfl_sync(~0u, mine.most, s), sum = __shfl_sync(~0u, mine.sum, s);
+        if (c < classes) scores[j] += exponential(logit_of(op, image, row, s, c) - most) / sum;
+      }
+      scores[j] /= static_cast<float>(softmaxes);
+      bool wanted = whole && c < classes && scores[j] > op.score_threshold;
+      if (wanted && op.moves.by_class) wanted = is_finite(moved_box(op.moves, image, row, c));
+      votes[j] = __ballot_sync(~0u, wanted);
+      total += __popc(votes[j]);
     }
-    score /= static_cast<float>(softmaxes);
-    bool wanted = whole && c < classes && score > op.score_threshold;
-    if (wanted && op.moves.by_class) wanted = is_finite(moved_box(op.moves, image, row, c));
-    const unsigned votes = __ballot_sync(~0u, wanted);
     int place = 0;
-    if (lane == 0 && votes != 0) place = atomicAdd(&p.found[image], __popc(votes));
-    place = __shfl_sync(~0u, place, 0) + __popc(votes & ((1u << lane) - 1));
-    const auto index = static_cast<uint32_t>(row * op.classes + c);
-    if (wanted) p.keys[image * p.most + place] = sort_key(score, index);
+    if (lane == 0 && total > 0) place = atomicAdd(&p.found[image], total);
+    place = __shfl_sync(~0u, place, 0);
+#pragma unroll
+    for (int j = 0; j < kClasses; j++) {
+      const auto index = static_cast<uint32_t>(row * op.classes + first + 32 * j + lane);
+      const int mine_at = place + __popc(votes[j] & ((1u << lane) - 1));
+      if (votes[j] >> lane & 1) p.keys[image * p.most + mine_at] = sort_key(scores[j], index);
+      place += __popc(votes[j]);
+    }
   }
+}
+
+// Calls visit(key) for every key of a list, spread over the block's threads; several loads are on their way at a time.
+struct KeyList {
+  const uint64_t* keys;
+  int count;
+
+  template <class Visit>
+  __device__ __forceinline__ void operator()(Visit visit) const {
+    constexpr int kLoads = 4;
+    for (int first = static_cast<int>(threadIdx.x); first < count; first += kLoads * kThreads) {
+      uint64_t some[kLoads];
+#pragma unroll
+      for (int j = 0; j < kLoads; j++) some[j] = first + j * kThreads < count ? keys[first + j * kThreads] : 0;
+#pragma unroll
+      for (int j = 0; j < kLoads; j++)
+        if (some[j] != 0) visit(some[j]);
+    }
+  }
+};
+
+// As next_batch, whose histograms are slow where all scores are alike: a bound that about kWanted keys reach is read
+// off a sorted sample, every so manieth key. What comes out at last does not depend on where batches end.
+__device__ __forceinline__ int sampled_batch(SelectShared& s, KeyList list, uint64_t& upper) {
+  const int thread = static_cast<int>(threadIdx.x), step = ceil_div(list.count, kBatch), samples = list.count / step;
+  for (int i = thread; i < samples; i += kThreads) {
+    const uint64_t key = list.keys[i * step];
+    s.keys[i] = key < upper ? key : 0;
+  }
+  __syncthreads();
+  sort_batch(s, samples);
+  if (step == 1) return upper = 0, samples;
+  const uint64_t bound = s.keys[min(max(kWanted / step, 1), samples) - 1];
+  if (thread == 0) s.filled = 0;
+  __syncthreads();
+  if (bound != 0)
+    list([&](uint64_t key) {
+      if (key >= upper || key < bound) return;
+      const int at = atomicAdd(&s.filled, 1);
+      if (at < kBatch) s.keys[at] = key;
+    });
+  __syncthreads();
+  const int size = s.filled;
+  if (size == 0 || size > kBatch) return next_batch(s, list, upper);
+  sort_batch(s, size);
+  upper = bound;
+  return size;
 }
 
 // The chunk's boxes, moved, where compare_chunk looks for them.
@@ -115,19 +176,16 @@ __device__ __forceinline__ void keep_chunk(const DetectParams& p, WalkShared& s,
   if (thread == 0) s.kept = min(kept + __popcll(stays), limit);
 }
 
-__global__ void __launch_bounds__(kThreads) detection_walk(const __grid_constant__ DetectParams p) {
+__global__ void __launch_bounds__(kThreads, 1) detection_walk(const __grid_constant__ DetectParams p) {
   HTC_SHARED(WalkShared, s);
   const int image = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   const int found = p.found[image], limit = static_cast<int>(p.op.max_output);
-  const uint64_t* keys = p.keys + image * p.most;
   const int64_t base = image * p.op.max_output;
   int kept = 0;
   uint64_t upper = found == 0 ? 0 : ~uint64_t{0};
-  const auto candidates = [&](auto visit) {
-    for (int i = thread; i < found; i += kThreads) visit(keys[i]);
-  };
+  const KeyList candidates{p.keys + image * p.most, found};
   while (kept < limit && upper != 0) {
-    const int size = next_batch(s.select, candidates, upper);
+    const int size = sampled_batch(s.select, candidates, upper);
     for (int begin = 0; begin < size && kept < limit; begin += kChunk) {
       load_chunk(p, s, image, begin, size);
       __syncthreads();

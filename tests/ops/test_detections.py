@@ -8,7 +8,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from htc_fast import ops
-from tests.ops.backends import ALL, CPP, CUDA, EMULATED, INTERPRETED, REFERENCE, cases, columns, emulated_only
+from tests.ops.backends import (
+    ALL,
+    CPP,
+    CUDA,
+    EMULATED,
+    INTERPRETED,
+    NO_GPU,
+    REFERENCE,
+    cases,
+    columns,
+    emulated_only,
+    run_without_waiting,
+)
 from tests.ops.detection_cases import STD, Case, Inputs
 from tests.simt import emulator
 
@@ -135,6 +147,17 @@ def test_what_is_best_may_be_one_and_the_same(column):
     assert found[3].tolist() == [3] and found[0][0, :, 0].tolist() == [0, 20, 40, 0]
 
 
+@pytest.mark.parametrize("column", columns(OPERATOR, (EMULATED, CUDA)))
+def test_a_sample_that_misleads(column):
+    """Every third key is sampled, and those are the worst: far more are better than fit into a batch."""
+    rows = 1400
+    inputs = Inputs(Case(1, rows, 3, 1, threshold=0.001, limit=40, spread=1000))
+    inputs.logits[0].copy_(torch.tensor([0.0, 4, 4, 0]) + inputs.logits[0] / 100)
+    inputs.valid[:] = True
+    found = check(column, inputs.arguments, {**inputs.options, "limit": 300})
+    assert found[3].item() == 300 and found[2].unique().tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("column", columns(OPERATOR, (CPP, EMULATED, CUDA)))
 def test_without_validity_all_count(column):
     inputs = Inputs(Case())
@@ -184,6 +207,25 @@ def test_opcheck(namespace):
     operator = getattr(torch.ops, namespace).detections.default
     result = torch.library.opcheck(operator, (*inputs.arguments, *options))
     assert set(result.values()) == {"SUCCESS"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_GPU)
+def test_captured_without_waiting():
+    inputs = Inputs(Case(by_class=True))
+    logits, deltas, boxes, valid, sizes = CUDA.give(inputs.arguments)
+
+    def both():
+        moved = ops.refine(boxes, logits[0], deltas, STD, sizes)
+        return ops.detections(logits, deltas, moved, valid, sizes, **inputs.options)
+
+    want = both()
+    run_without_waiting(both)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = both()
+    graph.replay()
+    assert all(torch.equal(one, wanted) for one, wanted in zip(found, want, strict=True))
 
 
 def test_compile():
