@@ -92,8 +92,10 @@ def cases() -> dict[str, tuple]:
         matrix_cases(name, lambda *shape, dtype=dtype: empty(*shape, dtype=dtype), take)
         tma_cases(name, lambda *shape, dtype=dtype: empty(*shape, dtype=dtype), take)
     flag, torch.backends.cudnn.conv.fp32_precision = torch.backends.cudnn.conv.fp32_precision, "ieee"
-    matrix_cases("exact fp32", empty, take)
-    torch.backends.cudnn.conv.fp32_precision = flag
+    try:
+        matrix_cases("exact fp32", empty, take)
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = flag
     return found
 
 

@@ -15,7 +15,7 @@ from htc_fast.models import zoo
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Targets
 from tests.models.test_zoo import tiny
-from tests.ops.backends import needs_gpu, run_without_waiting
+from tests.ops.backends import convolutions_in, needs_gpu, run_without_waiting
 
 pytestmark = needs_gpu
 SIZES = [(64, 96), (96, 64), (64, 64)]
@@ -26,9 +26,11 @@ def exact():
     """fp32 sums as on the CPU."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-    torch.set_float32_matmul_precision(before)
+    try:
+        with convolutions_in("ieee"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from htc_fast import ops
+from tests.ops.backends import convolutions_in
 from tests.ops.matrix_cases import (
     check_compile_and_export,
     check_deterministic,
@@ -124,12 +125,9 @@ def test_copied_by_tma(name, monkeypatch, column):
 def test_flags_of_torch_are_followed(column):
     from htc_fast.ops.triton.tiles import precision
 
-    flag = torch.backends.cudnn.conv.fp32_precision
-    try:
-        for torch.backends.cudnn.conv.fp32_precision, expected in (("tf32", "tf32"), ("ieee", "ieee")):
-            assert precision(torch.float32) == expected and precision(torch.bfloat16) == "tf32"
-    finally:
-        torch.backends.cudnn.conv.fp32_precision = flag
+    for wanted in ("tf32", "ieee"):
+        with convolutions_in(wanted):
+            assert precision(torch.float32) == wanted and precision(torch.bfloat16) == "tf32"
 
 
 @pytest.mark.parametrize("column", over_torch("conv3x3_relu"))
