@@ -108,6 +108,7 @@ def test_copied_by_tma(name, monkeypatch, column):
     count, channels, outputs, height, width, box = TMA[name]
     tile, kernels = Tile(box[0] * box[1] * box[2], 64, 64, 8, 3, box), []
     monkeypatch.setattr(matrix, "device_of", lambda x: Device("none", 1, 232448, tma=True))
+    monkeypatch.setattr(matrix, "trusted", lambda *some: True)  # test_tma.py looks at that
     monkeypatch.setattr(matrix, "tile_for", lambda x, taps, outputs, run, fits, extra: tile if fits else Tile(64, 64))
     monkeypatch.setattr(tma, "launch", lambda kernel, *some, **more: (kernels.append(kernel.fn.__name__),
                                                                        launch(kernel, *some, **more)))  # fmt: skip

@@ -87,10 +87,18 @@ def test_both_kernels_at_other_sizes(shape, dtype, monkeypatch):
                 assert error(one, other) < (limit if one is out else 20 * limit)
 
 
-def test_tma_is_trusted():
-    """A GPU that has them agrees with the gathering kernel: else every convolution went without, with a warning."""
-    from htc_fast.ops.triton.matrix import product
-    from htc_fast.ops.triton.tma import trusted
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 9, reason="needs a GPU with bulk copies"
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_every_chosen_tma_kernel_is_trusted(dtype):
+    """Each agrees with torch on this GPU: else convolutions went without it, with a warning."""
+    from htc_fast.ops.triton import tma
 
-    if torch.cuda.get_device_capability()[0] >= 9:
-        assert trusted(torch.device("cuda"), product)
+    for count in (1, 12, 100, 1000):
+        x = draw(count, CHANNELS, 14, 14, dtype=dtype).requires_grad_()
+        weight, bias = draw(256, CHANNELS, 3, 3, dtype=dtype, scale=0.02), draw(256, dtype=dtype)
+        with ops.use_backend("triton"), convolutions_in("tf32"):
+            ops.conv3x3_relu(x, weight, bias).sum().backward()
+    seen = {variant: agrees for (_, variant), agrees in tma._agreeing.items() if variant.dtype == dtype}
+    assert seen and all(seen.values()), seen
