@@ -67,3 +67,18 @@ def test_candidates_fit_into_shared_memory():
         found = candidates(torch.empty(1, 256, 14, 14, dtype=dtype), 256, GPU, tma=True)
         assert {one.box is None for one in found} == {True, False}
         assert all(one.shared(dtype.itemsize) <= GPU.shared and one.stages >= 2 for one in found)
+
+
+def test_a_gpu_with_little_shared_memory_gets_half_the_tile():
+    """On sm_120 128 x 256 spilled 19 registers, and the 128 rows of a chained product 2."""
+    little = Device("none", 108, 99 * 1024)
+    x = maps(100)
+    assert max(tile.rows * tile.outputs // tile.warps for tile in candidates(x, 256, GPU)) == 4096
+    assert max(tile.rows * tile.outputs // tile.warps for tile in candidates(x, 256, little)) == 2048
+    assert little.cramped and not GPU.cramped and not tiles.AHEAD.cramped
+
+
+def test_a_chained_product_has_half_the_rows_there(monkeypatch):
+    for shared, rows in ((163 * 1024, 128), (99 * 1024, 64)):
+        monkeypatch.setattr(tiles, "device_of", lambda x, shared=shared: Device("none", 108, shared))
+        assert tiles.chain_tile(maps(1), 128, 128).rows == rows
