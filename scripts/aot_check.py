@@ -1,4 +1,4 @@
-"""Compile every CUDA kernel for sm_80, sm_90 and sm_100 and hold registers, spills and shared memory to a budget.
+"""Compile every CUDA kernel for sm_80, sm_90, sm_100 and sm_120; hold registers, spills and shared memory to a budget.
 
     python scripts/aot_check.py             print the table, compare it with tests/budget.json
     python scripts/aot_check.py --update    write what was found as the new budget (registers rounded up to the 8 in
@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = ROOT / "tests" / "budget.json"
 CACHE = ROOT / "build" / "aot"
-ARCHITECTURES = ("80", "90", "100")
+ARCHITECTURES = ("80", "90", "100", "120")
 FLAGS = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-DNDEBUG"]
 INSTRUCTIONS = {
     "load128": r"\bLDG(?:STS)?\.E\S*\.128",
@@ -152,7 +152,10 @@ def compare(
             wrong.append(f"{name} has no budget: run scripts/aot_check.py --update and look at the change")
             continue
         for architecture in (f"sm_{a}" for a in architectures):
-            kernel, limit = found[architecture], budget[name][architecture]
+            kernel, limit = found[architecture], budget[name].get(architecture)
+            if limit is None:
+                wrong.append(f"{name} has no budget on {architecture}: run scripts/aot_check.py --update")
+                continue
             if kernel["spills"]:
                 wrong.append(f"{name} spills {kernel['spills']} bytes on {architecture}")
             for what in ("registers", "stack", "shared"):

@@ -1,83 +1,138 @@
 #!/bin/bash
-# One command on a machine with a GPU: tests of every operator and backend, compute-sanitizer, benchmarks. Under ten minutes.
-# Binaries are built beforehand (the stable ABI serves any torch >= 2.11); htc_fast/_build may be missing or another
-# Python's. Without libhtc_fast_ops.so the Triton kernels are tested and timed alone.
-#   OUT=folder PYTHON=python3 scripts/gpu_check.sh      logs and results land in $OUT (build/gpu_check)
-# Results also land in benchmarks/results/<device>, from where python -m benchmarks.tables puts them into README.md and docs.
-# DRY=1 rehearses it on a machine without a GPU.
+# A machine with a GPU, used well: four commands of less than ten minutes each, in this order.
+#   scripts/gpu_check.sh call1   correctness: GPU tests of operators and runtime; compute-sanitizer beside them
+#   scripts/gpu_check.sh call2   numbers: the detector, kernel by kernel, and the operators; nothing else may run
+#   scripts/gpu_check.sh call3   tuning: the tiles of the 3x3 convolution, and ncu where it is installed
+#   scripts/gpu_check.sh call4   rivals, Triton's irregular kernels, memory, the tests that are left
+#   OUT=folder     what comes back, six files at most: summary.txt, logs, results, tiles.json, Triton's cache (build/gpu_check)
+#   CACHE=folder   where an earlier call's triton_cache.tar.gz lies, so that nothing is compiled twice (build/gpu_cache)
+#   PYTHON=python3, DRY=1: every command on tiny sizes without a GPU; LIST=1: names, limits and commands alone
+# It needs torch, Triton, pytest and the built libhtc_fast_ops.so (the stable ABI serves any torch from 2.11 on); what is
+# missing besides is left out and said. What a killed call had measured is in OUT: it is packed after every step.
 cd "$(dirname "$0")/.." || exit 1
-PYTHON=${PYTHON:-python3}
-OUT=${OUT:-build/gpu_check}
-mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd)
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
-failed=0
+PYTHON=${PYTHON:-python3} OUT=${OUT:-build/gpu_check} CACHE=${CACHE:-build/gpu_cache} WORK=${WORK:-build/gpu_work}
+[[ $WORK == /* ]] || WORK=$PWD/$WORK
+call=$1 failed=0
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$WORK/triton
 
-told() {  # told NAME CODE SECONDS
-  echo "$1: $([ "$2" = 0 ] && echo passed || echo "FAILED ($2)") in $3 s: $(tail -n 1 "$OUT/$1.log" | cut -c1-150)"
-  [ "$2" = 0 ] || failed=1
+# Matrix operators run on Triton and cuDNN, the others on kernels of our own in CUDA and in Triton.
+MATRIX="conv3x3_relu mask_flow mask_predict mask_branch semantic_merge winograd tma tiles tf32x3"
+DETECTORS="htc cascade_mask mask_rcnn"
+pick() {  # pick FOLDER PREFIX all|matrix|other|detectors: the files there of that kind
+  local file name kind
+  for file in "$1/$2"*.py; do
+    name=${file##*/} name=${name%.py} name=${name#"$2"} name=${name%_gpu} kind=other
+    [[ " $MATRIX " == *" $name "* ]] && kind=matrix
+    [[ " $DETECTORS " == *" $name "* ]] && kind=detectors
+    [[ $3 == all || $3 == "$kind" ]] && echo "$file"
+  done
+}
+has() { "$PYTHON" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)"; }
+
+pack() {  # everything so far, under its final name at once
+  [ -d benchmarks/results ] && find benchmarks/results -newer "$WORK/began" -name '*.json' | tar -czf "$WORK/r" -T - && mv "$WORK/r" "$OUT/results.tar.gz"
+  tar -czf "$WORK/l" -C "$WORK" logs && mv "$WORK/l" "$OUT/logs.tar.gz"
+  [ -f "$WORK/logs/tiles.json" ] && cp "$WORK/logs/tiles.json" "$OUT"
+  return 0
 }
 
 step() {  # step NAME SECONDS COMMAND...
-  local name=$1 limit=$2 began=$SECONDS
+  local name=$1 limit=$2 began=$SECONDS code
   shift 2
-  timeout "$limit" "$@" >"$OUT/$name.log" 2>&1
-  told "$name" $? $((SECONDS - began))
+  if [ -n "$LIST" ]; then printf '%s\t%s\t%s\n' "$name" "$limit" "$*"; return; fi
+  [ -n "$DRY" ] && limit=600  # a rehearsal shows that it runs, on whatever cores there are
+  # Interrupted first and killed later: pytest then still says what it had done.
+  timeout -s INT -k 10 "$limit" "$@" >"$WORK/logs/$name.log" 2>&1
+  code=$?
+  [ $code = 5 ] && code=0  # pytest: no test was selected, as where no GPU is
+  echo "$name: $([ $code = 0 ] && echo passed || echo "FAILED ($code)") in $((SECONDS - began)) s: $(tail -n 1 "$WORK/logs/$name.log" | cut -c1-150)" | tee -a "$OUT/summary.txt"
+  [ $code = 0 ] || failed=1
+  pack
 }
 
-$PYTHON - <<'PY' | tee "$OUT/machine.txt"
-import importlib.util, os, sys
-import torch
-import htc_fast.ops
-from htc_fast.ops import _backend, _native
-gpu = torch.cuda.is_available()
-print("torch", torch.__version__, "python", sys.version.split()[0], torch.cuda.get_device_name() if gpu else "no GPU")
-print("native library:", _native.problem() or "loaded", "; CUDA kernels of", ", ".join(sorted(_native.cuda_operators)) or "none")
-missing = [name for name in ("pytest", "pytest_benchmark", "triton", "torchvision", "timm", "pycocotools") if importlib.util.find_spec(name) is None]
-print("not installed:", ", ".join(missing) or "nothing", flush=True)
-sys.exit(0 if gpu or os.environ.get("DRY") else "gpu_check: torch sees no GPU here; DRY=1 rehearses without one")
-PY
-[ "${PIPESTATUS[0]}" = 0 ] || exit 1
+said() { [ -n "$LIST" ] || echo "$*" | tee -a "$OUT/summary.txt"; }
 
-pytest=("$PYTHON" -m pytest -q -p no:cacheprovider --continue-on-collection-errors)
-shards=6
-[ -n "$DRY" ] && shards=1
-if $PYTHON -c "import pytest" 2>/dev/null; then
-  # Side by side: they wait for Triton's compiler, and nothing is timed.
-  began=$SECONDS
-  declare -A running
-  for ((shard = 0; shard < shards; shard++)); do
-    HTC_FAST_SHARD=$shard/$shards timeout 140 "${pytest[@]}" -m gpu tests/ops tests/inference/test_gpu.py \
-      >"$OUT/tests_$shard.log" 2>&1 &
-    running[tests_$shard]=$!
+sanitizers() {  # beside the tests, one after the other; a machine that forbids them is no failure of ours
+  local tool=$1 found code filter kernels=3htc4cuda
+  found=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
+  if [ -z "$found" ]; then echo "compute-sanitizer is not here: $* were not run"; return; fi
+  filter=--kernel-regex
+  "$found" --help 2>&1 | grep -q -- --kernel-name && filter=--kernel-name
+  for tool in "$@"; do
+    # Without torch's cache every tensor is an allocation of its own, whose ends memcheck watches.
+    PYTORCH_NO_CUDA_MEMORY_CACHING=$([ "$tool" = memcheck ] && echo 1 || echo 0) timeout -k 5 130 \
+      "$found" --tool "$tool" $filter "kns=$kernels" --error-exitcode 9 "$PYTHON" -m tests.ops.small >"$WORK/logs/$tool.log" 2>&1
+    code=$?
+    if [ $code = 0 ]; then echo "$tool: passed"
+    elif [ $code = 9 ]; then echo "$tool: FAILED: $(grep -m 1 'ERROR SUMMARY\|RACECHECK SUMMARY' "$WORK/logs/$tool.log")"
+    else echo "$tool: could not run here ($code): $(tail -n 1 "$WORK/logs/$tool.log" | cut -c1-150)"; fi
   done
-  for ((shard = 0; shard < shards; shard++)); do
-    wait "${running[tests_$shard]}"
-    told "tests_$shard" $? $((SECONDS - began))
+}
+
+tests=("$PYTHON" -m pytest -v -p no:cacheprovider --continue-on-collection-errors -m gpu)
+bench=("$PYTHON" -m pytest --benchmark-only -q -p no:cacheprovider)
+dry=()
+if [ -n "$DRY" ]; then dry=(--dry); bench+=(--tiny --device cpu); else bench+=(--quick); fi
+[ -z "$DRY" ] && has xdist && tests+=(-n 14 --dist worksteal)
+if has pytest_timeout; then tests+=(--timeout 120); else tests+=(-o faulthandler_timeout=120); fi
+
+call1() {
+  step info 60 "$PYTHON" -m htc_fast.info
+  [ -z "$LIST" ] && sanitizers memcheck racecheck synccheck >"$WORK/sanitizers.txt" 2>&1 &
+  step cuda_operators 90 "${tests[@]}" -k "cuda and not triton" $(pick tests/ops test_ other)
+  step runtime 90 "${tests[@]}" tests/inference tests/models tests/training
+  step matrix_operators 150 "${tests[@]}" $(pick tests/ops test_ matrix)
+  step triton_operators 80 "${tests[@]}" -k "not (cuda and not triton)" $(pick tests/ops test_ other)
+  if [ -z "$LIST" ]; then
+    timeout 60 tail --pid=$! -f /dev/null || said "compute-sanitizer was not done in time"
+    said "$(cat "$WORK/sanitizers.txt")"
+    grep -q FAILED "$WORK/sanitizers.txt" && failed=1
+  fi
+}
+
+call2() {
+  step detector 150 "$PYTHON" scripts/gpu_profile.py --out "$WORK/logs" "${dry[@]}"
+  step cuda_times 200 "${bench[@]}" $(pick benchmarks bench_ other)
+  step matrix_times 180 "${bench[@]}" $(pick benchmarks bench_ matrix)
+}
+
+call3() {
+  local processes=14 kernel
+  [ -n "$DRY" ] && processes=2
+  step tune 430 "$PYTHON" scripts/gpu_tune.py --out "$WORK/logs" --processes $processes --seconds 330 "${dry[@]}"
+  if [ -n "$LIST" ] || { [ -z "$DRY" ] && command -v ncu >/dev/null; }; then
+    for kernel in roi_align_forward nms_walk nms_merge product_kernel tma_kernel merge_kernel; do
+      step "ncu_$kernel" 20 ncu --clock-control none --set full -c 1 -k "regex:$kernel" "$PYTHON" -m tests.ops.small
+    done
+  else
+    said "ncu was not run: it is not here"
+  fi
+}
+
+call4() {
+  step rivals 180 "${bench[@]}" $(pick benchmarks bench_ detectors)
+  step triton_times 110 env HTC_FAST_BACKEND=triton "${bench[@]}" --no-store $(pick benchmarks bench_ other) -k "roi_align or padded"
+  step memory 60 "$PYTHON" -m benchmarks.buckets $([ -n "$DRY" ] && echo --help || echo --device cuda)
+  step other_tests 180 "${tests[@]}" tests --ignore=tests/ops --ignore=tests/inference --ignore=tests/models --ignore=tests/training
+}
+
+case $call in call1 | call2 | call3 | call4) ;; *) sed -n '2,12p' "$0" | cut -c3-; exit 2 ;; esac
+if [ -z "$LIST" ]; then
+  rm -rf "$WORK/logs" && mkdir -p "$OUT" "$WORK/logs" "$TRITON_CACHE_DIR" && OUT=$(cd "$OUT" && pwd)
+  touch "$WORK/began"
+  : >"$OUT/summary.txt"
+  [ -f "$CACHE/triton_cache.tar.gz" ] && tar -xzf "$CACHE/triton_cache.tar.gz" -C "$TRITON_CACHE_DIR"
+  if [ -z "$DRY" ] && ! "$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then
+    echo "gpu_check: torch sees no GPU here; DRY=1 rehearses without one"
+    exit 1
+  fi
+  for module in pytest xdist pytest_timeout pytest_benchmark triton torchvision timm pycocotools; do
+    has $module || said "not installed: $module"
   done
-else
-  echo "pytest is not installed: the tests were not run (pip install pytest)"
-  failed=1
 fi
-
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
-if [ -n "$sanitizer" ] && [ -z "$DRY" ]; then
-  # Without torch's cache every tensor is an allocation of its own, whose ends memcheck watches.
-  step memcheck 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool memcheck --error-exitcode 9 $PYTHON -m tests.ops.small
-  step racecheck 60 "$sanitizer" --tool racecheck --error-exitcode 9 $PYTHON -m tests.ops.small
-else
-  echo "compute-sanitizer is not here: memcheck and racecheck were not run"
-fi
-
-bench=("$PYTHON" -m pytest benchmarks --benchmark-only --quick -q -p no:cacheprovider)
-if [ -n "$DRY" ]; then
-  step benchmarks 110 "${bench[@]}" --tiny --device cpu
-else
-  # Interrupted and not killed: what was measured is in benchmarks/results, and the log says what was not.
-  step benchmarks 270 timeout -s INT 260 "${bench[@]}"
-  step bucket_memory 50 $PYTHON -m benchmarks.buckets --device cuda
-  step tables 20 $PYTHON -m benchmarks.tables
-  device=$($PYTHON -c "from htc_fast.profiling.limits import device_name; print(device_name())")
-  cp -r "benchmarks/results/$device" README.md docs "$OUT"
-fi
-cat "$OUT"/benchmarks.log
+$call
+[ -n "$LIST" ] && exit 0
+tar -czf "$OUT/triton_cache.tar.gz" -C "$TRITON_CACHE_DIR" .
+pack
+said "$call took $SECONDS s"
 exit $failed

@@ -1,6 +1,7 @@
 """What has to be said to libraries before they are imported, how many processes run the suite, what takes too long."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,31 @@ if IS_WORKER:
 MOST_PROCESSES = 4
 MOST_SECONDS = 120  # ten times what such a test takes on quick cores, so that a busy machine does not reach it
 too_long: list[str] = []
+
+
+def torch_flags() -> dict:
+    """What of torch a whole process shares, and a test must therefore leave as it was."""
+    torch = sys.modules["torch"]
+    return {
+        "cudnn.conv.fp32_precision": torch.backends.cudnn.conv.fp32_precision,
+        "cudnn.benchmark": torch.backends.cudnn.benchmark,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "default dtype": torch.get_default_dtype(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def flags_stay():
+    """The test that leaves a flag of torch's changed fails, and not some other one behind it."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    before = torch_flags()
+    yield
+    after = torch_flags()
+    changed = {name: (value, after[name]) for name, value in before.items() if value != after[name]}
+    assert not changed, f"torch's flags were changed and not set back: {changed}"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the options

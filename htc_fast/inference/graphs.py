@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.inference.buckets import Buckets, Detect, Shape, out_of_memory
+from htc_fast.models.branches import offering
 from htc_fast.models.structures import Detections
 
 # Captures one at a time in a process, and no waiting for the whole device meanwhile: it would end them.
@@ -25,13 +26,15 @@ class Shared:
     pixels  of the largest input, all images together
     images  how many at most
     stream  where graphs are captured: libraries keep a workspace per stream, and a model's own is shared with no other
+    side    beside it, for what of a graph depends on nothing that runs meanwhile
     done    the end of the last replay
     """
 
     def __init__(self, device: torch.device, pixels: int, images: int):
         self.device = device
         with torch.cuda.device(device):
-            self.stream, self.done = torch.cuda.Stream(device), torch.cuda.Event()
+            self.stream, self.side = torch.cuda.Stream(device), torch.cuda.Stream(device)
+            self.done = torch.cuda.Event()
             self.values = torch.zeros(3 * pixels, device=device)
             self.sizes = torch.zeros(images, 2, dtype=torch.int64, device=device)
             self.pool = torch.cuda.graph_pool_handle()
@@ -68,7 +71,7 @@ class Captured:
             shared.stream.wait_stream(before)
             shared.stream.wait_event(shared.done)
             # Around the capture too: one that fails leaves its stream the current one.
-            with torch.cuda.stream(shared.stream):
+            with torch.cuda.stream(shared.stream), offering(shared.side):
                 self._capture(detect, shape)
             before.wait_stream(shared.stream)
 

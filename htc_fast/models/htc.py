@@ -7,6 +7,7 @@ from htc_fast import ops
 from htc_fast.models import box_head, mask_head
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import BoxHead
+from htc_fast.models.branches import beside
 from htc_fast.models.config import Model
 from htc_fast.models.fpn import FPN
 from htc_fast.models.geometry import to_rois
@@ -100,12 +101,13 @@ class HTC(nn.Module):
         source       paper, sections 3.1-3.2 and 4.2; ensembles as in mmdetection 2.x
         """
         features = self.extract(images)
-        semantic, _ = self.semantic(features, logits=False)
+        semantic_branch = beside(lambda: self.semantic(features, logits=False)[0])
         objectness, deltas = self.rpn(features)
         limits = self.config.rpn.proposals_per_level, self.config.rpn.proposals
         with part("proposals"):
             boxes, _, valid = self.rpn.propose(objectness, deltas, image_sizes, *limits)
             boxes, valid = trim_columns(valid, boxes, valid)
+        semantic = semantic_branch()
         last = (self.config.test_stage or len(self.box_heads)) - 1
         logits = []
         for t in range(last + 1):

@@ -128,8 +128,8 @@ def _sides(rois: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def _levels(sides: tuple[Tensor, Tensor], finest_size: float, count: int) -> Tensor:
-    size = (sides[0] * sides[1]).sqrt().clamp(min=1e-6) / finest_size
-    return size.log2().floor().clamp(0, count - 1).long()
+    size = (sides[0] * sides[1]).sqrt() / finest_size + 1e-6
+    return (size[:, None] >= 2.0 ** torch.arange(1, count)).sum(dim=1)
 
 
 def _samples(sides, scale, bins: tuple[int, int], ratio: int, usual: int, count: int) -> float:

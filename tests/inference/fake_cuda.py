@@ -44,13 +44,13 @@ class Cuda:
     """What `install` puts in the place of torch.cuda."""
 
     def __init__(self):
-        self.log, self.pools, self.fails = [], 0, []
+        self.log, self.pools, self.fails, self.streams = [], 0, [], 0
         self.current = Stream(self.log, "caller")
         self.device_index = None
 
     def install(self, monkeypatch):
         fakes = {
-            "Stream": lambda device=None: Stream(self.log, "own"),
+            "Stream": lambda device=None: self.new_stream(),
             "Event": lambda: Event(self.log),
             "CUDAGraph": lambda: Graph(self),
             "graph": self.capture,
@@ -64,6 +64,11 @@ class Cuda:
         for name, fake in fakes.items():
             monkeypatch.setattr(torch.cuda, name, fake)
         return self
+
+    def new_stream(self):
+        """A model's own stream, then the one beside it."""
+        self.streams += 1
+        return Stream(self.log, "own" if self.streams % 2 else "side")
 
     def new_pool(self):
         self.pools += 1

@@ -1,5 +1,6 @@
 """The whole detector on a GPU: no waits, graphs per shape, and pictures to instances as on the CPU."""
 
+import contextlib
 import copy
 import threading
 
@@ -8,14 +9,14 @@ import pytest
 import torch
 
 from htc_fast.criterion.losses import losses
-from htc_fast.inference import optimize
+from htc_fast.inference import graphs, optimize
 from htc_fast.inference.graphs import Captured
 from htc_fast.inference.predict import predict
 from htc_fast.models import zoo
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Targets
 from tests.models.test_zoo import tiny
-from tests.ops.backends import needs_gpu, run_without_waiting
+from tests.ops.backends import convolutions_in, needs_gpu, run_without_waiting
 
 pytestmark = needs_gpu
 SIZES = [(64, 96), (96, 64), (64, 64)]
@@ -26,9 +27,11 @@ def exact():
     """fp32 sums as on the CPU."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-    torch.set_float32_matmul_precision(before)
+    try:
+        with convolutions_in("ieee"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture
@@ -98,6 +101,18 @@ def test_a_graph_per_shape_finds_what_the_detector_finds(exact):
     images, sizes = inputs(32, 64)
     assert_equal(fast.detect(images, sizes), model.detect(images, sizes), 1e-4)
     assert len(fast.buckets.made) == 1
+
+
+def test_a_graph_of_two_branches_finds_what_one_branch_finds(exact, monkeypatch):
+    model = tiny("htc_r50").eval().cuda()
+    forked = optimize(model, (64, 96), 1, torch.float32)
+    given = [inputs(*SIZES[seed % len(SIZES)], seed=seed) for seed in range(9)]
+    found = [forked.detect(*one) for one in given]
+    monkeypatch.setattr(graphs, "offering", lambda stream: contextlib.nullcontext())
+    single = optimize(model, (64, 96), 1, torch.float32)
+    for one, images_and_sizes in zip(found, given):
+        for value, expected in zip(vars(one).values(), vars(single.detect(*images_and_sizes)).values(), strict=True):
+            assert torch.equal(value, expected)
 
 
 def test_results_of_an_earlier_call_stay(exact):

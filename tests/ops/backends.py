@@ -8,7 +8,9 @@ triton_interpreted  Triton's interpreter: needs no GPU, is slow, and gets bfloat
 triton              Triton on a GPU
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -127,3 +129,18 @@ def run_without_waiting(call):
         return call()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@contextlib.contextmanager
+def convolutions_in(precision: str) -> Iterator[None]:
+    """How torch multiplies float32 in convolutions, "ieee" or "tf32", until the block ends, however it ends.
+
+    Not pytest's monkeypatch: it takes this flag for an attribute that it may delete, and fails; and one that stays set
+    makes every later torch.backends.cudnn.flags raise.
+    """
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = precision
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before

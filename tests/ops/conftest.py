@@ -1,19 +1,7 @@
-"""On a GPU every fresh tensor of a test starts as NaN.
-
-HTC_FAST_SHARD=1/4 runs the second quarter of what was selected: Triton's compiler takes long, on one core.
-"""
-
-import os
+"""On a GPU every fresh tensor of a test starts as NaN."""
 
 import pytest
 import torch
-
-
-@pytest.hookimpl(trylast=True)  # behind -m and -k
-def pytest_collection_modifyitems(config, items):
-    shard, shards = map(int, os.environ.get("HTC_FAST_SHARD", "0/1").split("/"))
-    config.hook.pytest_deselected(items=[item for at, item in enumerate(items) if at % shards != shard])
-    items[:] = items[shard::shards]
 
 
 @pytest.fixture(autouse=True)

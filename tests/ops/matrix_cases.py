@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from htc_fast import ops
-from tests.ops.backends import CPP, CUDA, INTERPRETED, REFERENCE, TRITON, Column, cases, columns
+from tests.ops.backends import CPP, CUDA, INTERPRETED, REFERENCE, TRITON, Column, cases, columns, convolutions_in
 
 OVER_TORCH = (CPP, CUDA, INTERPRETED, TRITON)
 ON_TRITON = (INTERPRETED, TRITON)
@@ -60,11 +60,8 @@ def compare(call: Callable, leaves: list[Tensor], column: Column, dtype=torch.fl
     wanted, _ = run(call, [one.double() for one in given], REFERENCE, None)
     grad = draw(*wanted.shape, seed=9).to(column.device, dtype) if backward else None
     wanted, wanted_grads = run(call, [one.double() for one in given], REFERENCE, grad)
-    old, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
-    try:
+    with convolutions_in("ieee"):
         out, grads = run(call, given, column, grad)
-    finally:
-        torch.backends.cudnn.allow_tf32 = old
     close(out, wanted, TOLERANCE[dtype])
     for found, expected in zip(grads, wanted_grads):
         assert found.dtype == dtype and found.shape == expected.shape

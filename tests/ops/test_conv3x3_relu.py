@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from htc_fast import ops
+from tests.ops.backends import convolutions_in
 from tests.ops.matrix_cases import (
     check_compile_and_export,
     check_deterministic,
@@ -107,6 +108,7 @@ def test_copied_by_tma(name, monkeypatch, column):
     count, channels, outputs, height, width, box = TMA[name]
     tile, kernels = Tile(box[0] * box[1] * box[2], 64, 64, 8, 3, box), []
     monkeypatch.setattr(matrix, "device_of", lambda x: Device("none", 1, 232448, tma=True))
+    monkeypatch.setattr(matrix, "trusted", lambda *some: True)  # test_tma.py looks at that
     monkeypatch.setattr(matrix, "tile_for", lambda x, taps, outputs, run, fits, extra: tile if fits else Tile(64, 64))
     monkeypatch.setattr(tma, "launch", lambda kernel, *some, **more: (kernels.append(kernel.fn.__name__),
                                                                        launch(kernel, *some, **more)))  # fmt: skip
@@ -124,12 +126,9 @@ def test_copied_by_tma(name, monkeypatch, column):
 def test_flags_of_torch_are_followed(column):
     from htc_fast.ops.triton.tiles import precision
 
-    flag = torch.backends.cudnn.conv.fp32_precision
-    try:
-        for torch.backends.cudnn.conv.fp32_precision, expected in (("tf32", "tf32"), ("ieee", "ieee")):
-            assert precision(torch.float32) == expected and precision(torch.bfloat16) == "tf32"
-    finally:
-        torch.backends.cudnn.conv.fp32_precision = flag
+    for wanted in ("tf32", "ieee"):
+        with convolutions_in(wanted):
+            assert precision(torch.float32) == wanted and precision(torch.bfloat16) == "tf32"
 
 
 @pytest.mark.parametrize("column", over_torch("conv3x3_relu"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from htc_fast import ops
-from tests.ops.backends import TRITON, columns
+from tests.ops.backends import TRITON, columns, convolutions_in
 
 pytestmark = [pytest.mark.gpu, *columns("conv3x3_relu", (TRITON,))[0].marks]
 CHANNELS = 256
@@ -64,12 +64,11 @@ def test_both_kernels_at_other_sizes(shape, dtype, monkeypatch):
     given = [draw(count, channels, height, width, dtype=dtype), draw(outputs, channels, 3, 3, dtype=dtype, scale=0.02),
              draw(outputs, dtype=dtype), draw(count, outputs, height, width, dtype=dtype)]  # fmt: skip
     grad = draw(count, outputs, height, width, dtype=dtype)
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
     wanted = [one.detach().float().requires_grad_() for one in given]
-    expected = (torch.nn.functional.conv2d(*wanted[:3], padding=1) + wanted[3]).relu()
-    expected = [expected, *torch.autograd.grad(expected, wanted, grad.float())]
+    with convolutions_in("ieee"):
+        expected = (torch.nn.functional.conv2d(*wanted[:3], padding=1) + wanted[3]).relu()
+        expected = [expected, *torch.autograd.grad(expected, wanted, grad.float())]
     for precise in (True, False):
-        monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee" if precise else "tf32")
         for box in (True, False):
 
             def choose(x, taps, outputs, run, tma, extra, box=box):
@@ -79,18 +78,27 @@ def test_both_kernels_at_other_sizes(shape, dtype, monkeypatch):
 
             monkeypatch.setattr(matrix, "tile_for", choose)
             leaves = [one.detach().requires_grad_() for one in given]
-            with ops.use_backend("triton"):
+            with ops.use_backend("triton"), convolutions_in("ieee" if precise else "tf32"):
                 out = ops.conv3x3_relu(*leaves)
+                found = [out, *torch.autograd.grad(out, leaves, grad)]
             limit = {torch.float32: 1e-5 if precise else 2e-3, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
-            for one, other in zip([out, *torch.autograd.grad(out, leaves, grad)], expected):
+            for one, other in zip(found, expected):
                 # A ReLU near zero opens or closes by rounding, which changes a few gradients altogether.
                 assert error(one, other) < (limit if one is out else 20 * limit)
 
 
-def test_tma_is_trusted():
-    """A GPU that has them agrees with the gathering kernel: else every convolution went without, with a warning."""
-    from htc_fast.ops.triton.matrix import product
-    from htc_fast.ops.triton.tma import trusted
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability()[0] < 9, reason="needs a GPU with bulk copies"
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_every_chosen_tma_kernel_is_trusted(dtype):
+    """Each agrees with torch on this GPU: else convolutions went without it, with a warning."""
+    from htc_fast.ops.triton import tma
 
-    if torch.cuda.get_device_capability()[0] >= 9:
-        assert trusted(torch.device("cuda"), product)
+    for count in (1, 12, 100, 1000):
+        x = draw(count, CHANNELS, 14, 14, dtype=dtype).requires_grad_()
+        weight, bias = draw(256, CHANNELS, 3, 3, dtype=dtype, scale=0.02), draw(256, dtype=dtype)
+        with ops.use_backend("triton"), convolutions_in("tf32"):
+            ops.conv3x3_relu(x, weight, bias).sum().backward()
+    seen = {variant: agrees for (_, variant), agrees in tma._agreeing.items() if variant.dtype == dtype}
+    assert seen and all(seen.values()), seen

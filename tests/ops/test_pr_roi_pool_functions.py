@@ -135,12 +135,14 @@ def test_same_bits_with_any_number_of_threads():
     features, rois = pyramid(2, 64), draw_numbered(200)
     found = []
     threads = torch.get_num_threads()
-    for count in (1, 2, 3):
-        torch.set_num_threads(count)
-        leaves = [one.clone().requires_grad_() for one in [*features, rois]]
-        out = ops.pr_roi_pool(leaves[:-1], leaves[-1], 7, SCALES)
-        found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
-    torch.set_num_threads(threads)
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            leaves = [one.clone().requires_grad_() for one in [*features, rois]]
+            out = ops.pr_roi_pool(leaves[:-1], leaves[-1], 7, SCALES)
+            found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    finally:
+        torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for run in found[1:] for a, b in zip(found[0], run, strict=True))
 
 

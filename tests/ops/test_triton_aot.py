@@ -1,5 +1,9 @@
-"""A few Triton kernels compiled for sm_90 without a GPU, within their budget; scripts/aot_triton.py does them all."""
+"""A few Triton kernels compiled for sm_90 without a GPU, within the budget of the Triton that is installed.
 
+scripts/aot_triton.py does them all.
+"""
+
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +13,32 @@ import pytest
 
 pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[2]
+COMPARE = """
+import json, sys
+sys.path.insert(0, "scripts")
+from aot_triton import COMPILER, compare
+kernel = {"registers": 40, "spills": 0, "shared": 512, "load128": 1, "store128": 0, "red128": 0, "tensor": 0, "bulk": 0}
+table = lambda **change: {"kernel": {"sm_90": {**kernel, **change}}}
+budgets = {"3.6": table(registers=80), "3.10": table(registers=20)}
+print(json.dumps([
+    compare(table(), budgets, "3.6"),  # its own
+    compare(table(), budgets, "3.10"),
+    compare(table(), budgets, "3.99"),  # without one: registers are its own business,
+    compare(table(spills=1, load128=0), budgets, "3.99"),  # spills and lost instructions are not
+    compare({"kernel": {"sm_120": {**kernel, "shared": 120_000}}}, {"3.6": {"kernel": {"sm_120": kernel}}}, "3.99"),
+    compare({"new": table()["kernel"]}, budgets, "3.6"),
+]))
+"""
+
+
+def test_each_version_has_a_budget_of_its_own():
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", COMPARE], cwd=ROOT, env=environment, capture_output=True, text=True)
+    own, tighter, unknown, worse, memory, new = json.loads(done.stdout)
+    assert own == unknown == [] and len(tighter) == 1 and "registers 40, the budget is 20" in tighter[0]
+    assert len(worse) == 2 and "1 spill instructions" in worse[0] and "lost its load128" in worse[1]
+    assert len(memory) == 1 and "120000 bytes of shared memory, of 101376" in memory[0]
+    assert len(new) == 1 and "no budget" in new[0]
 
 
 @pytest.mark.slow

@@ -52,7 +52,10 @@ def used(weights: Tensor) -> slice:
 def level_of(boxes: Tensor, finest_size: float, count: int) -> Tensor:
     """boxes [K, 4] -> index of the pyramid level [K]; those of side finest_size to twice that read level 0."""
     size = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt()
-    return torch.log2(size / finest_size + 1e-6).floor().nan_to_num(0).clamp(0, count - 1).long()
+    # A number on the host would be divided by as a product with its reciprocal on a GPU. Compared with edges, as every
+    # kernel does: a logarithm rounds boxes just below an edge to the next level.
+    size = size / torch.full_like(size, finest_size) + 1e-6
+    return (size[:, None] >= 2.0 ** torch.arange(1, count, device=size.device)).sum(dim=1)
 
 
 def roi_align(input: Tensor, rois: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool) -> Tensor:

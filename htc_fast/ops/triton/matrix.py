@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.epilogue import ALL, COUNTED, epilogue, nearest, wanted_rows
+from htc_fast.ops.triton.epilogue import ALL, COUNTED, PLAIN, RELU, epilogue, nearest, wanted_rows
 from htc_fast.ops.triton.launch import launch
 from htc_fast.ops.triton.tiles import Tile, device_of, gradient_tile, precision, tile_for
 from htc_fast.ops.triton.tma import takes, tma_product, trusted
@@ -190,14 +190,12 @@ def product(
     extra: Tensor | None = None,
     choice: Tensor | None = None,
     wanted: int = ALL,
-    tma: bool = True,
 ) -> Tensor:
     """x [K, C, H, W] times weight: [K, outputs, H, W].
 
     steps   distances in the weight's memory between channels, outputs and taps; a negative tap step starts at the last
     extra   [K, outputs, H, W], what `epilogue` adds or gates; [K, outputs, h, w] for NEAREST, with one tap alone
     choice  counts [N] or labels [K], as `wanted` says; maps that are not wanted give zeros
-    tma     whether tiles may be copied in bulk where the device can
     """
     x, extra = rows_of(x), None if extra is None else rows_of(extra)
     count, channels, height, width = x.shape
@@ -207,7 +205,10 @@ def product(
     start = weight.as_strided((1,), (1,), weight.storage_offset() - (taps - 1) * min(steps[2], 0))
     per_image = 1 if choice is None or not len(choice) else max(count // len(choice), 1)
     turned = steps[2] < 0
-    tma = tma and taps == 9 and device_of(x).tma and takes(x, weight, outputs, turned) and trusted(x.device, product)
+    tma = taps == 9 and device_of(x).tma and epilogue in (PLAIN, RELU) and takes(x, weight, outputs, turned)
+
+    def agrees(tile: Tile) -> bool:
+        return tile.box is None or trusted(x, tile, turned, epilogue, extra is not None, wanted)
 
     def run(tile: Tile) -> None:
         if tile.box is not None:
@@ -221,9 +222,15 @@ def product(
         options = tile.options(channels, x.dtype)
         launch(product_kernel, programs, x.device, x, start, *maps, *sizes, *steps, **kind, **options)
 
+    def measured(tile: Tile) -> None:
+        if not agrees(tile):
+            raise RuntimeError(f"{tile} gives other results than torch")  # a search goes on without it
+        run(tile)
+
     # Without bulk copies, skipping what is not wanted takes the registers that a second map does.
-    skips = choice is not None and not device_of(x).tma
-    run(tile_for(x, taps, outputs, run, tma, extra is not None or skips))
+    more = extra is not None or (choice is not None and not device_of(x).tma)
+    tile = tile_for(x, taps, outputs, measured, tma, more)
+    run(tile if agrees(tile) else tile_for(x, taps, outputs, run, False, more))
     return out
 
 

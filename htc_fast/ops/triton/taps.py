@@ -49,10 +49,12 @@ def load_box(rois, k, per_image, images, HAS_IMAGE: tl.constexpr, mask=True):
 
 @triton.jit
 def level_of(x1, y1, x2, y2, finest_size, LEVELS: tl.constexpr):
-    """Index of the map that a box is read from: floor(log2(sqrt(area) / finest_size + 1e-6)), kept on the pyramid."""
-    side = tl.sqrt_rn(tl.maximum((x2 - x1) * (y2 - y1), 0.0))
-    level = tl.floor(tl.log2(tl.div_rn(side, finest_size) + 1e-6))
-    return tl.minimum(tl.maximum(level, 0.0), LEVELS - 1.0).to(tl.int32)
+    """Index of the map that a box is read from: those of side finest_size * 2^k to twice that, as csrc/geometry.h."""
+    size = tl.div_rn(tl.sqrt_rn(tl.maximum((x2 - x1) * (y2 - y1), 0.0)), finest_size) + 1e-6
+    level = (size < 0.0).to(tl.int32)  # of none: zeros
+    for edge in tl.static_range(1, LEVELS):
+        level += (size >= 2.0**edge).to(tl.int32)
+    return level
 
 
 @triton.jit

@@ -93,6 +93,11 @@ class Device:
     shared: int
     tma: bool = False  # whether it copies tiles by itself (bulk copies)
 
+    @property
+    def cramped(self) -> bool:
+        """Whether its shared memory is small (sm_86, 89, 120): operands then lie in registers; large tiles spill."""
+        return self.shared < 163 * 1024
+
 
 @functools.cache
 def _gpu(index: int | None) -> Device:
@@ -101,7 +106,7 @@ def _gpu(index: int | None) -> Device:
 
 
 # Ahead of time: the smallest supported data-centre GPU. In the interpreter one program runs at a time.
-AHEAD, INTERPRETER = Device("none", 108, 166912), Device("none", 1, 166912)
+AHEAD, INTERPRETER = Device("none", 108, 163 * 1024), Device("none", 1, 163 * 1024)
 
 
 def device_of(x: Tensor) -> Device:
@@ -155,11 +160,12 @@ def candidates(x: Tensor, outputs: int, device: Device, tma: bool = False, extra
     size, widest = x.element_size(), max(64, triton.next_power_of_2(outputs))
     offered = [replace(tile, box=box) for tile in COPIED if tma for box in BOXES[tile.rows]] + list(GATHERED)
     exact, found = precision(x.dtype) == "ieee", []
+    less = max(extra + exact, device.cramped)
     for tile in offered:
         # float32 steps are half as deep: the same bytes. Without tensor cores products take more registers.
         depth = 16 if exact and tile.warps == 4 else 128 // size
         made = fits(replace(tile, depth=depth), size, device)
-        if made and tile.outputs <= widest and tile.rows * tile.outputs <= 4096 * tile.warps >> (extra + exact):
+        if made and tile.outputs <= widest and tile.rows * tile.outputs <= 4096 * tile.warps >> less:
             found.append(made)
     return found
 
@@ -174,23 +180,27 @@ def by_waves(shape: tuple[int, int, int], outputs: int, found: list[Tile], devic
     return min(found, key=total)
 
 
+def problem_of(x: Tensor, taps: int, outputs: int, tma: bool, extra: bool) -> str:
+    """What a table of tiles calls `tile_for`'s arguments: exactly these maps, for 65 and 128 fill different waves."""
+    count, channels, height, width = x.shape
+    shape = f"{count} of {channels}x{height}x{width}"
+    return f"{TYPES[x.dtype]} {shape} by {taps} to {outputs}" + " extra" * extra + " tma" * tma
+
+
 def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, tma: bool, extra: bool) -> Tile:
     """The tile for a convolution of x [K, C, H, W] by 1 or 9 taps; `run(tile)` does it, for measuring.
 
     tma    whether bulk copies can take x and the weight
     extra  whether a second map comes in at the end, or the kernel needs as many registers for something else
     """
-    device, (count, channels, height, width) = device_of(x), x.shape
-    # Maps in powers of two: nobody measures every number of boxes.
-    shape = f"{triton.next_power_of_2(count)}x{channels}x{height}x{width}"
-    problem = f"{TYPES[x.dtype]} {shape} by {taps} to {outputs}" + " extra" * extra + " tma" * tma
+    device, problem = device_of(x), problem_of(x, taps, outputs, tma, extra)
     known = table().get(device.name, {}).get(problem)
     if known is not None:
         return Tile(**{**known, "box": tuple(known["box"]) if known.get("box") else None})
     found = candidates(x, outputs, device, tma, extra)
     if searching(x):
         return _search(problem, device, found, run)
-    return by_waves((count, height, width), outputs, found, device)
+    return by_waves((x.shape[0], *x.shape[2:]), outputs, found, device)
 
 
 def searching(x: Tensor) -> bool:
@@ -240,6 +250,7 @@ def chain_tile(x: Tensor, rows: int, outputs: int, depth: int = 128) -> Tile:
     device = device_of(x)
     size = x.element_size()
     depth = 16 * size if precision(x.dtype) == "ieee" else depth  # products without tensor cores take more registers
+    rows = min(rows, 64) if device.cramped else rows
     outputs = max(min(64, outputs), min(outputs, triton.next_power_of_2(x.shape[1])))
     for stages in (3, 2):
         made = fits(Tile(rows, outputs, depth // size, 8, stages), size, device)

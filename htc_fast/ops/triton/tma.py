@@ -5,8 +5,9 @@ one pixel further, and what lies beyond the border arrives as zeros. The product
 so both sides stay in shared memory (the other way round Triton takes the box through registers).
 """
 
+import math
 import warnings
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -14,9 +15,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from htc_fast.ops.triton.epilogue import ALL, PLAIN, epilogue, wanted_rows
+from htc_fast.ops.triton.epilogue import ALL, COUNTED, PLAIN, RELU, epilogue, wanted_rows
 from htc_fast.ops.triton.launch import launch
-from htc_fast.ops.triton.tiles import BOXES, Tile, precision
+from htc_fast.ops.triton.tiles import Tile, precision
 
 
 @triton.jit
@@ -139,40 +140,69 @@ def takes(x: Tensor, weight: Tensor, outputs: int, turned: bool) -> bool:
     return outputs * size % 16 == 0
 
 
-_agreeing: dict[int, bool] = {}
+@dataclass(frozen=True)
+class Variant:
+    """What the kernel is compiled for, and with it what could go wrong in one and not in another."""
+
+    dtype: torch.dtype
+    precision: str
+    tile: Tile
+    turned: bool
+    epilogue: int
+    has_extra: bool
+    wanted: int
 
 
-def trusted(device: torch.device, product: Callable) -> bool:
-    """Whether this GPU and this Triton were seen to agree with the other kernel; looked at once, at first use.
+_agreeing: dict[tuple[int | None, Variant], bool] = {}
 
-    product  `matrix.product`, which can gather
+
+def trusted(x: Tensor, tile: Tile, turned: bool, epilogue: int, has_extra: bool, wanted: int) -> bool:
+    """Whether this very kernel was seen to agree with torch on x's device; looked at once each, at first use.
+
+    One that does not is never used, with one warning: its convolutions are gathered.
     """
-    if device.type != "cuda":
-        return True
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if index not in _agreeing:
-        if torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode() == 2:
+    variant = Variant(x.dtype, precision(x.dtype), tile, turned, epilogue, has_extra, wanted)
+    gpu = x.device.type == "cuda"
+    index = (torch.cuda.current_device() if x.device.index is None else x.device.index) if gpu else None
+    if (index, variant) not in _agreeing:
+        if gpu and (torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode() == 2):
             return False  # one look means waiting: not now
         try:
-            _agreeing[index] = _agrees(torch.device("cuda", index), product)
+            problem = None if _agrees(x.device, variant) else "its results differ from torch's"
         except Exception as error:  # whatever a compiler or driver stumbles over, the other kernel still works
-            warnings.warn(f"3x3 convolutions go without bulk copies here: {error}", stacklevel=2)
-            _agreeing[index] = False
-    return _agreeing[index]
+            problem = str(error)
+        if problem is not None:
+            warnings.warn(f"3x3 convolutions go without bulk copies by {variant}: {problem}.", stacklevel=2)
+        _agreeing[index, variant] = problem is None
+    return _agreeing[index, variant]
 
 
-def _agrees(device: torch.device, product: Callable) -> bool:
-    """One small convolution and its gradient, copied in bulk and gathered."""
-    last = {"memory_format": torch.channels_last}
-    ramp = torch.arange(5 * 64 * 14 * 14, device=device) % 251 / 251 - 0.5
-    x = ramp.view(5, 64, 14, 14).to(torch.bfloat16).contiguous(**last)
-    weight = (torch.arange(64 * 64 * 9, device=device) % 241 / 241 - 0.5).view(64, 64, 3, 3)
-    weight = weight.to(x.dtype).contiguous(**last)
-    for turned in (False, True):
-        steps = (9 * 64, 1, -64) if turned else (1, 9 * 64, 64)
-        wanted, found = product(x, weight, 64, steps, 9, PLAIN, tma=False), torch.empty_like(x)
-        tma_product(x, weight, found, Tile(128, 128, box=BOXES[128][0]), turned)
-        if not (wanted - found).abs().amax() <= 0.02 * wanted.abs().amax():
-            warnings.warn("3x3 convolutions go without bulk copies here: their results differ.", stacklevel=3)
-            return False
-    return True
+@torch.no_grad()
+def _agrees(device: torch.device, variant: Variant) -> bool:
+    """One small convolution by the kernel and by torch: whole boxes and cut ones, along every axis and in outputs."""
+    tile, last = variant.tile, {"memory_format": torch.channels_last}
+    assert tile.box is not None
+    maps, lines, columns = tile.box
+    count, height, width, channels, outputs = maps + 1, lines + 1, columns + 1, 2 * tile.depth, tile.outputs + 16
+
+    def ramp(*shape: int, period: int) -> Tensor:
+        values = torch.arange(math.prod(shape), device=device) % period / period - 0.5
+        return values.view(shape).to(variant.dtype).contiguous(**(last if len(shape) == 4 else {}))
+
+    x = ramp(count, channels, height, width, period=251)
+    weight = ramp(*((channels, outputs) if variant.turned else (outputs, channels)), 3, 3, period=241)
+    bias, extra = ramp(outputs, period=7), ramp(count, outputs, height, width, period=239)
+    found = torch.full_like(extra, torch.nan)
+    # Of one image, all maps but the last one; or labels, of which the last one is none.
+    choice = torch.tensor([maps] if variant.wanted == COUNTED else [0] * maps + [-1], device=device)
+    per_image = count if variant.wanted == COUNTED else 1
+    given = (extra if variant.has_extra else None), choice, variant.wanted, per_image
+    tma_product(x, weight, found, tile, variant.turned, variant.epilogue, bias, *given)
+    convolve = torch.nn.functional.conv_transpose2d if variant.turned else torch.nn.functional.conv2d
+    with torch.autocast(device.type, enabled=False):
+        wanted = convolve(x.float(), weight.float(), padding=1)
+    if variant.epilogue == RELU:
+        wanted = (wanted + bias.float()[:, None, None] + (extra.float() if variant.has_extra else 0)).relu()
+    if variant.wanted != ALL:
+        wanted[maps:] = 0
+    return bool((wanted - found).abs().amax() <= 0.02 * wanted.abs().amax())
