@@ -170,7 +170,7 @@ def matrix_cases(name: str, empty, take) -> None:
 
 def tma_cases(name: str, empty, take) -> None:
     """What a GPU with bulk copies launches instead: every tile, and the gradient, which float32 leaves to the other."""
-    from htc_fast.ops.triton.epilogue import PLAIN, RELU
+    from htc_fast.ops.triton.epilogue import PLAIN, RELU, SUM
     from htc_fast.ops.triton.tiles import AHEAD, BOXES, COPIED, fits
     from htc_fast.ops.triton.tma import tma_product
 
@@ -179,6 +179,7 @@ def tma_cases(name: str, empty, take) -> None:
         one = fits(replace(tile, depth=128 // x.element_size(), box=BOXES[tile.rows][0]), x.element_size(), AHEAD)
         label = f"{tile.rows}x{tile.outputs}, {name}"
         take(label, tma_product, x, weight, x, one, False, RELU, bias)
+        take(f"{label}, sum", tma_product, x, weight, x, one, False, SUM, bias)
         if x.element_size() == 2:
             take(f"{label}, backward", tma_product, x, weight, x, one, True, PLAIN)
             if tile.rows * tile.outputs <= 2048 * tile.warps:

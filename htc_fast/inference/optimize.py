@@ -75,7 +75,7 @@ class Optimized(nn.Module):
         self.buckets = None
         if self.device.type == "cuda":
             pixels = batch_size * self.largest[0] * self.largest[1]
-            self.buckets = graph_buckets(self.network.detect, self.device, pixels, batch_size, GRAPHS)
+            self.buckets = graph_buckets(self._detect, self.device, pixels, batch_size, GRAPHS)
         self._source = _Watched(model)
         self.training = False
 
@@ -119,7 +119,7 @@ class Optimized(nn.Module):
     def _bucket(self, images: Tensor, image_sizes: Tensor) -> Detections:
         if self.buckets is None:
             try:
-                return self.network.detect(images, image_sizes)
+                return self._detect(images, image_sizes)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -133,6 +133,9 @@ class Optimized(nn.Module):
             image_sizes = torch.cat([image_sizes, image_sizes[:1].expand(fill, -1)])
         found = self.buckets(images, image_sizes)
         return Detections(*(value[:count] for value in vars(found).values()))
+
+    def _detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        return self.network.detect(images, image_sizes)
 
     def _check(self, images: Tensor, image_sizes: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != 3 or image_sizes.shape != (len(images), 2) or not len(images):

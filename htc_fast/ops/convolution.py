@@ -72,7 +72,8 @@ def _in_one_launch(
     """
     if bias is None or x.dtype not in FLOATS:
         return None
-    x, other = (one if one is None else one.contiguous(memory_format=torch.channels_last) for one in (x, other))
+    x = x.contiguous(memory_format=torch.channels_last)
+    other = None if other is None else other.contiguous(memory_format=torch.channels_last)
     whole = tuple(weight.shape[2:]) + geometry
     pointwise, square = whole == (1, 1, 1, 1, 0, 0, 1, 1, 1), whole == (3, 3, 1, 1, 1, 1, 1, 1, 1)
     if pointwise and other is None and x.dtype != torch.float32:  # which cuBLAS would not multiply in TF32

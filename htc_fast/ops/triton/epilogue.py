@@ -67,6 +67,6 @@ def epilogue(
             total = relu(total) + other
         if EPILOGUE == 3:
             total = tl.where(total > 0, other, 0.0)
-        if EPILOGUE >= 4:
+        if EPILOGUE >= 4 and HAS_EXTRA:
             total += other
     tl.store(out + place, tl.where(live[:, None], total, 0.0).to(out.dtype.element_ty), mask=known)
