@@ -1,6 +1,7 @@
 """Hybrid Task Cascade (Chen et al., CVPR 2019, figure 1d): boxes and masks refined in turn, semantics feeding both."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc_fast import ops
@@ -10,12 +11,10 @@ from htc_fast.models.box_head import BoxHead
 from htc_fast.models.branches import beside
 from htc_fast.models.config import Model
 from htc_fast.models.fpn import FPN
-from htc_fast.models.geometry import to_rois
 from htc_fast.models.mask_head import MaskHead
-from htc_fast.models.postprocess import pad_masks
 from htc_fast.models.rpn import RPN
 from htc_fast.models.semantic_head import SemanticHead
-from htc_fast.models.structures import Detections, trim_columns
+from htc_fast.models.structures import Detections, may_wait, trim_columns
 from htc_fast.ranges import part
 
 ROI_SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -128,12 +127,15 @@ class HTC(nn.Module):
                 iou_threshold=self.config.nms_iou,
                 limit=self.config.detections,
             )
-        masks = self._masks(features, semantic, boxes, labels)
+        masks = self._masks(features, semantic, boxes, labels, count)
         return Detections(boxes, scores, labels, masks, count)
 
-    def _masks(self, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, labels: Tensor) -> Tensor:
-        """Mean probability of the stages' masks, for the detected class alone: [N, D, 28, 28]."""
-        found, found_labels = trim_columns(labels >= 0, boxes, labels)
+    def _masks(
+        self, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, labels: Tensor, count: Tensor
+    ) -> Tensor:
+        """Mean probability of the stages' masks, for the detected class alone: [N, D, 28, 28], zeros for no class."""
+        most = max(int(count.max()), 1) if may_wait(count) else labels.shape[1]
+        found, found_labels = boxes[:, :most], labels[:, :most]
         x = self.mask_features(features, semantic, found)
         stage = self.config.test_stage
         with part("mask stages"):
@@ -143,7 +145,8 @@ class HTC(nn.Module):
                 [head.weights() for head in self.mask_heads],
                 averaged=None if stage is None else [stage - 1],
             )
-        return pad_masks(masks.unflatten(0, found.shape[:2]), labels)
+        masks, missing = masks.unflatten(0, found.shape[:2]), labels.shape[1] - most
+        return F.pad(masks, (0, 0, 0, 0, 0, missing)) if missing else masks
 
     def _flow(self, x: Tensor, last: int) -> list[Tensor]:
         """Features of the mask heads 0..last, each fed by the one before where information flows."""
@@ -153,7 +156,6 @@ class HTC(nn.Module):
         return flow
 
     def _pool(self, features: list[Tensor], semantic: Tensor | None, rois: Tensor, size: int) -> Tensor:
-        rois = rois if rois.dim() == 2 else to_rois(rois).flatten(0, 1)
         return ops.multi_level_roi_align(
             features[:4],
             rois,
