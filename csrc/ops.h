@@ -154,9 +154,11 @@ struct Winograd {
 };
 HTC_CPU_KERNEL(winograd, Winograd)
 
-// boxes [K, 4], scores [K], classes [K] -> indices [kept], decayed [kept], room for max_output of each.
+// N images of B candidates, as for BatchedNms -> what each class's decay leaves, best first, ties by index: indices and
+// decayed scores [N, max_output] padded with -1 and 0, counts [N]. Scores that are negative or not finite are never
+// kept.
 struct SoftNms {
-  int64_t count;
+  int64_t images, count;
   const float* boxes;
   const float* scores;
   const int64_t* classes;
@@ -165,12 +167,11 @@ struct SoftNms {
   int64_t max_output;
   int64_t* indices;
   float* decayed;
-  int64_t* kept;
+  int32_t* counts;
 };
 HTC_CPU_KERNEL(soft_nms, SoftNms)
 namespace cuda {
-// `kept` stays on the device: count. workspace: soft_nms_workspace bytes.
-void soft_nms(const SoftNms&, int32_t* count, void* workspace, Stream);
+void soft_nms(const SoftNms&, void* workspace, Stream);
 int64_t soft_nms_workspace(const SoftNms&);
 }  // namespace cuda
 

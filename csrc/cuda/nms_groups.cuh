@@ -129,7 +129,10 @@ __global__ void __launch_bounds__(kThreads) nms_merge(const __grid_constant__ Nm
     written += size;
     __syncthreads();
   }
-  for (int64_t i = written + thread; i < p.max_output; i += kThreads) out[i] = -1;
+  for (int64_t i = written + thread; i < p.max_output; i += kThreads) {
+    out[i] = -1;
+    if (p.decayed != nullptr) p.decayed[image * p.max_output + i] = 0.0f;
+  }
   if (thread == 0) p.counts[image] = static_cast<int32_t>(written);
 }
 

@@ -11,7 +11,7 @@ from htc_fast.ops.paste_masks import paste_masks
 from htc_fast.ops.pr_roi_pool import pr_roi_pool
 from htc_fast.ops.roi_align import multi_level_roi_align, roi_align
 from htc_fast.ops.semantic_merge import semantic_merge
-from htc_fast.ops.soft_nms import soft_nms
+from htc_fast.ops.soft_nms import soft_nms, soft_nms_padded
 
 __all__ = [
     "MaskHeadWeights",
@@ -30,5 +30,6 @@ __all__ = [
     "roi_align",
     "semantic_merge",
     "soft_nms",
+    "soft_nms_padded",
     "use_backend",
 ]

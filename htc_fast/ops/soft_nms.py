@@ -1,4 +1,4 @@
-"""Soft-NMS per class (Bodla et al., ICCV 2017), in C++ and CUDA."""
+"""Soft-NMS per class (Bodla et al., ICCV 2017), in C++ and CUDA, and a padded one that never waits."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import soft_nms as reference
 
 METHODS = ("linear", "gaussian")
-_backend.register("soft_nms", "cpp", "cuda")
+for _name in ("soft_nms", "soft_nms_padded"):
+    _backend.register(_name, "cpp", "cuda")
 
 
-@torch.no_grad()
 def soft_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -26,7 +26,7 @@ def soft_nms(
     """Decay the scores of boxes that overlap better ones of their class, and keep those that stay visible.
 
     boxes          [K, 4]  x1, y1, x2, y2 in pixels; NaN or infinite ones are never kept
-    scores         [K]
+    scores         [K]     NaN, infinite or negative ones are never kept
     idxs           [K]     classes, any integers
     method         "linear": times 1 - IoU where IoU >= iou_threshold; "gaussian": times exp(-IoU^2 / sigma)
     iou_threshold  for "linear"
@@ -37,20 +37,52 @@ def soft_nms(
     raises         ValueError for wrong shapes or options
     source         Soft-NMS, section 3; candidates and defaults as in mmcv
     """
-    _check(boxes, scores, idxs, method, sigma, max_output)
+    _check(boxes, scores, idxs, 2, method, sigma, max_output)
     most = len(boxes) if max_output is None else min(max_output, len(boxes))
+    given = boxes.detach(), scores.detach(), idxs
+    numbers = iou_threshold, sigma, max(min_score, 0.0), most
     if _backend.backend_for("soft_nms", boxes) == "reference":
-        return reference.soft_nms(boxes, scores, idxs, method, iou_threshold, sigma, min_score, most)
-    gaussian = method == "gaussian"
-    return torch.ops.htc_fast.soft_nms(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, most)
+        return reference.soft_nms(*given, method, *numbers)
+    return torch.ops.htc_fast.soft_nms(*given, method == "gaussian", *numbers)
 
 
-def _check(boxes: Tensor, scores: Tensor, idxs: Tensor, method: str, sigma: float, max_output: int | None) -> None:
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes must be [K, 4], got {list(boxes.shape)}.")
+def soft_nms_padded(
+    boxes: Tensor,
+    scores: Tensor,
+    idxs: Tensor,
+    *,
+    method: str = "linear",
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    min_score: float = 1e-3,
+    max_output: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`soft_nms` of many images at once, with shapes that do not depend on the data.
+
+    boxes       [N, B, 4];  scores [N, B];  idxs [N, B] any integers; the options are those of `soft_nms`
+    max_output  how many to keep at most; may be more than B
+    returns     indices [N, max_output] int64, best first, ties by index, padded with -1; decayed scores
+                [N, max_output] float32 padded with 0; counts [N] int32; no gradient
+    raises      ValueError, TypeError
+    source      Soft-NMS, section 3
+    """
+    _check(boxes, scores, idxs, 3, method, sigma, max_output)
+    given = boxes.detach(), scores.detach(), idxs
+    # A negative score would rise as it decays.
+    numbers = iou_threshold, sigma, max(min_score, 0.0), max_output
+    if _backend.backend_for("soft_nms_padded", boxes) == "reference":
+        return reference.soft_nms_padded(*given, method, *numbers)
+    return torch.ops.htc_fast.soft_nms_padded(*given, method == "gaussian", *numbers)
+
+
+def _check(
+    boxes: Tensor, scores: Tensor, idxs: Tensor, rank: int, method: str, sigma: float, max_output: int | None
+) -> None:
+    if boxes.dim() != rank or boxes.shape[-1] != 4:
+        raise ValueError(f"boxes must be {'[K, 4]' if rank == 2 else '[N, B, 4]'}, got {list(boxes.shape)}.")
     for name, value in (("scores", scores), ("idxs", idxs)):
-        if value.shape != boxes.shape[:1]:
-            raise ValueError(f"{name} must be [K] = [{len(boxes)}] like boxes, got {list(value.shape)}.")
+        if value.shape != boxes.shape[:-1]:
+            raise ValueError(f"{name} must be {list(boxes.shape[:-1])} like boxes, got {list(value.shape)}.")
         if value.device != boxes.device:
             raise ValueError(f"{name} must be on {boxes.device} like boxes, got {value.device}.")
     if not boxes.is_floating_point() or not scores.is_floating_point() or idxs.is_floating_point():
@@ -71,8 +103,16 @@ def _fake(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, max_ou
     return idxs.new_empty(kept, dtype=torch.int64), scores.new_empty(kept, dtype=torch.float32)
 
 
-declare(
-    "soft_nms(Tensor boxes, Tensor scores, Tensor idxs, bool gaussian, float iou_threshold, float sigma, "
-    "float min_score, int max_output) -> (Tensor, Tensor)",
-    _fake,
+def _fake_padded(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, max_output):
+    images = boxes.shape[0]
+    indices = idxs.new_empty(images, max_output, dtype=torch.int64)
+    decayed = scores.new_empty(images, max_output, dtype=torch.float32)
+    return indices, decayed, scores.new_empty(images, dtype=torch.int32)
+
+
+_ARGUMENTS = (
+    "Tensor boxes, Tensor scores, Tensor idxs, bool gaussian, float iou_threshold, float sigma, float min_score, "
+    "int max_output"
 )
+declare(f"soft_nms({_ARGUMENTS}) -> (Tensor, Tensor)", _fake)
+declare(f"soft_nms_padded({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)", _fake_padded)

@@ -96,10 +96,12 @@ void batched_nms(Tensor boxes, Tensor scores, std::optional<Tensor> classes, dou
   cuda::batched_nms(op, workspace.mutable_data_ptr(), nullptr);
 }
 
+// As htc_fast::soft_nms_padded, with outputs given.
 void soft_nms(Tensor boxes, Tensor scores, Tensor classes, bool gaussian, double iou_threshold, double sigma,
-              double min_score, Tensor indices, Tensor decayed, Tensor count) {
+              double min_score, Tensor indices, Tensor decayed, Tensor counts) {
   SoftNms op{};
-  op.count = boxes.size(0);
+  op.images = boxes.size(0);
+  op.count = boxes.size(1);
   op.boxes = static_cast<const float*>(boxes.const_data_ptr());
   op.scores = static_cast<const float*>(scores.const_data_ptr());
   op.classes = static_cast<const int64_t*>(classes.const_data_ptr());
@@ -107,12 +109,13 @@ void soft_nms(Tensor boxes, Tensor scores, Tensor classes, bool gaussian, double
   op.iou_threshold = static_cast<float>(iou_threshold);
   op.sigma = static_cast<float>(sigma);
   op.min_score = static_cast<float>(min_score);
-  op.max_output = indices.numel();
+  op.max_output = indices.size(1);
   op.indices = static_cast<int64_t*>(indices.mutable_data_ptr());
   op.decayed = static_cast<float*>(decayed.mutable_data_ptr());
+  op.counts = static_cast<int32_t*>(counts.mutable_data_ptr());
   Tensor workspace = torch::stable::new_empty(boxes, {cuda::soft_nms_workspace(op)}, ScalarType::Byte);
   torch::stable::fill_(workspace, 255);
-  cuda::soft_nms(op, static_cast<int32_t*>(count.mutable_data_ptr()), workspace.mutable_data_ptr(), nullptr);
+  cuda::soft_nms(op, workspace.mutable_data_ptr(), nullptr);
 }
 
 }  // namespace
@@ -137,7 +140,7 @@ STABLE_TORCH_LIBRARY(htc_simt, m) {
       "Tensor(a!) indices, Tensor(b!) counts) -> ()");
   m.def(
       "soft_nms(Tensor boxes, Tensor scores, Tensor classes, bool gaussian, float iou_threshold, float sigma, "
-      "float min_score, Tensor(a!) indices, Tensor(b!) decayed, Tensor(c!) count) -> ()");
+      "float min_score, Tensor(a!) indices, Tensor(b!) decayed, Tensor(c!) counts) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(htc_simt, CPU, m) {
   m.impl("roi_align", TORCH_BOX(&htc::roi_align));

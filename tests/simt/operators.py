@@ -3,6 +3,8 @@
 Outputs are full of NaN or -7 before a kernel runs, so that an element which nobody wrote shows.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -81,18 +83,20 @@ def batched_nms_padded(boxes, scores, idxs, iou_threshold, max_output, score_thr
     return indices, counts
 
 
-def soft_nms(boxes, scores, idxs, *, method="linear", iou_threshold=0.3, sigma=0.5, min_score=1e-3, max_output=None):
+def soft_nms_padded(boxes, scores, idxs, *, method="linear", iou_threshold=0.3, sigma=0.5, min_score=1e-3, max_output):
+    indices, decayed = torch.full((len(boxes), max_output), -7), torch.full((len(boxes), max_output), float("nan"))
+    counts = torch.full((len(boxes),), -7, dtype=torch.int32)
+    gaussian, least = method == "gaussian", max(min_score, 0.0)
+    kernels().soft_nms(boxes, scores, idxs, gaussian, iou_threshold, sigma, least, indices, decayed, counts)
+    return indices, decayed, counts
+
+
+def soft_nms(boxes, scores, idxs, *, max_output=None, **options):
     most = len(boxes) if max_output is None else min(max_output, len(boxes))
-    indices, decayed, count = (
-        torch.full((most,), -7),
-        torch.full((most,), -7.0),
-        torch.full((1,), -7, dtype=torch.int32),
-    )
-    gaussian = method == "gaussian"
-    kernels().soft_nms(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, indices, decayed, count)
-    kept = count.item()
-    assert (indices[kept:] == -1).all()
-    return indices[:kept], decayed[:kept]
+    found = soft_nms_padded(boxes[None], scores[None], idxs[None], max_output=most, **options)
+    indices, decayed, count = (one[0] for one in found)
+    assert (indices[count:] == -1).all() and (decayed[count:] == 0).all()
+    return indices[:count], decayed[:count]
 
 
 def paste_masks(masks, boxes, image_size, threshold=0.5) -> Tensor:
@@ -103,12 +107,12 @@ def paste_masks(masks, boxes, image_size, threshold=0.5) -> Tensor:
 
 
 def runs_of_masks(masks, boxes, image_size, threshold=0.5, room=-1) -> list[Tensor]:
-    """Every mask's runs [n, 2], as the kernel hands them to the CPU; room: for how many at first, -1 as the operator."""
+    """Every mask's runs [n, 2], as the kernel hands them to the CPU; room: for how many at first, -1: the usual."""
     runs, offsets = kernels().find_runs(masks, boxes, *image_size, threshold, room)
-    return [runs[a:b] for a, b in zip(offsets.tolist(), offsets.tolist()[1:])]
+    return [runs[a:b] for a, b in pairwise(offsets.tolist())]
 
 
 def encode_masks(masks, boxes, image_size, threshold=0.5, room=-1) -> list[dict]:
     packed, offsets = kernels().encode_masks(masks, boxes, *image_size, threshold, room)
     strings, ends = packed.numpy().tobytes(), offsets.tolist()
-    return [{"size": list(image_size), "counts": strings[a:b]} for a, b in zip(ends, ends[1:])]
+    return [{"size": list(image_size), "counts": strings[a:b]} for a, b in pairwise(ends)]

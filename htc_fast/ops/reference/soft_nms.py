@@ -1,6 +1,6 @@
 """Soft-NMS: overlapping boxes lose score instead of life.
 
-Per class the best box is taken and every other one decays by its overlap with it; again with what is best then,
+The best box is taken and every other one of its class decays by its overlap with it; again with what is best then,
 until nothing reaches `min_score`.
 """
 
@@ -9,12 +9,10 @@ from torch import Tensor
 
 
 def overlaps(box: Tensor, boxes: Tensor) -> Tensor:
-    """IoU of one box [4] with many [K, 4] -> [K]; 0 where both are empty."""
-    top_left = torch.maximum(box[:2], boxes[:, :2])
-    sides = (torch.minimum(box[2:], boxes[:, 2:]) - top_left).clamp(min=0)
-    shared = sides[:, 0] * sides[:, 1]
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    """IoU of one box [..., 1, 4] with many [..., B, 4] -> [..., B]; 0 where both are empty."""
+    sides = (torch.minimum(box[..., 2:], boxes[..., 2:]) - torch.maximum(box[..., :2], boxes[..., :2])).clamp(min=0)
+    shared = sides[..., 0] * sides[..., 1]
+    area, areas = ((one[..., 2] - one[..., 0]) * (one[..., 3] - one[..., 1]) for one in (box, boxes))
     return torch.where(shared > 0, shared / (area + areas - shared), 0.0)
 
 
@@ -25,7 +23,7 @@ def decay(iou: Tensor, method: str, iou_threshold: float, sigma: float) -> Tenso
     return torch.exp(-(iou * iou) / sigma)
 
 
-def soft_nms(
+def soft_nms_padded(
     boxes: Tensor,
     scores: Tensor,
     idxs: Tensor,
@@ -34,27 +32,33 @@ def soft_nms(
     sigma: float,
     min_score: float,
     max_output: int,
-) -> tuple[Tensor, Tensor]:
-    """See `htc_fast.ops.soft_nms`."""
-    boxes, scores = boxes.float(), scores.float().clone()
-    scores[~(boxes.isfinite().all(dim=1) & scores.isfinite())] = -torch.inf
-    picked: list = []
-    picked_scores: list = []
-    for label in idxs.unique():
-        alive = (idxs == label).nonzero()[:, 0]
-        while len(alive) and len(picked) < len(boxes):
-            alive = alive[scores[alive] >= min_score]
-            if len(alive) == 0:
-                break
-            best = alive[scores[alive].argmax()]
-            picked.append(best)
-            picked_scores.append(scores[best].clone())
-            alive = alive[alive != best]
-            scores[alive] *= decay(overlaps(boxes[best], boxes[alive]), method, iou_threshold, sigma)
-    if not picked:
-        return idxs.new_zeros(0, dtype=torch.int64), scores.new_zeros(0)
-    indices, kept = torch.stack(picked), torch.stack(picked_scores)
-    # By score, ties by index.
-    by_index = indices.argsort()
-    order = by_index[kept[by_index].argsort(descending=True, stable=True)][:max_output]
-    return indices[order], kept[order]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """boxes [N, B, 4] -> indices [N, max_output] padded with -1, their scores with 0, counts [N]; no shape depends on
+    values.
+    """
+    boxes, scores = boxes.float(), scores.float()
+    images, count = scores.shape
+    at = torch.arange(count, device=boxes.device).expand(images, count)
+    scores = torch.where(boxes.isfinite().all(dim=2) & scores.isfinite(), scores, -torch.inf)
+    indices = at.new_full((images, max_output), -1)
+    decayed = scores.new_zeros(images, max_output)
+    for place in range(min(max_output, count)):
+        scores = torch.where(scores >= min_score, scores, -torch.inf)
+        best = scores.amax(dim=1, keepdim=True)
+        found = best > -torch.inf
+        # The first of equal ones.
+        pick = torch.where(scores == best, at, count).amin(dim=1, keepdim=True)
+        indices[:, place : place + 1] = torch.where(found, pick, -1)
+        decayed[:, place : place + 1] = torch.where(found, best, 0.0)
+        iou = overlaps(boxes.gather(1, pick[..., None].expand(-1, -1, 4)), boxes)
+        less = scores * decay(iou, method, iou_threshold, sigma)
+        scores = torch.where(idxs == idxs.gather(1, pick), less, scores)
+        scores = torch.where(at == pick, -torch.inf, scores)
+    return indices, decayed, (indices >= 0).sum(dim=1, dtype=torch.int32)
+
+
+def soft_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, *options) -> tuple[Tensor, Tensor]:
+    """boxes [K, 4] -> kept indices and their decayed scores, best first; options as above."""
+    indices, decayed, _ = soft_nms_padded(boxes[None], scores[None], idxs[None], *options)
+    kept = indices[0] >= 0
+    return indices[0][kept], decayed[0][kept]
