@@ -39,11 +39,10 @@ def soft_nms(
     """
     _check(boxes, scores, idxs, 2, method, sigma, max_output)
     most = len(boxes) if max_output is None else min(max_output, len(boxes))
-    given = boxes.detach(), scores.detach(), idxs
-    numbers = iou_threshold, sigma, max(min_score, 0.0), most
+    boxes, scores, least = boxes.detach(), scores.detach(), max(min_score, 0.0)
     if _backend.backend_for("soft_nms", boxes) == "reference":
-        return reference.soft_nms(*given, method, *numbers)
-    return torch.ops.htc_fast.soft_nms(*given, method == "gaussian", *numbers)
+        return reference.soft_nms(boxes, scores, idxs, method, iou_threshold, sigma, least, most)
+    return torch.ops.htc_fast.soft_nms(boxes, scores, idxs, method == "gaussian", iou_threshold, sigma, least, most)
 
 
 def soft_nms_padded(
@@ -67,12 +66,13 @@ def soft_nms_padded(
     source      Soft-NMS, section 3
     """
     _check(boxes, scores, idxs, 3, method, sigma, max_output)
-    given = boxes.detach(), scores.detach(), idxs
     # A negative score would rise as it decays.
-    numbers = iou_threshold, sigma, max(min_score, 0.0), max_output
+    boxes, scores, least = boxes.detach(), scores.detach(), max(min_score, 0.0)
     if _backend.backend_for("soft_nms_padded", boxes) == "reference":
-        return reference.soft_nms_padded(*given, method, *numbers)
-    return torch.ops.htc_fast.soft_nms_padded(*given, method == "gaussian", *numbers)
+        return reference.soft_nms_padded(boxes, scores, idxs, method, iou_threshold, sigma, least, max_output)
+    return torch.ops.htc_fast.soft_nms_padded(
+        boxes, scores, idxs, method == "gaussian", iou_threshold, sigma, least, max_output
+    )
 
 
 def _check(

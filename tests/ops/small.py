@@ -52,6 +52,7 @@ def main() -> None:
             ops.batched_nms_padded(boxes, scores, idxs, 0.5, 100)
         for method in ("linear", "gaussian"):
             ops.soft_nms(boxes[0], scores[0], idxs[0], method=method)
+            ops.soft_nms_padded(boxes, scores, idxs * 0, method=method, max_output=50)  # a block's
         ops.batched_nms(boxes[0], scores[0], idxs[0], 0.5)
         masks = torch.rand(5, 28, 28).cuda()
         for op in (ops.paste_masks, ops.encode_masks):

@@ -29,6 +29,23 @@ def test_padded_in_a_graph_without_waiting(column):
     assert torch.equal(found, wanted) and torch.equal(counts, wanted_counts)
 
 
+@pytest.mark.parametrize("column", columns("soft_nms_padded", (CUDA,)))
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+def test_soft_in_a_graph_without_waiting(method, column):
+    boxes, scores, idxs = column.give(draw(3, 900, 3, spread=200))
+    run = lambda: ops.soft_nms_padded(boxes, scores, idxs, method=method, max_output=100)  # noqa: E731
+    run()
+    run_without_waiting(run)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run()
+    scores.copy_(scores.flip(1))
+    graph.replay()
+    with ops.use_backend("cpp"):
+        wanted = ops.soft_nms_padded(boxes.cpu(), scores.cpu(), idxs.cpu(), method=method, max_output=100)
+    assert all(torch.equal(one.cpu(), other) for one, other in zip(found, wanted, strict=True))
+
+
 @pytest.mark.parametrize("column", columns("batched_nms", (CUDA,)))
 def test_boxes_at_an_odd_address_and_not_side_by_side(column):
     boxes, scores, idxs = (one[0].cuda() for one in draw(1, 300, 3))

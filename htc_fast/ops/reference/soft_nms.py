@@ -57,8 +57,18 @@ def soft_nms_padded(
     return indices, decayed, (indices >= 0).sum(dim=1, dtype=torch.int32)
 
 
-def soft_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, *options) -> tuple[Tensor, Tensor]:
-    """boxes [K, 4] -> kept indices and their decayed scores, best first; options as above."""
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    idxs: Tensor,
+    method: str,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    max_output: int,
+) -> tuple[Tensor, Tensor]:
+    """boxes [K, 4] -> kept indices and their decayed scores, best first."""
+    options = method, iou_threshold, sigma, min_score, max_output
     indices, decayed, _ = soft_nms_padded(boxes[None], scores[None], idxs[None], *options)
     kept = indices[0] >= 0
     return indices[0][kept], decayed[0][kept]
