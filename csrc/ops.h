@@ -155,8 +155,8 @@ struct Winograd {
 HTC_CPU_KERNEL(winograd, Winograd)
 
 // N images of B candidates, as for BatchedNms -> what each class's decay leaves, best first, ties by index: indices and
-// decayed scores [N, max_output] padded with -1 and 0, counts [N]. Scores that are negative or not finite are never
-// kept.
+// decayed scores [N, max_output] padded with -1 and 0, counts [N]. Scores that are not finite are never kept; min_score
+// is not negative, for a negative score would rise.
 struct SoftNms {
   int64_t images, count;
   const float* boxes;

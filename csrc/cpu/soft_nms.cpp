@@ -28,6 +28,10 @@ struct Picks {
   std::vector<float> x1, y1, x2, y2, area;
   int count = 0;
 
+  void clear() {
+    for (auto* one : {&x1, &y1, &x2, &y2, &area}) one->clear();
+    count = 0;
+  }
   void add(const float* box) {
     if (count % kWidth == 0) {
       const size_t room = static_cast<size_t>(count + kWidth);
@@ -64,9 +68,10 @@ float catch_up(const SoftNms& op, const Picks& picks, const float* box, float sc
 }
 
 // One class of one image, whose boxes are given: its candidates in `heap`, its picks appended to `out` in falling order
-// of score.
-void one_class(const SoftNms& op, const float* boxes, std::vector<Candidate>& heap, std::vector<Candidate>& out) {
-  Picks picks;
+// of score. `picks` brings its memory from class to class.
+void one_class(const SoftNms& op, const float* boxes, std::vector<Candidate>& heap, Picks& picks,
+               std::vector<Candidate>& out) {
+  picks.clear();
   std::make_heap(heap.begin(), heap.end(), worse);
   while (!heap.empty() && picks.count < op.max_output) {
     std::pop_heap(heap.begin(), heap.end(), worse);
@@ -128,9 +133,10 @@ void soft_nms(const SoftNms& op, const Parallel& parallel) {
   std::vector<Group> groups;
   for (int64_t image = 0; image < op.images; ++image) append_groups(op, image, groups);
   const auto some = [&](int64_t begin, int64_t end) {
+    Picks picks;
     for (int64_t i = begin; i < end; ++i) {
       Group& group = groups[static_cast<size_t>(i)];
-      one_class(op, op.boxes + 4 * op.count * group.image, group.members, group.picks);
+      one_class(op, op.boxes + 4 * op.count * group.image, group.members, picks, group.picks);
     }
   };
   // Below some milliseconds a second thread that has to wait for a processor costs more than it brings.
