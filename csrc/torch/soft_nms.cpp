@@ -60,7 +60,8 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, c
   STD_TORCH_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, "soft_nms: boxes must be [K, 4]");
   const int64_t most = std::min(max_output, boxes.size(0));
   Found found = run(boxes, scores, classes, 1, boxes.size(0), gaussian, iou_threshold, sigma, min_score, most);
-  const int64_t kept = most == 0 ? 0 : read_count(found.counts);
+  const auto* count = static_cast<const int32_t*>(found.counts.const_data_ptr());
+  const int64_t kept = boxes.is_cpu() ? *count : most == 0 ? 0 : read_count(found.counts);
   // Clones, so that the result does not keep (or alias) the longer buffers.
   const auto front = [kept](const Tensor& padded) {
     Tensor first = torch::stable::select(padded, 0, 0);
