@@ -32,6 +32,6 @@ class SemanticHead(nn.Module):
         return self.embedding(x), self.logits(x) if logits else None
 
     def merge(self, features: list[Tensor]) -> Tensor:
-        """Resample to stride 8 first, then 1x1 and ReLU: with the ReLU the order matters."""
+        """Resampled to stride 8, each level through its 1x1 and ReLU, summed: the ReLU comes before the sum."""
         weights, biases = zip(*((conv.weight, conv.bias) for conv in self.lateral))
         return ops.semantic_merge(features, weights, biases, level=self.FUSED_LEVEL)

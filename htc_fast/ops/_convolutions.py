@@ -52,7 +52,7 @@ def check_same(first: Tensor, **others: Tensor | None) -> None:
 def autocast(*tensors: Any) -> tuple[Any, ...]:
     """The tensors (or None) in autocast's type where it is on for their device; as they are otherwise."""
     device = next(one.device.type for one in tensors if one is not None)
-    if device == "meta" or not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):  # it does not know meta
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(None if one is None else one.to(dtype) for one in tensors)

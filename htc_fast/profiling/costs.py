@@ -50,7 +50,7 @@ def cost(operator: Any, arguments: tuple, options: dict, result: Any) -> list[Co
     if name[0] in ("htc_fast", "htc_fast_triton", "torchvision"):
         own = OWN.get(name[1].removesuffix("_backward"))
         # A gradient is two products of the forward's size: of the input and of the weights.
-        backward = name[1].endswith("_backward") and own is not _roi_align
+        backward = name[1].endswith("_backward") and own not in (_roi_align, _resampled_sum)
         flop = own(*arguments[backward * (1 + ("conv3x3" in name[1])) :]) if own else 0.0
         if isinstance(flop, list):
             return flop
@@ -192,6 +192,15 @@ def _semantic_merge(features, weights, biases, level) -> float:
     return float(len(features[0]) * (sum(at) + sampled))
 
 
+def _resampled_sum(maps, *rest) -> float:
+    """Of maps, height and width; backward of the gradient, what is kept, heights and widths."""
+    if isinstance(maps, Tensor):
+        return float(SAMPLE * maps.numel() * len(rest[1]))
+    size, first = tuple(rest[:2]), maps[0]
+    resampled = sum(tuple(one.shape[2:]) != size for one in maps)
+    return float(SAMPLE * len(first) * first.shape[1] * math.prod(size) * resampled)
+
+
 def _mask_branch(x, labels, tensors, convolutions, flows, averaged) -> list[Cost]:
     """One Cost per head: its layers read and write maps of x's size."""
     rest, found, pixels = iter(tensors), [], len(x) * math.prod(x.shape[2:])
@@ -217,5 +226,6 @@ OWN: dict[str, Callable[..., Any]] = {
     "mask_predict": _mask_predict,
     "semantic_merge": _semantic_merge,
     "mask_branch": _mask_branch,
+    "resampled_sum": _resampled_sum,
     "roi_align": _torchvision_roi_align,
 }
