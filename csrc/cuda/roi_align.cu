@@ -12,9 +12,8 @@ namespace {
 
 constexpr int kThreads = 224;        // seven warps: the rows of 7 x 7 bins, or half of those of 14 x 14
 constexpr int kInFlight = 4;         // pixels a lane asks for before it uses the first
-constexpr int kLongWalk = 256;       // pixels; longer walks are cut
 constexpr int kHelpers = 8;          // RoIs whose parts a block may do
-constexpr int kWantedLanes = 98304;  // fill the machine: 132 multiprocessors of 23 warps
+constexpr int kWantedLanes = 98304;  // 23 warps for each of 132 multiprocessors, which have room for 28
 
 struct ForwardParams {
   RoiParams roi;
@@ -22,6 +21,7 @@ struct ForwardParams {
   int room;          // weights per table line
   int fewest, most;  // pieces that a row of bins is cut into
   int helpers;
+  float long_walk;  // pixels; longer walks are cut
 };
 
 // Per slot (0 the RoI's level, 1 the semantic map): this RoI's image.
@@ -81,66 +81,74 @@ __device__ __forceinline__ int pieces(const ForwardParams& p, const RoiPlace& ro
     const float width = fminf(fabsf(roi.box.x2 - roi.box.x1) * map.scale, static_cast<float>(map.width));
     pixels += (height + 2.0f) * (width + 2.0f);
   }
-  return min(max(static_cast<int>(pixels * (1.0f / kLongWalk)) + 1, p.fewest), p.most);
+  return min(max(static_cast<int>(pixels / p.long_walk) + 1, p.fewest), p.most);
 }
 
-// What a lane does, whichever walk: the `mine`th vector of channels. Lanes behind the last one do it over again, and
-// store nothing.
+// A group's share of a RoI: some neighbouring bins of a row. What follows from other values is not kept: at 72
+// registers a multiprocessor has room for four blocks.
 template <class T, int V>
-struct Place {
-  unsigned mine;
+struct Share {
+  int slots, level;            // slots: the maps it is pooled from; none for a RoI that gives zeros
+  unsigned mine;               // this lane's vector of channels; lanes behind the last one do it over again
+  int bins;                    // that are left
+  const int2 *rows, *columns;  // the table's lines, on the RoI's level, of this row of bins and of the first bin
+  Vector<T, V>* out;
 
-  __device__ __forceinline__ const Vector<T, V>* start(const RoiParams& r, const void* image, const Map& map) const {
-    const unsigned vector = min(mine, static_cast<unsigned>(r.channels) / V - 1);
-    const auto* first = static_cast<const Vector<T, V>*>(image);
-    return V == 1 ? first + vector * map.stride_c : first + vector;
+  __device__ __forceinline__ const Map& map(const RoiParams& r, int slot) const {
+    return r.maps[slot == 0 ? level : r.semantic];
   }
-  __device__ __forceinline__ void store(const ForwardParams& p, int k, int ph, int pw, const float (&sum)[V]) const {
-    const int64_t bin = (static_cast<int64_t>(k) * p.roi.out_h + ph) * p.roi.out_w + pw;
-    if (mine < static_cast<unsigned>(p.roi.channels) / V)
-      store_elements<T, V>(static_cast<T*>(p.out) + bin * p.roi.channels + mine * V, sum);
+  __device__ __forceinline__ const Vector<T, V>* start(const RoiParams& r, int slot,
+                                                       const ForwardShared& shared) const {
+    const unsigned vector = min(mine, static_cast<unsigned>(r.channels) / V - 1);
+    // Read again for every column: two registers less.
+    const auto* first = static_cast<const Vector<T, V>*>(shared.image[opaque(slot)]);
+    return V == 1 ? first + vector * map(r, slot).stride_c : first + vector;
+  }
+  // Stores a bin and goes on to the next one.
+  __device__ __forceinline__ void finish(const ForwardParams& p, const float (&sum)[V]) {
+    if (mine < static_cast<unsigned>(p.roi.channels) / V) store_elements<T, V>(reinterpret_cast<T*>(out), sum);
+    out += p.roi.channels / V;
+    columns += p.room + 1;
+    bins--;
   }
 };
 
-// Along some bins of a row, with the columns of their tables. `from` has two bits per slot: how many columns of a bin
-// the bin before it has read for it.
-template <class T, int V, class Kind>
-__device__ __forceinline__ void walk(const ForwardParams& p, const RoiTables<Kind, V>& tables,
-                                     const ForwardShared& shared, int slots, int level, unsigned lane, int k, int ph,
-                                     int begin, int end) {
-  const Place<T, V> place{blockIdx.y * blockDim.x + lane};
+// With the columns of the tables. `from` has two bits per slot: how many columns of a bin the bin before it has read
+// for it.
+template <class T, int V>
+__device__ __forceinline__ void walk(const ForwardParams& p, const ForwardShared& shared, Share<T, V> share) {
   int from = 0;
   float sum[V] = {};
 #pragma unroll 1
-  for (int pw = begin; pw < end; pw++) {
+  while (share.bins > 0) {
     float next[V] = {};
 #pragma unroll 1
-    for (int slot = 0; slot < slots; slot++) {
-      const Map& map = p.roi.maps[slot == 0 ? level : p.roi.semantic];
-      const int2 *rows = tables.at(slot, true, ph), *columns = tables.at(slot, false, pw),
-                 *behind = columns + 1 + p.room;
+    for (int slot = 0; slot < share.slots; slot++) {
+      const Map& map = share.map(p.roi, slot);
+      const int table = slot * (p.roi.out_h + p.roi.out_w) * (p.room + 1);
+      const int2 *rows = share.rows + table, *columns = share.columns + table, *behind = columns + p.room + 1;
       const int count = columns->x;
-      const Vector<T, V>* start = place.start(p.roi, shared.image[slot], map);
       int i = from >> 2 * slot & 3, alone = count;
       // The bin behind can be given its first columns, or none of them.
-      if (pw + 1 < end) alone -= behind->y;
+      if (share.bins > 1) alone -= behind->y;
       if (i > alone) alone = count;
       from = (from & ~(3 << 2 * slot)) | (count - alone) << 2 * slot;
 #pragma unroll 1
       for (; i < alone; i++) {
         const PixelWeight at = pixels_of(columns)[i];
-        const Column<T, V, false> column{opaque(start + offset_of<V>(at, map.stride_w)), map.stride_h, at.weight, 0.0f};
+        const Column<T, V, false> column{opaque(share.start(p.roi, slot, shared) + offset_of<V>(at, map.stride_w)),
+                                         map.stride_h, at.weight, 0.0f};
         column.add(pixels_of(rows), rows->x, sum, next);
       }
 #pragma unroll 1
       for (; i < count; i++) {
         const PixelWeight at = pixels_of(columns)[i];
-        const Column<T, V, true> column{opaque(start + offset_of<V>(at, map.stride_w)), map.stride_h, at.weight,
-                                        pixels_of(behind)[i - alone].weight};
+        const Column<T, V, true> column{opaque(share.start(p.roi, slot, shared) + offset_of<V>(at, map.stride_w)),
+                                        map.stride_h, at.weight, pixels_of(behind)[i - alone].weight};
         column.add(pixels_of(rows), rows->x, sum, next);
       }
     }
-    place.store(p, k, ph, pw, sum);
+    share.finish(p, sum);
 #pragma unroll
     for (int c = 0; c < V; c++) sum[c] = next[c];
   }
@@ -149,53 +157,56 @@ __device__ __forceinline__ void walk(const ForwardParams& p, const RoiTables<Kin
 // The same where a line is too long for its table: bin by bin, and every lane of the group works out one pixel's place
 // and weight and hands it to the others.
 template <class T, int V, class Kind>
-__device__ __forceinline__ void walk_long(const ForwardParams& p, const RoiTables<Kind, V>& tables,
-                                          const ForwardShared& shared, int slots, int level, unsigned lane, int k,
-                                          int ph, int begin, int end) {
-  const Place<T, V> place{blockIdx.y * blockDim.x + lane};
-  const int lanes = static_cast<int>(blockDim.x), first_lane = static_cast<int>(threadIdx.y) * lanes % 32;
-  const unsigned group = (lanes == 32 ? ~0u : (1u << lanes) - 1) << first_lane;
+__device__ __forceinline__ void walk_long(const ForwardParams& p, const ForwardShared& shared, int k, int ph, int pw,
+                                          Share<T, V> share) {
+  const int lanes = static_cast<int>(blockDim.x);
 #pragma unroll 1
-  for (int pw = begin; pw < end; pw++) {
+  for (; share.bins > 0; pw++) {
     float sum[V] = {};
 #pragma unroll 1
-    for (int slot = 0; slot < slots; slot++) {
-      const int index = slot == 0 ? level : p.roi.semantic;
-      const Map& map = p.roi.maps[index];
-      const TableLine y = tables.line(slot, true, ph), x = tables.line(slot, false, pw);
-      const int pixels = y.count * x.count;
+    for (int slot = 0; slot < share.slots; slot++) {
+      const int table = slot * (p.roi.out_h + p.roi.out_w) * (p.room + 1);
+      const int2 *rows = share.rows + table, *columns = share.columns + table;
 #pragma unroll 1
-      for (int first = 0; first < pixels; first += lanes) {
-        const int mine = first + static_cast<int>(threadIdx.x), row = mine / max(x.count, 1);
-        uint64_t at = 0;
-        float weight = 0.0f;
-        if (mine < pixels) {
-          const PixelWeight at_y = pixel_at<Kind, V>(p.roi, k, index, true, ph, y, row);
-          const PixelWeight at_x = pixel_at<Kind, V>(p.roi, k, index, false, pw, x, mine - row * x.count);
-          at = offset_of<V>(at_y, map.stride_h) + offset_of<V>(at_x, map.stride_w);
-          weight = at_y.weight * at_x.weight;
+      for (int first = 0; first < abs(rows->x) * abs(columns->x); first += lanes) {
+        const int wide = abs(columns->x), pixels = abs(rows->x) * wide;
+        const int mine = first + opaque(static_cast<int>(threadIdx.x)), row = mine / wide;
+        decltype(offset_of<V>(PixelWeight{}, 0)) at = 0;
+        float weight = mine < pixels ? 1.0f : 0.0f;
+#pragma unroll 1
+        for (int axis = 0; axis < 2 && mine < pixels; axis++) {
+          const bool vertical = axis == 0;
+          const TableLine line = table_line(vertical ? rows : columns);
+          const int index = slot == 0 ? share.level : p.roi.semantic;
+          const Map& map = share.map(p.roi, slot);
+          const PixelWeight one = pixel_at<Kind, V>(p.roi, opaque(k), index, vertical, vertical ? ph : pw, line,
+                                                    vertical ? row : mine - row * wide);
+          at += offset_of<V>(one, vertical ? map.stride_h : map.stride_w);
+          weight *= one.weight;
         }
         const int count = min(lanes, pixels - first);
+        const int first_lane = opaque(static_cast<int>(threadIdx.y)) * lanes % 32;
+        const unsigned group = (lanes == 32 ? ~0u : (1u << lanes) - 1) << first_lane;
 #pragma unroll 1
         for (int j = 0; j < count; j++) {
-          const uint64_t from = __shfl_sync(group, at, first_lane + j);
+          const auto from = __shfl_sync(group, at, first_lane + j);
           const float w = __shfl_sync(group, weight, first_lane + j);
           // Nothing is read for a weight of zero: zero times an infinite pixel would be NaN.
           if (w == 0.0f) continue;
-          const auto* start = place.start(p.roi, shared.image[slot], map);
-          multiply_add<T, V>(w, load_elements<T, V>(reinterpret_cast<const T*>(start + from)), sum);
+          const auto* start = share.start(p.roi, slot, shared);
+          multiply_add<T, V>(w, load_elements<T, V>(reinterpret_cast<const T*>(start + static_cast<uint64_t>(from))),
+                             sum);
         }
       }
     }
-    place.store(p, k, ph, pw, sum);
+    share.finish(p, sum);
   }
 }
 
 template <class T, int V, class Kind>
-__global__ void __launch_bounds__(kThreads, 3) roi_align_forward(const __grid_constant__ ForwardParams p) {
+__global__ void __launch_bounds__(kThreads, 4) roi_align_forward(const __grid_constant__ ForwardParams p) {
   HTC_SHARED(ForwardShared, shared);
   const RoiParams& r = p.roi;
-  const int groups = static_cast<int>(blockDim.y);
   const RoiTables<Kind, V> tables{dynamic_shared<int2>(), r.out_h, r.out_w, p.room};
   // A RoI's parts are for its own blocks along z, then for those of the RoI behind it, and so on. Each lane looks after
   // one of the RoIs that may have a part for this block.
@@ -204,7 +215,7 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_forward(const __grid_co
     return k < 0 ? k + static_cast<int>(r.count) : k;
   };
   auto first_task = [&](int turn) {
-    return (turn * static_cast<int>(gridDim.z) + static_cast<int>(blockIdx.z)) * groups;
+    return (opaque(turn) * static_cast<int>(gridDim.z) + static_cast<int>(blockIdx.z)) * static_cast<int>(blockDim.y);
   };
   bool wanted = false;
   if (const int turn = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x) % 32; turn < p.helpers)
@@ -216,30 +227,35 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_forward(const __grid_co
     const int slots = !roi.valid ? 0 : r.semantic >= 0 ? 2 : 1;
     // Asked for anew, so that what follows from them costs no registers during the walk.
     const int lane = opaque(static_cast<int>(threadIdx.x)), group = opaque(static_cast<int>(threadIdx.y));
-    const int thread = group * static_cast<int>(blockDim.x) + lane;
+    const int thread = group * static_cast<int>(blockDim.x) + lane,
+              threads = static_cast<int>(blockDim.x) * opaque(static_cast<int>(blockDim.y));
     __syncthreads();  // the last RoI's tables are read no more
     if (thread < slots) {
       const Map& map = r.maps[thread == 0 ? roi.level : r.semantic];
       shared.image[thread] = static_cast<const T*>(map.data) + roi.image * map.stride_n;
     }
     bool listed = true;
-    if (roi.valid) listed = tables.fill(r, roi, thread, groups * static_cast<int>(blockDim.x));
+    if (roi.valid) listed = tables.fill(r, roi, thread, threads);
     const bool any_long = __syncthreads_or(!listed);
-    const int per_row = pieces(p, roi), task = first_task(turn) + group, ph = task / per_row;
-    const int begin = (task - ph * per_row) * r.out_w / per_row, end = (task - ph * per_row + 1) * r.out_w / per_row;
-    if (any_long) {
-      if (ph < r.out_h) walk_long<T, V, Kind>(p, tables, shared, slots, roi.level, lane, k, ph, begin, end);
-    } else {
-      join_columns(tables, slots, thread, groups * static_cast<int>(blockDim.x));
+    if (!any_long) {
+      join_columns(tables, slots, thread, threads);
       __syncthreads();
-      if (ph < r.out_h) walk<T, V, Kind>(p, tables, shared, slots, roi.level, lane, k, ph, begin, end);
     }
+    const int per_row = pieces(p, roi), task = first_task(turn) + group, ph = task / per_row;
+    if (ph >= r.out_h) continue;
+    const int begin = (task - ph * per_row) * r.out_w / per_row, end = (task - ph * per_row + 1) * r.out_w / per_row;
+    const int64_t bin = (static_cast<int64_t>(k) * r.out_h + ph) * r.out_w + begin;
+    const unsigned mine = blockIdx.y * blockDim.x + lane;
+    Share<T, V> share{slots, roi.level, mine, end - begin, tables.at(0, true, ph), tables.at(0, false, begin), nullptr};
+    share.out = static_cast<Vector<T, V>*>(p.out) + bin * (r.channels / V) + mine;
+    if (any_long) walk_long<T, V, Kind>(p, shared, k, ph, begin, share);
+    else walk<T, V>(p, shared, share);
   }
 }
 
 template <class T, int V, class Kind>
 void run(const RoiAlign& a, Stream stream) {
-  ForwardParams p{roi_params(a), a.out, 0, 0, 0, 0};
+  ForwardParams p{roi_params(a), a.out, 0, 0, 0, 0, 0.0f};
   const int channels = p.roi.channels;
   p.room = table_room(p.roi);
   int lanes = 32;
@@ -247,6 +263,7 @@ void run(const RoiAlign& a, Stream stream) {
   const int slices = ceil_div(channels, lanes * V);
   const int64_t walks = a.count * slices * a.out_h;
   p.fewest = static_cast<int>(std::clamp<int64_t>(ceil_div<int64_t>(kWantedLanes / lanes, walks), 1, a.out_w));
+  p.long_walk = p.fewest > 1 ? 64.0f : 256.0f;  // of few RoIs, the longest walk is what all wait for
   // Blocks of one RoI are of one size, and of whole warps.
   const int tasks = a.out_h * p.fewest, parts = ceil_div(tasks, kThreads / lanes), warp = 32 / lanes;
   const int groups = ceil_div(ceil_div(tasks, parts), warp) * warp;

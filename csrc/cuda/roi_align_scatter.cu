@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads, 3) roi_align_scatter(const __grid_co
       const int index = slot == 0 ? roi.level : r.semantic;
       const Map& map = r.maps[index];
       float* start = static_cast<float*>(map.data) + roi.image * map.stride_n + channel * map.stride_c;
-      const TableLine y = tables.line(slot, true, ph), x = tables.line(slot, false, pw);
+      const TableLine y = table_line(tables.at(slot, true, ph)), x = table_line(tables.at(slot, false, pw));
       for (int iy = 0; iy < y.count; iy++) {
         const PixelWeight at_y = pixel_at<Sampled>(r, k, index, true, ph, y, iy);
         for (int ix = 0; ix < x.count; ix++) {

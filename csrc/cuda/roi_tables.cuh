@@ -36,6 +36,10 @@ __device__ __forceinline__ const PixelWeight* pixels_of(const int2* line) {
   return reinterpret_cast<const PixelWeight*>(line + 1);
 }
 
+__device__ __forceinline__ TableLine table_line(const int2* line) {
+  return {abs(line->x), line->y, line->x >= 0, pixels_of(line)};
+}
+
 // Room for 1024 pixels, shared evenly by the lines: 8 KB per block.
 inline int table_room(const RoiParams& p) {
   return std::clamp(1024 / ((p.out_h + p.out_w) * (p.semantic >= 0 ? 2 : 1)), 4, 64);
@@ -54,10 +58,6 @@ struct RoiTables {
   }
   __device__ __forceinline__ int2* at(int slot, bool vertical, int bin) const {
     return memory + (slot * (out_h + out_w) + (vertical ? bin : out_h + bin)) * (room + 1);
-  }
-  __device__ __forceinline__ TableLine line(int slot, bool vertical, int bin) const {
-    const int2* start = at(slot, vertical, bin);
-    return {abs(start->x), start->y, start->x >= 0, pixels_of(start)};
   }
   // By whole warps; a barrier has to follow. False if this thread has seen a line too long for its table.
   __device__ __forceinline__ bool fill(const RoiParams& p, const RoiPlace& roi, int thread, int threads) const {
