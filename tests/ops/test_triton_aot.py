@@ -3,6 +3,7 @@
 scripts/aot_triton.py does them all.
 """
 
+import ast
 import json
 import os
 import subprocess
@@ -56,3 +57,18 @@ def test_kernels_are_within_budget():
     ]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and "5 kernels within budget" in result.stdout, result.stdout + result.stderr
+
+
+def test_kernels_assign_one_tuple_at_a_time():
+    """Triton 3.6, of torch 2.11, fails on `(a, b), c = …` with a TypeError; the newer ones take it."""
+    files = sorted((ROOT / "htc_fast" / "ops" / "triton").glob("*.py"))
+    nested = [
+        f"{path.name}:{node.lineno}"
+        for path in files
+        for function in ast.parse(path.read_text()).body
+        if isinstance(function, ast.FunctionDef) and any("jit" in ast.unparse(one) for one in function.decorator_list)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)
+        if any(isinstance(one, ast.Tuple) for one in node.targets[0].elts)
+    ]
+    assert len(files) > 10 and not nested

@@ -31,7 +31,8 @@ def up_tile(
     DEPTH: tl.constexpr,  # channels of a step
 ):
     """relu of the deconvolution at one corner of every pixel: [ROWS, OUTPUTS] float32."""
-    (x, weight, bias), (channels, outputs) = layer, sizes
+    x, weight, bias = layer  # one tuple at a time: Triton 3.6 takes no nested targets
+    channels, outputs = sizes
     here = x + row.to(tl.int64)[:, None] * channels
     columns = weight + (corner * outputs + o)[None, :]
     total = tl.zeros((ROWS, OUTPUTS), tl.float32)

@@ -83,7 +83,9 @@ def add_roi(
     BINS: tl.constexpr,  # bins along an axis that are taken at once
 ):
     """Add what RoI k gives to a tile: total += shares [TILE * TILE, bins] x grad [bins, c]."""
-    (per_image, images, channels), (scale, height, width), (tile_y, tile_x) = sizes, map, tile
+    per_image, images, channels = sizes  # one tuple at a time: Triton 3.6 takes no nested targets
+    scale, height, width = map
+    tile_y, tile_x = tile
     _, x1, y1, x2, y2, _ = load_box(rois, k, per_image, images, HAS_IMAGE)
     axis_y = along(y1, y2, scale, sampling_ratio, grid[0], ALIGNED)
     axis_x = along(x1, x2, scale, sampling_ratio, grid[1], ALIGNED)
