@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from htc_fast.ops.reference.refine import decode_boxes as decode_boxes
-from htc_fast.ops.reference.refine import row
+from htc_fast.ops.reference.boxes import row
 
 
 def encode_boxes(boxes: Tensor, gt: Tensor, std: Sequence[float]) -> Tensor:

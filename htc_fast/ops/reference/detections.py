@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from htc_fast.ops.reference.boxes import decode_boxes
 from htc_fast.ops.reference.nms import batched_nms_padded
-from htc_fast.ops.reference.refine import decode_boxes
 
 
 def ensemble(logits: list[Tensor], average_logits: bool) -> Tensor:

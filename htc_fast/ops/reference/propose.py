@@ -1,14 +1,12 @@
 """Proposals: per level the best anchors, moved by their deltas, non-maximum suppression, the best of all levels."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from htc_fast.ops.reference import nms
-
-LARGEST_CHANGE = math.log(1000 / 16)  # a box changes its sides by at most this factor, both ways
+from htc_fast.ops.reference.boxes import decode_boxes, row
 
 
 def propose(
@@ -43,17 +41,18 @@ def candidates(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """boxes [N, K, 4], logits [N, K], levels [N, K]: level after level, best first; a logit of -inf is no candidate."""
     boxes, logits, levels, first = [], [], [], 0
+    whole = torch.empty(0, device=image_sizes.device)  # the type and place of what is filled in
     for number, (objects, offsets) in enumerate(zip(objectness, deltas)):
         images, each, height, width = objects.shape
-        base = constants(anchors[4 * first : 4 * (first + each)], image_sizes.device).view(-1, 4)
+        base = row(anchors[4 * first : 4 * (first + each)], whole).view(-1, 4)
         grid = level_anchors(height, width, base, *strides[2 * number : 2 * number + 2])
         first += each
         level_logits = objects.permute(0, 2, 3, 1).flatten(1).float()
         level_logits = level_logits.masked_fill(~level_logits.isfinite(), -torch.inf)
         order = level_logits.argsort(dim=1, descending=True, stable=True)[:, :per_level]
         moves = offsets.permute(0, 2, 3, 1).reshape(images, height * width * each, 4)
-        moves = moves.gather(1, order[..., None].expand(-1, -1, 4)).float() * constants(delta_std, image_sizes.device)
-        level_boxes = clip(decode(grid[order], moves), image_sizes)
+        moves = moves.gather(1, order[..., None].expand(-1, -1, 4)).float() * row(delta_std, whole)
+        level_boxes = decode_boxes(moves, grid[order], (1.0, 1.0, 1.0, 1.0), image_sizes)
         real = moves.isfinite().all(dim=2) & (level_boxes[..., 2:] - level_boxes[..., :2] > min_size).all(dim=2)
         boxes.append(level_boxes)
         logits.append(level_logits.gather(1, order).masked_fill(~real, -torch.inf))
@@ -70,19 +69,6 @@ def level_anchors(height: int, width: int, base: Tensor, down: float, across: fl
     return (torch.stack([x, y, x, y], dim=2)[:, :, None] + base).reshape(-1, 4)
 
 
-def decode(boxes: Tensor, moves: Tensor) -> Tensor:
-    """Boxes [..., 4] moved by (dx, dy, dw, dh) [..., 4]."""
-    size, centre = boxes[..., 2:] - boxes[..., :2], (boxes[..., :2] + boxes[..., 2:]) * 0.5
-    centre = centre + size * moves[..., :2]
-    half = size * moves[..., 2:].clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp() * 0.5
-    return torch.cat([centre - half, centre + half], dim=-1)
-
-
-def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """boxes [N, K, 4] moved inside image_sizes [N, 2] (height, width)."""
-    return torch.minimum(boxes.clamp(min=0), image_sizes.flip(1).repeat(1, 2).to(boxes.dtype)[:, None])
-
-
 def chosen(boxes: Tensor, logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What indices [N, P], padded with -1, choose: boxes [N, P, 4], probabilities [N, P], valid [N, P]."""
     valid = indices >= 0
@@ -91,8 +77,3 @@ def chosen(boxes: Tensor, logits: Tensor, indices: Tensor) -> tuple[Tensor, Tens
     indices = indices.clamp(min=0)
     boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)).masked_fill(~valid[..., None], 0.0)
     return boxes, logits.gather(1, indices).sigmoid().masked_fill(~valid, 0.0), valid
-
-
-def constants(values: Sequence[float], device: torch.device) -> Tensor:
-    """Filled in, not copied from the host, which would wait for the device."""
-    return torch.cat([torch.full((1,), value, device=device) for value in values] or [torch.empty(0, device=device)])
