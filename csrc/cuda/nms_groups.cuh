@@ -17,12 +17,7 @@ constexpr int64_t kFewWanted = 2 * kChunk;  // for so many, a walk soon ends
 constexpr int kRadixTile = 2048;            // keys of a block of a radix sort
 constexpr int kRadixDigits = 256, kScorePasses = 4;
 constexpr int kTickets = kScorePasses + 2;  // per image: of nms_chain, of the passes by score and by group
-// Per image; of more, places are found by a radix sort. The emulator's is low, so that small cases reach both.
-#if defined(__CUDACC__)
-constexpr int64_t kCounted = 16384;
-#else
-constexpr int64_t kCounted = 700;
-#endif
+constexpr int64_t kCounted = 16384;         // per image; of more, places are found by a radix sort
 
 struct NmsParams {
   int images, groups;
@@ -164,6 +159,12 @@ struct Pieces {
   }
 };
 
+#if defined(__CUDACC__)
+inline int64_t counted_boxes() { return kCounted; }
+#else  // few, so that small cases reach both ways; not where launches are only counted
+inline int64_t counted_boxes() { return simt::counting ? kCounted : 700; }
+#endif
+
 NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes, bool hard) {
   NmsParams p{};
   p.images = static_cast<int>(op.images);
@@ -182,7 +183,7 @@ NmsParams nms_params(const BatchedNms& op, char* memory, int64_t& bytes, bool ha
   p.max_output = op.max_output;
   const bool many = hard && std::min(op.max_output, op.count) > kFewWanted;
   p.tiles = many ? ceil_div<int64_t>(op.count, kChunk) + p.groups : 0;
-  p.blocks = many && op.count > kCounted ? ceil_div<int64_t>(op.count, kRadixTile) : 0;
+  p.blocks = many && op.count > counted_boxes() ? ceil_div<int64_t>(op.count, kRadixTile) : 0;
   p.indices = op.indices;
   p.counts = op.counts;
   Pieces pieces{memory};

@@ -72,6 +72,16 @@ def check(column, boxes, scores, idxs, iou: float, most: int, least: float = -to
     assert torch.equal(found, wanted)
 
 
+@pytest.mark.parametrize("most", [2, 200])
+@pytest.mark.parametrize("column", columns(OPERATOR))
+def test_an_overlap_of_one_tenth_is_above_0_1(column, most):
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 1]]]).expand(1, 2, 4).repeat(1, 100, 1)
+    scores, idxs = torch.linspace(1, 0.5, 200)[None], torch.arange(100).repeat_interleave(2)[None]
+    found, counts = column.call(OPERATOR, boxes, scores, idxs, 0.1, most, 0.0)
+    # In float32 as in double: the IoU is 0.10000000149.
+    assert counts.tolist() == [min(most, 100)] and (found[0, : min(most, 100)] % 2 == 0).all()
+
+
 @pytest.fixture(params=["one chunk", "many chunks"])
 def chunks(request, monkeypatch):
     """Triton's kernels in one go, and four tiles of 64 boxes at a time."""

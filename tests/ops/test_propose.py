@@ -175,7 +175,9 @@ def test_opcheck_compile_export(column):
         want = Propose()(objectness, deltas, sizes)
         compiled = torch.compile(Propose(), backend="aot_eager", fullgraph=True)(objectness, deltas, sizes)
         exported = torch.export.export(Propose(), (objectness, deltas, sizes)).module()(objectness, deltas, sizes)
-    assert all(map(torch.equal, compiled, want)) and all(map(torch.equal, exported, want))
+    assert torch.equal(compiled[2], want[2]) and torch.equal(exported[2], want[2])
+    for found in (compiled, exported):  # torch's own exp may round by where a number lies in memory
+        torch.testing.assert_close(found[:2], want[:2], rtol=1e-6, atol=1e-5)
 
 
 def changed(**values) -> dict:

@@ -5,9 +5,9 @@
 
 namespace simt {
 namespace {
-bool counting = false;
 std::string launches;
-}  // namespace
+}
+bool counting = false;
 
 bool written_down(const char* launch) {
   if (counting) launches += std::string(launch) + " ";

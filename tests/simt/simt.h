@@ -76,6 +76,7 @@ void* dynamic_shared();
 void note_atomic(const void* address, size_t bytes);  // for the race build
 
 // While launches are counted, a kernel or a memset is only written down: whether this one was.
+extern bool counting;
 bool written_down(const char* launch);
 
 // Seed 0 runs threads and blocks in order; every other seed is one shuffled order. Set from SIMT_SEED or by a test.

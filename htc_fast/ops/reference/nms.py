@@ -19,7 +19,8 @@ def survivors(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float)
     order = scores.argsort(dim=1, descending=True, stable=True)
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
     scores, idxs = scores.gather(1, order), idxs.gather(1, order)
-    conflict = (pairwise_iou(boxes) > iou_threshold) & (idxs[:, :, None] == idxs[:, None, :])
+    # In double, as torchvision does: a float32 IoU of 0.1 is above 0.1.
+    conflict = (pairwise_iou(boxes).double() > iou_threshold) & (idxs[:, :, None] == idxs[:, None, :])
     kept = scores > -torch.inf
     for i in range(boxes.shape[1]):
         later = torch.arange(boxes.shape[1], device=boxes.device) > i

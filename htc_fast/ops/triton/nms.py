@@ -87,6 +87,14 @@ def emit(
     tl.store(out + n * width + slot, tl.load(order + n * count + at, mask=kept, other=0), mask=kept & (slot < width))
 
 
+def not_above(threshold: float) -> float:
+    """The largest float32 that is not above the threshold: what exceeds it exceeds the threshold in double, too."""
+    rounded = torch.tensor(threshold, dtype=torch.float32)
+    if rounded.item() > threshold:
+        rounded = rounded.nextafter(torch.tensor(-math.inf))
+    return rounded.item()
+
+
 def batched_nms_padded(
     boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float, max_output: int, score_threshold: float
 ) -> tuple[Tensor, Tensor]:
@@ -98,6 +106,7 @@ def batched_nms_padded(
     counts = torch.zeros(images, dtype=torch.int32, device=boxes.device)
     if limit == 0 or images == 0:
         return out, counts
+    iou_threshold = not_above(iou_threshold)
     good = boxes.isfinite().all(dim=2) & (scores > score_threshold)
     keys, order = torch.where(good, scores, -torch.inf).sort(dim=1, descending=True, stable=True)
     if limit <= WALKED:
