@@ -97,13 +97,15 @@ call2() {
 }
 
 call3() {
-  local processes=14 kernel
+  local processes=14 kernel ncu=(ncu --clock-control none --set full -c 1)
   [ -n "$DRY" ] && processes=2
   step tune 430 "$PYTHON" scripts/gpu_tune.py --out "$WORK/logs" --processes $processes --seconds 330 "${dry[@]}"
   if [ -n "$LIST" ] || { [ -z "$DRY" ] && command -v ncu >/dev/null; }; then
-    for kernel in roi_align_forward nms_walk nms_merge product_kernel tma_kernel merge_kernel; do
-      step "ncu_$kernel" 20 ncu --clock-control none --set full -c 1 -k "regex:$kernel" "$PYTHON" -m tests.ops.small
+    for kernel in roi_align_forward nms_order nms_chain detection_walk; do
+      step "ncu_$kernel" 15 "${ncu[@]}" -k "regex:$kernel" "$PYTHON" -m tests.ops.small
     done
+    step ncu_convolution 20 "${ncu[@]}" -k "regex:product_kernel|tma_kernel" "${bench[@]}" benchmarks/bench_conv3x3_relu.py
+    step ncu_merge 20 "${ncu[@]}" -k "regex:merge_kernel" "${bench[@]}" benchmarks/bench_semantic_merge.py
   else
     said "ncu was not run: it is not here"
   fi

@@ -62,6 +62,8 @@ def main() -> None:
         scores, idxs = torch.rand(2, 300).cuda(), torch.randint(0, 3, (2, 300)).cuda()
         if "htc_fast::batched_nms_padded" in _native.cuda_operators:
             ops.batched_nms_padded(boxes, scores, idxs, 0.5, 100)
+            many = boxes[:1].repeat(1, 60, 1) + torch.rand(1, 18000, 1).cuda() * 1000  # more than are counted
+            ops.batched_nms_padded(many, scores[:1].repeat(1, 60), idxs[:1].repeat(1, 60), 0.5, 18000)
         if "htc_fast::propose" in _native.cuda_operators:
             for name in ("pyramid", "an empty level", "several blocks", "two batches", "bfloat16"):
                 inputs = ProposeInputs(PROPOSE_CASES[name])
