@@ -16,7 +16,7 @@ call=$1 failed=0
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$WORK/triton
 
 # Matrix operators run on Triton and cuDNN, the others on kernels of our own in CUDA and in Triton.
-MATRIX="conv3x3_relu mask_flow mask_predict mask_branch semantic_merge winograd tma tiles tf32x3"
+MATRIX="convolution pad_images conv3x3_relu mask_flow mask_predict mask_branch semantic_merge winograd tma tiles tf32x3"
 DETECTORS="htc cascade_mask mask_rcnn"
 pick() {  # pick FOLDER PREFIX all|matrix|other|detectors: the files there of that kind
   local file name kind
@@ -114,8 +114,8 @@ call3() {
 call4() {
   step rivals 180 "${bench[@]}" $(pick benchmarks bench_ detectors)
   # In the interpreter, where a rehearsal runs them, RoIAlign's would take minutes.
-  local interpreted=0 kernels="roi_align or padded"
-  [ -n "$DRY" ] && interpreted=1 kernels=padded
+  local interpreted=0 kernels="roi_align or (padded and not soft)"
+  [ -n "$DRY" ] && interpreted=1 kernels="padded and not soft"
   step triton_times 110 env HTC_FAST_BACKEND=triton TRITON_INTERPRET=$interpreted "${bench[@]}" --no-store $(pick benchmarks bench_ other) -k "$kernels"
   step memory 60 "$PYTHON" -m benchmarks.buckets $([ -n "$DRY" ] && echo --help || echo --device cuda)
   step other_tests 180 "${tests[@]}" tests --ignore=tests/ops --ignore=tests/inference --ignore=tests/models --ignore=tests/training

@@ -54,13 +54,15 @@ class Recorder(TorchDispatchMode):
             return result
         here = self.inside[-1] if self.inside else REST
         described = tree_map_only(Tensor, Described, (args, kwargs or {}))
-        self.calls.append(Call(here, operator, *described, bytes_of(args, kwargs, result)))
+        self.calls.append(Call(here, operator, *described, bytes_of(args, kwargs) + bytes_of(result)))
         return result
 
 
 def bytes_of(*values) -> int:
     """Of the tensors among the values, each once: what a kernel has no use for is given as one that it has."""
-    return sum({id(one): one.nbytes for one in tree_leaves(values) if isinstance(one, Tensor)}.values())
+    tensors = {id(one): one for one in tree_leaves(values) if isinstance(one, Tensor)}.values()
+    # A kernel that finds its own way through memory is given the first number alone.
+    return sum(one.untyped_storage().nbytes() if one.numel() == 1 else one.nbytes for one in tensors)
 
 
 class Described:

@@ -41,6 +41,9 @@ def test_the_whole_detector_is_few_launches(parts):
     assert launch_check.total(parts) <= 200
     assert parts["proposals"].launches <= 12
     assert parts["detections"].launches <= 6
+    for stage in ("box stage 1", "box stage 2"):
+        refining = {name: count for name, count in parts[stage].operators.items() if "refine" in name}
+        assert list(refining.values()) == [1]
 
 
 def test_every_part_is_within_its_budget(parts):

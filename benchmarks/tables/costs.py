@@ -59,4 +59,6 @@ def launches(suites: tuple[str, ...] = ()) -> str:
         found.append([name, *cells, cell(now, name, "least_megabytes")])
     sums = [f"{sum(one[key] for one in parts.values()):.0f}" for key in SUMMED for parts in (before, now)]
     least = f"{sum(one['least_megabytes'] for one in now.values()):.0f}"
-    return table(["part", "launches before", "now", "MB before", "now", "least MB"], [*found, ["all", *sums, least]])
+    return table(
+        ["part", "launches before", "now", "MB before", "now", "layer by layer"], [*found, ["all", *sums, least]]
+    )

@@ -25,7 +25,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> detections(std::vector<Tensor> logits
                     "detections: logits must be [N, R, classes + 1], of the same size in every stage");
     op.logits[s] = describe_rows(logits[s]);
   }
-  STD_TORCH_CHECK(rows * op.classes < (int64_t{1} << 32), "detections: at most 2^32 - 1 rows times classes per image");
+  STD_TORCH_CHECK(rows * op.classes < (int64_t{1} << 31) - 4096,
+                  "detections: at most 2^31 - 4097 rows times classes per image");
   op.moves = describe_moves(tensors, std, op.classes);
   op.average_logits = average_logits;
   op.valid = valid ? static_cast<const uint8_t*>(valid->const_data_ptr()) : nullptr;

@@ -59,5 +59,5 @@ class Inference(Network):
         """The model in the form and precision asked for; within, it detects with one stage alone or with all (None)."""
         device = next(model.parameters()).device
         form = optimized(model, self.size, self.batch_size, self.amp) if self.optimize else model
-        with at_stage(form, stage), autocast(device, self.amp):
+        with at_stage(form, stage), autocast(device, self.amp and not self.optimize):
             yield form

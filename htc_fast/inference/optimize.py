@@ -135,7 +135,9 @@ class Optimized(nn.Module):
         return Detections(*(value[:count] for value in vars(found).values()))
 
     def _detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
-        return self.network.detect(images, image_sizes)
+        # Every layer has its type: whatever the caller has set would only undo that, in a graph for good.
+        with torch.autocast(images.device.type, enabled=False):
+            return self.network.detect(images, image_sizes)
 
     def _check(self, images: Tensor, image_sizes: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != 3 or image_sizes.shape != (len(images), 2) or not len(images):

@@ -134,7 +134,7 @@ class HTC(nn.Module):
         self, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, labels: Tensor, count: Tensor
     ) -> Tensor:
         """Mean probability of the stages' masks, for the detected class alone: [N, D, 28, 28], zeros for no class."""
-        most = max(int(count.max()), 1) if may_wait(count) else labels.shape[1]
+        most = labels.shape[1] if not may_wait(count) else min(max(int(count.max()), 1), labels.shape[1])
         found, found_labels = boxes[:, :most], labels[:, :most]
         x = self.mask_features(features, semantic, found)
         stage = self.config.test_stage

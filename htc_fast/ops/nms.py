@@ -60,6 +60,8 @@ def batched_nms_padded(
     raises           ValueError, TypeError
     source           the boxes that torchvision's batched_nms keeps, equal scores in order of their index
     """
+    if idxs is None:
+        raise TypeError("idxs must be [N, B] integers, got None: give zeros where all boxes are of one class.")
     _check(boxes, scores, idxs, 3)
     if max_output < 0:
         raise ValueError(f"max_output must not be negative, got {max_output}.")

@@ -39,6 +39,8 @@ def refine(
         raise ValueError(
             f"labels must be integers [N, R] = {list(boxes.shape[:2])}, got {labels.dtype} {list(labels.shape)}."
         )
+    if labels is not None and labels.device != boxes.device:
+        raise ValueError(f"labels must be on {boxes.device} like boxes, got {labels.device}.")
     arguments = boxes, logits, deltas, [float(one) for one in std], image_sizes, labels
     backend = _backend.backend_for("refine", boxes)
     return reference.refine(*arguments) if backend == "reference" else _backend.library(backend).refine(*arguments)

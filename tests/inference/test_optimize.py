@@ -52,6 +52,14 @@ def test_float32_equals_the_detector(case):
     assert_equal(fast.detect(images(), SIZES), model.detect(images(), SIZES))
 
 
+def test_a_caller_s_autocast_changes_nothing():
+    fast = optimize(detector(), (64, 96), batch_size=2, dtype=torch.float32)
+    want = fast.detect(images(), SIZES)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fast.detect(images(), SIZES)
+    assert all(map(torch.equal, vars(found).values(), vars(want).values()))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_finds_much_the_same(dtype):
     model = detector(detections=8)

@@ -250,6 +250,8 @@ def test_errors():
         found(deltas=deltas.repeat(1, 1, 2))
     with pytest.raises(ValueError, match="valid must be bool"):
         found(valid=valid.float())
+    with pytest.raises(ValueError, match="valid must be on cpu like boxes, got meta"):
+        found(valid=valid.to("meta"))
     with pytest.raises(ValueError, match="image_sizes must be integers"):
         found(sizes=sizes.float())
     with pytest.raises(ValueError, match="score_average"):

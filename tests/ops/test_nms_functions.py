@@ -160,6 +160,8 @@ def test_errors():
         ops.batched_nms_padded(boxes, scores, idxs, 0.5, 3)
     with pytest.raises(ValueError, match="scores must be"):
         ops.batched_nms(boxes, scores[:4], idxs, 0.5)
+    with pytest.raises(TypeError, match=r"idxs must be .* got None"):
+        ops.batched_nms_padded(boxes[None], scores[None], None, 0.5, 3)
     with pytest.raises(TypeError, match="idxs must be integers"):
         ops.batched_nms(boxes, scores, idxs.float(), 0.5)
     with pytest.raises(TypeError, match="floating point"):

@@ -127,5 +127,7 @@ def test_errors():
         ops.refine(boxes, logits, deltas, std[:3], sizes)
     with pytest.raises(ValueError, match="labels must be integers"):
         ops.refine(boxes, logits, deltas, std, sizes, boxes[..., 0])
+    with pytest.raises(ValueError, match="labels must be on cpu like boxes, got meta"):
+        ops.refine(boxes, logits, deltas, std, sizes, boxes[..., 0].long().to("meta"))
     with pytest.raises(TypeError, match="floating point"):
         ops.refine(boxes.long(), logits, deltas, std, sizes)

@@ -121,6 +121,8 @@ def scattered(
         for height, width in zip(heights, widths)
     ]
     sizes = block_sizes(out_w, channels, 4)
+    if out_w > sizes["BLOCK_X"]:  # finding the bin as well takes more than the limit leaves on sm_80
+        sizes["maxnreg"] = 136
     grid, maps = programs(count, out_h, out_w, channels, sizes), (tuple(grads), odd(heights), odd(widths), scales)
     numbers = rois.shape[-2], images, channels, sampling_ratio, finest_size
     semantic = len(heights) - common["LEVELS"]

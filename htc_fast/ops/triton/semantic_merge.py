@@ -157,7 +157,7 @@ def _tile(x: Tensor, outputs: int, most: int) -> Tile:
     """For products of x by `outputs`, at most `most` of them in a tile."""
     exact = precision(x.dtype) == "ieee"  # products without tensor cores take more registers
     if x.shape[1] % 16 or outputs % 16:  # numbers are then loaded one by one, each with an address in registers
-        return chain_tile(x, 32, 32, 64)
+        return chain_tile(x, 16, 32, 64)
     return chain_tile(x, 64, 64 if exact else most, 64 if exact else 128)
 
 
@@ -211,8 +211,8 @@ def _merge(
 def semantic_merge(features: list[Tensor], weights: list[Tensor], biases: list[Tensor], level: int) -> Tensor:
     """All levels at the size of features[level], each through its 1x1 and ReLU, summed."""
     check_floats("features", features[0])
-    given = ([one.contiguous() for one in some] for some in (weights, biases))
-    return _merge(_levels(features, level), *given)[0]
+    plain, added = ([one.contiguous() for one in some] for some in (weights, biases))
+    return _merge(_levels(features, level), plain, added)[0]
 
 
 def semantic_merge_backward(
@@ -222,7 +222,7 @@ def semantic_merge_backward(
     levels, grad, channels = _levels(features, level), rows_of(grad), weights[0].shape[1]
     plain = [one.contiguous() for one in weights]
     bits, gated = _merge(levels, plain, [one.contiguous() for one in biases], grad)
-    sizes = [tuple(features[i].shape[2:]) for i in levels.small]
+    sizes = [(features[i].shape[2], features[i].shape[3]) for i in levels.small]
     above = dict(zip(levels.fine, gated)) | (dict(zip(levels.small, fold(grad, bits, sizes))) if sizes else {})
     at = [above[i] for i in range(len(features))]  # gradients of the products, each at its own size
     below = _products(at, plain, None, channels, (channels, 1))
