@@ -10,8 +10,11 @@ from torch import Tensor
 
 from htc_fast.ops.triton.launch import channels_last, check_floats, launch, odd, power_of_two, widest_window
 from htc_fast.ops.triton.taps import along, level_of, load_box, pick, size_of, tap, tap_range, window
+from htc_fast.ops.triton.tiles import OLD_COMPILER
 
 ROWS = tl.constexpr(16)
+
+REGISTERS = 168 if OLD_COMPILER else 128  # of a thread
 
 
 @triton.jit
@@ -125,12 +128,12 @@ def forward(
 def block_sizes(bins_x: int, channels: int, element_size: int) -> dict[str, int]:
     """A program's tile: 2 taps x 8 bins x channels, 16 bytes of channels per thread and tap.
 
-    With the limit on registers named, ptxas stops spilling to get below one of its own.
+    With the limit on registers named, ptxas stops spilling to get below one of its own; 3.6's needs more.
     """
     block_x = power_of_two(bins_x, 8, 1)
     block_c = power_of_two(channels, 512 // element_size)
     warps = max(1, 2 * block_x * block_c * element_size // 1024)
-    return {"BLOCK_X": block_x, "BLOCK_C": block_c, "TAPS": 2, "num_warps": warps, "maxnreg": 128}
+    return {"BLOCK_X": block_x, "BLOCK_C": block_c, "TAPS": 2, "num_warps": warps, "maxnreg": REGISTERS}
 
 
 def programs(count: int, out_h: int, out_w: int, channels: int, sizes: dict[str, int]) -> int:

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from htc_fast.ops.triton.launch import launch, odd
-from htc_fast.ops.triton.roi_align import ROWS, block_sizes, programs
+from htc_fast.ops.triton.roi_align import REGISTERS, ROWS, block_sizes, programs
 from htc_fast.ops.triton.taps import along, level_of, load_box, pick, size_of, tap, tap_range, window
 
 
@@ -122,7 +122,7 @@ def scattered(
     ]
     sizes = block_sizes(out_w, channels, 4)
     if out_w > sizes["BLOCK_X"]:  # finding the bin as well takes more than the limit leaves on sm_80
-        sizes["maxnreg"] = 136
+        sizes["maxnreg"] = max(136, REGISTERS)
     grid, maps = programs(count, out_h, out_w, channels, sizes), (tuple(grads), odd(heights), odd(widths), scales)
     numbers = rois.shape[-2], images, channels, sampling_ratio, finest_size
     semantic = len(heights) - common["LEVELS"]

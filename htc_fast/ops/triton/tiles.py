@@ -19,6 +19,7 @@ import torch
 import triton
 from torch import Tensor
 
+OLD_COMPILER = triton.__version__.startswith("3.6")  # torch 2.11's, which takes more registers
 TABLE = Path(__file__).with_name("tiles.json")
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
@@ -249,7 +250,8 @@ def chain_tile(x: Tensor, rows: int, outputs: int, depth: int = 128) -> Tile:
     """The tile for a product whose result stays in registers for a second one. depth: bytes per row and step."""
     device = device_of(x)
     size = x.element_size()
-    depth = 16 * size if precision(x.dtype) == "ieee" else depth  # products without tensor cores take more registers
+    if precision(x.dtype) == "ieee":  # products without tensor cores take more registers
+        depth, rows = 16 * size, rows // 2 if OLD_COMPILER else rows
     rows = min(rows, 64) if device.cramped else rows
     outputs = max(min(64, outputs), min(outputs, triton.next_power_of_2(x.shape[1])))
     for stages in (3, 2):
