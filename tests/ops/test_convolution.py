@@ -207,3 +207,4 @@ def test_on_a_gpu(column, case, dtype, summed, relu, monkeypatch):
     doubles = [None if one is None else one.double() for one in tensors]
     found = convolution(*column.give(tensors), relu=relu, **dict(zip(NAMES, geometry)))
     close(found.cpu(), reference.convolution(*doubles, *geometry, relu), TOLERANCE[dtype])
+    assert found.dtype == dtype and is_channels_last(found)
