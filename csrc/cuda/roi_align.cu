@@ -1,7 +1,8 @@
 // RoIAlign forward over all levels, and the semantic map, in one launch.
 // Weights are separable: one along y times one along x. A group of lanes, each with a 16-byte vector of channels, walks
 // along a row of bins, column of pixels by column; a column that two bins have in common is read once and added to
-// both. Rows of pixels that two rows of bins have in common are read by two groups that walk side by side in one block.
+// both. Rows of pixels that two rows of bins have in common are read by two groups that walk side by side in one block:
+// the second finds them in the first-level cache.
 // Samples that fall on the same pixels are merged first. Precise pooling is the same with other weights.
 #include <algorithm>
 
@@ -10,7 +11,7 @@
 namespace htc::cuda {
 namespace {
 
-constexpr int kThreads = 224;        // seven warps: the rows of 7 x 7 bins, or half of those of 14 x 14
+constexpr int kThreads = 448;        // fourteen warps: the rows of 14 x 14 bins
 constexpr int kInFlight = 4;         // pixels a lane asks for before it uses the first
 constexpr int kHelpers = 8;          // RoIs whose parts a block may do
 constexpr int kWantedLanes = 98304;  // 23 warps for each of 132 multiprocessors, which have room for 28
@@ -21,7 +22,7 @@ struct ForwardParams {
   int room;          // weights per table line
   int fewest, most;  // pieces that a row of bins is cut into
   int helpers;
-  float long_walk;  // pixels; longer walks are cut
+  float long_walk;  // pixels; longer walks are cut, down to single bins
 };
 
 // Per slot (0 the RoI's level, 1 the semantic map): this RoI's image.
@@ -73,19 +74,20 @@ struct Column {
 
 // How many pieces each of a RoI's rows of bins is cut into, so that no walk is too long.
 __device__ __forceinline__ int pieces(const ForwardParams& p, const RoiPlace& roi) {
-  float pixels = 0.0f;
+  float pixels = 0.0f;  // of a bin, on all its maps
   for (int slot = 0; roi.valid && slot < (p.roi.semantic >= 0 ? 2 : 1); slot++) {
     const Map& map = p.roi.maps[slot == 0 ? roi.level : p.roi.semantic];
     const float height = fminf(fabsf(roi.box.y2 - roi.box.y1) * map.scale / static_cast<float>(p.roi.out_h),
                                static_cast<float>(map.height));
     const float width = fminf(fabsf(roi.box.x2 - roi.box.x1) * map.scale, static_cast<float>(map.width));
-    pixels += (height + 2.0f) * (width + 2.0f);
+    pixels += (height + 2.0f) * width / static_cast<float>(p.roi.out_w);
   }
-  return min(max(static_cast<int>(pixels / p.long_walk) + 1, p.fewest), p.most);
+  const int bins = max(static_cast<int>(fminf(p.long_walk / pixels, static_cast<float>(p.roi.out_w))), 1);
+  return min(max(ceil_div(p.roi.out_w, bins), p.fewest), p.most);
 }
 
 // A group's share of a RoI: some neighbouring bins of a row. What follows from other values is not kept: at 72
-// registers a multiprocessor has room for four blocks.
+// registers a multiprocessor has room for 28 warps.
 template <class T, int V>
 struct Share {
   int slots, level;            // slots: the maps it is pooled from; none for a RoI that gives zeros
@@ -204,7 +206,7 @@ __device__ __forceinline__ void walk_long(const ForwardParams& p, const ForwardS
 }
 
 template <class T, int V, class Kind>
-__global__ void __launch_bounds__(kThreads, 4) roi_align_forward(const __grid_constant__ ForwardParams p) {
+__global__ void __launch_bounds__(kThreads, 2) roi_align_forward(const __grid_constant__ ForwardParams p) {
   HTC_SHARED(ForwardShared, shared);
   const RoiParams& r = p.roi;
   const RoiTables<Kind, V> tables{dynamic_shared<int2>(), r.out_h, r.out_w, p.room};
@@ -241,9 +243,10 @@ __global__ void __launch_bounds__(kThreads, 4) roi_align_forward(const __grid_co
       join_columns(tables, slots, thread, threads);
       __syncthreads();
     }
-    const int per_row = pieces(p, roi), task = first_task(turn) + group, ph = task / per_row;
-    if (ph >= r.out_h) continue;
-    const int begin = (task - ph * per_row) * r.out_w / per_row, end = (task - ph * per_row + 1) * r.out_w / per_row;
+    // A block's tasks lie below each other: neighbouring rows of bins have more pixels in common than pieces of a row.
+    const int per_row = pieces(p, roi), task = first_task(turn) + group, piece = task / r.out_h;
+    if (piece >= per_row) continue;
+    const int ph = task - piece * r.out_h, begin = piece * r.out_w / per_row, end = (piece + 1) * r.out_w / per_row;
     const int64_t bin = (static_cast<int64_t>(k) * r.out_h + ph) * r.out_w + begin;
     const unsigned mine = blockIdx.y * blockDim.x + lane;
     Share<T, V> share{slots, roi.level, mine, end - begin, tables.at(0, true, ph), tables.at(0, false, begin), nullptr};
