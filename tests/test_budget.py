@@ -52,10 +52,11 @@ def test_triton_kernels_have_a_budget_for_the_oldest_torch_s_compiler_and_the_ne
     everywhere = {f"sm_{one}" for one in aot_check.ARCHITECTURES}
     for compiler, kernels in budgets.items():
         # 3.6 spills a few registers of some kernels on other architectures, and of none on this one.
-        architectures = {"sm_90"} if compiler == "3.6" else everywhere
+        strict = {"sm_90"} if compiler == "3.6" else everywhere
         for name, found in kernels.items():
-            wanted = architectures - {"sm_80"} if name.startswith("tma_kernel") else architectures
-            assert found.keys() == wanted and not any(kernel["spills"] for kernel in found.values()), name
+            assert found.keys() == (everywhere - {"sm_80"} if name.startswith("tma_kernel") else everywhere), name
+            assert not any(found[architecture]["spills"] for architecture in strict & found.keys()), name
+            assert all(kernel["spills"] < 128 for kernel in found.values()), name
 
 
 @pytest.mark.slow

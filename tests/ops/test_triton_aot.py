@@ -28,6 +28,7 @@ print(json.dumps([
     compare(table(spills=1, load128=0), budgets, "3.99"),  # spills and lost instructions are not
     compare({"kernel": {"sm_120": {**kernel, "shared": 120_000}}}, {"3.6": {"kernel": {"sm_120": kernel}}}, "3.99"),
     compare({"new": table()["kernel"]}, budgets, "3.6"),
+    compare(table(spills=3), {"3.6": table(spills=2)}, "3.6") + compare(table(spills=2), {"3.6": table(spills=2)}, "3.6"),
 ]))
 """
 
@@ -35,11 +36,12 @@ print(json.dumps([
 def test_each_version_has_a_budget_of_its_own():
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", COMPARE], cwd=ROOT, env=environment, capture_output=True, text=True)
-    own, tighter, unknown, worse, memory, new = json.loads(done.stdout)
+    own, tighter, unknown, worse, memory, new, spilled = json.loads(done.stdout)
     assert own == unknown == [] and len(tighter) == 1 and "registers 40, the budget is 20" in tighter[0]
     assert len(worse) == 2 and "1 spill instructions" in worse[0] and "lost its load128" in worse[1]
     assert len(memory) == 1 and "120000 bytes of shared memory, of 101376" in memory[0]
     assert len(new) == 1 and "no budget" in new[0]
+    assert len(spilled) == 1 and "3 spill instructions, not 2" in spilled[0]
 
 
 @pytest.mark.slow
