@@ -53,7 +53,11 @@ step() {  # step NAME SECONDS COMMAND...
 said() { [ -n "$LIST" ] || echo "$*" | tee -a "$OUT/summary.txt"; }
 
 sanitizers() {  # beside the tests, one after the other; a machine that forbids them is no failure of ours
-  local tool=$1 found code filter kernels=3htc4cuda
+  local tool found code filter kernels=3htc4cuda
+  if [ -n "$DRY" ]; then
+    "${small[@]}" >"$WORK/logs/small.log" 2>&1 && echo "what the sanitizers watch: passed" || echo "what the sanitizers watch: FAILED: $(tail -n 1 "$WORK/logs/small.log")"
+    return
+  fi
   found=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
   if [ -z "$found" ]; then echo "compute-sanitizer is not here: $* were not run"; return; fi
   filter=--kernel-regex
@@ -61,7 +65,7 @@ sanitizers() {  # beside the tests, one after the other; a machine that forbids 
   for tool in "$@"; do
     # Without torch's cache every tensor is an allocation of its own, whose ends memcheck watches.
     PYTORCH_NO_CUDA_MEMORY_CACHING=$([ "$tool" = memcheck ] && echo 1 || echo 0) timeout -k 5 130 \
-      "$found" --tool "$tool" $filter "kns=$kernels" --error-exitcode 9 "$PYTHON" -m tests.ops.small >"$WORK/logs/$tool.log" 2>&1
+      "$found" --tool "$tool" $filter "kns=$kernels" --error-exitcode 9 "${small[@]}" >"$WORK/logs/$tool.log" 2>&1
     code=$?
     if [ $code = 0 ]; then echo "$tool: passed"
     elif [ $code = 9 ]; then echo "$tool: FAILED: $(grep -m 1 'ERROR SUMMARY\|RACECHECK SUMMARY' "$WORK/logs/$tool.log")"
@@ -71,8 +75,9 @@ sanitizers() {  # beside the tests, one after the other; a machine that forbids 
 
 tests=("$PYTHON" -m pytest -v -p no:cacheprovider --continue-on-collection-errors -m gpu)
 bench=("$PYTHON" -m pytest --benchmark-only -q -p no:cacheprovider)
+small=("$PYTHON" -m tests.ops.small)
 dry=()
-if [ -n "$DRY" ]; then dry=(--dry); bench+=(--tiny --device cpu); else bench+=(--quick); fi
+if [ -n "$DRY" ]; then dry=(--dry); bench+=(--tiny --device cpu); small+=(--device cpu); else bench+=(--quick); fi
 [ -z "$DRY" ] && has xdist && tests+=(-n 14 --dist worksteal)
 if has pytest_timeout; then tests+=(--timeout 120); else tests+=(-o faulthandler_timeout=120); fi
 
@@ -96,19 +101,26 @@ call2() {
   step matrix_times 180 "${bench[@]}" $(pick benchmarks bench_ matrix)
 }
 
+watch() {  # watch NAME SECONDS KERNELS COMMAND...: ncu's first look at one of them; a rehearsal runs the command alone
+  local name=ncu_$1 limit=$2 kernels=$3
+  shift 3
+  if [ -n "$DRY" ]; then step "$name" "$limit" "$@"; return; fi
+  step "$name" "$limit" ncu --clock-control none --set full -c 1 -k "regex:$kernels" "$@"
+}
+
 call3() {
-  local processes=14 kernel ncu=(ncu --clock-control none --set full -c 1)
+  local processes=14 kernel
   [ -n "$DRY" ] && processes=2
   step tune 430 "$PYTHON" scripts/gpu_tune.py --out "$WORK/logs" --processes $processes --seconds 330 "${dry[@]}"
-  if [ -n "$LIST" ] || { [ -z "$DRY" ] && command -v ncu >/dev/null; }; then
-    for kernel in roi_align_forward nms_order nms_chain detection_walk; do
-      step "ncu_$kernel" 15 "${ncu[@]}" -k "regex:$kernel" "$PYTHON" -m tests.ops.small
-    done
-    step ncu_convolution 20 "${ncu[@]}" -k "regex:product_kernel|tma_kernel" "${bench[@]}" benchmarks/bench_conv3x3_relu.py
-    step ncu_merge 20 "${ncu[@]}" -k "regex:merge_kernel" "${bench[@]}" benchmarks/bench_semantic_merge.py
-  else
+  if [ -z "$LIST$DRY" ] && ! command -v ncu >/dev/null; then
     said "ncu was not run: it is not here"
+    return
   fi
+  for kernel in roi_align_forward nms_order nms_chain detection_walk; do
+    watch "$kernel" 15 "$kernel" "${small[@]}"
+  done
+  watch convolution 20 "product_kernel|tma_kernel" "${bench[@]}" benchmarks/bench_conv3x3_relu.py
+  watch merge 20 merge_kernel "${bench[@]}" benchmarks/bench_semantic_merge.py
 }
 
 call4() {
