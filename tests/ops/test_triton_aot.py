@@ -28,7 +28,7 @@ print(json.dumps([
     compare(table(spills=1, load128=0), budgets, "3.99"),  # spills and lost instructions are not
     compare({"kernel": {"sm_120": {**kernel, "shared": 120_000}}}, {"3.6": {"kernel": {"sm_120": kernel}}}, "3.99"),
     compare({"new": table()["kernel"]}, budgets, "3.6"),
-    compare(table(spills=3), {"3.6": table(spills=2)}, "3.6") + compare(table(spills=2), {"3.6": table(spills=2)}, "3.6"),
+    [one for spills in (2, 3) for one in compare(table(spills=spills), {"3.6": table(spills=2)}, "3.6")],
 ]))
 """
 
@@ -41,7 +41,7 @@ def test_each_version_has_a_budget_of_its_own():
     assert len(worse) == 2 and "1 spill instructions" in worse[0] and "lost its load128" in worse[1]
     assert len(memory) == 1 and "120000 bytes of shared memory, of 101376" in memory[0]
     assert len(new) == 1 and "no budget" in new[0]
-    assert len(spilled) == 1 and "3 spill instructions, not 2" in spilled[0]
+    assert len(spilled) == 1 and "3 spill instructions, the budget is 2" in spilled[0]
 
 
 @pytest.mark.slow
