@@ -73,10 +73,10 @@ HTC_BOTH Box decode_box(Box b, float dx, float dy, float dw, float dh) {
   return {x - half_width, y - half_height, x + half_width, y + half_height};
 }
 
-// Moved inside 0..limit; NaN stays NaN.
+// Moved inside 0..limit; NaN stays NaN, and a limit that is NaN makes one.
 HTC_BOTH float clip(float at, float limit) {
   const float above = at < 0.0f ? 0.0f : at;
-  return above > limit ? limit : above;
+  return above > limit || limit != limit ? limit : above;
 }
 HTC_BOTH Box clip_box(Box b, float height, float width) {
   return {clip(b.x1, width), clip(b.y1, height), clip(b.x2, width), clip(b.y2, height)};

@@ -4,13 +4,13 @@
 #   scripts/gpu_check.sh call2   numbers: the detector, kernel by kernel, and the operators; nothing else may run
 #   scripts/gpu_check.sh call3   tuning: the tiles of the 3x3 convolution, and ncu where it is installed
 #   scripts/gpu_check.sh call4   rivals, Triton's irregular kernels, memory, the tests that are left
-#   OUT=folder     what comes back, six files at most: summary.txt, logs, results, tiles.json, Triton's cache (build/gpu_check)
+#   OUT=folder     what comes back, six files at most: summary.txt, logs, results, tiles.json, Triton's cache (build/gpu_check/CALL)
 #   CACHE=folder   where an earlier call's triton_cache.tar.gz lies, so that nothing is compiled twice (build/gpu_cache)
 #   PYTHON=python3, DRY=1: every command on tiny sizes without a GPU; LIST=1: names, limits and commands alone
 # It needs torch, Triton, pytest and the built libhtc_fast_ops.so (the stable ABI serves any torch from 2.11 on); what is
 # missing besides is left out and said. What a killed call had measured is in OUT: it is packed after every step.
 cd "$(dirname "$0")/.." || exit 1
-PYTHON=${PYTHON:-python3} OUT=${OUT:-build/gpu_check} CACHE=${CACHE:-build/gpu_cache} WORK=${WORK:-build/gpu_work}
+PYTHON=${PYTHON:-python3} OUT=${OUT:-build/gpu_check/$1} CACHE=${CACHE:-build/gpu_cache} WORK=${WORK:-build/gpu_work}
 [[ $WORK == /* ]] || WORK=$PWD/$WORK
 call=$1 failed=0
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$WORK/triton
@@ -39,7 +39,7 @@ pack() {  # everything so far, under its final name at once
 step() {  # step NAME SECONDS COMMAND...
   local name=$1 limit=$2 began=$SECONDS code
   shift 2
-  if [ -n "$LIST" ]; then printf '%s\t%s\t%s\n' "$name" "$limit" "$*"; return; fi
+  if [ -n "$LIST" ]; then printf '%s\t%s\t' "$name" "$limit" && printf '%q ' "$@" && echo; return; fi
   [ -n "$DRY" ] && limit=600  # a rehearsal shows that it runs, on whatever cores there are
   # Interrupted first and killed later: pytest then still says what it had done.
   timeout -s INT -k 10 "$limit" "$@" >"$WORK/logs/$name.log" 2>&1
@@ -116,7 +116,7 @@ call3() {
     said "ncu was not run: it is not here"
     return
   fi
-  for kernel in roi_align_forward nms_order nms_chain detection_walk; do
+  for kernel in roi_align_forward nms_order nms_chain radix_pass propose_collect detection_walk; do
     watch "$kernel" 15 "$kernel" "${small[@]}"
   done
   watch convolution 20 "product_kernel|tma_kernel" "${bench[@]}" benchmarks/bench_conv3x3_relu.py
@@ -133,16 +133,16 @@ call4() {
   step other_tests 180 "${tests[@]}" tests --ignore=tests/ops --ignore=tests/inference --ignore=tests/models --ignore=tests/training
 }
 
-case $call in call1 | call2 | call3 | call4) ;; *) sed -n '2,12p' "$0" | cut -c3-; exit 2 ;; esac
+case $call in call1 | call2 | call3 | call4) ;; *) sed -n '2,/^[^#]/{/^#/p}' "$0" | cut -c3-; exit 2 ;; esac
 if [ -z "$LIST" ]; then
-  rm -rf "$WORK/logs" && mkdir -p "$OUT" "$WORK/logs" "$TRITON_CACHE_DIR" && OUT=$(cd "$OUT" && pwd)
-  touch "$WORK/began"
-  : >"$OUT/summary.txt"
-  [ -f "$CACHE/triton_cache.tar.gz" ] && tar -xzf "$CACHE/triton_cache.tar.gz" -C "$TRITON_CACHE_DIR"
   if [ -z "$DRY" ] && ! "$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then
     echo "gpu_check: torch sees no GPU here; DRY=1 rehearses without one"
     exit 1
   fi
+  rm -rf "$WORK/logs" && mkdir -p "$OUT" "$WORK/logs" "$TRITON_CACHE_DIR" && OUT=$(cd "$OUT" && pwd)
+  touch "$WORK/began"
+  : >"$OUT/summary.txt"
+  [ -f "$CACHE/triton_cache.tar.gz" ] && tar -xzf "$CACHE/triton_cache.tar.gz" -C "$TRITON_CACHE_DIR"
   for module in pytest xdist pytest_timeout pytest_benchmark triton torchvision timm pycocotools; do
     has $module || said "not installed: $module"
   done

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import itertools
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -28,7 +29,7 @@ def steps(call: str) -> list[tuple[str, int, list[str]]]:
     done = run(call, LIST="1")
     assert done.returncode == 0, done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines()]
-    return [(name, int(limit), command.split(" ")) for name, limit, command in rows]
+    return [(name, int(limit), shlex.split(command)) for name, limit, command in rows]
 
 
 def test_limits_of_a_call_fit_into_one_command():
@@ -70,7 +71,7 @@ def test_a_step_that_fails_fails_the_call_and_leaves_its_log(tmp_path):
 
 def test_no_such_call_is_told_what_there_is():
     done = run("call5")
-    assert done.returncode == 2 and all(call in done.stdout for call in CALLS)
+    assert done.returncode == 2 and all(call in done.stdout for call in CALLS) and "dirname" not in done.stdout
 
 
 @pytest.mark.slow

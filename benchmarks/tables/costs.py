@@ -3,12 +3,14 @@
 The GPU's figures are its data sheet's; nothing here was timed.
 """
 
+import functools
 import json
 import math
 from pathlib import Path
 
 import torch
 
+from benchmarks.roi_reads import reads
 from benchmarks.tables.markdown import table
 from htc_fast.ops._backend import triton_installed
 
@@ -43,6 +45,19 @@ def row(name: str, shape: tuple[int, int, int], taps: int, outputs: int = CHANNE
     cells = [name, "×".join(map(str, shape)), f"{operations / 1e9:.1f}", f"{moved / 1e6:.1f}"]
     cells += [f"{tile.rows}×{tile.outputs}", box, str(tiles), f"{tiles / gpu.processors:.2f}", f"{full:.0%}"]
     return [*cells, f"{limit:.1f}"]
+
+
+@functools.cache
+def roi_reads(suites: tuple[str, ...] = ()) -> str:
+    """What RoIAlign's kernel reads per RoI, and what that is for all, with and without the semantic map."""
+    found = []
+    for count, out, step in ((1000, 7, 4), (100, 14, 2)):
+        for semantic in (False, True):
+            one = reads(count, out, semantic, step)
+            name = f"{count} to {out}×{out}" + ", semantic map too" * semantic
+            cells = [f"{part:.0f} ({part * count * 512 / 1e9:.2f} GB)" for part in (one.all, one.missed, one.different)]
+            found.append([name, *cells, f"{one.missed / one.different:.2f}", f"{one.blocks:.1f}", str(one.longest)])
+    return table(["per RoI", "reads", "from L2", "different", "from L2 : different", "blocks", "longest walk"], found)
 
 
 def launches(suites: tuple[str, ...] = ()) -> str:

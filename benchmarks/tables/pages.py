@@ -21,6 +21,7 @@ TABLES = {
     "roi_align": (operators.operators, "roi_align"),
     "pr_roi_pool": (operators.operators, "pr_roi_pool"),
     "nms": (operators.operators, "nms", "soft_nms"),
+    "boxes": (operators.operators, *BOXES),
     "masks": (operators.operators, "paste_masks", "encode_masks"),
     "matrix": (operators.operators, *CONVOLUTIONS),
     **{f"operator:{name}": (operators.line, name) for name in OPERATORS},
@@ -33,6 +34,7 @@ TABLES = {
     "buckets": (runs.buckets, "buckets"),
     "costs": (costs.counted,),
     "launches": (costs.launches,),
+    "roi_reads": (costs.roi_reads,),
 }
 # Pictures of docs -> who draws them, of which suite; the first device's.
 PICTURES = {"profile.png": (chart.draw, "profile"), "sweep.png": (curves.draw, "sweep")}

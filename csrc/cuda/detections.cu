@@ -1,10 +1,10 @@
 // Detections in two launches, without waiting for the device.
-//   detection_scores  a warp per row: softmax of every stage, their mean; what exceeds the threshold goes to a list of
-//   its
-//                     image, as a key that sorts by score, then by row and class, in whatever order the warps come
-//   detection_walk    a block per image: the best of the list, 64 at a time, moved, met by what is kept so far; ends
-//   when
-//                     enough are kept, so that of 80 000 candidates no more than some thousand are ever moved
+//
+// detection_scores: a warp per row. Softmax of every stage, their mean; what exceeds the threshold goes to a list of
+// its image, as a key that sorts by score, then by row and class, in whatever order the warps come.
+//
+// detection_walk: a block per image. The best of the list, 64 at a time, moved, met by what is kept so far; it ends
+// when enough are kept, so that of 80 000 candidates no more than some thousand are ever moved.
 #include "cuda/nms_chunk.cuh"
 #include "cuda/rows.cuh"
 

@@ -3,6 +3,7 @@
 import operator
 import warnings
 import weakref
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +38,13 @@ def optimize(
         raise TypeError(f"model must be a detector from htc_fast.create_model, got {type(model).__name__}.")
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
-    if len(image_size) != 2 or min(image_size) < 32 or batch_size < 1:
+    sides = tuple(image_size) if isinstance(image_size, Sequence) else ()
+    if len(sides) != 2 or not all(
+        isinstance(one, int) and one >= least for one, least in zip((*sides, batch_size), (32, 32, 1))
+    ):
         raise ValueError(
-            f"image_size takes two sides of at least 32, batch_size at least 1: got {image_size}, {batch_size}."
+            f"image_size takes two integers of at least 32, batch_size an integer of at least 1: got {image_size!r}, "
+            f"{batch_size!r}."
         )
     device = next(model.parameters()).device
     if not supports(dtype, device):

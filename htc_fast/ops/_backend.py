@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import torch
+from torch.autograd import forward_ad
 
 from htc_fast.ops import _native
 
@@ -115,6 +116,25 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     if chosen != "triton" and op not in from_torch:
         _native.require(cuda=chosen == "cuda")
     return chosen
+
+
+def has_tangent(*tensors: torch.Tensor | None) -> bool:
+    """Whether forward-mode differentiation is under way through one of them."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(one is not None and forward_ad.unpack_dual(one).tangent is not None for one in tensors)
+
+
+def refuse_tangents(op: str, *tensors: torch.Tensor | None) -> None:
+    """For kernels that would drop a tangent without a word.
+
+    raises  RuntimeError where forward-mode differentiation is under way through one of the tensors
+    """
+    if has_tangent(*tensors):
+        raise RuntimeError(
+            f"{op} has no forward-mode derivative in its kernels: use reverse mode (backward, vjp) or "
+            'ops.use_backend("reference").'
+        )
 
 
 def library(backend: str) -> ModuleType:

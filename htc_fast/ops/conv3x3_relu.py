@@ -37,6 +37,7 @@ def conv3x3_relu(
     _check(x, weight, bias, residual, count)
     backend = _backend.backend_for("conv3x3_relu", x)
     if backend == "triton":
+        _backend.refuse_tangents("conv3x3_relu", x, weight, bias, residual)
         x, weight, bias, residual = _convolutions.autocast(x, weight, bias, residual)
         return torch.ops.htc_fast_triton.conv3x3_relu(x, weight, bias, residual, count)
     if backend != "reference":

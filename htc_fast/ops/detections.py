@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
+from htc_fast.ops._arguments import check_counts, check_tensors, real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import detections as reference
 from htc_fast.ops.refine import check_logits, check_moves
@@ -44,23 +45,24 @@ def detections(
     raises           ValueError, TypeError
     source           HTC, section 3.1; ensembles as in mmdetection 2.x
     """
-    check_moves(boxes, deltas, std, image_sizes)
+    std = check_moves(boxes, deltas, std, image_sizes)
     if not 1 <= len(logits) <= MOST_STAGES:
         raise ValueError(f"logits must be those of 1 to {MOST_STAGES} stages, got {len(logits)}.")
     for number, one in enumerate(logits):
         check_logits(f"logits[{number}]", one, boxes, deltas)
         if one.shape != logits[0].shape:
             raise ValueError(f"logits must have one shape, got {list(logits[0].shape)} and {list(one.shape)}.")
+    if valid is not None:
+        check_tensors(valid=valid)
     if valid is not None and (valid.shape != boxes.shape[:2] or valid.dtype != torch.bool):
         raise ValueError(f"valid must be bool [N, R] = {list(boxes.shape[:2])}, got {valid.dtype} {list(valid.shape)}.")
     if valid is not None and valid.device != boxes.device:
         raise ValueError(f"valid must be on {boxes.device} like boxes, got {valid.device}.")
     if score_average not in AVERAGES:
         raise ValueError(f"score_average must be 'logits' or 'probabilities', got {score_average!r}.")
-    if limit < 0:
-        raise ValueError(f"limit must not be negative, got {limit}.")
-    options = [float(one) for one in std], score_average == "logits", score_threshold, iou_threshold, limit
-    arguments = list(logits), deltas, boxes, valid, image_sizes, *options
+    check_counts(limit=limit)
+    thresholds = real("score_threshold", score_threshold), real("iou_threshold", iou_threshold)
+    arguments = list(logits), deltas, boxes, valid, image_sizes, std, score_average == "logits", *thresholds, limit
     backend = _backend.backend_for("detections", boxes)
     run = reference.detections if backend == "reference" else _backend.library(backend).detections
     return run(*arguments)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend, _native
+from htc_fast.ops._arguments import real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.paste_masks import check_masks
 from htc_fast.ops.reference import encode_masks as reference
@@ -27,6 +28,7 @@ def encode_masks(
     source      COCO API's compressed run lengths
     """
     height, width = check_masks(masks, boxes, image_size)
+    threshold = real("threshold", threshold)
     if masks.device.type == "cuda" and _backend.forced_backend() is None and not _native.has_cuda():
         # Built without nvcc: the small masks travel, 3 KB each, and become run lengths in C++.
         masks, boxes = masks.cpu(), boxes.cpu()

@@ -29,6 +29,7 @@ def mask_flow(x: Tensor, m: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         raise ValueError(f"x must be {wanted} for this m and weight, got {list(x.shape)}.")
     backend = _backend.backend_for("mask_flow", x)
     if backend == "triton":
+        _backend.refuse_tangents("mask_flow", x, m, weight, bias)
         return torch.ops.htc_fast_triton.mask_flow(*_convolutions.autocast(x, m, weight, bias))
     if backend == "reference":
         return reference.mask_flow(x, m, weight, bias)

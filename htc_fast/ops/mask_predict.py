@@ -32,6 +32,7 @@ def mask_predict(
     if backend == "triton" and labels is None and len(weight) > MANY_CLASSES and _backend.forced_backend() is None:
         backend = "cuda"
     if backend == "triton":
+        _backend.refuse_tangents("mask_predict", x, up_weight, up_bias, weight, bias)
         return torch.ops.htc_fast_triton.mask_predict(
             *_convolutions.autocast(x, up_weight, up_bias, weight, bias), labels
         )

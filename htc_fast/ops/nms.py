@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
+from htc_fast.ops._arguments import check_counts, check_integers, check_tensors, real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import nms as reference
 
@@ -21,7 +22,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     raises         ValueError, TypeError
     source         torchvision's signature and results
     """
+    check_tensors(boxes=boxes, scores=scores)
     _check(boxes, scores, None, 2)
+    iou_threshold = real("iou_threshold", iou_threshold)
     backend = _backend.backend_for("nms", boxes)
     if backend == "reference":
         return reference.batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
@@ -36,7 +39,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     raises   ValueError, TypeError
     source   torchvision's signature and results
     """
+    check_tensors(boxes=boxes, scores=scores, idxs=idxs)
     _check(boxes, scores, idxs, 2)
+    iou_threshold = real("iou_threshold", iou_threshold)
     backend = _backend.backend_for("batched_nms", boxes)
     if backend == "reference":
         return reference.batched_nms(boxes, scores, idxs, iou_threshold)
@@ -62,10 +67,10 @@ def batched_nms_padded(
     """
     if idxs is None:
         raise TypeError("idxs must be [N, B] integers, got None: give zeros where all boxes are of one class.")
+    check_tensors(boxes=boxes, scores=scores, idxs=idxs)
     _check(boxes, scores, idxs, 3)
-    if max_output < 0:
-        raise ValueError(f"max_output must not be negative, got {max_output}.")
-    arguments = iou_threshold, max_output, score_threshold
+    check_counts(max_output=max_output)
+    arguments = real("iou_threshold", iou_threshold), max_output, real("score_threshold", score_threshold)
     backend = _backend.backend_for("batched_nms_padded", boxes)
     if backend == "reference":
         return reference.batched_nms_padded(boxes, scores, idxs, *arguments)
@@ -85,8 +90,8 @@ def _check(boxes: Tensor, scores: Tensor, idxs: Tensor | None, rank: int) -> Non
             raise ValueError(f"{name} must be {list(boxes.shape[:-1])} like boxes, got {list(value.shape)}.")
         if value.device != boxes.device:
             raise ValueError(f"{name} is on {value.device} and boxes on {boxes.device}: move them together.")
-    if idxs is not None and (idxs.is_floating_point() or idxs.is_complex()):
-        raise TypeError(f"idxs must be integers, got {idxs.dtype}.")
+    if idxs is not None:
+        check_integers(idxs=idxs)
 
 
 def _fake(boxes, scores, idxs, iou_threshold):

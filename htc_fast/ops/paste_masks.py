@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
+from htc_fast.ops._arguments import check_tensors, real, sides
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import paste_masks as reference
 
@@ -21,6 +22,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], thres
     source      Mask R-CNN, detectron2's pixel-centre convention
     """
     height, width = check_masks(masks, boxes, image_size)
+    threshold = real("threshold", threshold)
     if _backend.backend_for("paste_masks", masks) == "reference":
         return reference.paste_masks(masks, boxes, height, width, threshold)
     return torch.ops.htc_fast.paste_masks(masks.detach(), boxes.detach(), height, width, threshold)
@@ -28,9 +30,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int], thres
 
 def check_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tuple[int, int]:
     """The image's height and width, once everything fits together."""
-    for name, one in (("masks", masks), ("boxes", boxes)):
-        if not isinstance(one, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(one).__name__}.")
+    check_tensors(masks=masks, boxes=boxes)
     if masks.dim() != 3 or 0 in masks.shape[1:]:
         raise ValueError(f"masks must be [K, h, w] with h and w at least 1, got {list(masks.shape)}.")
     if boxes.dim() != 2 or boxes.shape[1] != 4 or boxes.shape[0] != masks.shape[0]:
@@ -39,10 +39,7 @@ def check_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tu
         raise TypeError(f"masks and boxes must be floating point, got {masks.dtype} and {boxes.dtype}.")
     if masks.device != boxes.device:
         raise ValueError(f"masks are on {masks.device} and boxes on {boxes.device}: move them together.")
-    sides = [int(side) for side in image_size] if hasattr(image_size, "__iter__") else []
-    if len(sides) != 2 or min(sides) < 0:
-        raise ValueError(f"image_size must be height, width, neither negative, got {image_size!r}.")
-    return sides[0], sides[1]
+    return sides("image_size", image_size)
 
 
 def _fake(masks, boxes, height, width, threshold):

@@ -45,6 +45,7 @@ def pr_roi_pool(
     finest_size = canonical_size / (2.0**canonical_level * scales[0])
     if _backend.backend_for("pr_roi_pool", features[0]) == "reference":
         return reference.pr_roi_pool(features, rois, size, scales, aligned, finest_size)
+    _backend.refuse_tangents("pr_roi_pool", *features, rois)
     return torch.ops.htc_fast.pr_roi_pool(features, rois, *size, scales, aligned, finest_size)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
+from htc_fast.ops._arguments import check_counts, check_tensors, real, reals
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import propose as reference
 
@@ -55,10 +56,13 @@ def propose(
     objectness, deltas = list(objectness), list(deltas)
     _check_maps(objectness, deltas, image_sizes)
     steps, flat = steps_of(strides, len(objectness)), flat_anchors(anchors, objectness)
-    _check_options(per_level, limit, min_size, delta_std)
+    check_counts(per_level=per_level, limit=limit)
+    iou_threshold, min_size = real("iou_threshold", iou_threshold), real("min_size", min_size)
+    if min_size < 0:
+        raise ValueError(f"min_size must not be negative, got {min_size}.")
     logits, moves = [one.detach() for one in objectness], [one.detach() for one in deltas]
-    std = [float(value) for value in delta_std]
-    arguments = logits, moves, image_sizes, flat, steps, per_level, limit, float(iou_threshold), float(min_size), std
+    std = reals("delta_std", delta_std, 4)
+    arguments = logits, moves, image_sizes, flat, steps, per_level, limit, iou_threshold, min_size, std
     backend = _backend.backend_for("propose", objectness[0])
     if backend == "reference":
         return reference.propose(*arguments)
@@ -71,6 +75,8 @@ def _check_maps(objectness: list[Tensor], deltas: list[Tensor], image_sizes: Ten
             f"expected 1 to {MOST_LEVELS} levels, as many of deltas as of objectness, got {len(objectness)} and "
             f"{len(deltas)}."
         )
+    check_tensors(image_sizes=image_sizes, **{f"objectness[{number}]": one for number, one in enumerate(objectness)})
+    check_tensors(**{f"deltas[{number}]": one for number, one in enumerate(deltas)})
     first = objectness[0]
     if first.dtype not in FLOATS:
         raise TypeError(f"objectness must be float32, float64, float16 or bfloat16, got {first.dtype}.")
@@ -89,6 +95,8 @@ def _check_maps(objectness: list[Tensor], deltas: list[Tensor], image_sizes: Ten
                     f"all maps must be {first.dtype} on {first.device} like level 0's objectness, got {one.dtype} on "
                     f"{one.device} in level {number}."
                 )
+    if image_sizes.is_complex():
+        raise TypeError(f"image_sizes must be real numbers, got {image_sizes.dtype}.")
     if list(image_sizes.shape) != [first.shape[0], 2] or image_sizes.device != first.device:
         raise ValueError(
             f"image_sizes must be [N, 2] = [{first.shape[0]}, 2] on {first.device}, got {list(image_sizes.shape)} on "
@@ -101,11 +109,12 @@ def steps_of(strides: Sequence[float | tuple[float, float]], levels: int) -> lis
 
     raises  ValueError
     """
-    if len(strides) != levels:
-        raise ValueError(f"expected one stride per level, got {len(strides)} for {levels} levels.")
-    both = [one if isinstance(one, Sequence) else (one, one) for one in strides]
-    steps = [float(step) for pair in both for step in pair]
-    if len(steps) != 2 * levels or not all(0 < step < math.inf for step in steps):
+    if not isinstance(strides, Sequence) or len(strides) != levels:
+        raise ValueError(f"strides must be one per level, {levels} in all, got {strides!r}.")
+    steps = []
+    for one in strides:
+        steps += reals("a level's stride", one, 2) if isinstance(one, Sequence) else [real("a stride", one)] * 2
+    if not all(0 < step < math.inf for step in steps):
         raise ValueError(f"strides must be positive numbers or pairs (down, across) of them, got {list(strides)}.")
     return steps
 
@@ -115,8 +124,8 @@ def flat_anchors(anchors: Sequence[Sequence[Sequence[float]] | Tensor], objectne
 
     raises  ValueError
     """
-    if len(anchors) != len(objectness):
-        raise ValueError(f"expected the anchors of every level, got {len(anchors)} for {len(objectness)} levels.")
+    if not isinstance(anchors, Sequence) or len(anchors) != len(objectness):
+        raise ValueError(f"anchors must be given for every level, {len(objectness)} in all, got {anchors!r}.")
     flat: list[float] = []
     for number, (some, logits) in enumerate(zip(anchors, objectness)):
         if isinstance(some, Tensor):
@@ -135,15 +144,6 @@ def flat_anchors(anchors: Sequence[Sequence[Sequence[float]] | Tensor], objectne
     if len(flat) > 4 * MOST_ANCHORS:
         raise ValueError(f"expected at most {MOST_ANCHORS} anchors in all levels, got {len(flat) // 4}.")
     return flat
-
-
-def _check_options(per_level: int, limit: int, min_size: float, delta_std: Sequence[float]) -> None:
-    if per_level < 0 or limit < 0:
-        raise ValueError(f"per_level and limit must not be negative, got {per_level} and {limit}.")
-    if not min_size >= 0:
-        raise ValueError(f"min_size must not be negative, got {min_size}.")
-    if len(delta_std) != 4:
-        raise ValueError(f"delta_std must be four numbers, got {delta_std!r}.")
 
 
 def _fake(objectness, deltas, image_sizes, anchors, strides, per_level, limit, *options):

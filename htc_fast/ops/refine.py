@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
+from htc_fast.ops._arguments import check_integers, check_tensors, reals
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import refine as reference
 
@@ -28,26 +29,34 @@ def refine(
     deltas       [N, R, 4], or [N, R, 4 * classes] where classes differ: dx, dy, dw, dh
     std          what deltas are multiplied by, four numbers
     image_sizes  [N, 2]               integers: height, width
-    labels       [N, R]               classes that are known already, -1: look; one that is no class gives zeros
-    returns      [N, R, 4] float32; no gradient
+    labels       [N, R]               integers: where deltas differ by class, the class that is known already; below
+                                      zero: look; beyond the last class: zeros
+    returns      [N, R, 4] float32; no gradient; a box that is not finite stays so
     raises       ValueError, TypeError
     source       HTC, section 3.1; deltas of R-CNN, sides changed by a factor of at most 62.5
     """
-    check_moves(boxes, deltas, std, image_sizes)
+    std = check_moves(boxes, deltas, std, image_sizes)
     check_logits("logits", logits, boxes, deltas)
-    if labels is not None and (labels.shape != boxes.shape[:2] or labels.is_floating_point()):
-        raise ValueError(
-            f"labels must be integers [N, R] = {list(boxes.shape[:2])}, got {labels.dtype} {list(labels.shape)}."
-        )
-    if labels is not None and labels.device != boxes.device:
-        raise ValueError(f"labels must be on {boxes.device} like boxes, got {labels.device}.")
-    arguments = boxes, logits, deltas, [float(one) for one in std], image_sizes, labels
+    if labels is not None:
+        check_tensors(labels=labels)
+        if labels.shape != boxes.shape[:2] or labels.dtype == torch.bool:
+            raise ValueError(
+                f"labels must be integers [N, R] = {list(boxes.shape[:2])}, got {labels.dtype} {list(labels.shape)}."
+            )
+        check_integers(labels=labels)
+        if labels.device != boxes.device:
+            raise ValueError(f"labels must be on {boxes.device} like boxes, got {labels.device}.")
+    arguments = boxes, logits, deltas, std, image_sizes, labels
     backend = _backend.backend_for("refine", boxes)
     return reference.refine(*arguments) if backend == "reference" else _backend.library(backend).refine(*arguments)
 
 
-def check_moves(boxes: Tensor, deltas: Tensor, std: Sequence[float], image_sizes: Tensor) -> None:
-    """raises  ValueError, TypeError where boxes, deltas, std and image_sizes do not fit together"""
+def check_moves(boxes: Tensor, deltas: Tensor, std: Sequence[float], image_sizes: Tensor) -> list[float]:
+    """std as a list, once everything fits together.
+
+    raises  ValueError, TypeError
+    """
+    check_tensors(boxes=boxes, deltas=deltas, image_sizes=image_sizes)
     if boxes.dim() != 3 or boxes.shape[2] != 4:
         raise ValueError(f"boxes must be [N, R, 4], got {list(boxes.shape)}.")
     if deltas.dim() != 3 or deltas.shape[:2] != boxes.shape[:2]:
@@ -56,9 +65,8 @@ def check_moves(boxes: Tensor, deltas: Tensor, std: Sequence[float], image_sizes
         )
     if not (boxes.is_floating_point() and deltas.is_floating_point()):
         raise TypeError(f"boxes and deltas must be floating point, got {boxes.dtype} and {deltas.dtype}.")
-    if len(std) != 4:
-        raise ValueError(f"std must be four numbers, got {len(std)}.")
-    if image_sizes.shape != (boxes.shape[0], 2) or image_sizes.is_floating_point():
+    check_integers(image_sizes=image_sizes)
+    if image_sizes.shape != (boxes.shape[0], 2):
         raise ValueError(
             f"image_sizes must be integers [N, 2] = [{boxes.shape[0]}, 2], got {image_sizes.dtype} "
             f"{list(image_sizes.shape)}."
@@ -66,10 +74,12 @@ def check_moves(boxes: Tensor, deltas: Tensor, std: Sequence[float], image_sizes
     for name, one in (("deltas", deltas), ("image_sizes", image_sizes)):
         if one.device != boxes.device:
             raise ValueError(f"{name} must be on {boxes.device} like boxes, got {one.device}.")
+    return reals("std", std, 4)
 
 
 def check_logits(name: str, logits: Tensor, boxes: Tensor, deltas: Tensor) -> None:
     """raises  ValueError, TypeError where logits do not fit to boxes and deltas"""
+    check_tensors(**{name: logits})
     if logits.dim() != 3 or logits.shape[:2] != boxes.shape[:2] or logits.shape[2] < 2:
         raise ValueError(f"{name} must be [N, R, classes + 1] for boxes {list(boxes.shape)}, got {list(logits.shape)}.")
     if not logits.is_floating_point():

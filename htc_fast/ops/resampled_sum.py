@@ -9,15 +9,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from htc_fast.ops import _native
+from htc_fast.ops import _backend, _native
 from htc_fast.ops._declare import declare, maps_like, once
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def takes(maps: Tensor) -> bool:
-    """Whether maps like this one are summed here: on the CPU, not in float64, the library being there."""
-    return maps.device.type in ("cpu", "meta") and maps.dtype in TYPES and _native.loaded()
+def takes(*maps: Tensor) -> bool:
+    """Whether maps like these are summed here: on the CPU, not in float64, the library being there.
+
+    What torch.func transforms, forward-mode derivatives too, is torch's own.
+    """
+    like = maps[0]
+    if like.device.type not in ("cpu", "meta") or like.dtype not in TYPES or not _native.loaded():
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is None and not _backend.has_tangent(*maps)
 
 
 def resampled_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

@@ -94,6 +94,7 @@ def multi_level_roi_align(
 
 
 def _call(backend, features, rois, size, scales, *arguments) -> Tensor:
+    _backend.refuse_tangents("RoIAlign", *features, arguments[3])
     operator = _backend.library(backend).multi_level_roi_align
     return operator(features, rois.detach(), *size, scales, *arguments)
 

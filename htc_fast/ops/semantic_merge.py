@@ -37,7 +37,7 @@ def semantic_merge(
     for number, (one, weight, bias) in enumerate(zip(features, weights, biases)):
         _convolutions.check_weight(f"weights[{number}]", weight, bias, 1)
         _convolutions.check_maps(f"features[{number}]", one, weight.shape[1])
-        if weight.shape[:2] != weights[0].shape[:2] or len(one) != len(features[0]) or not one[0:1, 0:1].numel():
+        if weight.shape[:2] != weights[0].shape[:2] or len(one) != len(features[0]) or 0 in one.shape[2:]:
             raise ValueError(
                 f"features[{number}] {list(one.shape)} with weight {list(weight.shape)} does not fit "
                 f"features[0] {list(features[0].shape)} with {list(weights[0].shape)}: images and "
@@ -49,6 +49,7 @@ def semantic_merge(
         return reference.semantic_merge(features, weights, biases, level)
     features, weights, biases = (list(_convolutions.autocast(*some)) for some in (features, weights, biases))
     if backend == "triton":
+        _backend.refuse_tangents("semantic_merge", *features, *weights, *biases)
         return torch.ops.htc_fast_triton.semantic_merge(features, weights, biases, level)
     height, width = features[level].shape[2:]
     return _over_torch(features, weights, biases, (height, width))
@@ -62,7 +63,7 @@ def _over_torch(features: list[Tensor], weights: list[Tensor], biases: list[Tens
         if one.shape[2] * one.shape[3] > size[0] * size[1]:
             one = _resampled(one, size)
         products.append(F.conv2d(one, weight, bias))
-    if resampled_sum.takes(products[0]):
+    if resampled_sum.takes(*products):
         return resampled_sum.resampled_sum(products, size)
     parts = [_resampled(one, size).relu_() for one in products]
     return sum(parts[1:], parts[0])

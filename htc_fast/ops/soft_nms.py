@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
+from htc_fast.ops._arguments import check_counts, check_integers, check_tensors, real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import soft_nms as reference
 
@@ -37,9 +38,14 @@ def soft_nms(
     raises         ValueError for wrong shapes or options
     source         Soft-NMS, section 3; candidates and defaults as in mmcv
     """
-    _check(boxes, scores, idxs, 2, method, sigma, max_output)
-    most = len(boxes) if max_output is None else min(max_output, len(boxes))
-    boxes, scores, least = boxes.detach(), scores.detach(), max(min_score, 0.0)
+    check_tensors(boxes=boxes, scores=scores, idxs=idxs)
+    _check(boxes, scores, idxs, 2, method)
+    iou_threshold, sigma, least = _options(iou_threshold, sigma, min_score)
+    most = len(boxes)
+    if max_output is not None:
+        check_counts(max_output=max_output)
+        most = min(max_output, len(boxes))
+    boxes, scores = boxes.detach(), scores.detach()
     if _backend.backend_for("soft_nms", boxes) == "reference":
         return reference.soft_nms(boxes, scores, idxs, method, iou_threshold, sigma, least, most)
     return torch.ops.htc_fast.soft_nms(boxes, scores, idxs, method == "gaussian", iou_threshold, sigma, least, most)
@@ -65,9 +71,11 @@ def soft_nms_padded(
     raises      ValueError, TypeError
     source      Soft-NMS, section 3
     """
-    _check(boxes, scores, idxs, 3, method, sigma, max_output)
-    # A negative score would rise as it decays.
-    boxes, scores, least = boxes.detach(), scores.detach(), max(min_score, 0.0)
+    check_tensors(boxes=boxes, scores=scores, idxs=idxs)
+    _check(boxes, scores, idxs, 3, method)
+    check_counts(max_output=max_output)
+    iou_threshold, sigma, least = _options(iou_threshold, sigma, min_score)
+    boxes, scores = boxes.detach(), scores.detach()
     if _backend.backend_for("soft_nms_padded", boxes) == "reference":
         return reference.soft_nms_padded(boxes, scores, idxs, method, iou_threshold, sigma, least, max_output)
     return torch.ops.htc_fast.soft_nms_padded(
@@ -75,9 +83,15 @@ def soft_nms_padded(
     )
 
 
-def _check(
-    boxes: Tensor, scores: Tensor, idxs: Tensor, rank: int, method: str, sigma: float, max_output: int | None
-) -> None:
+def _options(iou_threshold: float, sigma: float, min_score: float) -> tuple[float, float, float]:
+    iou_threshold, sigma = real("iou_threshold", iou_threshold), real("sigma", sigma)
+    if sigma <= 0:
+        raise ValueError(f"sigma must be positive, got {sigma}.")
+    # A negative score would rise as it decays.
+    return iou_threshold, sigma, max(real("min_score", min_score), 0.0)
+
+
+def _check(boxes: Tensor, scores: Tensor, idxs: Tensor, rank: int, method: str) -> None:
     if boxes.dim() != rank or boxes.shape[-1] != 4:
         raise ValueError(f"boxes must be {'[K, 4]' if rank == 2 else '[N, B, 4]'}, got {list(boxes.shape)}.")
     for name, value in (("scores", scores), ("idxs", idxs)):
@@ -85,17 +99,11 @@ def _check(
             raise ValueError(f"{name} must be {list(boxes.shape[:-1])} like boxes, got {list(value.shape)}.")
         if value.device != boxes.device:
             raise ValueError(f"{name} must be on {boxes.device} like boxes, got {value.device}.")
-    if not boxes.is_floating_point() or not scores.is_floating_point() or idxs.is_floating_point():
-        raise TypeError(
-            f"boxes and scores must be floating point and idxs integers, got {boxes.dtype}, "
-            f"{scores.dtype} and {idxs.dtype}."
-        )
+    if not boxes.is_floating_point() or not scores.is_floating_point():
+        raise TypeError(f"boxes and scores must be floating point, got {boxes.dtype} and {scores.dtype}.")
+    check_integers(idxs=idxs)
     if method not in METHODS:
         raise ValueError(f"unknown soft-NMS method {method!r}: expected 'linear' or 'gaussian'.")
-    if sigma <= 0:
-        raise ValueError(f"sigma must be positive, got {sigma}.")
-    if max_output is not None and max_output < 0:
-        raise ValueError(f"max_output must not be negative, got {max_output}.")
 
 
 def _fake(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, max_output):

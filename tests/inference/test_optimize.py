@@ -172,9 +172,12 @@ def test_bad_arguments():
         optimize(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match="dtype must be one of"):
         optimize(model, dtype=torch.int8)
+    for size, batch in [((float("nan"), 64), 1), ((100.5, 200), 1), (800, 1), (None, 1), ((64, 64), 1.5), ("ab", 1)]:
+        with pytest.raises(ValueError, match="image_size takes two integers of at least 32, batch_size an integer"):
+            optimize(model, size, batch)
     with pytest.raises(ValueError, match="at least 32"):
         optimize(model, image_size=(16, 96))
-    with pytest.raises(ValueError, match="batch_size at least 1"):
+    with pytest.raises(ValueError, match="batch_size an integer of at least 1"):
         optimize(model, batch_size=0)
     assert htc_fast.optimize is optimize
 

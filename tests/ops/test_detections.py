@@ -68,16 +68,10 @@ def unless(name: str, column) -> str | None:
 
 
 def check(column, arguments: tuple, options: dict) -> tuple:
-    """C++ and Triton find what the definition finds, up to rounding; CUDA the very bits of C++."""
+    """All find the definition's very bits."""
     found = column.call(OPERATOR, *arguments, **options)
-    if column in (EMULATED, CUDA):
-        for mine, wanted in zip(found, CPP.call(OPERATOR, *arguments, **options), strict=True):
-            assert torch.equal(mine, wanted) and mine.dtype == wanted.dtype
-        return found
-    boxes, scores, labels, count = REFERENCE.call(OPERATOR, *arguments, **options)
-    torch.testing.assert_close(found[0], boxes, rtol=1e-6, atol=1e-4)
-    torch.testing.assert_close(found[1], scores, rtol=1e-6, atol=1e-6)
-    assert torch.equal(found[2], labels) and torch.equal(found[3], count)
+    for mine, wanted in zip(found, REFERENCE.call(OPERATOR, *arguments, **options), strict=True):
+        assert torch.equal(mine, wanted) and mine.dtype == wanted.dtype
     assert found[2].dtype == torch.int64 and found[3].dtype == torch.int32
     return found
 
@@ -252,7 +246,7 @@ def test_errors():
         found(valid=valid.float())
     with pytest.raises(ValueError, match="valid must be on cpu like boxes, got meta"):
         found(valid=valid.to("meta"))
-    with pytest.raises(ValueError, match="image_sizes must be integers"):
+    with pytest.raises(TypeError, match="image_sizes must be integers"):
         found(sizes=sizes.float())
     with pytest.raises(ValueError, match="score_average"):
         found(score_average="scores")

@@ -44,9 +44,7 @@ def arguments(inputs: Inputs) -> tuple:
 def check(column, *given) -> torch.Tensor:
     found = column.call("refine", *given)
     assert found.dtype == torch.float32
-    if column in (EMULATED, CUDA):
-        assert torch.equal(found.nan_to_num(7.0), CPP.call("refine", *given).nan_to_num(7.0))
-    torch.testing.assert_close(found, REFERENCE.call("refine", *given), rtol=1e-6, atol=1e-4, equal_nan=True)
+    assert torch.equal(found.nan_to_num(7.0), REFERENCE.call("refine", *given).nan_to_num(7.0))
     return found
 
 
@@ -123,9 +121,9 @@ def test_errors():
         ops.refine(boxes, logits[..., :1], deltas, std, sizes)
     with pytest.raises(ValueError, match="deltas must be"):
         ops.refine(boxes, logits, deltas[:, :4], std, sizes)
-    with pytest.raises(ValueError, match="std must be four numbers"):
+    with pytest.raises(ValueError, match="std must be 4 numbers"):
         ops.refine(boxes, logits, deltas, std[:3], sizes)
-    with pytest.raises(ValueError, match="labels must be integers"):
+    with pytest.raises((ValueError, TypeError), match="labels must be integers"):
         ops.refine(boxes, logits, deltas, std, sizes, boxes[..., 0])
     with pytest.raises(ValueError, match="labels must be on cpu like boxes, got meta"):
         ops.refine(boxes, logits, deltas, std, sizes, boxes[..., 0].long().to("meta"))

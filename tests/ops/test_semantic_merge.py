@@ -147,3 +147,26 @@ def test_errors():
         ops.semantic_merge(given[:2], given[2:3], given[4:])
     with pytest.raises(ValueError, match="no map empty"):
         merge(given[0], given[1][:, :, :0], *given[2:])
+
+
+def test_forward_mode_and_transforms_are_those_of_the_definition():
+    """A kernel without a forward derivative would give a tangent of zeros, without a word."""
+    given = leaves((8, 12), (4, 6), (2, 3))
+    tangents = tuple(torch.randn(one.shape, generator=torch.Generator().manual_seed(i)) for i, one in enumerate(given))
+    found, tangent = torch.func.jvp(merge, tuple(given), tangents)
+    with ops.use_backend("reference"):
+        wanted, wanted_tangent = torch.func.jvp(merge, tuple(given), tangents)
+    assert tangent.abs().max() > 0.1
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tangent, wanted_tangent, rtol=1e-3, atol=1e-3)
+    gradient = torch.func.grad(lambda x: merge(x, *given[1:]).square().sum())(given[0])
+    (wanted,) = torch.autograd.grad(merge(x := given[0].clone().requires_grad_(), *given[1:]).square().sum(), x)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_no_images(backend):
+    given = [one[:0] if number < 2 else one for number, one in enumerate(leaves((8, 12), (4, 6)))]
+    with ops.use_backend(backend):
+        out = merge(*given)
+    assert out.shape == (0, 24, 4, 6)

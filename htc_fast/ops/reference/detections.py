@@ -5,15 +5,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from htc_fast.ops.reference import exact
 from htc_fast.ops.reference.boxes import decode_boxes
 from htc_fast.ops.reference.nms import batched_nms_padded
 
 
 def ensemble(logits: list[Tensor], average_logits: bool) -> Tensor:
     """The stages' class logits [N, R, classes + 1], averaged before or after the softmax -> scores [N, R, classes]."""
-    every = torch.stack([one.float() for one in logits])
-    scores = every.mean(dim=0).softmax(dim=-1) if average_logits else every.softmax(dim=-1).mean(dim=0)
-    return scores[..., :-1]
+    stages = tuple(one.float() for one in logits)
+    if average_logits:
+        return exact.softmax(exact.added(stages) / len(stages))[..., :-1]
+    return (exact.added(tuple(map(exact.softmax, stages))) / len(stages))[..., :-1]
 
 
 def detections(

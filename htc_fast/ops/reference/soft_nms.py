@@ -7,6 +7,8 @@ until nothing reaches `min_score`.
 import torch
 from torch import Tensor
 
+from htc_fast.ops.reference.exact import exponential
+
 
 def overlaps(box: Tensor, boxes: Tensor) -> Tensor:
     """IoU of one box [..., 1, 4] with many [..., B, 4] -> [..., B]; 0 where both are empty."""
@@ -20,7 +22,7 @@ def decay(iou: Tensor, method: str, iou_threshold: float, sigma: float) -> Tenso
     """What is left of a score after overlapping a better box by `iou`, as a factor."""
     if method == "linear":
         return torch.where(iou >= iou_threshold, 1 - iou, 1.0)
-    return torch.exp(-(iou * iou) / sigma)
+    return exponential(-(iou * iou) / sigma)
 
 
 def soft_nms_padded(
