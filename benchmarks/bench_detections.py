@@ -32,7 +32,12 @@ def heads(draw, rows: int, classes: int, stages: int, by_class: bool) -> tuple:
 def composed(logits, deltas, boxes, valid, sizes):
     """As it was before it was one operator: everything decoded, then our NMS."""
     options = STD, True, 0.001, 0.5, 100
-    return definition.detections(logits, deltas, boxes, valid, sizes, *options, suppress=ops.batched_nms_padded)[:2]
+    return definition.detections(logits, deltas, boxes, valid, sizes, *options, suppress=own_nms)[:2]
+
+
+def own_nms(*given):
+    with ops.use_backend("cuda" if given[0].is_cuda else "cpp"):
+        return ops.batched_nms_padded(*given)
 
 
 @rivals.needs("torchvision")
@@ -56,7 +61,7 @@ def torchvision_heads(logits, deltas, boxes, valid, sizes):
 def bench_detections(compare, draw, rows, classes, stages, by_class):
     given = heads(draw, rows, classes, stages, by_class)
     options = {"std": STD, "score_average": "logits", "score_threshold": 0.001, "iou_threshold": 0.5, "limit": 100}
-    plain = lambda: composed(*given)  # noqa: E731
+    layers = lambda: composed(*given)  # noqa: E731
     theirs = rivals.Absent("one stage whose deltas differ by class is all that it takes")
 
     def check(ours, other, who):
@@ -68,8 +73,8 @@ def bench_detections(compare, draw, rows, classes, stages, by_class):
     calls = {
         "htc_fast": lambda: found(*flat),
         "torchvision": torchvision_heads(*given) if by_class and stages == 1 else theirs,
-        "PyTorch, our NMS": plain,
-        "PyTorch, our NMS, compiled": rivals.compiled(plain, draw),
+        "PyTorch, our NMS": rivals.plain(layers),
+        "PyTorch, our NMS, compiled": rivals.plain(rivals.compiled(layers, draw)),
     }
     agnostic = "deltas by class" if by_class else "deltas for all classes"
     case = f"{number(rows)} boxes, {plural(classes, 'class', 'classes')}, {plural(stages, 'stage')}, {agnostic}"

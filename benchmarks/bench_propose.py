@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks import rivals
+from benchmarks.bench_detections import own_nms
 from benchmarks.cases import number, plural, select
 from htc_fast import ops
 from htc_fast.ops.reference import propose as definition
@@ -37,7 +38,7 @@ def composed(objectness, deltas, sizes, count):
     flat = [value for level in ANCHORS for row in level for value in row]
     steps = [float(stride) for stride in STRIDES for _ in range(2)]
     found = definition.candidates(objectness, deltas, sizes, flat, steps, count, 0.0, [1.0] * 4)
-    return definition.chosen(*found[:2], ops.batched_nms_padded(*found, 0.7, count)[0])
+    return definition.chosen(*found[:2], own_nms(*found, 0.7, count)[0])
 
 
 @rivals.needs("torchvision")
@@ -76,7 +77,7 @@ def bench_propose(compare, draw, images, count, dtype):
     exact = dtype == "float32"
     calls = {
         "htc_fast": ours,
-        "PyTorch and our NMS": lambda: composed(objectness, deltas, sizes, count),
+        "PyTorch and our NMS": rivals.plain(lambda: composed(objectness, deltas, sizes, count)),
         "torchvision": torchvision_rpn(objectness, deltas, sizes, count, draw.image) if exact
         else rivals.Absent("equal logits of 16 bits in any order: other boxes"),
     }  # fmt: skip

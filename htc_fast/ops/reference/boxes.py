@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from htc_fast.ops.reference.exact import exponential
+from htc_fast.ops.reference import exact
 
 # A box changes its sides by at most this factor (62.5), both ways.
 LARGEST_CHANGE = math.log(1000 / 16)
@@ -21,7 +21,7 @@ def decode_boxes(deltas: Tensor, boxes: Tensor, std: Sequence[float], image_size
     deltas, boxes = deltas.float() * row(std, deltas.float()), boxes.float()
     centre, size = (boxes[..., :2] + boxes[..., 2:]) * 0.5, boxes[..., 2:] - boxes[..., :2]
     centre = centre + size * deltas[..., :2]
-    half = size * exponential(deltas[..., 2:].clamp(-LARGEST_CHANGE, LARGEST_CHANGE)) * 0.5
+    half = size * exact.exponential(deltas[..., 2:].clamp(-LARGEST_CHANGE, LARGEST_CHANGE)) * 0.5
     decoded = torch.cat([centre - half, centre + half], dim=-1)
     return decoded if image_sizes is None else clip_boxes(decoded, image_sizes)
 

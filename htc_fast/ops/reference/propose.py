@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from htc_fast.ops.reference import nms
+from htc_fast.ops.reference import exact, nms
 from htc_fast.ops.reference.boxes import decode_boxes, row
-from htc_fast.ops.reference.exact import sigmoid
 
 
 def propose(
@@ -77,4 +76,4 @@ def chosen(boxes: Tensor, logits: Tensor, indices: Tensor) -> tuple[Tensor, Tens
         return boxes.new_zeros(*indices.shape, 4), logits.new_zeros(indices.shape), valid
     indices = indices.clamp(min=0)
     boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)).masked_fill(~valid[..., None], 0.0)
-    return boxes, sigmoid(logits.gather(1, indices)).masked_fill(~valid, 0.0), valid
+    return boxes, exact.sigmoid(logits.gather(1, indices)).masked_fill(~valid, 0.0), valid

@@ -7,7 +7,7 @@ until nothing reaches `min_score`.
 import torch
 from torch import Tensor
 
-from htc_fast.ops.reference.exact import exponential
+from htc_fast.ops.reference import exact
 
 
 def overlaps(box: Tensor, boxes: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def decay(iou: Tensor, method: str, iou_threshold: float, sigma: float) -> Tenso
     """What is left of a score after overlapping a better box by `iou`, as a factor."""
     if method == "linear":
         return torch.where(iou >= iou_threshold, 1 - iou, 1.0)
-    return exponential(-(iou * iou) / sigma)
+    return exact.exponential(-(iou * iou) / sigma)
 
 
 def soft_nms_padded(
