@@ -40,8 +40,8 @@ HTC_BOTH int pyramid_level(Box b, float finest_size, int levels) {
   return level;
 }
 
-// e^x from additions and products alone, so that host and device get the same bits; within 1 ulp or two. NaN stays NaN,
-// results below the smallest normal number are 0.
+// e^x from additions and products alone, so that host and device get the same bits; within 1 ulp or two. NaN stays NaN;
+// below -87.3, where floats end to be normal, it is 0, above 88.72 infinity.
 HTC_BOTH float exponential(float x) {
   const float inside = x < -87.3f ? -87.3f : x > 88.72f ? 88.72f : x;
   const float power = floorf(inside * 1.44269504f + 0.5f);

@@ -51,7 +51,7 @@ def test_triton_kernels_have_a_budget_for_the_oldest_torch_s_compiler_and_the_ne
     assert budgets["3.6"].keys() == budgets[newest].keys() and len(budgets[newest]) > 100
     everywhere = {f"sm_{one}" for one in aot_check.ARCHITECTURES}
     for compiler, kernels in budgets.items():
-        # 3.6 spills a few registers of some kernels on other architectures, and of none on this one.
+        # 3.6 spills registers, up to 126 instructions of a kernel, on other architectures, and of none on this one.
         strict = {"sm_90"} if compiler == "3.6" else everywhere
         for name, found in kernels.items():
             assert found.keys() == (everywhere - {"sm_80"} if name.startswith("tma_kernel") else everywhere), name

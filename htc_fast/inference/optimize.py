@@ -3,7 +3,6 @@
 import operator
 import warnings
 import weakref
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +37,11 @@ def optimize(
         raise TypeError(f"model must be a detector from htc_fast.create_model, got {type(model).__name__}.")
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
-    sides = tuple(image_size) if isinstance(image_size, Sequence) else ()
-    if len(sides) != 2 or not all(
-        isinstance(one, int) and one >= least for one, least in zip((*sides, batch_size), (32, 32, 1))
-    ):
+    try:
+        height, width, batch_size = map(operator.index, (*image_size, batch_size))
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 32 or batch_size < 1:
         raise ValueError(
             f"image_size takes two integers of at least 32, batch_size an integer of at least 1: got {image_size!r}, "
             f"{batch_size!r}."
@@ -53,7 +53,7 @@ def optimize(
         dtype = torch.float32
     if device.type == "cpu" and torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())
-    return Optimized(model, (image_size[0], image_size[1]), batch_size, dtype)
+    return Optimized(model, (height, width), batch_size, dtype)
 
 
 def optimized(model: HTC, size: tuple[int, int] | None, batch_size: int, amp: bool) -> "Optimized":

@@ -1,13 +1,15 @@
-"""Checks at the door of the operators over boxes: one sentence for what is no tensor, no number, no count."""
+"""Checks at the door of the operators over boxes: one sentence for what is no tensor, no number, no count.
 
-import math
-from collections.abc import Sequence
+Python's own numbers go through untouched, whatever they stand for in a traced program.
+"""
+
+import operator
+from numbers import Complex, Real
 from typing import Any
 
-import torch
 from torch import Tensor
 
-SYMBOLIC = (torch.SymInt, torch.SymFloat)  # what a traced program computes with
+MOST = 2**31 - 1  # of what kernels count
 
 
 def check_tensors(**named: Any) -> None:
@@ -24,53 +26,74 @@ def check_integers(**named: Tensor) -> None:
             raise TypeError(f"{name} must be integers, got {value.dtype}.")
 
 
-def check_counts(**named: Any) -> None:
-    """raises  TypeError where one is no integer, ValueError where it is negative"""
-    for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
-            raise TypeError(f"{name} must be an integer, got {value!r}.")
-        if value < 0:
-            raise ValueError(f"{name} must not be negative, got {value}.")
+def items(name: str, values: Any) -> list:
+    """What a list, tuple, array or tensor holds.
+
+    raises  TypeError for anything else
+    """
+    if isinstance(values, (list, tuple)):
+        return list(values)
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
+        raise TypeError(f"{name} must be a list or a tuple, got {type(values).__name__}.")
+    return list(values)
+
+
+def count(name: str, value: Any) -> int:
+    """An integer that is not negative.
+
+    raises  TypeError, ValueError
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        try:
+            value = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name} must be an integer, got {_short(value)}.") from None
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value}.")
+    if value > MOST:
+        raise ValueError(f"{name} must be below 2^31, got {_short(value)}.")
+    return value
 
 
 def real(name: str, value: Any) -> float:
-    """One number, infinite ones included.
+    """A number, infinite ones included.
 
     raises  TypeError where it is none, ValueError for NaN
     """
-    if isinstance(value, SYMBOLIC):
-        return value  # type: ignore[return-value]
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, got {value!r}.")
-    found = float(value)
-    if math.isnan(found):
-        raise ValueError(f"{name} must be a number, got {found}.")
-    return found
+    if not isinstance(value, (int, float)):
+        imaginary = isinstance(value, Complex) and not isinstance(value, Real)
+        try:
+            value = float(None if imaginary or isinstance(value, (str, bytes)) else value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name} must be a number, got {_short(value)}.") from None
+    if value != value:
+        raise ValueError(f"{name} must be a number, got {value}.")
+    return value
 
 
-def reals(name: str, values: Any, count: int) -> list[float]:
-    """`count` numbers.
+def reals(name: str, values: Any, wanted: int) -> list[float]:
+    """`wanted` numbers.
 
     raises  TypeError, ValueError
     """
-    if not isinstance(values, (Sequence, Tensor)) or isinstance(values, (str, bytes)):
-        raise TypeError(f"{name} must be {count} numbers, got {values!r}.")
-    if len(values) != count:
-        raise ValueError(f"{name} must be {count} numbers, got {len(values)}.")
-    return [real(name, value) for value in values]
+    given = items(name, values)
+    if len(given) != wanted:
+        raise ValueError(f"{name} must be {wanted} numbers, got {len(given)}.")
+    return [real(name, value) for value in given]
 
 
 def sides(name: str, value: Any) -> tuple[int, int]:
-    """A height and a width, neither negative.
+    """A height and a width, neither negative; 20.0 is taken for 20.
 
     raises  TypeError, ValueError
     """
-    given = tuple(value) if isinstance(value, (Sequence, Tensor)) and not isinstance(value, (str, bytes)) else ()
+    given = items(name, value)
     if len(given) != 2:
-        raise ValueError(f"{name} must be height, width, got {value!r}.")
-    height, width = (
-        one.__index__() if hasattr(one, "__index__") and not isinstance(one, (bool, *SYMBOLIC)) else one
-        for one in given
-    )
-    check_counts(**{f"{name}'s height": height, f"{name}'s width": width})
-    return height, width
+        raise ValueError(f"{name} must be height, width, got {_short(value)}.")
+    height, width = (int(one) if isinstance(one, float) and one.is_integer() else one for one in given)
+    return count(f"{name}'s height", height), count(f"{name}'s width", width)
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}…"

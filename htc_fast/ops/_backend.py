@@ -118,11 +118,9 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     return chosen
 
 
-def has_tangent(*tensors: torch.Tensor | None) -> bool:
-    """Whether forward-mode differentiation is under way through one of them."""
-    if torch.compiler.is_compiling():
-        return False
-    return any(one is not None and forward_ad.unpack_dual(one).tangent is not None for one in tensors)
+def in_forward_mode() -> bool:
+    """Whether forward-mode differentiation is under way; not known while a program is compiled."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def refuse_tangents(op: str, *tensors: torch.Tensor | None) -> None:
@@ -130,10 +128,11 @@ def refuse_tangents(op: str, *tensors: torch.Tensor | None) -> None:
 
     raises  RuntimeError where forward-mode differentiation is under way through one of the tensors
     """
-    if has_tangent(*tensors):
+    if in_forward_mode() and any(
+        one is not None and forward_ad.unpack_dual(one).tangent is not None for one in tensors
+    ):
         raise RuntimeError(
-            f"{op} has no forward-mode derivative in its kernels: use reverse mode (backward, vjp) or "
-            'ops.use_backend("reference").'
+            f'{op} has no forward-mode derivative in its kernels: use backward, or ops.use_backend("reference").'
         )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from htc_fast.ops import _backend
+
 _there = torch.backends.mkldnn.is_available()
 _convolution: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if _there else None
 # Weight, bias, padding, stride, dilation, groups.
@@ -19,6 +21,7 @@ Layer = tuple[Tensor, Tensor | None, Sequence[int], Sequence[int], Sequence[int]
 def unwatched(x: Tensor) -> bool:
     """Whether oneDNN's own convolution, or another without gradient, may be called for x."""
     watched = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    watched = watched or _backend.in_forward_mode()
     return _convolution is not None and x.device.type == "cpu" and x.numel() > 0 and not watched
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_counts, check_tensors, real
+from htc_fast.ops._arguments import check_tensors, count, items, real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import detections as reference
 from htc_fast.ops.refine import check_logits, check_moves
@@ -46,6 +46,7 @@ def detections(
     source           HTC, section 3.1; ensembles as in mmdetection 2.x
     """
     std = check_moves(boxes, deltas, std, image_sizes)
+    logits = items("logits", logits)
     if not 1 <= len(logits) <= MOST_STAGES:
         raise ValueError(f"logits must be those of 1 to {MOST_STAGES} stages, got {len(logits)}.")
     for number, one in enumerate(logits):
@@ -60,9 +61,9 @@ def detections(
         raise ValueError(f"valid must be on {boxes.device} like boxes, got {valid.device}.")
     if score_average not in AVERAGES:
         raise ValueError(f"score_average must be 'logits' or 'probabilities', got {score_average!r}.")
-    check_counts(limit=limit)
+    limit = count("limit", limit)
     thresholds = real("score_threshold", score_threshold), real("iou_threshold", iou_threshold)
-    arguments = list(logits), deltas, boxes, valid, image_sizes, std, score_average == "logits", *thresholds, limit
+    arguments = logits, deltas, boxes, valid, image_sizes, std, score_average == "logits", *thresholds, limit
     backend = _backend.backend_for("detections", boxes)
     run = reference.detections if backend == "reference" else _backend.library(backend).detections
     return run(*arguments)

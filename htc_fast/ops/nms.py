@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_counts, check_integers, check_tensors, real
+from htc_fast.ops._arguments import check_integers, check_tensors, count, real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import nms as reference
 
@@ -69,8 +69,8 @@ def batched_nms_padded(
         raise TypeError("idxs must be [N, B] integers, got None: give zeros where all boxes are of one class.")
     check_tensors(boxes=boxes, scores=scores, idxs=idxs)
     _check(boxes, scores, idxs, 3)
-    check_counts(max_output=max_output)
-    arguments = real("iou_threshold", iou_threshold), max_output, real("score_threshold", score_threshold)
+    thresholds = real("iou_threshold", iou_threshold), real("score_threshold", score_threshold)
+    arguments = thresholds[0], count("max_output", max_output), thresholds[1]
     backend = _backend.backend_for("batched_nms_padded", boxes)
     if backend == "reference":
         return reference.batched_nms_padded(boxes, scores, idxs, *arguments)

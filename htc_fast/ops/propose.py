@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_counts, check_tensors, real, reals
+from htc_fast.ops._arguments import check_tensors, count, items, real, reals
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import propose as reference
 
@@ -53,10 +53,10 @@ def propose(
     source         Faster R-CNN, section 3; FPN, section 4.1; candidates by logit as torchvision and detectron2 choose
                    them, sides changed by a factor of 62.5 at most as in mmdetection
     """
-    objectness, deltas = list(objectness), list(deltas)
+    objectness, deltas = items("objectness", objectness), items("deltas", deltas)
     _check_maps(objectness, deltas, image_sizes)
     steps, flat = steps_of(strides, len(objectness)), flat_anchors(anchors, objectness)
-    check_counts(per_level=per_level, limit=limit)
+    per_level, limit = count("per_level", per_level), count("limit", limit)
     iou_threshold, min_size = real("iou_threshold", iou_threshold), real("min_size", min_size)
     if min_size < 0:
         raise ValueError(f"min_size must not be negative, got {min_size}.")
@@ -109,13 +109,15 @@ def steps_of(strides: Sequence[float | tuple[float, float]], levels: int) -> lis
 
     raises  ValueError
     """
-    if not isinstance(strides, Sequence) or len(strides) != levels:
-        raise ValueError(f"strides must be one per level, {levels} in all, got {strides!r}.")
-    steps = []
-    for one in strides:
-        steps += reals("a level's stride", one, 2) if isinstance(one, Sequence) else [real("a stride", one)] * 2
+    given = items("strides", strides)
+    if len(given) != levels:
+        raise ValueError(f"strides must be one per level, {levels} in all, got {len(given)}.")
+    steps: list[float] = []
+    for one in given:
+        pair = isinstance(one, Sequence) or getattr(one, "ndim", 0) > 0
+        steps += reals("a level's stride", one, 2) if pair else [real("a stride", one)] * 2
     if not all(0 < step < math.inf for step in steps):
-        raise ValueError(f"strides must be positive numbers or pairs (down, across) of them, got {list(strides)}.")
+        raise ValueError(f"strides must be positive numbers or pairs (down, across) of them, got {steps}.")
     return steps
 
 
@@ -124,10 +126,11 @@ def flat_anchors(anchors: Sequence[Sequence[Sequence[float]] | Tensor], objectne
 
     raises  ValueError
     """
-    if not isinstance(anchors, Sequence) or len(anchors) != len(objectness):
-        raise ValueError(f"anchors must be given for every level, {len(objectness)} in all, got {anchors!r}.")
+    given = items("anchors", anchors)
+    if len(given) != len(objectness):
+        raise ValueError(f"anchors must be given for every level, {len(objectness)} in all, got {len(given)}.")
     flat: list[float] = []
-    for number, (some, logits) in enumerate(zip(anchors, objectness)):
+    for number, (some, logits) in enumerate(zip(given, objectness)):
         if isinstance(some, Tensor):
             if some.device.type != "cpu":
                 raise ValueError(f"anchors must be numbers or tensors on the CPU, got {some.device}: give .tolist().")

@@ -31,7 +31,7 @@ def refine(
     image_sizes  [N, 2]               integers: height, width
     labels       [N, R]               integers: where deltas differ by class, the class that is known already; below
                                       zero: look; beyond the last class: zeros
-    returns      [N, R, 4] float32; no gradient; a box that is not finite stays so
+    returns      [N, R, 4] float32; no gradient; not finite where the box is not
     raises       ValueError, TypeError
     source       HTC, section 3.1; deltas of R-CNN, sides changed by a factor of at most 62.5
     """

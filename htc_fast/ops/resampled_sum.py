@@ -15,17 +15,16 @@ from htc_fast.ops._declare import declare, maps_like, once
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def takes(*maps: Tensor) -> bool:
-    """Whether maps like these are summed here: on the CPU, not in float64, the library being there.
+def takes(maps: Tensor) -> bool:
+    """Whether maps like this one are summed here: on the CPU, not in float64, the library being there.
 
-    What torch.func transforms, forward-mode derivatives too, is torch's own.
+    What torch.func transforms, and a forward-mode derivative, is torch's own.
     """
-    like = maps[0]
-    if like.device.type not in ("cpu", "meta") or like.dtype not in TYPES or not _native.loaded():
+    if maps.device.type not in ("cpu", "meta") or maps.dtype not in TYPES or not _native.loaded():
         return False
     if torch.compiler.is_compiling():
         return True
-    return torch._C._functorch.peek_interpreter_stack() is None and not _backend.has_tangent(*maps)
+    return torch._C._functorch.peek_interpreter_stack() is None and not _backend.in_forward_mode()
 
 
 def resampled_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

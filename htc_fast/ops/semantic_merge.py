@@ -63,7 +63,7 @@ def _over_torch(features: list[Tensor], weights: list[Tensor], biases: list[Tens
         if one.shape[2] * one.shape[3] > size[0] * size[1]:
             one = _resampled(one, size)
         products.append(F.conv2d(one, weight, bias))
-    if resampled_sum.takes(*products):
+    if resampled_sum.takes(products[0]):
         return resampled_sum.resampled_sum(products, size)
     parts = [_resampled(one, size).relu_() for one in products]
     return sum(parts[1:], parts[0])

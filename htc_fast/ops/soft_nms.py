@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_counts, check_integers, check_tensors, real
+from htc_fast.ops._arguments import check_integers, check_tensors, count, real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import soft_nms as reference
 
@@ -43,8 +43,7 @@ def soft_nms(
     iou_threshold, sigma, least = _options(iou_threshold, sigma, min_score)
     most = len(boxes)
     if max_output is not None:
-        check_counts(max_output=max_output)
-        most = min(max_output, len(boxes))
+        most = min(count("max_output", max_output), len(boxes))
     boxes, scores = boxes.detach(), scores.detach()
     if _backend.backend_for("soft_nms", boxes) == "reference":
         return reference.soft_nms(boxes, scores, idxs, method, iou_threshold, sigma, least, most)
@@ -73,7 +72,7 @@ def soft_nms_padded(
     """
     check_tensors(boxes=boxes, scores=scores, idxs=idxs)
     _check(boxes, scores, idxs, 3, method)
-    check_counts(max_output=max_output)
+    max_output = count("max_output", max_output)
     iou_threshold, sigma, least = _options(iou_threshold, sigma, min_score)
     boxes, scores = boxes.detach(), scores.detach()
     if _backend.backend_for("soft_nms_padded", boxes) == "reference":

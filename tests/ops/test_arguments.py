@@ -68,7 +68,7 @@ WRONG = [
     ("soft_nms_padded", {"idxs": COMPLEX}, "idxs must be integers"),
     ("soft_nms", {"sigma": NAN}, "sigma must be a number, got nan"),
     ("soft_nms", {"min_score": None}, "min_score must be a number, got None"),
-    ("refine", {"std": None}, "std must be 4 numbers, got None"),
+    ("refine", {"std": None}, "std must be a list or a tuple, got NoneType"),
     ("refine", {"std": (1, 1, 1)}, "std must be 4 numbers, got 3"),
     ("refine", {"std": (1, 1, 1, "a")}, "std must be a number, got 'a'"),
     ("refine", {"image_sizes": [[20, 30]] * 2}, "image_sizes must be a tensor, got list"),
@@ -77,16 +77,22 @@ WRONG = [
     ("refine", {"labels": IDXS.bool()}, "labels must be integers"),
     ("refine", {"logits": None}, "logits must be a tensor"),
     ("detections", {"valid": [True]}, "valid must be a tensor"),
-    ("detections", {"std": 1.0}, "std must be 4 numbers"),
+    ("detections", {"std": 1.0}, "std must be a list or a tuple, got float"),
+    ("detections", {"limit": 2**70}, "limit must be below 2^31"),
     ("detections", {"score_threshold": None}, "score_threshold must be a number"),
-    ("propose", {"strides": 4}, "strides must be one per level, 1 in all, got 4"),
+    ("propose", {"strides": 4}, "strides must be a list or a tuple, got int"),
     ("propose", {"strides": ((3, 3, 3),)}, "a level's stride must be 2 numbers, got 3"),
-    ("propose", {"strides": ("88",)}, "a level's stride must be 2 numbers, got '88'"),
-    ("propose", {"anchors": None}, "anchors must be given for every level"),
+    ("propose", {"strides": ("88",)}, "a level's stride must be a list or a tuple, got str"),
+    ("propose", {"anchors": None}, "anchors must be a list or a tuple, got NoneType"),
     ("propose", {"image_sizes": SIZES.numpy()}, "image_sizes must be a tensor, got ndarray"),
-    ("propose", {"delta_std": 1.0}, "delta_std must be 4 numbers, got 1.0"),
+    ("propose", {"delta_std": 1.0}, "delta_std must be a list or a tuple, got float"),
     ("propose", {"min_size": None}, "min_size must be a number"),
-    ("propose", {"objectness": [None]}, r"objectness[0] must be a tensor"),
+    ("propose", {"objectness": [None]}, "objectness[0] must be a tensor"),
+    ("propose", {"objectness": None}, "objectness must be a list or a tuple, got NoneType"),
+    ("propose", {"anchors": [torch.rand(3, 4)] * 40}, "anchors must be given for every level, 1 in all, got 40"),
+    ("nms", {"iou_threshold": torch.rand(2)}, "iou_threshold must be a number"),
+    ("nms", {"iou_threshold": np.complex64(1 + 1j)}, "iou_threshold must be a number"),
+    ("soft_nms", {"max_output": True}, "max_output must be an integer, got True"),
 ]  # fmt: skip
 
 
@@ -99,8 +105,52 @@ def test_wrong_arguments_are_told(number, backend):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_right_ones_are_not(name):
-    whole = {count: np.int64(3).item() for count in COUNTS.get(name, [])}
-    thresholds = {"iou_threshold": np.float32(0.5)} if name in THRESHOLDS else {}
-    assert CALLS[name](**whole, **thresholds) is not None
+FOUR = np.array(STD)
+RIGHT = [
+    *(
+        (name, {count: kind(3)}, {count: 3})
+        for name, some in COUNTS.items()
+        for count in some
+        for kind in (np.int64, torch.tensor)
+    ),
+    *((name, {"iou_threshold": np.float32(0.5)}, {"iou_threshold": 0.5}) for name in sorted(THRESHOLDS)),
+    *(("refine", {"std": kind}, {"std": STD}) for kind in (FOUR, torch.tensor(FOUR), list(FOUR))),
+    ("detections", {"std": FOUR}, {}),
+    ("propose", {"strides": np.array([4])}, {}),
+    ("propose", {"strides": [(4, np.float32(4))], "delta_std": np.ones(4)}, {}),
+    ("propose", {"anchors": np.array(ANCHORS)}, {}),
+    ("propose", {"anchors": torch.tensor(ANCHORS)}, {}),
+    ("paste_masks", {"image_size": np.array([20, 30])}, {}),
+    ("paste_masks", {"image_size": (20.0, np.int32(30))}, {}),
+]
+
+
+def tensors(found) -> list[torch.Tensor]:
+    return [found] if isinstance(found, torch.Tensor) else list(found)
+
+
+@pytest.mark.parametrize("number", range(len(RIGHT)), ids=lambda number: f"{RIGHT[number][0]}-{number}")
+def test_other_libraries_numbers_are_numbers(number):
+    name, options, plain = RIGHT[number]
+    found, wanted = tensors(CALLS[name](**options)), tensors(CALLS[name](**plain))
+    assert len(found) == len(wanted) and all(map(torch.equal, found, wanted))
+
+
+def twice(call, *numbers):
+    """What a compiled program gives for each of the numbers, of which the second makes them symbols."""
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+    return [(compiled(number), call(number)) for number in numbers]
+
+
+def test_numbers_of_a_compiled_program_may_change():
+    picture = lambda one: ops.paste_masks(MASKS, BOXES[0] * 20, one.shape[-2:])  # noqa: E731
+    threshold = lambda least: ops.batched_nms_padded(BOXES, SCORES, IDXS, least, 4)[0]  # noqa: E731
+    pictures = twice(picture, *(torch.rand(3, side, side + 10) for side in (20, 24, 28)))
+    for found, wanted in [*pictures, *twice(threshold, 0.5, 0.6, 0.1)]:
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["refine", "detections", "propose", "paste_masks", "batched_nms_padded"])
+def test_compiles_with_dynamic_numbers(name):
+    compiled = torch.compile(lambda: CALLS[name](), backend="aot_eager", fullgraph=True, dynamic=True)
+    assert all(map(torch.equal, tensors(compiled()), tensors(CALLS[name]())))

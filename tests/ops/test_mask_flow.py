@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from htc_fast import ops
 from tests.ops.matrix_cases import (
@@ -68,3 +69,16 @@ def test_errors():
             ops.mask_flow(*arguments, weight, bias)
     with pytest.raises(ValueError, match=r"weight must be \[O, C, 1, 1\]"):
         ops.mask_flow(x, m, weight.expand(-1, -1, 3, 3), bias)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_tangent_comes_through_on_a_cpu(enabled):
+    """Without gradients a convolution in one pass takes over, which has no tangent."""
+    given = draw(2, 8, 6, 6), draw(2, 8, 6, 6, seed=1), draw(8, 8, 1, 1, seed=2), draw(8, seed=3)
+    tangents = []
+    for backend in ("cpp", "reference"):
+        with ops.use_backend(backend), forward_ad.dual_level(), torch.set_grad_enabled(enabled):
+            dual = [forward_ad.make_dual(one, one.flip(0)) for one in given]
+            tangents.append(forward_ad.unpack_dual(ops.mask_flow(*dual)).tangent.clone())
+    torch.testing.assert_close(*tangents, rtol=1e-3, atol=1e-3)
+    assert tangents[1].abs().max() > 0.1

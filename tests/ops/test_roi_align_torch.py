@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from htc_fast import ops
 from tests.ops.backends import CPP, INTERPRETED, TRITON, columns
@@ -115,3 +116,20 @@ def test_second_derivative(column):
 def test_triton_has_no_float64(column):
     with pytest.raises(TypeError, match="float64"):
         column.call(OPERATOR, [torch.zeros(1, 4, 9, 9).double()], draw_numbered(1, 1), (2, 3), [0.25])
+
+
+@pytest.mark.parametrize("pool", ["roi_align", "pr_roi_pool"])
+def test_a_tangent_is_refused_and_not_dropped(pool):
+    calls = {
+        "roi_align": lambda maps, rois: ops.roi_align(maps, rois, 3),
+        "pr_roi_pool": lambda maps, rois: ops.pr_roi_pool([maps], rois, 3, [1.0]),
+    }
+    rois, maps = torch.tensor([[0, 1.0, 1.0, 7.0, 6.0]]), torch.rand(1, 2, 9, 9)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(maps, torch.ones_like(maps))
+        with pytest.raises(RuntimeError, match="no forward-mode derivative in its kernels: use backward"):
+            calls[pool](dual, rois)
+        with ops.use_backend("reference"):
+            tangent = forward_ad.unpack_dual(calls[pool](dual, rois)).tangent
+        assert torch.allclose(tangent, torch.ones_like(tangent))
+        assert calls[pool](maps, rois).shape == tangent.shape

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from htc_fast import ops
 from tests.ops.matrix_cases import (
@@ -162,6 +163,18 @@ def test_forward_mode_and_transforms_are_those_of_the_definition():
     gradient = torch.func.grad(lambda x: merge(x, *given[1:]).square().sum())(given[0])
     (wanted,) = torch.autograd.grad(merge(x := given[0].clone().requires_grad_(), *given[1:]).square().sum(), x)
     torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_tangent_comes_through(enabled):
+    given = leaves((8, 12), (4, 6))
+    tangents = []
+    for backend in ("cpp", "reference"):
+        with ops.use_backend(backend), forward_ad.dual_level(), torch.set_grad_enabled(enabled):
+            dual = [forward_ad.make_dual(one, one.flip(0)) for one in given]
+            tangents.append(forward_ad.unpack_dual(merge(*dual)).tangent.clone())
+    assert tangents[1].abs().max() > 0.1
+    torch.testing.assert_close(*tangents, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("backend", ["cpp", "reference"])

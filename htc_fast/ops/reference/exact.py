@@ -14,7 +14,7 @@ LANES = 32  # of a warp, whose sums are added two by two
 
 
 def exponential(x: Tensor) -> Tensor:
-    """e^x of float32, within 1 ulp or two; 0 below the smallest normal number."""
+    """e^x of float32, within 1 ulp or two; 0 below -87.3, where floats end to be normal, infinity above 88.72."""
     if x.device.type == "cuda":
         return x.exp()
     inside = x.clamp(-87.3, 88.72)
