@@ -87,7 +87,7 @@ def sides(name: str, value: Any) -> tuple[int, int]:
 
     raises  TypeError, ValueError
     """
-    given = items(name, value)
+    given = items(name, value) if hasattr(value, "__len__") and not isinstance(value, (str, bytes)) else []
     if len(given) != 2:
         raise ValueError(f"{name} must be height, width, got {_short(value)}.")
     height, width = (int(one) if isinstance(one, float) and one.is_integer() else one for one in given)
