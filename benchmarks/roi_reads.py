@@ -18,6 +18,7 @@ SEMANTIC = 1  # the level whose size the semantic map has
 GRID = 14  # the bins that it is first pooled to
 GROUPS, IN_FLIGHT, HELPERS, WANTED = 14, 4, 8, 3072  # of the kernel: walks of a block; reads at once; blocks; walks
 CACHE = 54 * 1024 // 512 / 7  # pixels of 256 channels in 16 bits, per group of a multiprocessor's 28
+CASES = [(1000, 7, False, 4), (1000, 7, True, 4), (100, 14, False, 2), (100, 14, True, 2)]  # as `reads` takes them
 Pixel = tuple[int, int, int]  # the map, and where on it
 Lines = tuple[list[list[int]], list[list[int]]]  # the rows of pixels of every row of bins; columns of every column
 
@@ -132,9 +133,8 @@ def reads(count: int, out: int, semantic: bool, step: int) -> Reads:
 
 
 def main() -> None:
-    for count, out, step in ((1000, 7, 4), (100, 14, 2)):
-        for semantic in (False, True):
-            print(count, out, semantic, reads(count, out, semantic, step))
+    for case in CASES:
+        print(*case[:3], reads(*case))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.roi_reads import reads
+from benchmarks.roi_reads import CASES, reads
 from benchmarks.tables.markdown import table
 from htc_fast.ops._backend import triton_installed
 
@@ -51,12 +51,11 @@ def row(name: str, shape: tuple[int, int, int], taps: int, outputs: int = CHANNE
 def roi_reads(suites: tuple[str, ...] = ()) -> str:
     """What RoIAlign's kernel reads per RoI, and what that is for all, with and without the semantic map."""
     found = []
-    for count, out, step in ((1000, 7, 4), (100, 14, 2)):
-        for semantic in (False, True):
-            one = reads(count, out, semantic, step)
-            name = f"{count} to {out}×{out}" + ", semantic map too" * semantic
-            cells = [f"{part:.0f} ({part * count * 512 / 1e9:.2f} GB)" for part in (one.all, one.missed, one.different)]
-            found.append([name, *cells, f"{one.missed / one.different:.2f}", f"{one.blocks:.1f}", str(one.longest)])
+    for count, out, semantic, step in CASES:
+        one = reads(count, out, semantic, step)
+        name = f"{count} to {out}×{out}" + ", semantic map too" * semantic
+        cells = [f"{part:.0f} ({part * count * 512 / 1e9:.2f} GB)" for part in (one.all, one.missed, one.different)]
+        found.append([name, *cells, f"{one.missed / one.different:.2f}", f"{one.blocks:.1f}", str(one.longest)])
     return table(["per RoI", "reads", "from L2", "different", "from L2 : different", "blocks", "longest walk"], found)
 
 

@@ -20,9 +20,9 @@ Layer = tuple[Tensor, Tensor | None, Sequence[int], Sequence[int], Sequence[int]
 
 def unwatched(x: Tensor) -> bool:
     """Whether oneDNN's own convolution, or another without gradient, may be called for x."""
-    watched = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-    watched = watched or _backend.in_forward_mode()
-    return _convolution is not None and x.device.type == "cpu" and x.numel() > 0 and not watched
+    differentiated = torch.is_grad_enabled() or _backend.in_forward_mode()
+    traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return _convolution is not None and x.device.type == "cpu" and x.numel() > 0 and not (differentiated or traced)
 
 
 @functools.cache

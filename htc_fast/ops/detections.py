@@ -55,10 +55,11 @@ def detections(
             raise ValueError(f"logits must have one shape, got {list(logits[0].shape)} and {list(one.shape)}.")
     if valid is not None:
         check_tensors(valid=valid)
-    if valid is not None and (valid.shape != boxes.shape[:2] or valid.dtype != torch.bool):
-        raise ValueError(f"valid must be bool [N, R] = {list(boxes.shape[:2])}, got {valid.dtype} {list(valid.shape)}.")
-    if valid is not None and valid.device != boxes.device:
-        raise ValueError(f"valid must be on {boxes.device} like boxes, got {valid.device}.")
+        wanted = boxes.shape[:2]
+        if valid.shape != wanted or valid.dtype != torch.bool:
+            raise ValueError(f"valid must be bool [N, R] = {list(wanted)}, got {valid.dtype} {list(valid.shape)}.")
+        if valid.device != boxes.device:
+            raise ValueError(f"valid must be on {boxes.device} like boxes, got {valid.device}.")
     if score_average not in AVERAGES:
         raise ValueError(f"score_average must be 'logits' or 'probabilities', got {score_average!r}.")
     limit = count("limit", limit)
