@@ -50,14 +50,14 @@ class Annotations:
     """A whole annotation file.
 
     pictures      Packed list of Picture, in the file's order
-    classes       names by label;  category_ids: the file's ids by label
+    classes       names by label;  category_ids: the file's ids by label, None for a class that it lacks
     labelled      False for a file without annotations, such as COCO's image_info_test-dev2017.json
     sizes         [(height, width)] and trainable: [number of instances to train on], both by picture
     """
 
     pictures: Packed[Picture]
     classes: list[str]
-    category_ids: list[int | str]
+    category_ids: list[int | str | None]
     labelled: bool
     sizes: list[tuple[int, int]]
     trainable: list[int]

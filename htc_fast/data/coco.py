@@ -1,5 +1,6 @@
 """Any data set in COCO format, by its root folder or by explicit paths."""
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from torchvision import tv_tensors
 
 from htc_fast.data import semantic as semantic_maps
 from htc_fast.data.annotations import Annotation, Annotations, Picture, read_annotations, say_once
+from htc_fast.data.classes import relabelled
 from htc_fast.data.instances import Instances
 from htc_fast.data.masks import to_bitmaps, to_rle
 from htc_fast.data.pictures import load_image
@@ -63,6 +65,16 @@ class CocoDataset(Dataset):
         _check_present(self.images, [self.annotations.file_names[i] for i in self.keep])
         self.maps = self._maps(root, split, semantic, semantic_classes)
         self.transform = transform
+
+    def relabelled(self, classes: Sequence[str]) -> "CocoDataset":
+        """The same pictures with labels that count in another list of classes, such as a model's; see `relabelled`."""
+        other = copy.copy(self)
+        other.annotations = relabelled(self.annotations, classes, self.path.name)
+        other.pictures, other.classes = other.annotations.pictures, other.annotations.classes
+        other.category_ids = other.annotations.category_ids
+        if isinstance(self.maps, semantic_maps.Derived):
+            other.maps = semantic_maps.Derived(len(other.classes))
+        return other
 
     @property
     def semantic_classes(self) -> int:

@@ -8,6 +8,7 @@ from pycocotools import mask as coco_mask
 
 from htc_fast import UserError
 from htc_fast.data.annotations import read_annotations, say_once
+from htc_fast.data.classes import relabelled
 from htc_fast.data.masks import is_usable, to_bitmaps, to_rle
 from tests.data.builder import CATEGORIES, image, instance, rectangle, two_pictures
 
@@ -87,6 +88,20 @@ def test_equal_names_stay_apart(write):
     assert found.classes == ["fish (3)", "fish (7)", "90"]
     again = read_annotations(write(content), classes=found.classes)
     assert again.category_ids == [3, 7, 90] and again.trainable == [2, 1]
+
+
+def test_the_same_file_in_another_list_of_classes(write, capsys):
+    say_once.cache_clear()
+    found = read_annotations(write(two_pictures()))
+    again = relabelled(found, ["fox", "owl", "dog"], "val.json")
+    assert again.classes == ["fox", "owl", "dog"] and again.category_ids == [None, 90, 3]
+    assert [[item.label for item in picture.annotations] for picture in again.pictures] == [[2, 1], []]
+    assert again.trainable == [2, 0] and found.trainable == [2, 1]
+    said = capsys.readouterr().err
+    assert "val.json lacks 1 of the 3 classes (fox)" in said and "1 annotations are left out" in said and "cat" in said
+    assert relabelled(found, found.classes, "val.json") is found
+    with pytest.raises(UserError, match="none of the classes fox, hen: it has dog, cat, owl"):
+        relabelled(found, ["fox", "hen"], "val.json")
 
 
 DROPPED = {
