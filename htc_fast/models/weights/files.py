@@ -32,7 +32,8 @@ def found(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise UserError(f"there is no weights file {path}: check the path.")
+        advice = "download it first" if re.match(r"\w+:/", str(path)) else "check the path"
+        raise UserError(f"there is no weights file {path}: {advice}.")
     usual = [path / name for name in USUAL if (path / name).is_file()]
     inside = sorted(one for depth in ("*", "*/*") for one in path.glob(depth) if one.suffix in SUFFIXES)
     if usual or len(inside) == 1:
@@ -65,8 +66,8 @@ def check_kind(path: Path) -> None:
 def _check_archive(path: Path) -> None:
     try:
         names = zipfile.ZipFile(path).namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
-        raise UserError(f"{path} is damaged (the end of the archive is missing): copy or download it again.") from None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        raise UserError(f"{path} is damaged (its table of contents is missing): copy or download it again.") from None
     if any(name.endswith("constants.pkl") for name in names):
         what = "a TorchScript program"
     elif any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):

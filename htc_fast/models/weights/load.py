@@ -157,7 +157,9 @@ def _check_values(state: dict[str, Tensor], own: dict[str, Tensor], path: Path) 
     """raises  UserError if weights are whole numbers, or not numbers at all"""
     for name, value in state.items():
         if own[name].is_floating_point() and not value.is_floating_point():
-            raise UserError(f"{path} holds {name} as {value.dtype}, quantised: save the weights as floating point.")
+            raise UserError(
+                f"{path} holds {name} as {value.dtype}: save the weights as floating point, before they are quantised."
+            )
         if value.is_floating_point() and not value.float().isfinite().all():
             raise UserError(
                 f"{path} holds NaN or infinity in {name}: the training that wrote it diverged, or its numbers were too "

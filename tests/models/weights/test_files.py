@@ -35,7 +35,7 @@ def equal(path):
         ("a.pth", b"\n <html>404</html>", "is a web page"),
         ("a.pth", b"<?xml version='1.0'?><Error/>", "is a web page"),
         ("a.pth", b"", "is empty"),
-        ("a.pth", PK, "the end of the archive is missing"),
+        ("a.pth", PK, "its table of contents is missing"),
         ("a.pth.gz", gzip.compress(b"x"), "is a compressed file: unpack it first"),
         ("a.h5", b"\x89HDF\r\n\x1a\n....", "is an HDF5 file"),
         ("a.onnx", b"\x08\x07\x12\x07pytorch\x1a\x052.1.0:", "is an ONNX model"),
@@ -91,6 +91,11 @@ def test_a_file_cut_anywhere(tmp_path, form):
         (tmp_path / "cut").write_bytes(content[:length])
         with pytest.raises(UserError, match=r"damaged|empty|not a whole"):
             read(tmp_path / "cut")
+
+
+def test_a_url_is_no_path():
+    with pytest.raises(UserError, match=r"there is no weights file .*: download it first"):
+        read("https://download.example/model.pth")
 
 
 def test_folders(tmp_path):
