@@ -66,7 +66,7 @@ def check_kind(path: Path) -> None:
 def _check_archive(path: Path) -> None:
     try:
         names = zipfile.ZipFile(path).namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError):
         raise UserError(f"{path} is damaged (its table of contents is missing): copy or download it again.") from None
     if any(name.endswith("constants.pkl") for name in names):
         what = "a TorchScript program"

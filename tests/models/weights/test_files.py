@@ -76,6 +76,15 @@ def test_programs_and_archives(tmp_path):
             read(tmp_path / name)
 
 
+def test_an_archive_of_an_odd_version(tmp_path):
+    torch.save(STATE, tmp_path / "odd.pth")
+    content = (tmp_path / "odd.pth").read_bytes()
+    place = content.index(b"PK\x01\x02") + 6  # of the version needed to read the first entry
+    (tmp_path / "odd.pth").write_bytes(content[:place] + b"\xff\x00" + content[place + 2 :])
+    with pytest.raises(UserError, match="is damaged"):
+        read(tmp_path / "odd.pth")
+
+
 @pytest.mark.parametrize("form", ["zip", "old", "pickle", "safetensors"])
 def test_a_file_cut_anywhere(tmp_path, form):
     path = tmp_path / "whole"
