@@ -75,11 +75,14 @@ def _chosen(
 ) -> tuple[str, list[str], list[str]]:
     """The prefix of the network, those of other whole networks, and what is to be said."""
     covered = {prefix: set().union(*parts.values()) for prefix, parts in hits.items()}
-    order = sorted(hits, key=lambda one: (-len(hits[one]), bool(COPY.search(one)), -len(covered[one]), len(one)))
+    # Backbone, pyramid, proposals and boxes make a detector, of which another may have one part more.
+    enough = min(4, max(map(len, hits.values())))
+    order = sorted(
+        (one for one in hits if len(hits[one]) >= enough),
+        key=lambda one: (bool(COPY.search(one)), -len(hits[one]), -len(covered[one]), len(one)),
+    )
     best = order[0]
-    whole = [
-        one for one in order[1:] if len(hits[one]) == len(hits[best]) > 1 and covered[one].isdisjoint(covered[best])
-    ]
+    whole = [one for one in order[1:] if len(hits[one]) > 1 and covered[one].isdisjoint(covered[best])]
     copies = [one for one in whole if COPY.search(one)]
     for rival in whole:
         if (rival not in copies or COPY.search(best)) and not _same(best, rival, names):

@@ -167,6 +167,15 @@ def test_two_networks_are_refused_unless_they_are_one(state, tmp_path, capsys):
     torch.save({"student": state, "teacher": zeros(state)}, tmp_path / "two.pth")
     with pytest.raises(UserError, match="holds two networks, under 'student' and under 'teacher'"):
         read(tmp_path / "two.pth")
+    less = {key: value for key, value in zeros(state).items() if not key.startswith("semantic_head.")}
+    for one, other in ((state, less), (less, state)):
+        torch.save({"student": one, "teacher": other}, tmp_path / "two.pth")
+        with pytest.raises(UserError, match="holds two networks"):
+            read(tmp_path / "two.pth")
+    torch.save({"model": less, "ema": state}, tmp_path / "less.pth")
+    assert equal(tmp_path / "less.pth", less) and "not their copy under 'ema'" in capsys.readouterr().err
+    torch.save({"model": state, "pretrained": {"backbone.net.x.weight": torch.ones(1)}}, tmp_path / "start.pth")
+    assert equal(tmp_path / "start.pth", state)
     torch.save({"ema_0": state, "ema_1.ema": zeros(state), "x.ema": zeros(state)}, tmp_path / "averages.pth")
     with pytest.raises(UserError, match="holds two networks"):
         read(tmp_path / "averages.pth")
