@@ -10,6 +10,7 @@ from htc_fast.errors import UserError
 from htc_fast.inference.predict import predict
 from htc_fast.models import zoo
 from htc_fast.models.htc import HTC
+from htc_fast.models.weights.fit import fitting
 from htc_fast.models.weights.load import load_weights, read
 
 
@@ -34,12 +35,14 @@ def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None
                  what the last two's networks do otherwise (RoIAlign, strides, anchors, scores), the model does too,
                  and of ours also the names and category ids of the classes and the image size
     overrides    fields of `models.config.Model`, such as backbone="convnext_tiny", pretrained=True, semantic="box"
-    raises       UserError for an unknown name or option, or weights that do not fit; ValueError for a field's value
+    raises       UserError for an unknown name or option, or weights that do not fit or have another number of classes;
+                 ValueError for a field's value
     """
     if weights is None:
         return Detector(zoo.config(name, num_classes=num_classes, **overrides))
     file = read(weights, num_classes)
-    options = {**file.options, **file.described(num_classes), **overrides}
+    file.check(num_classes)
+    options = {**file.built, **file.described(num_classes), **overrides}
     model = Detector(zoo.config(name, num_classes=num_classes, **options))
     load_weights(model, file)
     return model
@@ -52,21 +55,27 @@ def load(
 
     weights      ours, which says how it was built, or another library's checkpoint
     name         one of `list_models()`, needed where the file does not say it
-    num_classes  of another library's file; None: 80
+    num_classes  None: as many as the file has
     device       "cpu", "cuda", "cuda:1"; None: a GPU if there is one
     returns      Detector in evaluation mode; `config` has its class names, category ids and image size
     raises       UserError if the file cannot be used, names no model, or the device is not there
     """
     where = find_device(device)
-    file = read(weights, num_classes or 80)
+    file = read(weights, num_classes)
+    file.check(num_classes)
     saved = file.config
     if saved is not None and name in (None, saved.name):
         # The file's own weights follow: nothing is to be downloaded.
         config = replace(saved, pretrained=False)
     elif name is None:
-        raise UserError(f"{weights} does not say which model it belongs to: name it with --model (in Python: name=).")
+        names = fitting(file.tensors)
+        hint = f"; it fits {', '.join(names)}" if names else ""
+        raise UserError(
+            f"{weights} does not say which model it belongs to: name it with --model (in Python: name=){hint}."
+        )
     else:
-        config = zoo.config(name, num_classes=num_classes or 80, **file.options)
+        count = num_classes or file.num_classes or 80
+        config = zoo.config(name, num_classes=count, **file.built, **file.described(count))
     model = Detector(config)
     load_weights(model, file)
     return model.eval().to(where)

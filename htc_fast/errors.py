@@ -1,6 +1,9 @@
 """The one exception for bad input from outside (files, options, data sets), and the checks that raise it."""
 
 import difflib
+import functools
+import os
+import sys
 import types
 from collections.abc import Iterable
 from dataclasses import fields
@@ -14,6 +17,13 @@ class UserError(ValueError):
     def __init__(self, sentence: str):
         # A data-loading worker hands over its whole traceback; the sentence is at its end.
         super().__init__(sentence.rsplit("UserError: ", 1)[-1].strip())
+
+
+@functools.cache
+def say_once(sentence: str) -> None:
+    """Print to stderr what somebody should know about their data or files, once, and only in the leading process."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence, file=sys.stderr)
 
 
 def choose(name: str, options: Iterable[str], what: str) -> str:

@@ -11,6 +11,7 @@ from htc_fast import UserError, create_model
 from htc_fast.data.pictures import image_limits
 from htc_fast.detector import load
 from htc_fast.device import find_device
+from htc_fast.models import zoo
 from htc_fast.training.checkpoint import weights_bytes
 
 SMALL = {"backbone": "test_resnet", "channels": 16, "box_channels": 32, "semantic_classes": 4}
@@ -58,6 +59,35 @@ def test_as_many_names_as_classes():
         create_model("htc_r50", num_classes=3, class_names=("cat",), **SMALL)
 
 
+def test_the_classes_are_the_file_s(saved, tmp_path):
+    model, path = saved
+    torch.save({"model_state_dict": model.state_dict()}, tmp_path / "plain.pth")
+    for file in (path, tmp_path / "plain.pth"):
+        made = create_model("htc_r50", num_classes=3, weights=file, backbone="test_resnet")
+        assert (made.config.num_classes, made.config.semantic_classes, made.config.channels) == (3, 4, 16)
+        with pytest.raises(UserError, match=r"has 3 classes and 80 were asked for: give num_classes=3"):
+            create_model("htc_r50", weights=file, backbone="test_resnet")
+        with pytest.raises(UserError, match="has 3 classes and 5 were asked for"):
+            load(file, name="htc_r50", num_classes=5)
+
+
+def test_a_foreign_file_brings_its_own_number_of_classes(saved, tmp_path, monkeypatch):
+    model, _ = saved
+    monkeypatch.setitem(zoo.MODELS, "htc_r50", zoo.config("htc_r50", backbone="test_resnet"))
+    torch.save(
+        {"state_dict": {f"model.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "a.ckpt"
+    )
+    found = load(tmp_path / "a.ckpt", name="htc_r50", device="cpu")
+    assert found.config.num_classes == 3 and found.config.box_channels == 32 and found.config.class_agnostic
+    torch.manual_seed(0)
+    images, sizes = torch.randn(1, 3, 64, 96), torch.tensor([[64, 96]])
+    want, got = model.eval().detect(images, sizes), found.detect(images, sizes)
+    assert want.count.item() > 0
+    assert all(torch.equal(getattr(want, name), getattr(got, name)) for name in ("boxes", "scores", "labels", "masks"))
+    with pytest.raises(UserError, match=r"name it with --model .*; it fits htc_r50\.$"):
+        load(tmp_path / "a.ckpt")
+
+
 def test_files_that_give_no_detector(saved, tmp_path):
     _, path = saved
     with pytest.raises(UserError, match="there is no weights file"):
@@ -68,6 +98,9 @@ def test_files_that_give_no_detector(saved, tmp_path):
         load(path, name="htc_r5")
     foreign = tmp_path / "foreign.pth"
     torch.save({"state_dict": {"conv.weight": torch.zeros(2)}}, foreign)
+    with pytest.raises(UserError, match="looks like another kind of network"):
+        load(foreign)
+    torch.save({"state_dict": {"rpn.conv.weight": torch.zeros(2)}}, foreign)
     with pytest.raises(UserError, match="name it with --model"):
         load(foreign)
     half = tmp_path / "half.safetensors"

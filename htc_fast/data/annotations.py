@@ -3,11 +3,8 @@
 What cannot be used is dropped, counted and said in one line; what makes the whole file useless is an error.
 """
 
-import functools
 import json
 import math
-import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from htc_fast.data.masks import Segmentation, is_usable
 from htc_fast.data.packed import Packed
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, say_once
 
 
 @dataclass(slots=True)
@@ -85,13 +82,6 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"annotation file {path} holds a JSON {type(content).__name__}: expected a COCO object.")
     return content
-
-
-@functools.cache
-def say_once(sentence: str) -> None:
-    """Print to stderr what a data set has to say, once, and only in the leading process."""
-    if os.environ.get("RANK", "0") == "0":
-        print(sentence, file=sys.stderr)
 
 
 def read_annotations(path: str | Path, classes: Sequence[str] | None = None) -> Annotations:

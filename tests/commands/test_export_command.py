@@ -8,8 +8,10 @@ import sys
 import pytest
 import torch
 
+from htc_fast.export import ExportRun, export
+from htc_fast.models import zoo
 from htc_fast.training.checkpoint import weights_bytes
-from tests.models.test_zoo import tiny
+from tests.models.test_zoo import TINY, tiny
 
 # Runs where only the operators are imported.
 PROGRAM = """
@@ -33,6 +35,20 @@ def run(*arguments):
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+def test_another_library_s_file_says_how_many_classes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(zoo.MODELS, "mask_rcnn_r50", zoo.config("mask_rcnn_r50", **{**TINY, "num_classes": 80}))
+    torch.save({"state_dict": tiny("mask_rcnn_r50", num_classes=7).state_dict()}, tmp_path / "seven.ckpt")
+    run = {"model": "mask_rcnn_r50", "image_size": (64, 96), "device": "cpu"}
+    export(ExportRun(weights=tmp_path / "seven.ckpt", out=tmp_path / "seven.pt2", **run))
+    assert "images [1, 3, 64, 96]" in capsys.readouterr().out
+    extra = {"htc_fast.json": ""}
+    found = torch.export.load(tmp_path / "seven.pt2", extra_files=extra).module()
+    assert json.loads(extra["htc_fast.json"])["class_names"] == [f"class {number}" for number in range(1, 8)]
+    labels = found(torch.randn(1, 3, 64, 96), torch.tensor([[64, 96]]))["labels"]
+    assert 0 <= labels.max() < 7
 
 
 @pytest.mark.slow

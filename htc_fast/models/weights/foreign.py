@@ -85,16 +85,17 @@ NUMBERS = r"\b{}\s*=\s*[\[(]([\d\s.,]+)[\])]"
 FIRST = "backbone.net.conv1.weight"
 
 
-def convert(state: dict[str, Tensor], num_classes: int = 80, recipe: str = "") -> tuple[dict[str, Tensor], dict]:
+def convert(
+    state: dict[str, Tensor], num_classes: int | None = None, recipe: str = ""
+) -> tuple[dict[str, Tensor], dict]:
     """A checkpoint's tensors under our names, and the model options that the file's network needs.
 
     state        names and tensors of mmdetection, torchvision or detectron2 (ours pass unchanged)
-    num_classes  of the model to be filled: tells COCO's 91 rows from 90 classes of somebody's own
+    num_classes  of the model to be filled, if known: 90 takes 91 rows for classes of somebody's own, not for COCO's ids
     recipe       mmdetection's configuration as text, which its files carry: it tells the original ResNets (style
                  "caffe", input in BGR) from the usual ones
     returns      tensors by name; options for `zoo.config`
     """
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     if any(key.startswith(("backbone.bottom_up.", "proposal_generator.")) for key in state):
         return from_detectron2(state)
     if any(key.startswith(("backbone.body.", "roi_heads.box_predictor.")) for key in state):
@@ -152,13 +153,19 @@ def _to_rgb(state: dict[str, Tensor], mean: Sequence[float], spread: Sequence[fl
     return {} if mean == Model.mean else {"mean": mean}
 
 
-def from_torchvision(state: dict[str, Tensor], num_classes: int) -> tuple[dict[str, Tensor], dict]:
+def is_coco(state: dict[str, Tensor]) -> bool:
+    """Whether these are torchvision's tensors, by its names, with a row for every id of COCO."""
+    return len(state.get("roi_heads.box_predictor.cls_score.bias", ())) == 91
+
+
+def from_torchvision(state: dict[str, Tensor], num_classes: int | None) -> tuple[dict[str, Tensor], dict]:
     """torchvision's Mask R-CNN: background first; COCO files have a row for every id from 0 to 90."""
     # Names without ".0" come from before 0.13, as COCO_V1 does, whose frozen batch norms add nothing to the variance.
     old = "rpn.head.conv.weight" in state
+    coco = is_coco(state) and num_classes != 90
     state = renamed(state, TORCHVISION)
     rows = len(state.get("box_heads.0.classes.bias", ()))
-    kept = COCO_IDS if (rows, num_classes) == (91, len(COCO_IDS)) else list(range(1, rows))
+    kept = COCO_IDS if coco else list(range(1, rows))
     rules: dict[str, Callable[[Tensor], Tensor]] = {
         "box_heads.0.classes.": lambda value: value[kept + [0]],
         "box_heads.0.deltas.": lambda value: value.unflatten(0, (-1, 4))[kept].flatten(0, 1),

@@ -1,7 +1,8 @@
 """Weights from files: our own safetensors, and mmdetection's, torchvision's and detectron2's checkpoints.
 
-A foreign file is unpickled by a reader that builds tensors and plain containers and nothing else: whatever other
-object a file asks for becomes an inert placeholder, so no code of the file ever runs.
+A foreign file is unpickled by a reader that builds tensors and plain containers and nothing else (`unpickle.py`);
+`find.py` looks for the network in what comes out, `foreign.py` puts its names and values into ours, and `fit.py` reads
+from the shapes what kind of network it is.
 """
 
 import json
@@ -14,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, say_once
 from htc_fast.models.config import Model, from_dict
-from htc_fast.models.weights import foreign, unpickle
+from htc_fast.models.weights import files, find, fit, foreign, unpickle
 
 DESCRIBED = ("class_names", "category_ids", "image_size")
 # Head 1 of mmdetection 1 has a flow convolution that nothing ever used.
@@ -27,15 +28,17 @@ UNUSED = re.compile(r"mask_heads\.0\.flow\.|num_batches_tracked$")
 class Weights:
     """What a file holds.
 
-    tensors  by our names
-    options   of `zoo.config`: what the file's network is built with, where that differs from ours
-    metadata  what one of our own files says besides
+    tensors      by our names
+    options      of `zoo.config`: what the file's network is built with, where that differs from ours
+    metadata     what one of our own files says besides
+    class_names  by label, as mmdetection's files have them; our own have them in `config`
     """
 
     path: Path
     tensors: dict[str, Tensor]
     options: dict = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     @property
     def config(self) -> Model | None:
@@ -52,12 +55,39 @@ class Weights:
         except (ValueError, TypeError) as error:
             raise UserError(f"{self.path} describes no model that can be built ({error}): save it again.") from error
 
+    @property
+    def num_classes(self) -> int | None:
+        """Foreground classes, by the rows of the first box head; None without one."""
+        return fit.classes(self.tensors)
+
+    @property
+    def built(self) -> dict:
+        """Fields of `Model` that the file's shapes show, and its options."""
+        return {**fit.sizes(self.tensors), **self.options}
+
     def described(self, num_classes: int) -> dict:
-        """What our own file knows of the data it was trained on, as fields of `Model`; nothing for other classes."""
+        """What the file knows of the data it was trained on, as fields of `Model`; nothing for other classes."""
         config = self.config
-        if config is None or config.num_classes != num_classes:
-            return {}
-        return {name: getattr(config, name) for name in DESCRIBED}
+        if config is None:
+            return {"class_names": self.class_names} if len(self.class_names) == num_classes else {}
+        return {name: getattr(config, name) for name in DESCRIBED} if config.num_classes == num_classes else {}
+
+    def check(self, num_classes: int | None) -> None:
+        """See that the file is of a network like ours, with so many classes (None: any).
+
+        raises  UserError saying what it has instead
+        """
+        if not any(fit.HEADS.match(name) for name in self.tensors):
+            names = ", ".join(list(self.tensors)[:3])
+            raise UserError(
+                f"{self.path} looks like {fit.looks_like(self.tensors)} ({len(self.tensors)} tensors: {names}, …): "
+                "expected HTC, Cascade Mask R-CNN or Mask R-CNN, with backbone, FPN, RPN, box and mask heads."
+            )
+        if None not in (num_classes, self.num_classes) and num_classes != self.num_classes:
+            raise UserError(
+                f"{self.path} has {self.num_classes} classes and {num_classes} were asked for: "
+                f"give num_classes={self.num_classes}, or other weights."
+            )
 
 
 @dataclass
@@ -92,8 +122,10 @@ def load_weights(model: nn.Module, file: str | Path | Weights, strict: bool = Tr
     raises   UserError if the file cannot be read, or is of another architecture
     """
     config = getattr(model, "config", None)
+    count = getattr(config, "num_classes", None)
     if not isinstance(file, Weights):
-        file = read(file, getattr(config, "num_classes", 80))
+        file = read(file, count)
+    file.check(count if strict else None)
     own, state = model.state_dict(), file.tensors
     report = Report(
         missing=[key for key in own if key not in state and not UNUSED.search(key)],
@@ -105,59 +137,98 @@ def load_weights(model: nn.Module, file: str | Path | Weights, strict: bool = Tr
         ],
         differing=[] if config is None else differing(config, file.options),
     )
-    if strict and (report.missing or report.wrong_shape):
-        name = getattr(config, "name", "this model")
-        raise UserError(
-            f"{file.path} holds weights of another architecture than {name}: {report}; "
-            "choose the model and num_classes that the file was trained with."
+    # A longer backbone or cascade has all that a shorter one asks for, and more.
+    beyond = [key for key in report.unexpected if fit.OURS.match(key) and not fit.CLASSIFIER.match(key)]
+    if strict and (report.missing or report.wrong_shape or beyond):
+        name, names = getattr(config, "name", "this model"), fit.fitting(state)
+        hint = (
+            f"it fits {', '.join(names)}" if names else "choose the model and backbone that the file was trained with"
         )
+        raise UserError(f"{file.path} holds weights of another architecture than {name}: {report}; {hint}.")
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    _check_values(fitting, own, file.path)
     with torch.no_grad():
         for key, value in fitting.items():
             own[key].copy_(value)
     return report
 
 
-def read(path: str | Path, num_classes: int = 80) -> Weights:
+def _check_values(state: dict[str, Tensor], own: dict[str, Tensor], path: Path) -> None:
+    """raises  UserError if weights are whole numbers, or not numbers at all"""
+    for name, value in state.items():
+        if own[name].is_floating_point() and not value.is_floating_point():
+            raise UserError(
+                f"{path} holds {name} as {value.dtype}: save the weights as floating point, before they are quantised."
+            )
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise UserError(
+                f"{path} holds NaN or infinity in {name}: the training that wrote it diverged, or its numbers were too "
+                "large for half precision; choose an earlier checkpoint."
+            )
+
+
+def read(path: str | Path, num_classes: int | None = None) -> Weights:
     """The tensors of a checkpoint under our names.
 
-    num_classes  of the model to be filled
+    path         of the file, or of a folder that holds one model; an index of shards stands for all of them
+    num_classes  of the model to be filled, if known: tells COCO's 91 rows from 90 classes of somebody's own
     raises       UserError if the file is missing, damaged, or of an unknown kind
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no weights file {path}: check the path.")
-    recipe, metadata = "", dict[str, str]()
-    if _is_safetensors(path):
-        try:
-            with safe_open(path, framework="pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}
-                metadata = file.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a whole safetensors file ({error}): copy or save it again.") from error
-    else:
-        content = unpickle.load(path)
-        state, recipe = _tensors(content), _recipe(content)
+    path = files.found(Path(path))
+    parts = [_content(part) for part in files.shards(path)]
+    content = parts[0][0]
+    if len(parts) > 1:
+        content = {name: one for part, _ in parts if isinstance(part, dict) for name, one in part.items()}
+    state, notes = find.network(content, path)
     if not state:
-        raise UserError(f"{path} holds no tensors by name: expected a checkpoint with a state_dict.")
-    return Weights(path, *foreign.convert(state, num_classes, recipe), metadata)
-
-
-def _tensors(content: Any) -> dict[str, Tensor]:
-    """The tensors by name, out of whatever a training run has wrapped them in."""
-    while isinstance(content, dict):
-        inner = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            return {key: value for key, value in content.items() if isinstance(value, Tensor)}
-        content = inner
-    return {}
-
-
-def _recipe(content: Any) -> str:
-    """mmdetection's configuration as text."""
+        hint = f": name {path.with_suffix('.safetensors').name} beside it" if path.suffix == ".state" else ""
+        raise UserError(f"{path} holds no tensors by name: expected a checkpoint with a state_dict{hint}.")
     meta = content.get("meta") if isinstance(content, dict) else None
-    texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, dict) else []
-    return next((text for text in texts if isinstance(text, str)), "")
+    meta = meta if isinstance(meta, dict) else {}
+    try:
+        converted, options = foreign.convert(state, num_classes, _recipe(meta))
+    except (IndexError, KeyError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{path} holds tensors of unusual shapes ({error}): expected an instance segmentation model."
+        ) from error
+    if foreign.is_coco(state) and num_classes is None:
+        notes.append(f"{path}: its 91 rows are read as COCO's 80 classes; num_classes=90 reads them as your own.")
+    file = Weights(path, converted, options, parts[0][1], _class_names(meta))
+    if len(file.class_names) not in (0, file.num_classes):
+        notes.append(f"{path} names {len(file.class_names)} classes and has {file.num_classes}: no name is used.")
+    for note in notes:
+        say_once(note)
+    return file
+
+
+def _content(path: Path) -> tuple[Any, dict[str, str]]:
+    """What a file holds, and the metadata of a safetensors file."""
+    if not _is_safetensors(path):
+        files.check_kind(path)
+        return unpickle.load(path), {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}): copy or save it again.") from error
+
+
+def _recipe(meta: dict) -> str:
+    """mmdetection's configuration as text."""
+    return next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), "")
+
+
+def _class_names(meta: dict) -> tuple[str, ...]:
+    """mmdetection's class names: version 2 has them by themselves, version 3 among what it says of the data."""
+    about = meta.get("dataset_meta")
+    places = [(meta, "CLASSES"), *((about, key) for key in ("classes", "CLASSES") if isinstance(about, dict))]
+    names = next((place[key] for place, key in places if place.get(key)), ())
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return ()
+    # Its first releases wrote COCO's names with underscores.
+    spaced = "traffic_light" in names
+    return tuple(name.replace("_", " ") if spaced else name for name in names)
 
 
 def differing(config: Model, options: dict) -> list[str]:

@@ -226,8 +226,12 @@ def test_commands_take_a_foreign_file_too(tmp_path, monkeypatch):
     monkeypatch.setitem(zoo.MODELS, "mask_rcnn_r50", zoo.config("mask_rcnn_r50", **SMALL))
     source = htc_fast.create_model("mask_rcnn_r50", num_classes=3)
     (tmp_path / "d2.pkl").write_bytes(pickle.dumps(as_detectron2(source)))
-    made = htc_fast.load(tmp_path / "d2.pkl", name="mask_rcnn_r50", num_classes=3, device="cpu")
-    assert made.config.stride_in_1x1 and torch.equal(made.rpn.conv.weight, source.rpn.conv.weight)
+    made = htc_fast.load(tmp_path / "d2.pkl", name="mask_rcnn_r50", device="cpu")
+    assert (
+        made.config.stride_in_1x1
+        and made.config.num_classes == 3
+        and torch.equal(made.rpn.conv.weight, source.rpn.conv.weight)
+    )
 
 
 class Hostile:

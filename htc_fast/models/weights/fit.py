@@ -1,0 +1,87 @@
+"""What a file's tensors say about the network they came from: sizes, the names that fit, and other kinds of network."""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from htc_fast.models import zoo
+from htc_fast.models.backbone import Backbone
+
+# Names by our parts, which a file of one of our architectures has after conversion.
+OURS = re.compile(r"(backbone\.net|fpn|rpn|box_heads|mask_heads|semantic_head)\.")
+HEADS = re.compile(r"(fpn|rpn|box_heads|mask_heads)\.")
+# A classifier's last layers, which some backbones bring along.
+CLASSIFIER = re.compile(r"backbone\.net\.(fc|head|classifier|last_linear)\.")
+# Names that some network of a kind has and others lack; the first kind of which all are found.
+LOOKS = (
+    ("a DETR", r"(^|\.)(transformer|class_embed)\."),
+    ("a YOLO", r"(^|\.)\d+\.(conv|cv\d|m)\."),
+    ("a Segment Anything model", r"(^|\.)image_encoder\."),
+    ("a detector of another kind", r"(^|\.)(fpn|neck|\w+_head)\."),
+    ("a backbone alone", r"(^|\.)(layer\d|blocks|features|stages)\.\d"),
+)
+
+
+def classes(tensors: Mapping[str, Tensor]) -> int | None:
+    """How many foreground classes the first box head tells; None without one."""
+    return _rows(tensors, "box_heads.0.classes.weight") - 1 if "box_heads.0.classes.weight" in tensors else None
+
+
+def sizes(tensors: Mapping[str, Tensor]) -> dict:
+    """Options of `zoo.config` that the tensors' shapes leave no choice about: channels, box regressions, semantics."""
+    keys = {
+        "channels": "fpn.output.0.weight",
+        "box_channels": "box_heads.0.fc1.weight",
+        "semantic_classes": "semantic_head.logits.weight",
+    }
+    options = {name: _rows(tensors, key) for name, key in keys.items() if _rows(tensors, key)}
+    count, deltas = classes(tensors), _rows(tensors, "box_heads.0.deltas.weight")
+    if count is not None and count > 1 and deltas in (4, 4 * count):
+        options["class_agnostic"] = deltas == 4
+    return options
+
+
+def _rows(tensors: Mapping[str, Tensor], name: str) -> int:
+    found = tensors.get(name)
+    return len(found) if found is not None and found.dim() else 0
+
+
+def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of models that the tensors fit, as far as their shapes tell."""
+    if not any(OURS.match(key) for key in tensors):
+        return []
+    stages = len({key.split(".")[1] for key in tensors if key.startswith("box_heads.")})
+    flow = any(key.startswith("mask_heads.1.flow.") for key in tensors)
+    semantic = any(key.startswith("semantic_head.") for key in tensors)
+    agnostic = sizes(tensors).get("class_agnostic")
+    names = []
+    for name, config in zoo.MODELS.items():
+        likes = len(config.stages.match_iou) == stages and (config.semantic != "none") == semantic
+        likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
+        if likes and agnostic in (None, config.class_agnostic) and _is_backbone(_shapes(config.backbone), tensors):
+            names.append(name)
+    return names
+
+
+@functools.cache
+def _shapes(backbone: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        net = Backbone(backbone, False, 0, True)
+    return {f"backbone.{name}": value.shape for name, value in net.state_dict().items()}
+
+
+def _is_backbone(wanted: dict[str, torch.Size], tensors: Mapping[str, Tensor]) -> bool:
+    own = {key for key in tensors if key.startswith("backbone.") and not CLASSIFIER.match(key)}
+    return own <= wanted.keys() and all(
+        key.endswith("num_batches_tracked") or (key in tensors and tensors[key].shape == shape)
+        for key, shape in wanted.items()
+    )
+
+
+def looks_like(names: Iterable[str]) -> str:
+    """What kind of network has these names, for a sentence."""
+    text = "\n".join(names)
+    return next((kind for kind, part in LOOKS if re.search(part, text, re.MULTILINE)), "another kind of network")
