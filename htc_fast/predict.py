@@ -16,8 +16,8 @@ from htc_fast.commands.options import parse
 from htc_fast.commands.output import JsonList
 from htc_fast.data.annotations import Annotations, read_annotations
 from htc_fast.data.classes import default_classes
+from htc_fast.data.formats import pictures_in
 from htc_fast.data.instances import Instances
-from htc_fast.data.pictures import SUFFIXES
 from htc_fast.detector import Detector
 from htc_fast.errors import UserError
 from htc_fast.inference.draw import draw
@@ -110,10 +110,7 @@ def find_pictures(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and item.is_file())
-            if not inside:
-                raise UserError(f"folder {pattern} holds no pictures: expected files such as .jpg or .png.")
-            found += inside
+            found += pictures_in(path)
         elif not path.exists() and glob.has_magic(pattern):
             matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
             if not matches:

@@ -14,7 +14,7 @@ from torch import Tensor
 from htc_fast import ops
 from htc_fast.data.classes import default_classes
 from htc_fast.data.instances import Instances
-from htc_fast.data.pictures import load_image, normalise_and_pad, resize, resized_size, shrink, to_device
+from htc_fast.data.pictures import list_pictures, load_image, normalise_and_pad, resize, resized_size, shrink, to_device
 from htc_fast.device import usable_cores
 from htc_fast.errors import UserError
 from htc_fast.inference.threads import ahead
@@ -36,16 +36,16 @@ def predict(
 ) -> list[Instances]:
     """Find the instances in pictures.
 
-    images           path, PIL image or uint8 array [H, W, 3] RGB, or a list of them
+    images           path, PIL image or array [H, W, 3] RGB (see `load_image`), or a list or batch [N, H, W, 3] of them
     size             (short side, long side) the network sees; None: that of the model's training, else 800, 1333
     batch_size       pictures at once
     score_threshold  0 to 1; lower-scored instances are left out
     class_names      by label; None: those of the model's training, else COCO's for 80 classes
     workers          threads that read pictures ahead; 0: one on a CPU, up to 8 beside a GPU
     returns          one Instances per picture, in its own pixels, best first
-    raises           UserError if a file is missing or no picture; TypeError, ValueError for other input
+    raises           UserError if a file is missing or no picture, or an array cannot be understood
     """
-    sources = list(images) if isinstance(images, (list, tuple)) else [images]
+    sources = list_pictures(images)
     found: dict[int, Instances] = {}
     results = stream(
         model,

@@ -1,0 +1,225 @@
+"""Picture files to pixels through Pillow: every mode that it reads, and one sentence for what it does not.
+
+Pillow's own limit of 89 million pixels guards web servers; aerial pictures are larger, so ours stands beside it.
+"""
+
+import contextlib
+import io
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torchvision.io import decode_png
+
+from htc_fast.data.formats import RAW, kind_of_file
+from htc_fast.data.pixels import from_array, remark, say_transparent, to_bytes
+from htc_fast.errors import UserError
+
+LIMIT = 1 << 29  # pixels; 1.5 GB of RGB
+PILLOWS_LIMIT = 89_478_485
+USUAL = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+# Readers of what is no picture of pixels; that of EPS runs another program.
+NO_READERS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
+_opening = threading.RLock()
+# A child of a process whose other thread was just opening a picture would wait for ever.
+os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.RLock()))
+
+
+def read_picture(source: Any, size: tuple[int, int] | None, what: str) -> np.ndarray:
+    """Pixels of an encoded picture.
+
+    source   path, bytes or a binary file
+    size     as for `load_image`
+    what     how messages call it
+    returns  uint8 [H, W, 3], RGB
+    raises   UserError saying what is wrong with it
+    """
+    with _opened(source, what) as file:
+        with _explained(what, file):
+            picture = _open(file)
+        if picture.format == "TIFF" and str(getattr(file, "name", "")).lower().endswith(RAW):
+            raise UserError(
+                f"{what} is a camera's raw file, of which only a preview could be read: develop it to JPEG."
+            )
+        with picture:
+            return pixels_of(picture, size, what, file)
+
+
+def pixels_of(picture: Image.Image, size: tuple[int, int] | None, what: str, file: Any = None) -> np.ndarray:
+    """Decode, rotate as EXIF says (unless the annotations were drawn on the raw pixels), and make it 8-bit RGB.
+
+    file     that the picture is read from, if it is
+    returns  uint8 [H, W, 3], RGB
+    raises   UserError saying what is wrong with it
+    """
+    with _explained(what, file, picture):
+        _check_limit(picture, what)
+        raw = (picture.height, picture.width)
+        orientation = picture.getexif().get(ORIENTATION, 1)
+        orientation = orientation if isinstance(orientation, int) else 1
+        rotated = raw[::-1] if 5 <= orientation <= 8 else raw
+    if size is not None and size not in (raw, rotated):
+        raise UserError(
+            f"{what} is {raw[1]} x {raw[0]} pixels, but its annotations say {size[1]} x {size[0]}: "
+            "correct width and height in the annotation file, or put the right picture there."
+        )
+    with _explained(what, file, picture):
+        _say_frames(picture, what)
+        tags = {tag: getattr(picture, "tag_v2", {}).get(tag) for tag in (BITS, PHOTOMETRIC)}
+        deep = picture.mode in ("RGB", "RGBA", "RGBX", "RGBa") and _bits(picture, tags) > 8
+        giant = picture.width * picture.height > PILLOWS_LIMIT
+        with _without_limit() if giant else contextlib.nullcontext():
+            picture.load()
+        pixels = _rgb(picture, tags, what)
+        if deep:
+            pixels = _deep_colour(pixels, picture.format, what, file)
+    if size is None or size == rotated:
+        pixels = upright(pixels, orientation)
+    return pixels
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """[H, W, 3] as EXIF's orientation says: 1 as it is, 2-4 mirrored or upside down, 5-8 with sides exchanged."""
+    if not 2 <= orientation <= 8:
+        return pixels
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    return np.ascontiguousarray(pixels[:: -1 if down else 1, :: -1 if across else 1])
+
+
+def _rgb(picture: Image.Image, tags: dict[int, Any], what: str) -> np.ndarray:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return np.array(picture)
+    if picture.mode.startswith(("I", "F")):
+        grey = to_bytes(np.asarray(picture), what, 12 if tags[BITS] == (12,) else None)
+        # Pillow turns white-is-zero round in 8 bits only.
+        grey = 255 - grey if tags[PHOTOMETRIC] == 0 else grey
+        return np.repeat(grey[..., None], 3, axis=2)
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    if picture.has_transparency_data:
+        # By way of RGBA, as a palette with several transparent colours has to.
+        picture = picture.convert("RGBA")
+        say_transparent(np.asarray(picture.getchannel("A")), what)
+    return np.array(picture.convert("RGB"))
+
+
+def _bits(picture: Image.Image, tags: dict[int, Any]) -> int:
+    """Bits per channel in the file; Pillow keeps the upper 8 of colours."""
+    if tags[BITS]:
+        return max(tags[BITS])
+    tiles = getattr(picture, "tile", ())
+    return 16 if picture.format == "PNG" and any(";16" in str(tile) for tile in tiles) else 8
+
+
+def _deep_colour(pixels: np.ndarray, form: str | None, what: str, file: Any) -> np.ndarray:
+    """Colours of 16 bits, whose upper 8 Pillow has kept: enough where all 16 are in use."""
+    if pixels.max() >= 64:
+        remark("16 bits", f"{what} has 16 bits per colour: read as 16-bit data, whose white is 65535.")
+        return pixels
+    if form != "PNG" or file is None:
+        raise UserError(
+            f"{what} has 16 bits per colour and uses fewer than 15 of them, and Pillow reads the upper 8 alone: "
+            "scale it to 8 bits per colour, or save it as PNG."
+        )
+    file.seek(0)
+    values = decode_png(torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)).numpy()
+    return from_array(values[0] if len(values) == 2 else values[:3], what)
+
+
+def _say_frames(picture: Image.Image, what: str) -> None:
+    # MPO is what phones write: its further frames are previews and depth.
+    frames = 1 if picture.format in (None, "JPEG", "MPO") else getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.tell() == 0:
+        remark("frames", f"{what} holds {frames} frames or pages: the first is read, {frames - 1} are not.")
+
+
+def _open(file: Any) -> Image.Image:
+    Image.init()
+    others = [name for name in Image.ID if name not in USUAL and name not in NO_READERS]
+    with _without_limit():
+        return Image.open(file, formats=[*USUAL, *others])
+
+
+@contextlib.contextmanager
+def _without_limit() -> Iterator[None]:
+    """Pillow's limit is one for all threads, and its warning goes past every command's own messages."""
+    with _opening:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_limit(picture: Image.Image, what: str) -> None:
+    # Who has set Pillow's limit has set ours.
+    limit = LIMIT if Image.MAX_IMAGE_PIXELS == PILLOWS_LIMIT else Image.MAX_IMAGE_PIXELS
+    pixels = picture.width * picture.height
+    if limit is not None and pixels > limit:
+        raise UserError(
+            f"{what} is {picture.width} x {picture.height}, {pixels / 1e6:.0f} million pixels, beyond the limit of "
+            f"{limit / 1e6:.0f} million: cut it into tiles, or make it smaller first (in Python, "
+            "PIL.Image.MAX_IMAGE_PIXELS sets another limit)."
+        )
+
+
+@contextlib.contextmanager
+def _opened(source: Any, what: str) -> Iterator[Any]:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        yield io.BytesIO(source)
+        return
+    if isinstance(source, io.TextIOBase):
+        raise UserError(f"{what} is open as text: open it with mode 'rb'.")
+    if hasattr(source, "read"):
+        yield source
+        return
+    path = os.fspath(source)
+    try:
+        if os.path.isdir(path):
+            raise UserError(f"{what} is a folder: name the pictures in it.")
+        if not os.path.isfile(path):
+            os.stat(path)
+            raise UserError(f"{what} cannot be read: it is a device or a pipe, expected a file.")
+        file = open(path, "rb")
+    except UserError:
+        raise
+    except FileNotFoundError:
+        web = "fetch it first" if str(path).startswith(("http:", "https:", "s3:", "gs:")) else "check the path"
+        raise UserError(f"{what} is missing: {web} or the data set's image folder.") from None
+    except PermissionError:
+        raise UserError(f"{what} cannot be read: this user has no right to read the file or its folder.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{what} cannot be read ({getattr(error, 'strerror', None) or error}): check the path."
+        ) from None
+    with file:
+        yield file
+
+
+@contextlib.contextmanager
+def _explained(what: str, file: Any, picture: Image.Image | None = None) -> Iterator[None]:
+    """Whatever a decoder raises, as a sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError:
+        size = f" of {picture.width} x {picture.height} pixels" if picture else ""
+        raise UserError(f"{what}{size} does not fit into memory: cut it into tiles or make it smaller.") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{what} cannot be read: it is {kind_of_file(file)}; replace it or take it out.") from None
+    # Pillow's decoders raise whatever the damage leads to: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if picture is not None and file is None:
+            raise UserError(f"{what} cannot be read ({reason}): it is closed or damaged; open it again.") from error
+        raise UserError(
+            f"{what} cannot be read ({reason}): it is truncated or damaged; replace it or take it out."
+        ) from error
