@@ -6,17 +6,18 @@ Pillow's own limit of 89 million pixels guards web servers; aerial pictures are 
 import contextlib
 import io
 import os
+import re
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torchvision.io import decode_png
 
 from htc_fast.data.formats import RAW, kind_of_file
-from htc_fast.data.pixels import from_array, remark, say_transparent, to_bytes
+from htc_fast.data.pixels import remark, say_transparent, to_bytes
 from htc_fast.errors import UserError
 
 LIMIT = 1 << 29  # pixels; 1.5 GB of RGB
@@ -24,7 +25,7 @@ PILLOWS_LIMIT = 89_478_485
 USUAL = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 # Readers of what is no picture of pixels; that of EPS runs another program.
 NO_READERS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
+BITS, PHOTOMETRIC, ORIENTATION, PLANAR = 258, 262, 274, 284
 _opening = threading.RLock()
 # A child of a process whose other thread was just opening a picture would wait for ever.
 os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.RLock()))
@@ -59,48 +60,81 @@ def pixels_of(picture: Image.Image, size: tuple[int, int] | None, what: str, fil
     """
     with _explained(what, file, picture):
         _check_limit(picture, what)
-        raw = (picture.height, picture.width)
-        orientation = picture.getexif().get(ORIENTATION, 1)
-        orientation = orientation if isinstance(orientation, int) else 1
-        rotated = raw[::-1] if 5 <= orientation <= 8 else raw
-    if size is not None and size not in (raw, rotated):
-        raise UserError(
-            f"{what} is {raw[1]} x {raw[0]} pixels, but its annotations say {size[1]} x {size[0]}: "
-            "correct width and height in the annotation file, or put the right picture there."
-        )
-    with _explained(what, file, picture):
         _say_frames(picture, what)
-        tags = {tag: getattr(picture, "tag_v2", {}).get(tag) for tag in (BITS, PHOTOMETRIC)}
-        deep = picture.mode in ("RGB", "RGBA", "RGBX", "RGBa") and _bits(picture, tags) > 8
+        before = _Header.of(picture, what)
         giant = picture.width * picture.height > PILLOWS_LIMIT
         with _without_limit() if giant else contextlib.nullcontext():
             picture.load()
-        pixels = _rgb(picture, tags, what)
-        if deep:
-            pixels = _deep_colour(pixels, picture.format, what, file)
-    if size is None or size == rotated:
-        pixels = upright(pixels, orientation)
-    return pixels
+        pixels = _rgb(picture, before, what)
+        if before.depth > 8 and picture.mode in ("RGB", "RGBA", "RGBX", "RGBa"):
+            pixels = _deep_colour(pixels, what, file)
+        orientation = picture.getexif().get(ORIENTATION, 1)
+    # Pillow turns a TIFF itself, and says no more that it was to be turned.
+    turned = before.orientation if orientation == 1 else 1
+    raw, right = upright(pixels, {6: 8, 8: 6}.get(turned, turned)), upright(pixels, orientation)
+    if size in (None, right.shape[:2]):
+        return np.ascontiguousarray(right)
+    if size == raw.shape[:2]:
+        return np.ascontiguousarray(raw)
+    raise UserError(
+        f"{what} is {raw.shape[1]} x {raw.shape[0]} pixels, but its annotations say {size[1]} x {size[0]}: "
+        "correct width and height in the annotation file, or put the right picture there."
+    )
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What is known before a picture is decoded, and forgotten afterwards.
+
+    depth        bits per channel; Pillow keeps the upper 8 of colours
+    exact        grey values fill that depth, as the file says
+    inverted     0 is white, which Pillow turns round in 8 bits only
+    orientation  of a TIFF
+    """
+
+    form: str | None
+    depth: int = 8
+    exact: bool = False
+    inverted: bool = False
+    orientation: int = 1
+
+    @staticmethod
+    def of(picture: Image.Image, what: str) -> "_Header":
+        tile = str(getattr(picture, "tile", ""))
+        if picture.format == "PNG":
+            return _Header("PNG", 16 if ";16" in tile else 8)
+        if picture.format == "PPM":
+            # Pillow stretches what is below 65535 to 16 bits.
+            most = int((re.findall(r"args=\D*(\d+)", tile) or [255])[-1])
+            return _Header("PPM", 16 if most == 65535 else 8, exact=255 < most < 65535)
+        tags = getattr(picture, "tag_v2", {})
+        depth = max(tags.get(BITS) or [8])
+        if depth == 16 and tags.get(PLANAR) == 2 and picture.mode == "RGB":
+            raise UserError(
+                f"{what} has 16 bits per colour, one plane after the other, which Pillow mixes up: make them 8 bits."
+            )
+        return _Header(
+            picture.format, depth, depth == 12, tags.get(PHOTOMETRIC) == 0 and depth > 8, tags.get(ORIENTATION, 1)
+        )
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """[H, W, 3] as EXIF's orientation says: 1 as it is, 2-4 mirrored or upside down, 5-8 with sides exchanged."""
-    if not 2 <= orientation <= 8:
+    if orientation not in range(2, 9):
         return pixels
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
-    return np.ascontiguousarray(pixels[:: -1 if down else 1, :: -1 if across else 1])
+    return pixels[:: -1 if down else 1, :: -1 if across else 1]
 
 
-def _rgb(picture: Image.Image, tags: dict[int, Any], what: str) -> np.ndarray:
+def _rgb(picture: Image.Image, before: _Header, what: str) -> np.ndarray:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return np.array(picture)
     if picture.mode.startswith(("I", "F")):
-        grey = to_bytes(np.asarray(picture), what, 12 if tags[BITS] == (12,) else None)
-        # Pillow turns white-is-zero round in 8 bits only.
-        grey = 255 - grey if tags[PHOTOMETRIC] == 0 else grey
-        return np.repeat(grey[..., None], 3, axis=2)
+        known = {"PPM": 16}.get(before.form or "", before.depth) if before.exact else None
+        grey = to_bytes(np.asarray(picture), what, known)
+        return np.repeat((255 - grey if before.inverted else grey)[..., None], 3, axis=2)
     if picture.mode == "La":
         picture = picture.convert("LA")
     if picture.has_transparency_data:
@@ -110,27 +144,34 @@ def _rgb(picture: Image.Image, tags: dict[int, Any], what: str) -> np.ndarray:
     return np.array(picture.convert("RGB"))
 
 
-def _bits(picture: Image.Image, tags: dict[int, Any]) -> int:
-    """Bits per channel in the file; Pillow keeps the upper 8 of colours."""
-    if tags[BITS]:
-        return max(tags[BITS])
-    tiles = getattr(picture, "tile", ())
-    return 16 if picture.format == "PNG" and any(";16" in str(tile) for tile in tiles) else 8
-
-
-def _deep_colour(pixels: np.ndarray, form: str | None, what: str, file: Any) -> np.ndarray:
+def _deep_colour(pixels: np.ndarray, what: str, file: Any) -> np.ndarray:
     """Colours of 16 bits, whose upper 8 Pillow has kept: enough where all 16 are in use."""
     if pixels.max() >= 64:
         remark("16 bits", f"{what} has 16 bits per colour: read as 16-bit data, whose white is 65535.")
         return pixels
-    if form != "PNG" or file is None:
+    low = None if file is None else _lower_bytes(file)
+    if low is None:
         raise UserError(
             f"{what} has 16 bits per colour and uses fewer than 15 of them, and Pillow reads the upper 8 alone: "
-            "scale it to 8 bits per colour, or save it as PNG."
+            "scale it to 8 bits per colour"
+            + (", or give its path instead of the opened picture." if file is None else ".")
         )
-    file.seek(0)
-    values = decode_png(torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)).numpy()
-    return from_array(values[0] if len(values) == 2 else values[:3], what)
+    return to_bytes(pixels * np.uint16(256) + low, what)
+
+
+def _lower_bytes(file: Any) -> np.ndarray | None:
+    """The lower 8 of 16 bits per colour: what Pillow takes for the upper ones if told of the other byte order."""
+    picture = _open(file)
+    tiles = []
+    for tile in picture.tile:
+        whole = isinstance(tile[3], str)
+        kind = tile[3] if whole else tile[3][0]
+        if kind[:-1] not in ("RGB;16", "RGBA;16", "RGBX;16"):
+            return None
+        other = kind[:-1] + {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}[kind[-1]]
+        tiles.append((*tile[:3], other if whole else (other, *tile[3][1:])))
+    picture.tile = [type(tile)(*one) if hasattr(tile, "_fields") else one for tile, one in zip(picture.tile, tiles)]
+    return np.array(picture)[..., :3]
 
 
 def _say_frames(picture: Image.Image, what: str) -> None:
@@ -162,6 +203,8 @@ def _check_limit(picture: Image.Image, what: str) -> None:
     # Who has set Pillow's limit has set ours.
     limit = LIMIT if Image.MAX_IMAGE_PIXELS == PILLOWS_LIMIT else Image.MAX_IMAGE_PIXELS
     pixels = picture.width * picture.height
+    if not pixels:
+        raise UserError(f"{what} is {picture.width} x {picture.height}: expected at least one pixel.")
     if limit is not None and pixels > limit:
         raise UserError(
             f"{what} is {picture.width} x {picture.height}, {pixels / 1e6:.0f} million pixels, beyond the limit of "
@@ -191,8 +234,9 @@ def _opened(source: Any, what: str) -> Iterator[Any]:
     except UserError:
         raise
     except FileNotFoundError:
-        web = "fetch it first" if str(path).startswith(("http:", "https:", "s3:", "gs:")) else "check the path"
-        raise UserError(f"{what} is missing: {web} or the data set's image folder.") from None
+        if re.match(r"[a-z0-9]+://", str(path)):
+            raise UserError(f"{what} is an address and no file: fetch it first.") from None
+        raise UserError(f"{what} is missing: check the path or the data set's image folder.") from None
     except PermissionError:
         raise UserError(f"{what} cannot be read: this user has no right to read the file or its folder.") from None
     except (OSError, ValueError) as error:

@@ -41,7 +41,7 @@ BRANDS = {
 }
 CONTAINERS = {
     "HEIC": f"HEIC, {CONVERT} (in Python, the package pillow-heif adds a reader)",
-    "AVIF": "AVIF, which Pillow reads from version 11.3 on: pip install -U pillow, or convert it to JPEG or PNG",
+    "AVIF": "an AVIF that is damaged, or that this Pillow does not read: pip install -U pillow (11.3 or newer does)",
     "raw": "a camera's raw file: develop it to JPEG",
 }
 

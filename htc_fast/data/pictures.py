@@ -38,7 +38,7 @@ def load_image(source: Source, size: tuple[int, int] | None = None) -> np.ndarra
     if isinstance(source, Image.Image):
         return pixels_of(source, size, "the picture")
     if isinstance(source, (str, os.PathLike)):
-        return read_picture(source, size, f"picture {os.fspath(source)}")
+        return read_picture(source, size, f"picture {str(os.fspath(source))[-300:]}")
     if isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, "read"):
         return read_picture(source, size, "the encoded picture")
     if isinstance(source, Tensor) or hasattr(source, "__array__"):
