@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from htc_fast.errors import UserError, choose
 
 STRIDES = (4, 8, 16, 32)
-TRIAL = (96, 160)  # unequal, and odd multiples of 32: what fits these fits every size that a detector feeds
+TRIAL = (32, 160)  # odd multiples of 32, and unequal: a window or grid that fits these fits every size
 
 
 class Backbone(nn.Module):
@@ -67,24 +67,32 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def _try(self, name: str) -> None:
-        """One small pass, as the alternative is to fail in the first step, or to read features at the wrong places."""
-        weight = next(self.net.parameters())
-        wanted = [
-            [1, channels, *(side // stride for side in TRIAL)] for channels, stride in zip(self.channels, STRIDES)
-        ]
+        """Small passes, as the alternative is to fail in the first step, or to read features at the wrong places."""
+        sizes = [TRIAL]
+        if any(one.ndim > 1 and not key.endswith("weight") for key, one in self.net.state_dict().items()):
+            # Tables of positions may end at the size of timm's own pictures.
+            own = self.net.pretrained_cfg["input_size"][-1] // 32 * 32
+            sizes.append((own + 32, own + 96))
         self.net.eval()  # batch norms keep their statistics
-        try:
-            shapes = [list(one.shape) for one in self(weight.new_zeros(1, 3, *TRIAL))]
-            trouble = "" if shapes == wanted else f"its features are {shapes} instead of {wanted}"
-        except (RuntimeError, TypeError, AssertionError, AttributeError, ValueError, IndexError) as error:
-            trouble = str(error).strip() or "timm's code asserts another size"
+        trouble = next(filter(None, (self._trouble(size) for size in sizes)), None)
         self.net.train()
         if trouble:
             raise UserError(
-                f"backbone {name!r} does not take pictures of every size whose sides 32 divides, as a detector "
-                f"needs; with {TRIAL[0]} x {TRIAL[1]} pixels: {trouble}; choose one without a fixed size or "
-                "window, such as resnet50, convnext_tiny or swin_tiny_patch4_window7_224."
+                f"backbone {name!r} does not take pictures of every size whose sides 32 divides, as a detector needs; "
+                f"{trouble}; choose one without a fixed size or window, such as resnet50, convnext_tiny or "
+                "swin_tiny_patch4_window7_224."
             )
+
+    def _trouble(self, size: tuple[int, int]) -> str | None:
+        """What is wrong with features of this size, (height, width); None: nothing."""
+        weight = next(self.net.parameters())
+        wanted = [[1, count, *(side // stride for side in size)] for count, stride in zip(self.channels, STRIDES)]
+        try:
+            found = [list(one.shape) for one in self(weight.new_zeros(1, 3, *size))]
+            wrong = None if found == wanted else f"its features are {found} instead of {wanted}"
+        except (RuntimeError, TypeError, AssertionError, AttributeError, ValueError, IndexError) as error:
+            wrong = str(error).strip().splitlines()[0] if str(error).strip() else "timm's code asserts another size"
+        return wrong and f"with {size[0]} x {size[1]} pixels: {wrong}"
 
     def _freeze(self, stages: int) -> None:
         if stages < 1:
