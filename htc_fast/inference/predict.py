@@ -1,6 +1,7 @@
 """From pictures to instances: load, resize, detect, and back to the pictures' own pixels."""
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from htc_fast.data.pictures import list_pictures, load_image, normalise_and_pad,
 from htc_fast.device import usable_cores
 from htc_fast.errors import UserError
 from htc_fast.inference.threads import ahead
+from htc_fast.models.htc import HTC
 from htc_fast.models.structures import DetectorLike
 from htc_fast.ranges import part
 
@@ -135,7 +137,14 @@ class Sources:
         self.sources = sources
 
     def __call__(self, index: int) -> np.ndarray:
-        return load_image(self.sources[index])
+        source = self.sources[index]
+        try:
+            return load_image(source)
+        except UserError as error:
+            if isinstance(source, (str, os.PathLike)) or len(self.sources) == 1:
+                raise
+            # What has no name has its place.
+            raise UserError(f"picture {index} of {len(self.sources)}: {error}") from None
 
 
 @dataclass
@@ -196,8 +205,10 @@ class _Batch:
         with part("preprocess"):
             pixels = [to_device(one.pixels, device) for one in self.pictures]
             pixels = [resize(one, picture.resized) for one, picture in zip(pixels, self.pictures)]
-            inputs = normalise_and_pad(pixels, config.mean, config.std, device)
-        self.found = model.detect(*inputs)
+            batch, sizes = normalise_and_pad(pixels, config.mean, config.std, device)
+            if isinstance(model, HTC):  # of .half() or .double(); an optimized one casts by itself
+                batch = batch.to(next(model.parameters()).dtype)
+        self.found = model.detect(batch, sizes)
         self.done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
     @torch.no_grad()
