@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from htc_fast.data.formats import RAW, kind_of_file
 from htc_fast.data.pixels import remark, say_transparent, to_bytes
@@ -27,8 +27,15 @@ USUAL = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 NO_READERS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 BITS, PHOTOMETRIC, ORIENTATION, PLANAR = 258, 262, 274, 284
 _opening = threading.RLock()
-# A child of a process whose other thread was just opening a picture would wait for ever.
-os.register_at_fork(after_in_child=lambda: globals().update(_opening=threading.RLock()))
+
+
+def _renew() -> None:
+    """A child of a process whose other thread was just opening a picture would wait for ever."""
+    global _opening
+    _opening = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 def read_picture(source: Any, size: tuple[int, int] | None, what: str) -> np.ndarray:
@@ -151,17 +158,17 @@ def _deep_colour(pixels: np.ndarray, what: str, file: Any) -> np.ndarray:
         return pixels
     low = None if file is None else _lower_bytes(file)
     if low is None:
+        way = ", or give its path instead of the opened picture" if file is None else ""
         raise UserError(
             f"{what} has 16 bits per colour and uses fewer than 15 of them, and Pillow reads the upper 8 alone: "
-            "scale it to 8 bits per colour"
-            + (", or give its path instead of the opened picture." if file is None else ".")
+            f"scale it to 8 bits per colour{way}."
         )
     return to_bytes(pixels * np.uint16(256) + low, what)
 
 
 def _lower_bytes(file: Any) -> np.ndarray | None:
     """The lower 8 of 16 bits per colour: what Pillow takes for the upper ones if told of the other byte order."""
-    picture = _open(file)
+    picture: Any = _open(file)
     tiles = []
     for tile in picture.tile:
         whole = isinstance(tile[3], str)
@@ -181,11 +188,13 @@ def _say_frames(picture: Image.Image, what: str) -> None:
         remark("frames", f"{what} holds {frames} frames or pages: the first is read, {frames - 1} are not.")
 
 
-def _open(file: Any) -> Image.Image:
-    Image.init()
-    others = [name for name in Image.ID if name not in USUAL and name not in NO_READERS]
+def _open(file: Any) -> ImageFile.ImageFile:
     with _without_limit():
-        return Image.open(file, formats=[*USUAL, *others])
+        try:
+            return Image.open(file, formats=USUAL)
+        except UnidentifiedImageError:
+            Image.init()  # a quarter of a second, once
+            return Image.open(file, formats=[name for name in Image.ID if name not in (*USUAL, *NO_READERS)])
 
 
 @contextlib.contextmanager
@@ -200,15 +209,17 @@ def _without_limit() -> Iterator[None]:
 
 
 def _check_limit(picture: Image.Image, what: str) -> None:
+    with _opening:
+        pillows = Image.MAX_IMAGE_PIXELS
     # Who has set Pillow's limit has set ours.
-    limit = LIMIT if Image.MAX_IMAGE_PIXELS == PILLOWS_LIMIT else Image.MAX_IMAGE_PIXELS
+    limit = LIMIT if pillows == PILLOWS_LIMIT else pillows
     pixels = picture.width * picture.height
     if not pixels:
         raise UserError(f"{what} is {picture.width} x {picture.height}: expected at least one pixel.")
     if limit is not None and pixels > limit:
         raise UserError(
-            f"{what} is {picture.width} x {picture.height}, {pixels / 1e6:.0f} million pixels, beyond the limit of "
-            f"{limit / 1e6:.0f} million: cut it into tiles, or make it smaller first (in Python, "
+            f"{what} is {picture.width} x {picture.height}, {pixels:,} pixels and beyond the limit of "
+            f"{limit:,}: cut it into tiles, or make it smaller first (in Python, "
             "PIL.Image.MAX_IMAGE_PIXELS sets another limit)."
         )
 

@@ -84,9 +84,9 @@ class Instances:
         category_ids  by label; None: label + 1, as category ids begin at 1
         raises        UserError if it has too few
         """
-        known = category_ids is not None and len(category_ids) > 0
-        if known and len(self) and int(self.labels.max()) >= len(category_ids):
-            raise UserError(f"label {int(self.labels.max())} has no id: got {len(category_ids)} category_ids.")
+        ids = () if category_ids is None else category_ids
+        if len(ids) and len(self) and int(self.labels.max()) >= len(ids):
+            raise UserError(f"label {int(self.labels.max())} has no id: got {len(ids)} category_ids.")
         results = []
         for box, score, label, rle in zip(
             self.boxes.double().tolist(), self.scores.tolist(), self.labels.tolist(), self.rle, strict=True
@@ -96,7 +96,7 @@ class Instances:
             results.append(
                 {
                     "image_id": image_id,
-                    "category_id": category_ids[label] if known else label + 1,
+                    "category_id": ids[label] if len(ids) else label + 1,
                     "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
                     "score": round(score, 5),
                     "segmentation": {
