@@ -151,7 +151,7 @@ def _hint(source: Any) -> str:
         return ": give predict its pictures in an order, such as list(pictures.values())"
     if isinstance(source, (list, tuple)):
         return ": make numbers one array with np.asarray(…)"
-    return "" if isinstance(source, type(None)) else f" {source!r:.60}"
+    return "" if source is None else f" {source!r:.60}"
 
 
 def image_limits(sides: Sequence[int]) -> tuple[int, int]:
