@@ -16,11 +16,12 @@ from htc_fast.commands.options import parse
 from htc_fast.commands.output import JsonList
 from htc_fast.data.annotations import Annotations, read_annotations
 from htc_fast.data.classes import default_classes
+from htc_fast.data.formats import pictures_in
 from htc_fast.data.instances import Instances
-from htc_fast.data.pictures import SUFFIXES
 from htc_fast.detector import Detector
 from htc_fast.errors import UserError
 from htc_fast.inference.draw import draw
+from htc_fast.inference.fonts import open_font
 from htc_fast.inference.predict import Sources, stream
 from htc_fast.inference.threads import Behind
 
@@ -41,6 +42,7 @@ class PredictionRun(Inference):
     score: Annotated[float, "leave out what is scored lower"] = 0.3
     stage: Annotated[int | None, "one stage of the cascade alone instead of the ensemble"] = None
     boxes: Annotated[bool, "draw boxes too"] = False
+    font: Annotated[Path | None, "font to write class names in, where none here has their letters", "FILE"] = None
     overlays: Annotated[bool, "draw pictures; --no-overlays: write results.json only"] = True
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ def predict(run: PredictionRun) -> int:
     returns  how many could not be read; each is reported
     """
     sources = find_pictures(run.pictures)
+    if run.font is not None:
+        open_font(run.font)  # before the work that would be lost
     overlays = name_overlays(sources, run.out)
     known = read_annotations(run.annotations) if run.annotations else None
     model = run.load(len(known.classes) if known else None)
@@ -78,7 +82,7 @@ def predict(run: PredictionRun) -> int:
             items = found.to_coco(ids[index], category_ids)
             results.add({**item, "file_name": str(sources[index])} for item in items)
             if run.overlays:
-                behind(save_overlay, sources[index], found, overlays[index], run.boxes)
+                behind(save_overlay, sources[index], found, overlays[index], run.boxes, run.font)
     skipped = f", {failed} skipped" if failed else ""
     print(f"{len(sources) - failed} pictures{skipped}, {drawn} instances: {run.out}")
     return failed
@@ -110,10 +114,7 @@ def find_pictures(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir():
-            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in SUFFIXES and item.is_file())
-            if not inside:
-                raise UserError(f"folder {pattern} holds no pictures: expected files such as .jpg or .png.")
-            found += inside
+            found += pictures_in(path)
         elif not path.exists() and glob.has_magic(pattern):
             matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
             if not matches:
@@ -171,12 +172,12 @@ def name_pictures(sources: list[Path], known: Annotations | None) -> list:
     return list(range(1, len(sources) + 1))
 
 
-def save_overlay(source: Path, found: Instances, path: Path, boxes: bool) -> None:
+def save_overlay(source: Path, found: Instances, path: Path, boxes: bool, font: Path | None = None) -> None:
     """Draw and save one picture.
 
     raises  UserError if it cannot be written
     """
-    picture = draw(source, found, boxes=boxes)
+    picture = draw(source, found, boxes=boxes, font=font)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, quality=92)

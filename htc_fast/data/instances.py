@@ -8,6 +8,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from htc_fast.errors import UserError
+
 
 @dataclass
 class Instances:
@@ -31,9 +33,20 @@ class Instances:
     def __len__(self) -> int:
         return len(self.rle)
 
-    def __getitem__(self, keep: slice | Tensor | Sequence[int] | int) -> "Instances":
-        """Some of them: a slice, a bool mask [n] or indices."""
-        index = torch.arange(len(self))[keep].reshape(-1)
+    def __getitem__(self, keep: slice | Tensor | np.ndarray | Sequence[int] | int) -> "Instances":
+        """Some of them: a slice, a bool mask [n] or indices.
+
+        raises  IndexError if one is out of range, or neither bool nor a whole number
+        """
+        if not isinstance(keep, slice):
+            keep = keep.cpu().numpy() if isinstance(keep, Tensor) else np.asarray(keep)
+            keep = keep.astype(np.int64) if not keep.size else keep
+            mask = keep.dtype == bool and keep.shape == (len(self),)
+            # Of bytes, PyTorch makes a mask and NumPy indices.
+            if not mask and (keep.dtype.kind not in "iu" or keep.dtype.itemsize == 1 or keep.ndim > 1):
+                got = f"{keep.dtype} {list(keep.shape)}"
+                raise IndexError(f"expected a slice, a bool mask [{len(self)}] or whole numbers, got {got}.")
+        index = torch.from_numpy(np.arange(len(self))[keep].reshape(-1).copy())
         return Instances(
             self.boxes[index],
             self.scores[index],
@@ -63,13 +76,17 @@ class Instances:
     def name(self, index: int) -> str:
         """The class name of one instance."""
         label = int(self.labels[index])
-        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+        return self.class_names[label] if 0 <= label < len(self.class_names) else f"class {label}"
 
     def to_coco(self, image_id: int | str, category_ids: Sequence[int | str] | None = None) -> list[dict]:
         """COCO result dicts, ready for JSON.
 
         category_ids  by label; None: label + 1, as category ids begin at 1
+        raises        UserError if it has too few
         """
+        ids = () if category_ids is None else category_ids
+        if len(ids) and len(self) and int(self.labels.max()) >= len(ids):
+            raise UserError(f"label {int(self.labels.max())} has no id: got {len(ids)} category_ids.")
         results = []
         for box, score, label, rle in zip(
             self.boxes.double().tolist(), self.scores.tolist(), self.labels.tolist(), self.rle, strict=True
@@ -79,7 +96,7 @@ class Instances:
             results.append(
                 {
                     "image_id": image_id,
-                    "category_id": category_ids[label] if category_ids else label + 1,
+                    "category_id": ids[label] if len(ids) else label + 1,
                     "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
                     "score": round(score, 5),
                     "segmentation": {

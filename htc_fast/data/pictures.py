@@ -4,52 +4,66 @@ Resizing is bilinear at pixel centres without antialiasing, on uint8: within one
 which the published checkpoints were trained with (mean difference 0.2 levels on COCO photos).
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+import os
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from htc_fast.data.decode import pixels_of, read_picture
+from htc_fast.data.pixels import from_array, from_batch
 from htc_fast.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pnm")
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
-ORIENTATION = 0x0112
-Source = str | Path | Image.Image | np.ndarray
+# A path, a PIL image, an array or tensor, or an encoded picture as bytes or as a binary file.
+Source = Any
+ONE = "a path, a PIL image or an array [H, W, 3]"
 
 
 def load_image(source: Source, size: tuple[int, int] | None = None) -> np.ndarray:
     """Turn a path, a PIL image or an array into pixels.
 
-    source   path, PIL image, or uint8 array [H, W, 3] RGB or [H, W] grey
+    source   path, PIL image, array or tensor [H, W, 3] RGB or [H, W] grey (other layouts and types: `from_array`),
+             or an encoded picture as bytes or as a binary file
     size     expected (height, width): decides whether an EXIF rotation is meant to be applied; None: it is
     returns  uint8 [H, W, 3], RGB
-    raises   UserError if a file is missing, truncated, no picture or of another size; TypeError, ValueError for arrays
+    raises   UserError if a file is missing, truncated, no picture or of another size, or an array cannot be understood
     """
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
     if isinstance(source, Image.Image):
-        return _pixels(source, size, "picture")
-    if not isinstance(source, (str, Path)):
-        raise TypeError(f"expected a path, a PIL image or a uint8 array [H, W, 3], got {type(source).__name__}.")
-    if not Path(source).is_file():
-        raise UserError(f"picture {source} is missing: check the path or the data set's image folder.")
-    try:
-        with Image.open(source) as picture:
-            return _pixels(picture, size, f"picture {source}")
-    except UserError:
-        raise
-    # Pillow's decoders raise whatever the damage leads to: OSError, SyntaxError, struct.error, ...
-    except Exception as error:
-        raise UserError(
-            f"picture {source} cannot be read ({_reason(error)}): it is truncated or not a picture; "
-            "replace it or take it out."
-        ) from error
+        return pixels_of(source, size, "the picture")
+    if isinstance(source, (str, os.PathLike)):
+        return read_picture(source, size, f"picture {str(os.fspath(source))[-300:]}")
+    if isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, "read"):
+        return read_picture(source, size, "the encoded picture")
+    if isinstance(source, Tensor) or hasattr(source, "__array__"):
+        return from_array(source if isinstance(source, (Tensor, np.ndarray)) else np.asarray(source))
+    raise UserError(f"expected {ONE}, got {type(source).__name__}{_hint(source)}.")
+
+
+def list_pictures(images: Any) -> list[Source]:
+    """One picture, or several in whatever holds them, as a list of what `load_image` takes.
+
+    images  a picture; an array or tensor of several [N, H, W, 3]; or a list, tuple, generator, ... of pictures
+    raises  UserError for what has no order
+    """
+    if isinstance(images, (Image.Image, str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(images, "read"):
+        return [images]
+    if not isinstance(images, Tensor) and hasattr(images, "__array__"):
+        images = np.asanyarray(images)
+        # A column of paths or of pictures of unequal sizes.
+        if images.ndim == 1 and images.dtype.kind in "OUS":
+            return images.tolist()
+    if isinstance(images, (Tensor, np.ndarray)):
+        return list(from_batch(images)) if images.ndim == 4 else [images]
+    if isinstance(images, (Mapping, Set)) or not isinstance(images, Iterable):
+        raise UserError(f"expected {ONE}, or a list of such, got {type(images).__name__}{_hint(images)}.")
+    return list(images)
 
 
 def resized_size(height: int, width: int, short: float, long: float) -> tuple[int, int]:
@@ -68,7 +82,8 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 def shrink(image: np.ndarray, size: tuple[int, int] | None) -> Tensor:
     """uint8 [H, W, 3] to uint8 [3, h, w] of (short side, long side), or of its own size for None."""
     # A copy only where torch cannot borrow the memory.
-    tensor = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
+    ours = image.flags.writeable and image.flags.c_contiguous
+    tensor = torch.from_numpy(image if ours else image.copy()).permute(2, 0, 1)
     if size is None:
         return tensor
     height, width, _ = image.shape
@@ -76,7 +91,7 @@ def shrink(image: np.ndarray, size: tuple[int, int] | None) -> Tensor:
 
 
 def preprocess(
-    images: Sequence[np.ndarray],
+    images: Any,
     size: tuple[int, int] | None = (800, 1333),
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
@@ -85,7 +100,7 @@ def preprocess(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Make one network input of pictures of any sizes.
 
-    images       list of uint8 [H, W, 3], RGB
+    images       list of uint8 [H, W, 3], RGB, or of whatever else `load_image` takes
     size         (short side, long side) in pixels; None: as they are
     mean, std    per channel, on the 0-255 scale
     returns      images [N, 3, H, W] float32 normalised, zero-padded bottom and right;
@@ -93,6 +108,9 @@ def preprocess(
                  scales [N, 4] float32, network pixels per original pixel, (x, y, x, y)
     source       mmdetection's test pipeline
     """
+    images = [load_image(image) for image in list_pictures(images)]
+    if not images:
+        raise UserError("no pictures: give at least one.")
     tensors = [shrink(image, size) for image in images]
     batch, image_sizes = normalise_and_pad(tensors, mean, std, device, multiple)
     pairs = zip(tensors, images)
@@ -128,45 +146,12 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _from_array(array: np.ndarray) -> np.ndarray:
-    if array.dtype != np.uint8:
-        raise TypeError(f"expected uint8 pixels from 0 to 255, got {array.dtype}: convert with .astype('uint8').")
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=2)
-    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ValueError(f"expected an RGB array [H, W, 3], got shape {list(array.shape)}.")
-    return array
-
-
-def _pixels(picture: Image.Image, size: tuple[int, int] | None, what: str) -> np.ndarray:
-    """Decode, rotate as EXIF says (unless the annotations were drawn on the raw pixels), and make it 8-bit RGB."""
-    raw = (picture.height, picture.width)
-    rotated = raw[::-1] if picture.getexif().get(ORIENTATION, 1) >= 5 else raw
-    if size is not None and size not in (raw, rotated):
-        raise UserError(
-            f"{what} is {raw[1]} x {raw[0]} pixels, but its annotations say {size[1]} x {size[0]}: "
-            "correct width and height in the annotation file, or put the right picture there."
-        )
-    if size is None or size == rotated:
-        picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith(("I", "F")):
-        return _from_deep(picture, what)
-    return np.array(picture.convert("RGB"))
-
-
-def _from_deep(picture: Image.Image, what: str) -> np.ndarray:
-    """16-bit grey to 8-bit RGB: the upper byte."""
-    values = np.asarray(picture)
-    if values.dtype.kind == "f" or values.max() > 65535 or values.min() < 0:
-        raise UserError(f"{what} has {picture.mode} pixels: expected 8 or 16 bits per channel, so convert it first.")
-    if picture.mode.startswith("I;16") or values.max() > 255:
-        values = values >> 8
-    return np.repeat(values.astype(np.uint8)[..., None], 3, axis=2)
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return "unknown format" if "cannot identify" in text else (text.splitlines() or [type(error).__name__])[0]
+def _hint(source: Any) -> str:
+    if isinstance(source, (Mapping, Set)):
+        return ": give predict its pictures in an order, such as list(pictures.values())"
+    if isinstance(source, (list, tuple)):
+        return ": make numbers one array with np.asarray(…)"
+    return "" if source is None else f" {source!r:.60}"
 
 
 def image_limits(sides: Sequence[int]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from htc_fast.data.instances import Instances
 from htc_fast.data.pictures import Source, load_image
+from htc_fast.inference.fonts import Lettering, Piece
 
 GOLDEN = 0.618034
 BICUBIC = F.InterpolationMode.BICUBIC
@@ -29,16 +31,18 @@ def draw(
     boxes: bool = False,
     opacity: float = 0.45,
     zoom: float = 1.0,
+    font: str | Path | None = None,
 ) -> Image.Image:
     """Draw instances over a picture.
 
-    image    path, PIL image or uint8 array [H, W, 3], of the size the instances were found in
+    image    path, PIL image or array [H, W, 3], of the size the instances were found in; see `load_image`
     labels   write class names, with scores if `scores`; not on instances smaller than the text
     boxes    outline the boxes too
     opacity  of the masks' colour, 0 to 1
     zoom     enlarge the picture first, so that text and lines stay fine on a small one
+    font     file of a font to write names in; None: the first here that has their characters
     returns  an RGB picture
-    raises   ValueError if the sizes differ
+    raises   UserError if the picture or the font cannot be read; ValueError if the sizes differ
     """
     pixels = load_image(image)
     if pixels.shape[:2] != tuple(instances.size):
@@ -53,28 +57,33 @@ def draw(
         canvas = draw_bounding_boxes(canvas, corners, colors=colours, width=max(1, round(unit)))
     picture = F.to_pil_image(canvas)
     if labels:
-        _draw_labels(picture, instances, colours, corners, int(min(max(12 * unit, 10), 48)), scores)
+        lettering = Lettering(instances.class_names, font)
+        _draw_labels(picture, instances, colours, corners, int(min(max(12 * unit, 10), 48)), scores, lettering)
     return picture
 
 
-def side_by_side(rows: Sequence[tuple[Source, Instances, Instances]], width: int = 480) -> Image.Image:
+def side_by_side(
+    rows: Sequence[tuple[Source, Instances, Instances]], width: int = 480, font: str | Path | None = None
+) -> Image.Image:
     """Predictions on the left, truth on the right, one picture per row.
 
     rows     (picture, prediction, truth)
     width    pixels of one column
+    font     as for `draw`
     """
     if not rows:
         raise ValueError("no pictures to draw: give at least one (picture, prediction, truth).")
-    gap, font = 8, ImageFont.load_default(16)
+    gap, title_font = 8, ImageFont.load_default(16)
     pairs = []
     for image, prediction, truth in rows:
         zoom = width / prediction.size[1]
-        pairs.append((draw(image, prediction, zoom=zoom), draw(image, truth, scores=False, zoom=zoom)))
+        right = draw(image, truth, scores=False, zoom=zoom, font=font)
+        pairs.append((draw(image, prediction, zoom=zoom, font=font), right))
     head = 28
     sheet = Image.new("RGB", (2 * width + gap, head + sum(left.height + gap for left, _ in pairs) - gap), "white")
     pen = ImageDraw.Draw(sheet)
     for column, title in enumerate(("prediction", "truth")):
-        pen.text((column * (width + gap) + width / 2, head / 2), title, "black", font, anchor="mm")
+        pen.text((column * (width + gap) + width / 2, head / 2), title, "black", title_font, anchor="mm")
     top = head
     for left, right in pairs:
         sheet.paste(left, (0, top))
@@ -111,18 +120,30 @@ def _draw_masks(canvas: Tensor, instances: Instances, colours: list[Colour], opa
 
 
 def _draw_labels(
-    picture: Image.Image, instances: Instances, colours: list[Colour], corners: Tensor, size: int, scores: bool
+    picture: Image.Image,
+    instances: Instances,
+    colours: list[Colour],
+    corners: Tensor,
+    size: int,
+    scores: bool,
+    lettering: Lettering,
 ) -> None:
     """The best instances choose their places first; the worse keep out of their way if they can."""
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    pen = ImageDraw.Draw(picture)
     pad = max(2, size // 5)
     taken: list[tuple[float, float, float, float]] = []
     for i in np.argsort(-instances.scores.numpy(), kind="stable"):
         x1, y1, x2, y2 = corners[i].tolist()
         if max(x2 - x1, y2 - y1) < 2 * size:
             continue
-        text = f"{instances.name(i)} {100 * float(instances.scores[i]):.0f}%" if scores else instances.name(i)
-        left, top, right, bottom = pen.textbbox((0, 0), text, font)
+        name = lettering.name(instances.name(i), int(instances.labels[i]))
+        score = f" {100 * float(instances.scores[i]):.0f}%" if scores else ""
+        pieces = lettering.pieces(name + score, size)
+        left, top, right, bottom = _extent(pen, pieces)
+        while right - left + 2 * pad > picture.width and len(name) > 4:
+            name = name[: min(len(name) - 4, len(name) * picture.width // round(right - left))] + "..."
+            pieces = lettering.pieces(name + score, size)
+            left, top, right, bottom = _extent(pen, pieces)
         w, h = right - left + 2 * pad, bottom - top + 2 * pad
         places = [(x1, y1 - h), (x1, y1), (x1, y2 - h), (x1, y2), (x2 - w, y1), ((x1 + x2 - w) / 2, (y1 + y2 - h) / 2)]
         places = [(min(max(x, 0), picture.width - w), min(max(y, 0), picture.height - h)) for x, y in places]
@@ -131,7 +152,14 @@ def _draw_labels(
         pen.rounded_rectangle((x, y, x + w - 1, y + h - 1), pad, colours[i])
         red, green, blue = colours[i]
         ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
-        pen.text((x + pad - left, y + pad - top), text, ink, font)
+        for piece in pieces:
+            pen.text((x + pad - left + piece.x, y + pad - top + piece.y), piece.text, ink, piece.font)
+
+
+def _extent(pen: ImageDraw.ImageDraw, pieces: list[Piece]) -> tuple[float, float, float, float]:
+    boxes = [pen.textbbox((piece.x, piece.y), piece.text, piece.font) for piece in pieces]
+    left, top, right, bottom = zip(*boxes)
+    return min(left), min(top), max(right), max(bottom)
 
 
 def _overlaps(place: tuple[float, float], w: float, h: float, taken: list[tuple[float, float, float, float]]) -> bool:

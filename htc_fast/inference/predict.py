@@ -1,6 +1,7 @@
 """From pictures to instances: load, resize, detect, and back to the pictures' own pixels."""
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +15,11 @@ from torch import Tensor
 from htc_fast import ops
 from htc_fast.data.classes import default_classes
 from htc_fast.data.instances import Instances
-from htc_fast.data.pictures import load_image, normalise_and_pad, resize, resized_size, shrink, to_device
+from htc_fast.data.pictures import list_pictures, load_image, normalise_and_pad, resize, resized_size, shrink, to_device
 from htc_fast.device import usable_cores
 from htc_fast.errors import UserError
 from htc_fast.inference.threads import ahead
+from htc_fast.models.htc import HTC
 from htc_fast.models.structures import DetectorLike
 from htc_fast.ranges import part
 
@@ -36,16 +38,16 @@ def predict(
 ) -> list[Instances]:
     """Find the instances in pictures.
 
-    images           path, PIL image or uint8 array [H, W, 3] RGB, or a list of them
+    images           path, PIL image or array [H, W, 3] RGB (see `load_image`), or a list or batch [N, H, W, 3] of them
     size             (short side, long side) the network sees; None: that of the model's training, else 800, 1333
     batch_size       pictures at once
     score_threshold  0 to 1; lower-scored instances are left out
     class_names      by label; None: those of the model's training, else COCO's for 80 classes
     workers          threads that read pictures ahead; 0: one on a CPU, up to 8 beside a GPU
     returns          one Instances per picture, in its own pixels, best first
-    raises           UserError if a file is missing or no picture; TypeError, ValueError for other input
+    raises           UserError if a file is missing or no picture, or an array cannot be understood
     """
-    sources = list(images) if isinstance(images, (list, tuple)) else [images]
+    sources = list_pictures(images)
     found: dict[int, Instances] = {}
     results = stream(
         model,
@@ -135,7 +137,14 @@ class Sources:
         self.sources = sources
 
     def __call__(self, index: int) -> np.ndarray:
-        return load_image(self.sources[index])
+        source = self.sources[index]
+        try:
+            return load_image(source)
+        except UserError as error:
+            if isinstance(source, (str, os.PathLike)) or len(self.sources) == 1:
+                raise
+            # What has no name has its place.
+            raise UserError(f"picture {index} of {len(self.sources)}: {error}") from None
 
 
 @dataclass
@@ -196,8 +205,10 @@ class _Batch:
         with part("preprocess"):
             pixels = [to_device(one.pixels, device) for one in self.pictures]
             pixels = [resize(one, picture.resized) for one, picture in zip(pixels, self.pictures)]
-            inputs = normalise_and_pad(pixels, config.mean, config.std, device)
-        self.found = model.detect(*inputs)
+            batch, sizes = normalise_and_pad(pixels, config.mean, config.std, device)
+            if isinstance(model, HTC):  # of .half() or .double(); an optimized one casts by itself
+                batch = batch.to(next(model.parameters()).dtype)
+        self.found = model.detect(batch, sizes)
         self.done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from htc_fast.errors import UserError, choose
 
 STRIDES = (4, 8, 16, 32)
+TRIAL = (32, 160)  # odd multiples of 32, and unequal: a window or grid that fits these fits every size
 
 
 class Backbone(nn.Module):
@@ -22,7 +23,8 @@ class Backbone(nn.Module):
     frozen_stages  the stem and this many stages get no gradient; 0: all are trained
     norm_eval      batch norms keep their running statistics, also in training
     stride_in_1x1  bottleneck blocks of a ResNet take their step in the first convolution instead of the second
-    raises         UserError if timm has no such model, its features lack one of the strides, or it has no bottlenecks
+    raises         UserError if timm has no such model, its features lack one of the strides, it takes only pictures of
+                   certain sizes, or it has no bottlenecks
     """
 
     def __init__(self, name: str, pretrained: bool, frozen_stages: int, norm_eval: bool, stride_in_1x1: bool = False):
@@ -44,6 +46,7 @@ class Backbone(nn.Module):
         self.norm_eval = norm_eval
         self.depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in self.net.modules())
         self._freeze(frozen_stages)
+        self._try(name)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -61,6 +64,35 @@ class Backbone(nn.Module):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
+
+    @torch.no_grad()
+    def _try(self, name: str) -> None:
+        """Small passes, as the alternative is to fail in the first step, or to read features at the wrong places."""
+        sizes = [TRIAL]
+        if any(one.ndim > 1 and not key.endswith("weight") for key, one in self.net.state_dict().items()):
+            # Tables of positions may end at the size of timm's own pictures.
+            own = self.net.pretrained_cfg["input_size"][-1] // 32 * 32
+            sizes.append((own + 32, own + 96))
+        self.net.eval()  # batch norms keep their statistics
+        trouble = next(filter(None, (self._trouble(size) for size in sizes)), None)
+        self.net.train()
+        if trouble:
+            raise UserError(
+                f"backbone {name!r} does not take pictures of every size whose sides 32 divides, as a detector needs; "
+                f"{trouble}; choose one without a fixed size or window, such as resnet50, convnext_tiny or "
+                "swin_tiny_patch4_window7_224."
+            )
+
+    def _trouble(self, size: tuple[int, int]) -> str | None:
+        """What is wrong with features of this size, (height, width); None: nothing."""
+        weight = next(self.net.parameters())
+        wanted = [[1, count, *(side // stride for side in size)] for count, stride in zip(self.channels, STRIDES)]
+        try:
+            found = [list(one.shape) for one in self(weight.new_zeros(1, 3, *size))]
+            wrong = None if found == wanted else f"its features are {found} instead of {wanted}"
+        except (RuntimeError, TypeError, AssertionError, AttributeError, ValueError, IndexError) as error:
+            wrong = str(error).strip().splitlines()[0] if str(error).strip() else "timm's code asserts another size"
+        return wrong and f"with {size[0]} x {size[1]} pixels: {wrong}"
 
     def _freeze(self, stages: int) -> None:
         if stages < 1:

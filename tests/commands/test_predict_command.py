@@ -95,6 +95,7 @@ ERRORS = {
     "image size": (["{folder}", "--image-size", "9", "--out", "{folder}/out"], "at least 32"),
     "out is a file": (["{folder}", "--out", "{folder}/notes.txt"], "cannot write"),
     "stage": (["{folder}", "--stage", "4", "--out", "{folder}/out"], "test_stage must be"),
+    "font": (["{folder}", "--font", "{folder}/notes.txt", "--out", "{folder}/out"], "notes.txt cannot be used"),
     "unknown option": (["{folder}", "--scoer", "1"], "did you mean --score"),
 }
 

@@ -73,8 +73,8 @@ def test_nothing_and_bad_pictures(tmp_path):
     (tmp_path / "bad.jpg").write_text("hello")
     with pytest.raises(UserError, match="not a picture"):
         predict(Fake(), [LYING, tmp_path / "bad.jpg"], size=(64, 128))
-    with pytest.raises(TypeError, match="uint8"):
-        predict(Fake(), LYING / 255)
+    with pytest.raises(UserError, match=r"float64 from -1 to 1: expected uint8"):
+        predict(Fake(), LYING / 127.5 - 1)
 
 
 def test_a_stream_goes_on_after_a_bad_picture():
