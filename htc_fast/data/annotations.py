@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from htc_fast.data.masks import Segmentation, to_rle, usable
 from htc_fast.data.names import check_inside
-from htc_fast.data.numbers import as_written, different, flag, identity, number, shown, whole
+from htc_fast.data.numbers import as_written, brief, different, flag, identity, number, offending, shown, whole
 from htc_fast.data.packed import Packed
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError
@@ -177,7 +177,9 @@ def _name(category: dict, path: Path) -> str:
     if name is None or name == "":
         return str(as_written(category["id"]))
     if isinstance(name, bool) or not isinstance(name, (str, int, float)):
-        raise UserError(f"{path}: the category of id {category['id']} has the name {shown(name)}: expected text.")
+        raise UserError(
+            f"{path}: the category of id {brief(str(category['id']))} has the name {shown(name)}: expected text."
+        )
     return str(name)
 
 
@@ -187,18 +189,20 @@ def _pictures(images: list[dict], path: Path) -> dict[int | str, Picture]:
     for key, image in zip(keys, images):
         name = image.get("file_name")
         if not isinstance(name, str) or not name:
-            raise UserError(f"{path}: the image of id {key} lacks 'file_name': expected text, got {shown(name)}.")
+            raise UserError(
+                f"{path}: the image of id {brief(str(key))} lacks 'file_name': expected text, got {shown(name)}."
+            )
         check_inside(name, path)
         height, width = whole(image.get("height")), whole(image.get("width"))
         if height is None or width is None or min(height, width) < 1:
             wrong = "width" if height is not None and height >= 1 else "height"
             raise UserError(
-                f"{path}: image {name} needs a positive 'height' and 'width' in whole pixels, "
+                f"{path}: image {brief(name)} needs a positive 'height' and 'width' in whole pixels, "
                 f"but its {wrong} is {shown(image.get(wrong))}."
             )
         if max(height, width) > LONGEST_SIDE or height * width > MOST_PIXELS:
             raise UserError(
-                f"{path}: image {name} is said to be {width} x {height} pixels: expected at most {LONGEST_SIDE} "
+                f"{path}: image {brief(name)} is said to be {width} x {height} pixels: expected at most {LONGEST_SIDE} "
                 f"a side and {MOST_PIXELS} in all; correct the file, or cut the picture into tiles."
             )
         pictures[key] = Picture(as_written(image["id"]), name, height, width)
@@ -237,7 +241,8 @@ def _add(item: dict, picture: Picture, label: int, mended: Tally) -> tuple | Non
         return ("without a mask",)
     segmentation = usable(given, picture.height, picture.width)
     if segmentation is None:
-        return "with a malformed mask", given
+        wrong = given.get("counts") if isinstance(given, dict) else given
+        return "with a malformed mask", offending(wrong) if offending(wrong) is not wrong else given
     crowd, ignored = flag(item.get("iscrowd")), flag(item.get("ignore"))
     if crowd is None or ignored is None:
         name = "iscrowd" if crowd is None else "ignore"
@@ -269,5 +274,5 @@ def _box(given: object, segmentation: Segmentation, picture: Picture, mended: Ta
     if given is None or given == []:
         mended.add("without a box")
     else:
-        mended.add("with a malformed box", given)
+        mended.add("with a malformed box", offending(given))
     return coco_mask.toBbox(to_rle(segmentation, picture.height, picture.width)).tolist()

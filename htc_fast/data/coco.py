@@ -17,6 +17,7 @@ from htc_fast.data.classes import relabelled
 from htc_fast.data.instances import Instances
 from htc_fast.data.masks import to_bitmaps, to_rle
 from htc_fast.data.names import Folder
+from htc_fast.data.numbers import brief
 from htc_fast.data.pictures import load_image
 from htc_fast.errors import UserError
 
@@ -65,7 +66,7 @@ class CocoDataset(Dataset):
         self.images = find_images(self.path, root, split, images, self.annotations.file_names[0])
         self.keep = self._kept(not split.startswith("train") if keep_empty is None else keep_empty)
         # Files that are called otherwise than the annotations say; the names stay the annotations'.
-        self._files = _find_files(self.images, [self.annotations.file_names[i] for i in self.keep])
+        self._files = _find_files(self.path, self.images, [self.annotations.file_names[i] for i in self.keep])
         self.maps = self._maps(root, split, semantic, semantic_classes)
         self.transform = transform
 
@@ -160,14 +161,11 @@ class CocoDataset(Dataset):
         large = [i for i in everything if min(sizes[i]) >= SMALLEST_SIDE]
         kept = [i for i in large if counts[i]]
         if not kept:
-            raise UserError(
-                f"{self.path} leaves nothing to train on: no picture of at least {SMALLEST_SIDE} pixels a side has "
-                f"an instance with a mask, an area and a known category{_why(self.annotations)}."
-            )
+            raise nothing_to_train_on(self)
         left_out = [(len(large) - len(kept), "without instances")]
         left_out += [(len(everything) - len(large), f"of less than {SMALLEST_SIDE} pixels a side")]
         if len(kept) < len(everything):
-            said = " and ".join(f"{count} pictures {what}" for count, what in left_out if count)
+            said = " and ".join(f"{count} picture{'s' * (count > 1)} {what}" for count, what in left_out if count)
             say_once(f"{self.path.name}: {said} left out (--keep-empty, in Python keep_empty=True, trains on them).")
         return kept
 
@@ -255,12 +253,12 @@ def find_images(path: Path, root: Path | None, split: str, images: str | Path | 
             return folder
     base = next(iter(bases))
     raise UserError(
-        f"picture {first} of {path} is missing: looked in {base / names[0]}, {base / 'images'}, {base} and others; "
-        "name the folder with --images (in training --train-images, --val-images)."
+        f"picture {brief(first)} of {path} is missing: looked in {base / names[0]}, {base / 'images'}, {base} and "
+        "others; name the folder with --images (in training --train-images, --val-images)."
     )
 
 
-def _find_files(folder: Path, names: list[str]) -> dict[str, str]:
+def _find_files(path: Path, folder: Path, names: list[str]) -> dict[str, str]:
     """The files of pictures that are called otherwise than their names say; see `Folder`.
 
     raises  UserError if a picture is missing: one listing per folder tells before hours of training do
@@ -268,20 +266,26 @@ def _find_files(folder: Path, names: list[str]) -> dict[str, str]:
     other, missing = Folder(folder).find(names)
     if missing:
         few = ", ".join(
-            name + (f", which may mean {' or '.join(found[:2])}" if found else "")
+            brief(name) + (f", which may mean {' or '.join(map(brief, found[:2]))}" if found else "")
             for name, found in list(missing.items())[:3]
         )
         raise UserError(
             f"{len(missing)} of {len(names)} pictures are missing in {folder} ({few}{', ...' * (len(missing) > 3)}): "
-            "fetch them or take them out of the annotation file."
+            f"fetch them or take them out of {path.name}."
         )
     return other
 
 
-def _why(found: Annotations) -> str:
-    """Why annotations are not trained on, for a sentence."""
-    if not found.untrained:
-        return "" if found.labelled else ", as the file has no annotations"
-    parts = ", ".join(f"{count} {reason}" for reason, count in found.untrained.items())
-    hint = f"; {CROWD.split()[-1]} is for regions of many, 0 for one object" if CROWD in found.untrained else ""
-    return f", but annotations {parts}{hint}"
+def nothing_to_train_on(dataset: CocoDataset) -> UserError:
+    """The error of a data set without an instance: it says how many annotations are not used, and why."""
+    found, why = dataset.annotations, ""
+    if not found.labelled:
+        why = "; the file has no annotations"
+    elif found.untrained:
+        why = f"; not used are {', '.join(f'{count} {reason}' for reason, count in found.untrained.items())}"
+    if CROWD in found.untrained:
+        why += ", which is for regions of many objects and 0 for a single one"
+    return UserError(
+        f"{dataset.path} leaves nothing to train on: no picture of at least {SMALLEST_SIDE} pixels a side has "
+        f"an instance with a mask, an area and a known category{why}."
+    )

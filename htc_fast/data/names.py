@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from htc_fast.data.numbers import brief, shown
 from htc_fast.errors import UserError
 
 
@@ -25,8 +26,8 @@ def check_inside(name: str, path: Path) -> None:
     # A drive's own folder, C:a.jpg, is meant by nobody; with two or more letters it is a name, as 12:30.jpg is.
     if foreign or re.match(r"[A-Za-z]:", name):
         raise UserError(
-            f"{path}: file_name {name!r} leaves the image folder, as it begins at the root of a machine: write it "
-            f"relative to that folder, such as {parts.name or 'a.jpg'!r}."
+            f"{path}: file_name {shown(name)} leaves the image folder, as it begins at the root of a machine: write it "
+            f"relative to that folder, such as {brief(parts.name or 'a.jpg')}."
         )
     for part in parts.parts:
         depth += -1 if part == ".." else 1
@@ -34,7 +35,7 @@ def check_inside(name: str, path: Path) -> None:
             break
     if depth <= 0 or "\0" in name:
         raise UserError(
-            f"{path}: file_name {name!r} leaves the image folder: expected a path relative to it, without '..'."
+            f"{path}: file_name {shown(name)} leaves the image folder: expected a path relative to it, without '..'."
         )
 
 

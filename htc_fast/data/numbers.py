@@ -76,11 +76,30 @@ def different(ids: Sequence[object], sentence: str) -> list[int | str]:
         if key is None:
             raise UserError(f"{sentence}, numbers or text, but one has {shown(one)}.")
         if key in found:
-            raise UserError(f"{sentence}, but {shown(found[key])} and {shown(one)} are one: id {key} appears twice.")
+            raise UserError(
+                f"{sentence}, but {shown(found[key])} and {shown(one)} are one: id {brief(str(key))} appears twice."
+            )
         found[key] = one
     return list(found)
 
 
 def shown(value: object) -> str:
     """A value and its type, for a sentence."""
-    return "nothing" if value is None else f"{_short.repr(value)} ({_KINDS.get(type(value), type(value).__name__)})"
+    if value is None:
+        return "nothing"
+    text = _short.repr(value)
+    return f"{text if len(text) <= 100 else text[:97] + '...'} ({_KINDS.get(type(value), type(value).__name__)})"
+
+
+def offending(value: object, depth: int = 3) -> object:
+    """The first thing in a list of lists that is no number; the list itself where there is none."""
+    for one in value if isinstance(value, list) else ():
+        inner = offending(one, depth - 1) if isinstance(one, list) and depth else one
+        if not isinstance(inner, list) and number(inner) is None:
+            return inner
+    return value
+
+
+def brief(name: str) -> str:
+    """A name, for a sentence of one line."""
+    return name if name.isprintable() and len(name) <= 100 else _short.repr(name)

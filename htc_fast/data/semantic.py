@@ -10,7 +10,7 @@ from PIL import Image
 from htc_fast.data.annotations import Picture
 from htc_fast.data.masks import to_bitmaps, to_rle
 from htc_fast.data.names import check_inside, find_file
-from htc_fast.data.numbers import different, identity, shown, whole
+from htc_fast.data.numbers import brief, different, identity, shown, whole
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError
 
@@ -74,7 +74,9 @@ class PanopticMaps:
     def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
         found = self._segments.get(identity(picture.id))
         if found is None:
-            raise UserError(f"{self.path} has no segments for image {picture.file_name} (id {picture.id}).")
+            raise UserError(
+                f"{self.path} has no segments for image {brief(picture.file_name)} (id {brief(str(picture.id))})."
+            )
         name, ids, classes = found
         path = find_file(self.folder, name)
         colour = _read_png(path, picture)
@@ -170,7 +172,7 @@ def _segments(item: dict, ranks: dict[int | str, int], path: Path) -> tuple[str,
         if number is None or rank is None:
             key = "id" if number is None else "category_id"
             raise UserError(
-                f"{path}: a segment of {name} has the {key!r} {shown(one.get(key))}: expected "
+                f"{path}: a segment of {brief(name)} has the {key!r} {shown(one.get(key))}: expected "
                 f"{'a whole number' if number is None else 'one that is listed'}."
             )
     return name, np.array(ids, dtype=np.int64), np.array(classes, dtype=np.uint8)
