@@ -1,6 +1,7 @@
 """Where semantic maps come from: COCO-Stuff pixel maps, COCO panoptic files, or the instance masks themselves."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,23 +62,24 @@ class PanopticMaps:
         ids = sorted(keys, key=lambda key: (isinstance(key, str), key))
         if not 0 < len(ids) < IGNORE:
             raise UserError(f"{path} has {len(ids)} categories: at least 1 and at most 254 can be semantic classes.")
-        ranks = {category: rank for rank, category in enumerate(ids)}
+        ranks: dict[int | str | None, int] = {category: rank for rank, category in enumerate(ids)}
         sentence = f"{path}: 'annotations' must have different image ids"
         images = different([one.get("image_id") for one in items], sentence)
         self._segments = {key: _segments(item, ranks, path) for key, item in zip(images, items)}
         self.path, self.classes = path, len(ids)
         places = (path.with_suffix(""), path.parent.parent / path.stem)
-        self.folder = next((place for place in places if place.is_dir()), None)
-        if self.folder is None:
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is None:
             raise UserError(f"{path} has no folder of PNGs: expected {places[0]} or {places[1]}.")
+        self.folder = folder
 
     def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        found = self._segments.get(identity(picture.id))
-        if found is None:
+        key = identity(picture.id)
+        if key is None or key not in self._segments:
             raise UserError(
                 f"{self.path} has no segments for image {brief(picture.file_name)} (id {brief(str(picture.id))})."
             )
-        name, ids, classes = found
+        name, ids, classes = self._segments[key]
         path = find_file(self.folder, name)
         colour = _read_png(path, picture)
         if colour.ndim != 3 or colour.shape[2] < 3:
@@ -157,7 +159,7 @@ def _objects(content: dict, key: str, path: Path) -> list[dict]:
     return found
 
 
-def _segments(item: dict, ranks: dict[int | str, int], path: Path) -> tuple[str, np.ndarray, np.ndarray]:
+def _segments(item: dict, ranks: Mapping[int | str | None, int], path: Path) -> tuple[str, np.ndarray, np.ndarray]:
     """File name, ids and classes of one picture's segments."""
     name = item.get("file_name")
     if not isinstance(name, str) or not name:
