@@ -42,6 +42,23 @@ UNUSABLE = {
     "odd polygon": [[1, 2, 3, 4, 5, 6, 7]],
     "polygon with NaN": [[1, 2, 3, 4, 5, float("nan")]],
     "text": "polygon",
+    "huge run": {"size": [11, 7], "counts": [2**70, 7]},
+    "runs that overflow to the sum": {"size": [11, 7], "counts": [2**32, 77]},
+    "true as a run": {"size": [11, 7], "counts": [True, 76]},
+    "half a pixel": {"size": [11, 7], "counts": [0.5, 76.5]},
+    "no runs": {"size": [11, 7], "counts": []},
+    "nested runs": {"size": [11, 7], "counts": [[77]]},
+    "runs as an object": {"size": [11, 7], "counts": {"0": 77}},
+    "letters that no text has": {"size": [11, 7], "counts": "\ud800"},
+    "size as text": {"size": "11, 7", "counts": [77]},
+    "texts": {"a": "b"},
+    "polygons in a list too many": [[[[1, 2], [3, 4], [5, 9]]]],
+    "polygon of 400 digits": [[1, 2, 3, 4, 5, 10**400]],
+    "polygon with a flag": [[1, 2, 3, 4, 5, True]],
+    "two points": [[1, 2, 3, 4]],
+    "points of three": [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+    "empty": [],
+    "empty parts": [[], []],
 }
 
 
