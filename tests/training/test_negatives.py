@@ -84,7 +84,8 @@ def test_losses_of_a_batch_of_nothing(tmp_path, name):
     # Nothing to regress and no mask to draw; that all is background is learned.
     assert all(value == 0 for name, value in values.items() if name.endswith(("_mask", "_box")))
     assert any(value > 0.1 for value in values.values())
-    assert all(one.grad is None or one.grad.isfinite().all() for one in model.parameters())
+    # Several processes wait for every gradient.
+    assert all(one.grad.isfinite().all() for one in model.parameters() if one.requires_grad)
 
 
 def test_negatives_alone_are_refused(tmp_path, run):
