@@ -3,16 +3,24 @@
 What cannot be used is dropped, counted and said in one line; what makes the whole file useless is an error.
 """
 
-import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from htc_fast.data.masks import Segmentation, is_usable
+from pycocotools import mask as coco_mask
+
+from htc_fast.data.masks import Segmentation, to_rle, usable
+from htc_fast.data.names import check_inside
+from htc_fast.data.numbers import as_written, brief, different, flag, identity, number, offending, shown, whole
 from htc_fast.data.packed import Packed
+from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError, say_once
+
+# What pycocotools can count in an int, five steps to a pixel along a side.
+LONGEST_SIDE = 1_000_000
+MOST_PIXELS = 2**31 - 1
+CROWD = "marked 'iscrowd'"
 
 
 @dataclass(slots=True)
@@ -50,6 +58,7 @@ class Annotations:
     classes       names by label;  category_ids: the file's ids by label, None for a class that it lacks
     labelled      False for a file without annotations, such as COCO's image_info_test-dev2017.json
     sizes         [(height, width)] and trainable: [number of instances to train on], both by picture
+    untrained     reason -> number of annotations that are not trained on, crowds among them
     """
 
     pictures: Packed[Picture]
@@ -60,28 +69,23 @@ class Annotations:
     trainable: list[int]
     file_names: list[str]
     semantic_classes: int | None = None
+    untrained: dict[str, int] = field(default_factory=dict)
 
 
-def read_json(path: str | Path) -> dict:
-    """Read a JSON object.
+class Tally:
+    """What there was to be said of annotations: how many of each, and one of them."""
 
-    raises  UserError if the file is missing, is no JSON or holds something else
-    """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"annotation file {path} is missing: check the path.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"annotation file {path} is not valid JSON ({error.msg}, line {error.lineno}, column {error.colno}): "
-            "it may be cut off; fetch or write it again."
-        ) from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"annotation file {path} cannot be read ({error}): expected a COCO JSON file.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"annotation file {path} holds a JSON {type(content).__name__}: expected a COCO object.")
-    return content
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def add(self, reason: str, *example: object) -> None:
+        self.counts[reason] += 1
+        if example and reason not in self._examples:
+            self._examples[reason] = f", such as {shown(example[0])}"
+
+    def __str__(self) -> str:
+        return "; ".join(f"{count} {one}{self._examples.get(one, '')}" for one, count in self.counts.most_common())
 
 
 def read_annotations(path: str | Path, classes: Sequence[str] | None = None) -> Annotations:
@@ -94,131 +98,171 @@ def read_annotations(path: str | Path, classes: Sequence[str] | None = None) -> 
     content = read_json(path)
     labelled = "annotations" in content
     for key in ("images", "categories", *(["annotations"] if labelled else [])):
-        if not isinstance(content.get(key), list) or not all(isinstance(item, dict) for item in content[key]):
+        found = content.get(key)
+        if not isinstance(found, list):
             raise UserError(
-                f"{path} has no list of {key!r}: expected the COCO format (images, annotations, categories)."
+                f"{path} has no list of {key!r}, but {shown(found)}: expected the COCO format "
+                "(images, annotations, categories)."
             )
-    category_ids, names = _categories(content["categories"], classes, path)
+        wrong = next((one for one in found if not isinstance(one, dict)), found)
+        if wrong is not found:
+            raise UserError(f"{path} has no list of {key!r} alone: it holds {shown(wrong)}, expected objects.")
+    category_ids, names, labels = _categories(content["categories"], classes, path)
     pictures = _pictures(content["images"], path)
-    dropped: Counter[str] = Counter()
+    dropped, mended, crowds = Tally(), Tally(), 0
     if labelled:
-        skipped = {category["id"] for category in content["categories"]} - set(category_ids)
-        labels = {category: label for label, category in enumerate(category_ids)}
-        _attach(content["annotations"], pictures, labels, skipped, dropped)
-    if dropped:
-        parts = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
-        total = f"{sum(dropped.values())} of {len(content['annotations'])}"
-        say_once(f"{path.name}: {total} annotations are not used ({parts}).")
-    info = content.get("info")
-    found = list(pictures.values())
+        crowds = _attach(content["annotations"], pictures, labels, dropped, mended)
+        if dropped.counts:
+            total = f"{sum(dropped.counts.values())} of {len(content['annotations'])}"
+            say_once(f"{path.name}: {total} annotations are not used ({dropped}).")
+        if mended.counts:
+            say_once(f"{path.name}: annotations that are completed from their masks: {mended}.")
+    every = list(pictures.values())
     return Annotations(
-        pictures=Packed(found),
+        pictures=Packed(every),
         classes=names,
         category_ids=category_ids,
         labelled=labelled,
-        sizes=[(picture.height, picture.width) for picture in found],
-        trainable=[sum(item.trainable for item in picture.annotations) for picture in found],
-        file_names=[picture.file_name for picture in found],
-        semantic_classes=info.get("semantic_classes") if isinstance(info, dict) else None,
+        sizes=[(picture.height, picture.width) for picture in every],
+        trainable=[sum(item.trainable for item in picture.annotations) for picture in every],
+        file_names=[picture.file_name for picture in every],
+        semantic_classes=_semantic_classes(content.get("info"), path),
+        untrained=dict(dropped.counts) | ({CROWD: crowds} if crowds else {}),
     )
 
 
-def _categories(categories: list[dict], classes: Sequence[str] | None, path: Path) -> tuple[list, list[str]]:
-    """Ids and names by label: the rank of the id, or the order of `classes`."""
-    ids = [category.get("id") for category in categories]
-    if not ids or len(set(map(str, ids))) != len(ids) or any(not isinstance(i, (int, str)) for i in ids):
-        raise UserError(f"{path}: 'categories' must be a list of categories with different ids, numbers or strings.")
-    ordered = sorted(categories, key=lambda category: (isinstance(category["id"], str), category["id"]))
-    names = [str(category.get("name", category["id"])) for category in ordered]
+def _semantic_classes(info: object, path: Path) -> int | None:
+    given = info.get("semantic_classes") if isinstance(info, dict) else None
+    count = whole(given)
+    if given is not None and (count is None or not 1 <= count <= 255):
+        raise UserError(f"{path}: info.semantic_classes is {shown(given)}: expected a number from 1 to 255.")
+    return count
+
+
+def _categories(
+    categories: list[dict], classes: Sequence[str] | None, path: Path
+) -> tuple[list[int | str | None], list[str], dict[int | str, int | None]]:
+    """Ids and names by label, which is the rank of the id or the order of `classes`; label by id, None if left out."""
+    keys = different([one.get("id") for one in categories], f"{path}: 'categories' must have different ids")
+    if not keys:
+        raise UserError(f"{path}: 'categories' must be a list of categories with different ids, but it is empty.")
+    ids = [as_written(one["id"]) for one in categories]
+    order = sorted(range(len(ids)), key=lambda i: (isinstance(ids[i], str), ids[i]))
+    names = [_name(categories[i], path) for i in order]
     twice = {name for name, count in Counter(names).items() if count > 1}
     # Exporters name a group after its only member; numbers keep the two apart.
-    names = [f"{name} ({one['id']})" if name in twice else name for name, one in zip(names, ordered)]
-    if classes is None:
-        return [category["id"] for category in ordered], names
-    missing = [name for name in classes if name not in names]
-    if missing:
-        raise UserError(f"{path} has no category {missing[0]!r}: it has {', '.join(names)}.")
-    return [ordered[names.index(name)]["id"] for name in classes], list(classes)
+    names = [f"{name} ({ids[i]})" if name in twice else name for name, i in zip(names, order)]
+    if classes is not None:
+        missing = [name for name in classes if name not in names]
+        if missing:
+            raise UserError(f"{path} has no category {missing[0]!r}: it has {', '.join(names)}.")
+        order, names = [order[names.index(name)] for name in classes], list(classes)
+    labels: dict[int | str, int | None] = dict.fromkeys(keys)
+    labels.update({keys[i]: label for label, i in enumerate(order)})
+    return [ids[i] for i in order], names, labels
+
+
+def _name(category: dict, path: Path) -> str:
+    name = category.get("name")
+    if name is None or name == "":
+        return str(as_written(category["id"]))
+    if isinstance(name, bool) or not isinstance(name, (str, int, float)):
+        raise UserError(
+            f"{path}: the category of id {brief(str(category['id']))} has the name {shown(name)}: expected text."
+        )
+    return str(name)
 
 
 def _pictures(images: list[dict], path: Path) -> dict[int | str, Picture]:
     pictures: dict[int | str, Picture] = {}
-    for image in images:
-        key, name = image.get("id"), image.get("file_name")
-        if not isinstance(key, (int, str)) or not isinstance(name, str) or not name:
-            raise UserError(f"{path}: an image lacks 'id' or 'file_name' ({str(image)[:80]}).")
-        if key in pictures:
-            raise UserError(f"{path}: image id {key} appears twice ({pictures[key].file_name} and {name}).")
-        height, width = image.get("height"), image.get("width")
-        if not (isinstance(height, (int, float)) and isinstance(width, (int, float)) and min(height, width) >= 1):
-            raise UserError(f"{path}: image {name} needs a positive 'height' and 'width' in pixels.")
-        pictures[key] = Picture(key, _inside(name, path), int(height), int(width))
+    keys = different([image.get("id") for image in images], f"{path}: 'images' must have different ids")
+    for key, image in zip(keys, images):
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise UserError(
+                f"{path}: the image of id {brief(str(key))} lacks 'file_name': expected text, got {shown(name)}."
+            )
+        check_inside(name, path)
+        height, width = whole(image.get("height")), whole(image.get("width"))
+        if height is None or width is None or min(height, width) < 1:
+            wrong = "width" if height is not None and height >= 1 else "height"
+            raise UserError(
+                f"{path}: image {brief(name)} needs a positive 'height' and 'width' in whole pixels, "
+                f"but its {wrong} is {shown(image.get(wrong))}."
+            )
+        if max(height, width) > LONGEST_SIDE or height * width > MOST_PIXELS:
+            raise UserError(
+                f"{path}: image {brief(name)} is said to be {width} x {height} pixels: expected at most {LONGEST_SIDE} "
+                f"a side and {MOST_PIXELS} in all; correct the file, or cut the picture into tiles."
+            )
+        pictures[key] = Picture(as_written(image["id"]), name, height, width)
     if not pictures:
         raise UserError(f"{path} lists no images.")
     return pictures
 
 
-def _inside(name: str, path: Path) -> str:
-    """The file name, if it stays within the image folder."""
-    parts, depth = PurePosixPath(name.replace("\\", "/")), 0
-    for part in parts.parts:
-        depth += -1 if part == ".." else 1
-        if depth < 0:
-            break
-    if parts.is_absolute() or depth <= 0 or ":" in parts.parts[0] or "\0" in name:
-        raise UserError(
-            f"{path}: file_name {name!r} leaves the image folder: expected a path relative to it, without '..'."
-        )
-    return name
+def _attach(items: list[dict], pictures: dict, labels: dict, dropped: Tally, mended: Tally) -> int:
+    """Give every annotation that can be used to its picture; count the others by reason.
 
-
-def _attach(found: list[dict], pictures: dict, labels: dict, skipped: set, dropped: Counter) -> None:
-    """Give every annotation that can be used to its picture; count the others by reason."""
-    for item in found:
-        picture = pictures.get(_key(item.get("image_id")))
-        category = _key(item.get("category_id"))
-        if category in skipped:
+    returns  how many crowds there are
+    """
+    crowds = 0
+    for item in items:
+        picture, category = pictures.get(identity(item.get("image_id"))), identity(item.get("category_id"))
+        if category in labels and labels[category] is None:
             continue
         if picture is None:
-            dropped["of an image that is not listed"] += 1
+            dropped.add("of an image that is not listed", item.get("image_id"))
         elif category not in labels:
-            dropped["of an unknown category"] += 1
+            dropped.add("of an unknown category", item.get("category_id"))
         else:
-            reason = _add(item, picture, labels[category])
-            if reason and reason != "crowd":
-                dropped[reason] += 1
+            reason, *example = _add(item, picture, labels[category], mended) or (None,)
+            if reason == CROWD:
+                crowds += 1
+            elif reason:
+                dropped.add(reason, *example)
+    return crowds
 
 
-def _key(value: object) -> int | float | str | None:
-    return value if isinstance(value, (int, float, str)) else None
-
-
-def _add(item: dict, picture: Picture, label: int) -> str | None:
-    """Add one annotation; returns why it is not trained on, if so."""
-    segmentation = item.get("segmentation")
-    if not segmentation:
-        return "without a mask"
-    if not is_usable(segmentation, picture.height, picture.width):
-        return "with a malformed mask"
-    box = item.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
-        return "with a malformed box"
-    x, y, w, h = map(float, box)
-    area = float(item["area"]) if _is_number(item.get("area")) else None
+def _add(item: dict, picture: Picture, label: int, mended: Tally) -> tuple | None:
+    """Add one annotation; returns why it is not trained on, if so, and what shows it."""
+    given = item.get("segmentation")
+    if not given:
+        return ("without a mask",)
+    segmentation = usable(given, picture.height, picture.width)
+    if segmentation is None:
+        wrong = given.get("counts") if isinstance(given, dict) else given
+        return "with a malformed mask", offending(wrong) if offending(wrong) is not wrong else given
+    crowd, ignored = flag(item.get("iscrowd")), flag(item.get("ignore"))
+    if crowd is None or ignored is None:
+        name = "iscrowd" if crowd is None else "ignore"
+        return f"with an unreadable {name!r}", item[name]
+    x, y, w, h = _box(item.get("bbox"), segmentation, picture, mended)
+    area = number(item.get("area"))
+    if area is None and item.get("area") is not None:
+        mended.add("with a malformed area", item["area"])
     inside = min(x + w, picture.width) > max(x, 0) and min(y + h, picture.height) > max(y, 0)
-    crowd = bool(item.get("iscrowd"))
     reason = None
     if (area is not None and area <= 0) or w < 1 or h < 1:
         reason = "without area"
     elif not inside:
         reason = "outside the image"
-    elif item.get("ignore"):
+    elif ignored:
         reason = "marked to be ignored"
     elif crowd:
-        reason = "crowd"
+        reason = CROWD
     picture.annotations.append(Annotation(label, (x, y, x + w, y + h), segmentation, area, crowd, reason is None))
-    return reason
+    return (reason,) if reason else None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _box(given: object, segmentation: Segmentation, picture: Picture, mended: Tally) -> list[float]:
+    """x, y, width, height as the file gives them; what is no box is taken from the mask."""
+    values = [number(value) for value in given] if isinstance(given, list) and len(given) == 4 else [None]
+    box = [value for value in values if value is not None]
+    if len(box) == 4:
+        return box
+    if given is None or given == []:
+        mended.add("without a box")
+    else:
+        mended.add("with a malformed box", offending(given))
+    return coco_mask.toBbox(to_rle(segmentation, picture.height, picture.width)).tolist()

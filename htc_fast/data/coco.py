@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from htc_fast.data import semantic as semantic_maps
-from htc_fast.data.annotations import Annotation, Annotations, Picture, read_annotations, say_once
+from htc_fast.data.annotations import CROWD, Annotation, Annotations, Picture, read_annotations, say_once
 from htc_fast.data.classes import relabelled
 from htc_fast.data.instances import Instances
 from htc_fast.data.masks import to_bitmaps, to_rle
+from htc_fast.data.names import Folder
+from htc_fast.data.numbers import brief
 from htc_fast.data.pictures import load_image
 from htc_fast.errors import UserError
 
@@ -62,7 +65,8 @@ class CocoDataset(Dataset):
         self.category_ids = self.annotations.category_ids
         self.images = find_images(self.path, root, split, images, self.annotations.file_names[0])
         self.keep = self._kept(not split.startswith("train") if keep_empty is None else keep_empty)
-        _check_present(self.images, [self.annotations.file_names[i] for i in self.keep])
+        # Files that are called otherwise than the annotations say; the names stay the annotations'.
+        self._files = _find_files(self.path, self.images, [self.annotations.file_names[i] for i in self.keep])
         self.maps = self._maps(root, split, semantic, semantic_classes)
         self.transform = transform
 
@@ -96,8 +100,7 @@ class CocoDataset(Dataset):
 
     def image(self, index: int) -> np.ndarray:
         """Its pixels, uint8 [H, W, 3] RGB."""
-        picture = self.picture(index)
-        return load_image(self.images / picture.file_name, (picture.height, picture.width))
+        return self._load(self.picture(index))
 
     def __getitem__(self, index: int) -> dict:
         """One sample.
@@ -109,7 +112,7 @@ class CocoDataset(Dataset):
         """
         picture = self.picture(index)
         size = (picture.height, picture.width)
-        pixels = load_image(self.images / picture.file_name, size)
+        pixels = self._load(picture)
         used = [item for item in picture.annotations if item.trainable]
         masks = self._bitmaps(used, picture)
         labels = np.array([item.label for item in used], dtype=np.int64)
@@ -122,7 +125,8 @@ class CocoDataset(Dataset):
             "name": picture.file_name,
         }
         if self.maps is not None:
-            sample["semantic"] = tv_tensors.Mask(torch.from_numpy(self.maps.read(picture, masks, labels)))
+            found = replace(picture, file_name=self._file(picture))
+            sample["semantic"] = tv_tensors.Mask(torch.from_numpy(self.maps.read(found, masks, labels)))
         return self.transform(sample) if self.transform else sample
 
     def truth(self, index: int) -> Instances:
@@ -138,6 +142,12 @@ class CocoDataset(Dataset):
             class_names=self.classes,
         )
 
+    def _file(self, picture: Picture) -> str:
+        return self._files.get(picture.file_name, picture.file_name)
+
+    def _load(self, picture: Picture) -> np.ndarray:
+        return load_image(self.images / self._file(picture), (picture.height, picture.width))
+
     def _bitmaps(self, used: list[Annotation], picture: Picture) -> np.ndarray:
         rles = [to_rle(item.segmentation, picture.height, picture.width) for item in used]
         return to_bitmaps(rles, picture.height, picture.width)
@@ -148,12 +158,15 @@ class CocoDataset(Dataset):
         if keep_empty:
             return list(everything)
         counts, sizes = self.annotations.trainable, self.annotations.sizes
-        kept = [i for i in everything if counts[i] and min(sizes[i]) >= SMALLEST_SIDE]
+        large = [i for i in everything if min(sizes[i]) >= SMALLEST_SIDE]
+        kept = [i for i in large if counts[i]]
         if not kept:
-            raise UserError(
-                f"{self.path} leaves nothing to train on: no picture of at least {SMALLEST_SIDE} pixels a side has "
-                "an instance with a mask, an area and a known category."
-            )
+            raise nothing_to_train_on(self)
+        left_out = [(len(large) - len(kept), "without instances")]
+        left_out += [(len(everything) - len(large), f"of less than {SMALLEST_SIDE} pixels a side")]
+        if len(kept) < len(everything):
+            said = " and ".join(f"{count} picture{'s' * (count > 1)} {what}" for count, what in left_out if count)
+            say_once(f"{self.path.name}: {said} left out (--keep-empty, in Python keep_empty=True, trains on them).")
         return kept
 
     def _maps(
@@ -228,31 +241,51 @@ def find_images(path: Path, root: Path | None, split: str, images: str | Path | 
         return Path(images)
     bases = dict.fromkeys([*([root] if root else []), path.parent.parent, path.parent])
     names = split_names(split, path)
+    folders = []
     for base in bases:
-        inner = [base / part / name for part in ("", "images") for name in names]
-        for folder in (*inner, base / "images", base):
-            if (folder / first).is_file():
-                return folder
+        folders += [base / part / name for part in ("", "images") for name in names] + [base / "images", base]
+    for folder in folders:
+        # A name too long for a file is no error there.
+        if os.path.isfile(folder / first):
+            return folder
+    for folder in folders:
+        if folder.is_dir() and not Folder(folder).find([first])[1]:
+            return folder
     base = next(iter(bases))
     raise UserError(
-        f"picture {first} of {path} is missing: looked in {base / names[0]}, {base / 'images'}, {base} and others; "
-        "name the folder with --images (in training --train-images, --val-images)."
+        f"picture {brief(first)} of {path} is missing: looked in {base / names[0]}, {base / 'images'}, {base} and "
+        "others; name the folder with --images (in training --train-images, --val-images)."
     )
 
 
-def _check_present(folder: Path, names: list[str]) -> None:
-    """One directory listing per folder finds every missing picture before hours of training do."""
-    listed: dict[Path, set[str]] = {}
-    missing = []
-    for name in names:
-        place = (folder / name).parent
-        if place not in listed:
-            listed[place] = set(os.listdir(place)) if place.is_dir() else set()
-        if Path(name).name not in listed[place]:
-            missing.append(name)
+def _find_files(path: Path, folder: Path, names: list[str]) -> dict[str, str]:
+    """The files of pictures that are called otherwise than their names say; see `Folder`.
+
+    raises  UserError if a picture is missing: one listing per folder tells before hours of training do
+    """
+    other, missing = Folder(folder).find(names)
     if missing:
-        few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise UserError(
-            f"{len(missing)} of {len(names)} pictures are missing in {folder} ({few}): "
-            "fetch them or take them out of the annotation file."
+        few = ", ".join(
+            brief(name) + (f", which may mean {' or '.join(map(brief, found[:2]))}" if found else "")
+            for name, found in list(missing.items())[:3]
         )
+        raise UserError(
+            f"{len(missing)} of {len(names)} pictures are missing in {folder} ({few}{', ...' * (len(missing) > 3)}): "
+            f"fetch them or take them out of {path.name}."
+        )
+    return other
+
+
+def nothing_to_train_on(dataset: CocoDataset) -> UserError:
+    """The error of a data set without an instance: it says how many annotations are not used, and why."""
+    found, why = dataset.annotations, ""
+    if not found.labelled:
+        why = "; the file has no annotations"
+    elif found.untrained:
+        why = f"; not used are {', '.join(f'{count} {reason}' for reason, count in found.untrained.items())}"
+    if CROWD in found.untrained:
+        why += ", which is for regions of many objects and 0 for a single one"
+    return UserError(
+        f"{dataset.path} leaves nothing to train on: no picture of at least {SMALLEST_SIDE} pixels a side has "
+        f"an instance with a mask, an area and a known category{why}."
+    )

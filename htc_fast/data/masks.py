@@ -1,31 +1,45 @@
 """COCO segmentations (polygons, compressed and uncompressed RLE) as bitmaps and as RLE."""
 
-import contextlib
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from htc_fast.data import polygons
+from htc_fast.data.numbers import LARGEST, number, whole
+
 Segmentation = list | dict
 
 
-def is_usable(segmentation: object, height: int, width: int) -> bool:
-    """True for polygons, one of them with three points, or an RLE of the image's size."""
+def usable(segmentation: object, height: int, width: int) -> Segmentation | None:
+    """A segmentation of plain numbers, as `to_rle` takes it; None where it is none of a picture of that size.
+
+    segmentation  polygons, one of them with three points; one polygon alone; an RLE of the picture's size. A polygon
+                  is x1, y1, x2, y2, ... or a list of points; numbers may be text
+    """
     if isinstance(segmentation, dict):
-        counts, size = segmentation.get("counts"), segmentation.get("size")
-        if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
-            return False
-        if isinstance(counts, list):
-            return all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == height * width
-        return isinstance(counts, (str, bytes)) and _fills(counts, height * width)
-    return isinstance(segmentation, list) and len(_polygons(segmentation)) > 0
+        return _usable_rle(segmentation, height, width)
+    if not isinstance(segmentation, list):
+        return None
+    if not any(isinstance(part, list) for part in segmentation) or _holds_points(segmentation):
+        segmentation = [segmentation]
+    found = [_polygon(part) for part in segmentation]
+    # Less than three points are no area; what is no list of points spoils the whole.
+    return [one for one in found if one] if all(one is not None for one in found) and any(found) else None
 
 
 def to_rle(segmentation: Segmentation, height: int, width: int) -> dict:
-    """Any COCO segmentation as one compressed RLE, counts as bytes; `is_usable` must hold."""
+    """Any COCO segmentation as one compressed RLE, counts as bytes; see `usable`."""
     if isinstance(segmentation, list):
-        return coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation), height, width))
+        parts = []
+        for polygon in segmentation:
+            if len(polygon) >= 6 and polygons.is_short(polygon):
+                parts += coco_mask.frPyObjects([polygon], height, width)
+            elif len(polygon) >= 6:
+                counts = polygons.runs(polygon, height, width)
+                parts.append(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+        return coco_mask.merge(parts)
     counts = segmentation["counts"]
     if isinstance(counts, list):
         return coco_mask.frPyObjects(segmentation, height, width)
@@ -51,21 +65,44 @@ def from_bitmaps(bitmaps: np.ndarray) -> list[dict]:
     return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in encoded]
 
 
-def _polygons(segmentation: list) -> list[list[float]]:
-    """The polygons with at least three points, each number finite."""
-    return [polygon for polygon in segmentation if isinstance(polygon, list) and _is_polygon(polygon)]
+def _usable_rle(rle: dict, height: int, width: int) -> dict | None:
+    counts, size = rle.get("counts"), rle.get("size")
+    if not isinstance(size, (list, tuple)) or [whole(side) for side in size] != [height, width]:
+        return None
+    if isinstance(counts, list):
+        if set(map(type, counts)) != {int}:
+            counts = [whole(count) for count in counts]
+        fits = counts and None not in counts and min(counts) >= 0 and sum(counts) == height * width
+    else:
+        fits = isinstance(counts, (str, bytes)) and _fills(counts, height * width)
+    return {"size": [height, width], "counts": counts} if fits else None
 
 
-def _is_polygon(polygon: list) -> bool:
-    # A sum is finite only if every number is; it is many times quicker than asking each.
-    with contextlib.suppress(TypeError):
-        return len(polygon) >= 6 and len(polygon) % 2 == 0 and math.isfinite(sum(polygon))
-    return False
+def _holds_points(part: list) -> bool:
+    """Whether a polygon is given as points, [[x, y], [x, y], [x, y]]: as polygons they would be none."""
+    return len(part) > 2 and all(isinstance(point, list) and len(point) == 2 for point in part)
+
+
+def _polygon(part: object) -> list[float] | None:
+    """Three or more points as one list of numbers; an empty one for less; None for what are no points."""
+    if not isinstance(part, list):
+        return None
+    values: list = [value for point in part for value in point] if _holds_points(part) else part
+    if set(map(type, values)) <= {int, float}:
+        # In range only if every number is and none is NaN; many times quicker than asking each.
+        plain = not values or (min(values) >= -LARGEST and max(values) <= LARGEST and math.isfinite(sum(values)))
+    else:
+        values = [number(value) for value in values]
+        plain = None not in values
+    if not plain or len(values) % 2:
+        return None
+    return values if len(values) >= 6 else []
 
 
 def _fills(text: str | bytes, pixels: int) -> bool:
     """True if a compressed RLE's runs add up to the image: pycocotools leaves the rest of a short one to chance."""
-    codes = np.frombuffer(text.encode("utf-8") if isinstance(text, str) else text, dtype=np.uint8).astype(np.int64) - 48
+    letters = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    codes = np.frombuffer(letters, dtype=np.uint8).astype(np.int64) - 48
     if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         return False
     # Five bits per character, lowest first; bit 32 says that more follow, bit 16 of the last is the sign.

@@ -1,13 +1,18 @@
 """Where semantic maps come from: COCO-Stuff pixel maps, COCO panoptic files, or the instance masks themselves."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from htc_fast.data.annotations import Picture, read_json
+from htc_fast.data.annotations import Picture
 from htc_fast.data.masks import to_bitmaps, to_rle
+from htc_fast.data.names import check_inside, find_file
+from htc_fast.data.numbers import brief, different, identity, shown, whole
+from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError
 
 IGNORE = 255
@@ -27,9 +32,10 @@ class PixelMaps:
     classes: int = STUFF_CLASSES
 
     def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        path = self.folder / Path(picture.file_name).with_suffix(".png")
-        if not path.is_file():
-            path = self.folder / (Path(picture.file_name).stem + ".png")
+        name = Path(picture.file_name)
+        path = self.folder / name.parent / f"{name.stem}.png"
+        if not os.path.isfile(path):
+            path = self.folder / f"{name.stem}.png"
         values = _read_png(path, picture)
         if values.ndim != 2:
             raise UserError(f"semantic map {path} is a colour picture: expected one 8-bit class number per pixel.")
@@ -50,34 +56,34 @@ class PanopticMaps:
 
     def __init__(self, path: Path):
         content = read_json(path)
-        try:
-            ids = sorted(category["id"] for category in content["categories"])
-            ranks = {category: rank for rank, category in enumerate(ids)}
-            self._segments = {
-                item["image_id"]: (
-                    item["file_name"],
-                    np.array([segment["id"] for segment in item["segments_info"]], dtype=np.int64),
-                    np.array([ranks[segment["category_id"]] for segment in item["segments_info"]], dtype=np.uint8),
-                )
-                for item in content["annotations"]
-            }
-        except (KeyError, TypeError, OverflowError) as error:
-            raise UserError(f"{path} is no COCO panoptic file ({error!r} is missing or wrong).") from None
+        categories, items = (_objects(content, key, path) for key in ("categories", "annotations"))
+        sentence = f"{path}: 'categories' must have different ids"
+        keys = different([one.get("id") for one in categories], sentence)
+        ids = sorted(keys, key=lambda key: (isinstance(key, str), key))
+        if not 0 < len(ids) < IGNORE:
+            raise UserError(f"{path} has {len(ids)} categories: at least 1 and at most 254 can be semantic classes.")
+        ranks: dict[int | str | None, int] = {category: rank for rank, category in enumerate(ids)}
+        sentence = f"{path}: 'annotations' must have different image ids"
+        images = different([one.get("image_id") for one in items], sentence)
+        self._segments = {key: _segments(item, ranks, path) for key, item in zip(images, items)}
         self.path, self.classes = path, len(ids)
         places = (path.with_suffix(""), path.parent.parent / path.stem)
-        self.folder = next((place for place in places if place.is_dir()), None)
-        if self.folder is None:
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is None:
             raise UserError(f"{path} has no folder of PNGs: expected {places[0]} or {places[1]}.")
-        if self.classes >= IGNORE:
-            raise UserError(f"{path} has {self.classes} categories: at most 254 can be semantic classes.")
+        self.folder = folder
 
     def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        if picture.id not in self._segments:
-            raise UserError(f"{self.path} has no segments for image {picture.file_name} (id {picture.id}).")
-        name, ids, classes = self._segments[picture.id]
-        colour = _read_png(self.folder / name, picture)
-        if colour.ndim != 3:
-            raise UserError(f"panoptic map {self.folder / name} is not RGB: expected id = R + 256 G + 65536 B.")
+        key = identity(picture.id)
+        if key is None or key not in self._segments:
+            raise UserError(
+                f"{self.path} has no segments for image {brief(picture.file_name)} (id {brief(str(picture.id))})."
+            )
+        name, ids, classes = self._segments[key]
+        path = find_file(self.folder, name)
+        colour = _read_png(path, picture)
+        if colour.ndim != 3 or colour.shape[2] < 3:
+            raise UserError(f"panoptic map {path} is not RGB: expected id = R + 256 G + 65536 B.")
         colour = colour[..., :3].astype(np.int64)
         pixels = colour[..., 0] + 256 * colour[..., 1] + 65536 * colour[..., 2]
         order = np.argsort(ids)
@@ -146,8 +152,36 @@ def open_maps(path: Path, classes: int | None) -> Maps:
     return PanopticMaps(panoptic) if panoptic else PixelMaps(path, classes or STUFF_CLASSES)
 
 
+def _objects(content: dict, key: str, path: Path) -> list[dict]:
+    found = content.get(key)
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise UserError(f"{path} is no COCO panoptic file: expected a list of objects as {key!r}, got {shown(found)}.")
+    return found
+
+
+def _segments(item: dict, ranks: Mapping[int | str | None, int], path: Path) -> tuple[str, np.ndarray, np.ndarray]:
+    """File name, ids and classes of one picture's segments."""
+    name = item.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{path} is no COCO panoptic file: expected the name of a PNG, got {shown(name)}.")
+    check_inside(name, path)
+    found = _objects(item, "segments_info", path)
+    ids, classes = (
+        [whole(one.get("id")) for one in found],
+        [ranks.get(identity(one.get("category_id"))) for one in found],
+    )
+    for one, number, rank in zip(found, ids, classes):
+        if number is None or rank is None:
+            key = "id" if number is None else "category_id"
+            raise UserError(
+                f"{path}: a segment of {brief(name)} has the {key!r} {shown(one.get(key))}: expected "
+                f"{'a whole number' if number is None else 'one that is listed'}."
+            )
+    return name, np.array(ids, dtype=np.int64), np.array(classes, dtype=np.uint8)
+
+
 def _read_png(path: Path, picture: Picture) -> np.ndarray:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"semantic map {path} is missing: picture {picture.file_name} needs one.")
     try:
         with Image.open(path) as image:

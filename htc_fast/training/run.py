@@ -34,6 +34,7 @@ class TrainingRun:
     val_json: Annotated[Path | str | None, "annotation file to evaluate on"] = None
     val_images: Annotated[Path | str | None, "folder of its pictures"] = None
     semantic: Annotated[Path | str | None, "COCO-Stuff folder, panoptic JSON or its PNGs; derive: of the masks"] = None
+    keep_empty: Annotated[bool, "train on pictures without instances, and on tiny ones, too"] = False
     image_size: Annotated[tuple[int, ...], "short side and, optionally, longest long side", "PX"] = (800, 1333)
     scales: Annotated[tuple[float, float], "random factor on the size in training", "LOW HIGH"] = (1.0, 1.0)
     train_sizes: Annotated[

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from htc_fast.data.coco import CocoDataset, say_maps
+from htc_fast.data.coco import CocoDataset, nothing_to_train_on, say_maps
 from htc_fast.data.loader import Collate
 from htc_fast.data.pictures import image_limits
 from htc_fast.data.sample import make_sample_dataset
@@ -142,8 +142,11 @@ def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDa
         annotations=run.train_json,
         images=run.train_images,
         semantic=run.semantic if semantic else "none",
+        keep_empty=run.keep_empty,
         transform=transform,
     )
+    if not any(train.annotations.trainable):
+        raise nothing_to_train_on(train)
     if run.semantic is None:
         say_maps(train)
     if run.data is None and run.val_json is None:

@@ -2,15 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
 
 from htc_fast import UserError
 from htc_fast.data.annotations import read_annotations, say_once
 from htc_fast.data.classes import relabelled
-from htc_fast.data.masks import is_usable, to_bitmaps, to_rle
-from tests.data.builder import CATEGORIES, image, instance, rectangle, two_pictures
+from tests.data.builder import CATEGORIES, image, instance, two_pictures
 
 
 @pytest.fixture
@@ -33,7 +30,7 @@ BAD_FILES = {
     "empty categories": ({"images": [image(1)], "categories": []}, "different ids"),
     "category twice": ({"images": [image(1)], "categories": [{"id": 1}, {"id": 1}]}, "different ids"),
     "image twice": ({"images": [image(1), image(1)], "categories": CATEGORIES}, "appears twice"),
-    "no file name": ({"images": [{"id": 1}], "categories": CATEGORIES}, "lacks 'id' or 'file_name'"),
+    "no file name": ({"images": [{"id": 1}], "categories": CATEGORIES}, "image of id 1 lacks 'file_name'"),
     "no size": ({"images": [{"id": 1, "file_name": "a.jpg"}], "categories": CATEGORIES}, "needs a positive"),
     "annotations no list": ({"images": [image(1)], "categories": CATEGORIES, "annotations": {}}, "'annotations'"),
 }
@@ -112,7 +109,6 @@ DROPPED = {
     "of an image that is not listed": {"image_id": 99},
     "without a mask": {"segmentation": []},
     "with a malformed mask": {"segmentation": [[1, 2, 3, 4]]},
-    "with a malformed box": {"bbox": [1, 2, float("nan"), 4]},
     "marked to be ignored": {"ignore": 1},
 }
 
@@ -137,43 +133,96 @@ def test_crowds_are_kept_for_evaluation_only(write, capsys):
     assert capsys.readouterr().err == ""
 
 
-def random_bitmap(seed=0):
-    return (np.random.default_rng(seed).random((11, 7)) < 0.5).astype(np.uint8)
-
-
-def uncompressed(bitmap):
-    flat = bitmap.flatten(order="F")
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [1 - flat[-1]]])))
-    return {"size": list(bitmap.shape), "counts": np.diff(np.concatenate([[0], edges])).tolist()}
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_all_segmentations_agree(seed):
-    bitmap = random_bitmap(seed)
-    compressed = coco_mask.encode(np.asfortranarray(bitmap))
-    text = {"size": compressed["size"], "counts": compressed["counts"].decode()}
-    for segmentation in (uncompressed(bitmap), compressed, text):
-        assert is_usable(segmentation, *bitmap.shape)
-        assert (to_bitmaps([to_rle(segmentation, *bitmap.shape)], *bitmap.shape)[0] == bitmap).all()
-    assert to_bitmaps([to_rle(rectangle(2, 3, 4, 5), 11, 7)], 11, 7)[0, 3:8, 2:6].all()
-
-
-UNUSABLE = {
-    "another size": {"size": [7, 11], "counts": [77]},
-    "too short": {"size": [11, 7], "counts": [70]},
-    "too long": {"size": [11, 7], "counts": [70, 8]},
-    "negative": {"size": [11, 7], "counts": [80, -3]},
-    "compressed, too short": {"size": [11, 7], "counts": "0i0"},
-    "compressed, cut off": {"size": [11, 7], "counts": "0T"},
-    "compressed, no code": {"size": [11, 7], "counts": "0\x7f3"},
-    "no counts": {"size": [11, 7]},
-    "number": 5,
-    "odd polygon": [[1, 2, 3, 4, 5, 6, 7]],
-    "polygon with NaN": [[1, 2, 3, 4, 5, float("nan")]],
-    "text": "polygon",
+MASKS = {
+    "polygon": [[8, 4, 28, 4, 28, 20, 8, 20]],
+    "two polygons": [[8, 4, 10, 4, 10, 20, 8, 20], [26, 8, 28, 8, 28, 9, 26, 9]],
+    "beyond the image": [[8, 4, 28, 4, 28, 20, 8, 20], [-9, -9, -5, -9, -5, -5]],
+    "points": [[8, 4], [28, 4], [28, 20], [8, 20]],
+    "one polygon alone": [8, 4, 28, 4, 28, 20, 8, 20],
+    "as text": [["8", "4.0", "28", "4", "28", "2e1", "8", "20"]],
+    "runs as text": {"size": ["48", 64.0], "counts": ["388", 16, 896, 16.0, "1756"]},
 }
+BOXES = {"null": None, "empty": [], "short": [8, 4, 20], "NaN": [8, 4, float("nan"), 16], "an object": {"x": 8}}
 
 
-@pytest.mark.parametrize("segmentation", UNUSABLE.values(), ids=UNUSABLE)
-def test_unusable_segmentation(segmentation):
-    assert not is_usable(segmentation, 11, 7)
+@pytest.mark.parametrize("box", [*BOXES.values(), "absent"], ids=[*BOXES, "absent"])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_a_box_is_taken_from_the_mask(write, capsys, mask, box):
+    say_once.cache_clear()
+    content = two_pictures()
+    content["annotations"][0] |= {"segmentation": mask, "bbox": box}
+    if box == "absent":
+        del content["annotations"][0]["bbox"]
+    found = read_annotations(write(content))
+    assert found.trainable == [2, 1] and found.pictures[0].annotations[0].box == (8, 4, 28, 20)
+    said = capsys.readouterr().err
+    assert "annotations that are completed from their masks: 1 with" in said and "not used" not in said
+
+
+def test_a_box_that_is_given_stays(write, capsys):
+    content = two_pictures()
+    content["annotations"][0]["bbox"] = ["1", 2.0, "30", 4]
+    content["annotations"][1]["bbox"] = [0, 0, 0, 9]
+    found = read_annotations(write(content))
+    assert found.pictures[0].annotations[0].box == (1, 2, 31, 6) and found.trainable == [1, 1]
+    assert "1 without area" in capsys.readouterr().err
+
+
+def test_a_mask_of_no_pixel_has_no_box(write):
+    content = two_pictures()
+    content["annotations"][0] |= {"segmentation": [[-9, -9, -5, -9, -5, -5]], "bbox": None}
+    content["annotations"][1] |= {"segmentation": {"size": [48, 64], "counts": [48 * 64]}, "bbox": None}
+    assert read_annotations(write(content)).trainable == [0, 1]
+
+
+def test_an_area_that_is_none_is_the_mask_s(write, capsys):
+    say_once.cache_clear()
+    content = two_pictures()
+    content["annotations"][0]["area"], content["annotations"][1]["area"] = "large", "720.5"
+    found = read_annotations(write(content)).pictures[0].annotations
+    assert [one.area for one in found] == [None, 720.5]
+    assert "1 with a malformed area, such as 'large' (text)" in capsys.readouterr().err
+
+
+SIZES = [
+    ("1000000000", 1000000000),
+    (2_000_000, 3),
+    (46_341, 46_341),
+    (64, 0),
+    (64, None),
+    ("", 48),
+    (64.5, 48),
+    (True, 48),
+]
+
+
+@pytest.mark.parametrize("width, height", SIZES)
+def test_sizes_that_no_picture_has(write, width, height):
+    content = {"images": [{**image(1), "width": width, "height": height}], "categories": CATEGORIES}
+    with pytest.raises(
+        UserError, match=r"pixels: expected at most 1000000 a side|whole pixels, but its (height|width) is"
+    ):
+        read_annotations(write(content))
+
+
+def test_the_largest_picture_has_masks(write):
+    content = {"images": [{**image(1), "width": 1_000_000, "height": 2147}], "categories": CATEGORIES}
+    content["annotations"] = [instance(1, 3, 999_990, 2140, 5, 5, bbox=None)]
+    found = read_annotations(write(content)).pictures[0].annotations[0]
+    assert found.box == (999_990, 2140, 999_995, 2145)
+
+
+def test_a_mask_with_a_broken_part_is_not_half_used(write, capsys):
+    say_once.cache_clear()
+    content = two_pictures()
+    content["annotations"][0]["segmentation"] += [[1, 2, 3, 4, 5, None]]
+    content["annotations"][1]["segmentation"] += [[], [1, 2, 3, 4]]
+    assert read_annotations(write(content)).trainable == [1, 1], "less than three points are no area, and no harm"
+    assert "1 with a malformed mask, such as nothing" in capsys.readouterr().err
+
+
+def test_names_of_categories(write):
+    names = [{"id": 1, "name": None}, {"id": 2, "name": 5}, {"id": 3, "name": ""}, {"id": "x"}]
+    assert read_annotations(write({"images": [image(1)], "categories": names})).classes == ["1", "5", "3", "x"]
+    with pytest.raises(UserError, match=r"category of id 1 has the name \['a'\] \(list\): expected text"):
+        read_annotations(write({"images": [image(1)], "categories": [{"id": 1, "name": ["a"]}]}))

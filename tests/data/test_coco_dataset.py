@@ -250,3 +250,26 @@ def test_panoptic_maps(tmp_path):
     (root / "annotations" / "panoptic_val2017.json").write_text('{"annotations": []}')
     with pytest.raises(UserError, match="no COCO panoptic file"):
         CocoDataset(root, "val")
+
+
+def test_panoptic_numbers_as_text(tmp_path):
+    root = write(tmp_path)
+    write_panoptic(root, [{"id": "70000", "category_id": "17"}, {"id": 300.0, "category_id": 200}])
+    path = root / "annotations" / "panoptic_val2017.json"
+    path.write_text(path.read_text().replace('"image_id": 10', '"image_id": "10"').replace('"0000', '"./0000'))
+    semantic = CocoDataset(root, "val")[0]["semantic"]
+    assert semantic[5, 0] == 2 and semantic[5, 63] == 1 and semantic[0, 0] == 255
+
+
+WRONG_SEGMENTS = {
+    "id": ({"id": "many", "category_id": 17}, r"has the 'id' 'many' \(text\): expected a whole number"),
+    "category": ({"id": 300, "category_id": 5}, r"has the 'category_id' 5 \(number\): expected one that is listed"),
+}
+
+
+@pytest.mark.parametrize("segment, sentence", WRONG_SEGMENTS.values(), ids=WRONG_SEGMENTS)
+def test_wrong_segments(tmp_path, segment, sentence):
+    root = write(tmp_path)
+    write_panoptic(root, [segment])
+    with pytest.raises(UserError, match=sentence):
+        CocoDataset(root, "val")
