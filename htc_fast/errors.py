@@ -1,9 +1,12 @@
 """The one exception for bad input from outside (files, options, data sets), and the checks that raise it."""
 
 import difflib
+import math
+import operator
 import types
 from collections.abc import Iterable
 from dataclasses import fields
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -27,6 +30,50 @@ def choose(name: str, options: Iterable[str], what: str) -> str:
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(options)}."
     raise UserError(f"unknown {what} {name!r}: {hint}")
+
+
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """A whole number of at least `least` and, where there is one, at most `most`.
+
+    name    of the argument or the option
+    raises  UserError
+    """
+    limits = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    try:
+        number = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
+    except TypeError:
+        raise UserError(f"{name} takes {limits}, got {shown(value)}.") from None
+    if number < least or (most is not None and number > most):
+        raise UserError(f"{name} takes {limits}, got {number}.")
+    return number
+
+
+def check_score(name: str, value: Any) -> float:
+    """A number from 0 to 1.
+
+    raises  UserError
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise UserError(f"{name} takes a number from 0 to 1, got {shown(value)}.")
+    return float(value)
+
+
+def check_sides(name: str, value: Any, meaning: str = "(short side, limit of the long side)") -> tuple[int, int]:
+    """Two sides in pixels.
+
+    raises  UserError
+    """
+    sides = list(value) if isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0 else []
+    numbers = [isinstance(one, Real) and not isinstance(one, bool) and math.isfinite(one) for one in sides]
+    if len(sides) != 2 or not all(numbers) or min(sides) < 32:
+        raise UserError(f"{name} takes two sides of at least 32 pixels, {meaning}, got {shown(value)}.")
+    return int(sides[0]), int(sides[1])
+
+
+def shown(value: Any) -> str:
+    """A value and its type, for a sentence."""
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 60 else f'{text[:60]}…'} ({type(value).__name__})"
 
 
 def kind_of(hint: Any) -> tuple[Any, bool]:
@@ -57,6 +104,8 @@ def settle(run: Any) -> None:
 def _settled(value: Any, kind: Any) -> Any:
     """raises  TypeError that says what is wanted"""
     if get_origin(kind) is Literal:
+        # A command line has text for what is a number in Python.
+        value = str(value) if type(value) is int and str(value) in get_args(kind) else value
         if value not in get_args(kind):
             raise TypeError(f"one of {', '.join(map(str, get_args(kind)))}")
         return value

@@ -1,5 +1,6 @@
 """How every command begins and ends: bad input is one sentence, and the exit status says what happened."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,10 @@ INTERRUPTED = 130  # as a shell names a program that Ctrl-C ended: `train && eva
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a command line: bad input and a lack of memory or disk are one line on stderr and status 2, Ctrl-C is 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal's encoding lacks, in a name of a class or a file, is shown as \xe4 and ends no command.
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -30,6 +35,13 @@ def run(main: Callable[[], int | None]) -> None:
         place = f" {error.filename}" if error.filename else ""
         print(
             f"error: cannot read or write{place} ({error.strerror or error}): check room and rights.", file=sys.stderr
+        )
+        sys.exit(2)
+    except UnicodeEncodeError as error:
+        print(
+            f"error: this system's encoding, {error.encoding}, cannot say {error.object!r}, which may be the name of a "
+            "file: set the environment's PYTHONUTF8=1 or a UTF-8 locale.",
+            file=sys.stderr,
         )
         sys.exit(2)
     except KeyboardInterrupt:

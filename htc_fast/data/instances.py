@@ -8,6 +8,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from htc_fast.errors import UserError
+
 
 @dataclass
 class Instances:
@@ -63,23 +65,30 @@ class Instances:
     def name(self, index: int) -> str:
         """The class name of one instance."""
         label = int(self.labels[index])
-        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+        return self.class_names[label] if 0 <= label < len(self.class_names) else f"class {label}"
 
-    def to_coco(self, image_id: int | str, category_ids: Sequence[int | str] | None = None) -> list[dict]:
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int | str | None] | None = None) -> list[dict]:
         """COCO result dicts, ready for JSON.
 
-        category_ids  by label; None: label + 1, as category ids begin at 1
+        category_ids  by label, instances of a class without one (None) are left out; None: label + 1, as ids begin at 1
+        raises        UserError for a label that has no entry
         """
+        count = len(category_ids) if category_ids else None
+        if count is not None and len(self) and int(self.labels.max()) >= count:
+            raise UserError(f"label {int(self.labels.max())} has no category id: category_ids has {count} entries.")
         results = []
         for box, score, label, rle in zip(
             self.boxes.double().tolist(), self.scores.tolist(), self.labels.tolist(), self.rle, strict=True
         ):
+            category = category_ids[label] if category_ids else label + 1
+            if category is None:
+                continue
             x1, y1, x2, y2 = box
             counts = rle["counts"]
             results.append(
                 {
                     "image_id": image_id,
-                    "category_id": category_ids[label] if category_ids else label + 1,
+                    "category_id": category,
                     "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
                     "score": round(score, 5),
                     "segmentation": {

@@ -73,7 +73,7 @@ class Model:
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # RGB, 0-255
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
     class_names: tuple[str, ...] = ()  # by label; without them COCO's for 80 classes, else numbers
-    category_ids: tuple[int | str, ...] = ()  # by label, of the data set that it was trained on
+    category_ids: tuple[int | str | None, ...] = ()  # by label, of the data set that it was trained on
     image_size: tuple[int, int] | None = None  # (short side, limit of the long side) of the pictures in training
 
     def __post_init__(self):
@@ -91,6 +91,8 @@ class Model:
             if len(getattr(self, name)) not in (0, self.num_classes):
                 found = len(getattr(self, name))
                 raise ValueError(f"{name} must have one entry per class, got {found} for {self.num_classes} classes.")
+        if isinstance(self.detections, bool) or not isinstance(self.detections, int) or self.detections < 1:
+            raise ValueError(f"detections must be an integer of at least 1, got {self.detections!r}.")
         if self.semantic not in SEMANTIC:
             raise ValueError(f"semantic must be one of {', '.join(SEMANTIC)}, got {self.semantic!r}.")
         if self.score_average not in ("logits", "probabilities"):
