@@ -61,10 +61,10 @@ class EvaluationRun(Inference):
         )
 
     def load(self, device: str | None = None) -> Detector:
-        """The detector; without --detections it gives at least as many objects as count."""
+        """The detector, which gives as many objects as count where these are more than COCO's 100."""
         model = super().load(device)
-        if self.detections is None and model.config.detections < self.max_dets:
-            say_once(f"the model gives up to {self.max_dets} objects in a picture here, as --max-dets lets them count.")
+        if self.detections is None and self.max_dets > max(model.config.detections, coco.MAX_DETECTIONS):
+            say_once(f"--max-dets {self.max_dets}: the model gives as many objects in a picture, too.")
             model.config = replace(model.config, detections=self.max_dets)
         return model
 

@@ -122,8 +122,8 @@ def say_sizes(unlike: list[tuple[Path, Size]], file: str) -> None:
     if unlike:
         source, (height, width) = unlike[0]
         say_once(
-            f"{len(unlike)} pictures are of another size than {file} lists, such as {source} with {width} x {height} "
-            "pixels: they may be other pictures of that name, and results are in their own pixels."
+            f"{len(unlike)} picture{'' if len(unlike) == 1 else 's'} {_are(unlike)} of another size than {file} lists "
+            f"({source}, {width} x {height} pixels), so another one may have that name; results are in its own pixels."
         )
 
 
@@ -204,8 +204,8 @@ def name_pictures(
     if found.roughly:
         number, place = found.roughly[0], found.places[found.roughly[0]]
         say_once(
-            f"{len(found.roughly)} of {len(sources)} pictures are not where {file} lists them, and are matched by the "
-            f"end of their path ({sources[number]} for {known.file_names[place or 0]})."
+            f"{len(found.roughly)} of {len(sources)} pictures {_are(found.roughly)} not where {file} lists them, and "
+            f"matched by the end of the path ({sources[number]} for {known.file_names[place or 0]})."
         )
     others = [number for number, place in enumerate(found.places) if place is None]
     listed = [picture.id for picture in known.pictures]
@@ -213,11 +213,15 @@ def name_pictures(
     if others:
         few_of_them = few([str(sources[number]) for number in others], most=3)
         say_once(
-            f"{len(others)} of {len(sources)} pictures are not listed in {file} ({few_of_them}): they get image ids "
-            f"that it does not use, {given[others[0]]}{f' to {given[others[-1]]}' if len(others) > 1 else ''}."
+            f"{len(others)} of {len(sources)} pictures {_are(others)} not listed in {file} ({few_of_them}), so results "
+            f"have image ids for them that it has not: {few([given[number] for number in others], most=3)}."
         )
     ids = [given[number] if place is None else listed[place] for number, place in enumerate(found.places)]
     return ids, [None if place is None else known.sizes[place] for place in found.places]
+
+
+def _are(ones: Sequence) -> str:
+    return "is" if len(ones) == 1 else "are"
 
 
 def save_overlay(source: Path, found: Instances, path: Path, boxes: bool) -> None:

@@ -21,7 +21,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}{about_encoding(str(error))}", file=sys.stderr)
         sys.exit(2)
     except torch.OutOfMemoryError as error:
         first = str(error).strip().splitlines()[0]
@@ -47,3 +47,11 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def about_encoding(sentence: str) -> str:
+    """A remark where a name in the sentence may be why a file was not found."""
+    encoding = sys.getfilesystemencoding()
+    if sentence.isascii() or encoding in ("utf-8", "mbcs"):
+        return ""
+    return f" File names are read as {encoding} here: the environment's PYTHONUTF8=1 reads them as UTF-8."

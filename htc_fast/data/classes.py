@@ -61,8 +61,9 @@ def names_for(config: Model, found: Annotations, name: str) -> list[str]:
     if config.class_names:
         return list(config.class_names)
     names, _ = default_classes(config.num_classes)
-    there = set(found.classes)
-    if there <= set(names) or (len(there) != len(names) and there & set(names)):
+    shared = set(found.classes) & set(names)
+    in_place = len(found.classes) == len(names) and all(a == b for a, b in zip(found.classes, names) if a in shared)
+    if len(shared) == len(found.classes) or (shared and not in_place):
         return list(names)
     if len(found.classes) != config.num_classes:
         raise UserError(

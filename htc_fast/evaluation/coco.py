@@ -58,13 +58,14 @@ def evaluate(
     size            (short side, long side) the network sees; None: that of the model's training, else 800, 1333
     limit           only the first pictures
     box_areas       small, medium and large masks by the area of their boxes, as in the paper's tables
-    max_detections  that count in a picture and class; a model that gives fewer in a picture gives as many here
+    max_detections  that count in a picture and class; for more than 100, the model gives as many in a picture, too
     returns         box_AP, box_AP50, ..., mask_AP, mask_AP50, ..., 0 to 1
     raises          UserError for data or options that cannot be used
     """
     check_count("max_detections", max_detections, most=MOST_DETECTIONS)
     _check_kinds(model, dataset)
-    with changed(model, detections=max(model.config.detections, max_detections)):
+    given = model.config.detections
+    with changed(model, detections=max(given, max_detections) if max_detections > MAX_DETECTIONS else given):
         found = collect(
             model, dataset, size=size, batch_size=batch_size, workers=workers, limit=limit, progress=progress
         )

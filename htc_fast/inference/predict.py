@@ -63,7 +63,8 @@ def predict(
     for index, result in results:
         if isinstance(result, UserError):
             raise result
-        say_full(model, result)
+        if score_threshold > 0:  # without one, it is always full
+            say_full(model, result)
         found[index] = result
     return [found[index] for index in range(len(sources))]
 
