@@ -137,7 +137,7 @@ def relabelled(found: Annotations, classes: Sequence[str], name: str) -> Annotat
             f"{name} lacks {len(lacking)} of the {len(classes)} classes ({few(lacking)}){hint}: none of them counts."
         )
     if others:
-        say_once(f"{name}: there is no class {few(others)} here, so {left_out} of its annotations are left out.")
+        say_once(f"{name}: there is no class {few(others)} here, so {left_out} annotations are left out.")
     ids = {one: found.category_ids[label] for label, one in enumerate(found.classes)}
     return replace(
         found,
@@ -152,6 +152,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
-def few(names: Sequence[str], most: int = 5) -> str:
+def few(names: Sequence[object], most: int = 5) -> str:
     """Some of a list of names, for a sentence."""
     return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -68,7 +68,7 @@ def named(*names):
 def test_classes_are_matched_by_name(tmp_path, monkeypatch, run):
     monkeypatch.setattr(network, "load", lambda *_, **__: named("owl", "dog"))
     status, out, err = run("--data", write(tmp_path / "data"), "--out", tmp_path / "out")
-    assert status == 0 and "cat" not in out and "no class cat here, so 1 of its annotations are left out" in err
+    assert status == 0 and "cat" not in out and "no class cat here, so 1 annotations are left out" in err
     results = json.loads((tmp_path / "out" / "results.bbox.json").read_text())
     assert [item["category_id"] for item in results[:2]] == [3, 90]
 

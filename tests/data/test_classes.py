@@ -75,7 +75,7 @@ def test_both_sides_are_said(dataset, capsys):
     other = dataset.relabelled(["Cat", "owl"])
     said = capsys.readouterr().err
     assert "lacks 1 of the 2 classes (Cat) (is 'Cat' the same as its 'cat'?" in said
-    assert "there is no class dog, cat here, so 2 of its annotations are left out" in said
+    assert "there is no class dog, cat here, so 2 annotations are left out" in said
     assert other.category_ids == [None, 90] and other.classes == ["Cat", "owl"]
     assert [[item.label for item in picture.annotations] for picture in other.pictures] == [[1], []]
 

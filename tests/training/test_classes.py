@@ -23,7 +23,7 @@ def files(root, train, val):
 CASES = {
     "another order": (["dog", "cat"], [1, 0], ""),
     "fewer": (["dog"], [1], "lacks 1 of the 2 classes (cat)"),
-    "more": (["owl", "cat", "dog"], [0, 1], "there is no class owl here, so 1 of its annotations are left out"),
+    "more": (["owl", "cat", "dog"], [0, 1], "there is no class owl here, so 1 annotations are left out"),
     "some": (["owl", "dog"], [1], "lacks 1 of the 2 classes (cat)"),
 }
 
