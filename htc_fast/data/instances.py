@@ -71,16 +71,16 @@ class Instances:
         """COCO result dicts, ready for JSON.
 
         category_ids  by label, instances of a class without one (None) are left out; None: label + 1, as ids begin at 1
-        raises        UserError for a label that has no entry
+        raises        UserError if it has too few
         """
-        count = len(category_ids) if category_ids else None
-        if count is not None and len(self) and int(self.labels.max()) >= count:
-            raise UserError(f"label {int(self.labels.max())} has no category id: category_ids has {count} entries.")
+        ids = () if category_ids is None else category_ids
+        if len(ids) and len(self) and int(self.labels.max()) >= len(ids):
+            raise UserError(f"label {int(self.labels.max())} has no id: got {len(ids)} category_ids.")
         results = []
         for box, score, label, rle in zip(
             self.boxes.double().tolist(), self.scores.tolist(), self.labels.tolist(), self.rle, strict=True
         ):
-            category = category_ids[label] if category_ids else label + 1
+            category = ids[label] if len(ids) else label + 1
             if category is None:
                 continue
             x1, y1, x2, y2 = box

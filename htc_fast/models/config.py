@@ -91,8 +91,6 @@ class Model:
             if len(getattr(self, name)) not in (0, self.num_classes):
                 found = len(getattr(self, name))
                 raise ValueError(f"{name} must have one entry per class, got {found} for {self.num_classes} classes.")
-        if isinstance(self.detections, bool) or not isinstance(self.detections, int) or self.detections < 1:
-            raise ValueError(f"detections must be an integer of at least 1, got {self.detections!r}.")
         if self.semantic not in SEMANTIC:
             raise ValueError(f"semantic must be one of {', '.join(SEMANTIC)}, got {self.semantic!r}.")
         if self.score_average not in ("logits", "probabilities"):

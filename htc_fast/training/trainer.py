@@ -221,10 +221,8 @@ def _start_from(model: Detector, weights: str | Path, train: CocoDataset) -> Non
 
 def _match_classes(file: Weights, model: Detector, train: CocoDataset) -> str:
     """Bring the rows of a file's classes to where the model has these classes; returns what there is to say of it."""
-    new, known = train.classes, file.config
-    old = [] if known is None else list(known.class_names)
-    count = len(file.tensors.get("box_heads.0.classes.bias", ())) - 1
-    coco = default_classes(count)[0]
+    new, count = train.classes, len(file.tensors.get("box_heads.0.classes.bias", ())) - 1
+    old, coco = list(file.described(count).get("class_names", ())), default_classes(count)[0]
     if not old and count == 80 and set(new) & set(coco):
         old = list(coco)
     if not old:
