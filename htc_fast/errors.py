@@ -1,7 +1,6 @@
 """The one exception for bad input from outside (files, options, data sets), and the checks that raise it."""
 
 import difflib
-import math
 import operator
 import types
 from collections.abc import Iterable
@@ -9,6 +8,8 @@ from dataclasses import fields
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+LONGEST_SIDE = 65_536
 
 
 class UserError(ValueError):
@@ -64,9 +65,9 @@ def check_sides(name: str, value: Any, meaning: str = "(short side, limit of the
     raises  UserError
     """
     sides = list(value) if isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0 else []
-    numbers = [isinstance(one, Real) and not isinstance(one, bool) and math.isfinite(one) for one in sides]
-    if len(sides) != 2 or not all(numbers) or min(sides) < 32:
-        raise UserError(f"{name} takes two sides of at least 32 pixels, {meaning}, got {shown(value)}.")
+    numbers = all(isinstance(one, Real) and not isinstance(one, bool) for one in sides)
+    if len(sides) != 2 or not numbers or not all(32 <= one <= LONGEST_SIDE for one in sides):
+        raise UserError(f"{name} takes two sides of 32 to {LONGEST_SIDE} pixels, {meaning}, got {shown(value)}.")
     return int(sides[0]), int(sides[1])
 
 

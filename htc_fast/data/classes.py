@@ -104,8 +104,11 @@ def check_names(names: Any, config: Model) -> Sequence[str]:
 
     raises  UserError if they are not one for each class, or the model's own in another order
     """
-    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(one, str) for one in names):
+    ordered = isinstance(names, Iterable) and not isinstance(names, (str, bytes, dict, set, frozenset))
+    given = [str(one) if isinstance(one, str) else one for one in names] if ordered else []
+    if not ordered or not all(isinstance(one, str) for one in given):
         raise UserError(f"class_names takes a list of names, got {shown(names)}.")
+    names = given
     if len(names) != config.num_classes:
         raise UserError(f"class_names must name {config.num_classes} classes, as the model has, got {len(names)}.")
     check_order(names, config.class_names)

@@ -90,6 +90,7 @@ def collect(
     raises  UserError if a picture cannot be read, or model and data have no class in common
     """
     _check_kinds(model, dataset)
+    batch_size = check_count("batch_size", batch_size)
     names = names_for(model.config, dataset.annotations, dataset.path.name)
     shared_labels(dataset.annotations, names, dataset.path.name)
     count = len(dataset) if limit is None else min(check_count("limit", limit), len(dataset))

@@ -83,7 +83,7 @@ def test_both_sides_are_said(dataset, capsys):
 def test_names_given_by_hand():
     config = Model("m", num_classes=2, class_names=("cat", "dog"))
     assert check_names(["Katze", "Hund"], config) == ["Katze", "Hund"]
-    assert check_names(("cat", "Hund"), config) == ("cat", "Hund")
+    assert check_names(("cat", "Hund"), config) == ["cat", "Hund"]
     for names, sentence in (
         (["dog", "cat"], "puts 'dog' in another place than the model, whose classes are cat, dog"),
         (["cat"], "must name 2 classes, as the model has, got 1"),

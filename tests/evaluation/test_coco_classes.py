@@ -95,10 +95,11 @@ def test_a_label_without_an_id_is_a_sentence(dataset):
 
 
 WRONG = {
-    "size": ({"size": 64}, r"size takes two sides of at least 32 pixels.*got 64 \(int\)"),
+    "size": ({"size": 64}, r"size takes two sides of 32 to 65536 pixels.*got 64 \(int\)"),
     "size of text": ({"size": "64"}, r"size takes two sides.*got '64' \(str\)"),
     "size of three": ({"size": (1, 2, 3)}, "size takes two sides"),
     "batch size": ({"batch_size": 0}, "batch_size takes a whole number of at least 1, got 0"),
+    "batch size of text": ({"batch_size": "2"}, r"batch_size takes a whole number of at least 1, got '2' \(str\)"),
     "workers": ({"workers": -1}, "workers takes a whole number of at least 0, got -1"),
     "limit": ({"limit": 0}, "limit takes a whole number of at least 1, got 0"),
     "max_detections": ({"max_detections": 0}, "max_detections takes a whole number from 1 to 10000, got 0"),
