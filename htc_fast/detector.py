@@ -12,6 +12,7 @@ from htc_fast.models import zoo
 from htc_fast.models.htc import HTC
 from htc_fast.models.weights.fit import fitting
 from htc_fast.models.weights.load import load_weights, read
+from htc_fast.models.weights.rows import check_order
 
 
 class Detector(HTC):
@@ -42,7 +43,9 @@ def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None
         return Detector(zoo.config(name, num_classes=num_classes, **overrides))
     file = read(weights, num_classes)
     file.check(num_classes)
-    options = {**file.built, **file.described(num_classes), **overrides}
+    described = file.described(num_classes)
+    check_order(overrides.get("class_names") or (), described.get("class_names", ()))
+    options = {**file.built, **described, **overrides}
     model = Detector(zoo.config(name, num_classes=num_classes, **options))
     load_weights(model, file)
     return model

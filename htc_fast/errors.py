@@ -2,13 +2,17 @@
 
 import difflib
 import functools
+import operator
 import os
 import sys
 import types
 from collections.abc import Iterable
 from dataclasses import fields
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+LONGEST_SIDE = 65_536
 
 
 class UserError(ValueError):
@@ -39,6 +43,50 @@ def choose(name: str, options: Iterable[str], what: str) -> str:
     raise UserError(f"unknown {what} {name!r}: {hint}")
 
 
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """A whole number of at least `least` and, where there is one, at most `most`.
+
+    name    of the argument or the option
+    raises  UserError
+    """
+    limits = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+    try:
+        number = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
+    except TypeError:
+        raise UserError(f"{name} takes {limits}, got {shown(value)}.") from None
+    if number < least or (most is not None and number > most):
+        raise UserError(f"{name} takes {limits}, got {number}.")
+    return number
+
+
+def check_score(name: str, value: Any) -> float:
+    """A number from 0 to 1.
+
+    raises  UserError
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise UserError(f"{name} takes a number from 0 to 1, got {shown(value)}.")
+    return float(value)
+
+
+def check_sides(name: str, value: Any, meaning: str = "(short side, limit of the long side)") -> tuple[int, int]:
+    """Two sides in pixels.
+
+    raises  UserError
+    """
+    sides = list(value) if isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0 else []
+    numbers = all(isinstance(one, Real) and not isinstance(one, bool) for one in sides)
+    if len(sides) != 2 or not numbers or not all(32 <= one <= LONGEST_SIDE for one in sides):
+        raise UserError(f"{name} takes two sides of 32 to {LONGEST_SIDE} pixels, {meaning}, got {shown(value)}.")
+    return int(sides[0]), int(sides[1])
+
+
+def shown(value: Any) -> str:
+    """A value and its type, for a sentence."""
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 60 else f'{text[:60]}…'} ({type(value).__name__})"
+
+
 def kind_of(hint: Any) -> tuple[Any, bool]:
     """What a field's type comes down to without its notes and without None, and whether None is allowed."""
     hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
@@ -67,6 +115,8 @@ def settle(run: Any) -> None:
 def _settled(value: Any, kind: Any) -> Any:
     """raises  TypeError that says what is wanted"""
     if get_origin(kind) is Literal:
+        # A command line has text for what is a number in Python.
+        value = str(value) if type(value) is int and str(value) in get_args(kind) else value
         if value not in get_args(kind):
             raise TypeError(f"one of {', '.join(map(str, get_args(kind)))}")
         return value

@@ -1,6 +1,6 @@
 """`python -m htc_fast.evaluate`: box and mask AP of a weights file on a COCO-format data set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,10 +11,11 @@ from htc_fast.commands.network import Inference
 from htc_fast.commands.options import parse
 from htc_fast.commands.output import write_json
 from htc_fast.data import CocoDataset
+from htc_fast.data.classes import names_for
 from htc_fast.data.instances import Instances
 from htc_fast.detector import Detector
 from htc_fast.device import find_device
-from htc_fast.errors import UserError
+from htc_fast.errors import check_count, check_score, say_once
 from htc_fast.evaluation import coco
 from htc_fast.training import distributed
 
@@ -35,15 +36,20 @@ class EvaluationRun(Inference):
         Literal["1", "2", "3", "all"] | None, "one stage alone instead of the ensemble; all: each, then that"
     ] = None
     box_areas: Annotated[bool, "small, medium, large masks by their boxes' area, as in the paper"] = False
+    max_dets: Annotated[int, "detections that count in a picture and class; COCO's protocol has 100", "N"] = (
+        coco.MAX_DETECTIONS
+    )
     out: Annotated[Path | None, "write metrics.json, results.bbox.json and results.segm.json there", "DIR"] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.limit is not None and self.limit < 1:
-            raise UserError("--limit takes a number of at least 1.")
+        if self.limit is not None:
+            check_count("--limit", self.limit)
+        check_score("--score", self.score)
+        check_count("--max-dets", self.max_dets, most=coco.MOST_DETECTIONS)
 
-    def dataset(self, classes: list[str] | None = None) -> CocoDataset:
-        """The pictures; classes in that order, where it is given."""
+    def dataset(self) -> CocoDataset:
+        """The pictures and what is in them."""
         return CocoDataset(
             self.data,
             self.split,
@@ -51,8 +57,15 @@ class EvaluationRun(Inference):
             images=self.images,
             semantic="none",
             keep_empty=True,
-            classes=classes,
         )
+
+    def load(self, device: str | None = None) -> Detector:
+        """The detector, which gives as many objects as count where these are more than COCO's 100."""
+        model = super().load(device)
+        if self.detections is None and self.max_dets > max(model.config.detections, coco.MAX_DETECTIONS):
+            say_once(f"--max-dets {self.max_dets}: the model gives as many objects in a picture, too.")
+            model.config = replace(model.config, detections=self.max_dets)
+        return model
 
 
 def main() -> int:
@@ -72,20 +85,16 @@ def evaluate(run: EvaluationRun) -> dict[str, dict | None]:
         find_device(run.device)
     world = distributed.start(run.device)
     try:
-        model = run.load(len(dataset.classes), str(world.device))
-        names = list(model.config.class_names)
-        if names and names != dataset.classes and set(names) <= set(dataset.classes):
-            # The file numbers or orders the classes in another way than the training data did.
-            dataset = run.dataset(names)
+        model = run.load(str(world.device))
+        # The model's labels count: the file may number, order or choose the classes in another way.
+        dataset = dataset.relabelled(names_for(model.config, dataset.annotations, dataset.path.name))
         stages = range(1, len(model.config.stages.match_iou) + 1)
         asked = [*stages, None] if run.stage == "all" else [int(run.stage) if run.stage else None]
         report: dict[str, dict | None] = {}
         for stage in asked:
             found = coco.gather(predictions(run, model, dataset, stage, world))
             if world.is_main:
-                report[f"stage {stage}" if stage else "ensemble"] = conclude(run, dataset, found, stage)
-        if world.is_main and run.out:
-            write_json(run.out / "metrics.json", report)
+                conclude(run, dataset, found, stage, report)
     finally:
         distributed.stop()
     return report
@@ -109,19 +118,31 @@ def predictions(
         )
 
 
-def conclude(run: EvaluationRun, dataset: CocoDataset, found: dict[int, Instances], stage: int | None) -> dict | None:
-    """Write one evaluation's results, print its tables and return its numbers."""
+def conclude(
+    run: EvaluationRun,
+    dataset: CocoDataset,
+    found: dict[int, Instances],
+    stage: int | None,
+    report: dict[str, dict | None],
+) -> None:
+    """Write one evaluation's results, add its numbers to the report and write that; then print its tables."""
+    name = f"stage {stage}" if stage else "ensemble"
     if run.out:
         suffix = f".stage{stage}" if stage else ""
         for kind, content in zip(("bbox", "segm"), coco.results(dataset, found)):
             write_json(run.out / f"results{suffix}.{kind}.json", content)
-    if not dataset.annotations.labelled:
+    scores = None
+    if dataset.annotations.labelled:
+        scores = coco.score(dataset, found, box_areas=run.box_areas, max_detections=run.max_dets)
+    numbers = None if scores is None else {"metrics": scores.metrics, "per_class": scores.per_class}
+    report[name] = None if numbers is None else {**numbers, "pictures": len(found)}
+    if run.out:
+        write_json(run.out / "metrics.json", report)
+    if scores is None:
         print(f"{dataset.path.name} has no annotations, so there is no AP: {len(found)} pictures predicted.")
-        return None
-    scores = coco.score(dataset, found, box_areas=run.box_areas)
-    print(f"\n{f'stage {stage}' if stage else 'ensemble'}, {len(found)} pictures")
-    print(tables(scores))
-    return {"metrics": scores.metrics, "per_class": scores.per_class, "pictures": len(found)}
+    else:
+        print(f"\n{name}, {len(found)} pictures")
+        print(tables(scores))
 
 
 def tables(scores: coco.Scores) -> str:

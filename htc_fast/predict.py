@@ -3,11 +3,13 @@
 import glob
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import numpy as np
 from tqdm import tqdm
 
 from htc_fast.commands import entry
@@ -15,16 +17,20 @@ from htc_fast.commands.network import Inference
 from htc_fast.commands.options import parse
 from htc_fast.commands.output import JsonList
 from htc_fast.data.annotations import Annotations, read_annotations
-from htc_fast.data.classes import default_classes
+from htc_fast.data.classes import classes_of, few, names_for, near_misses, shared_labels
 from htc_fast.data.formats import pictures_in
 from htc_fast.data.instances import Instances
+from htc_fast.data.listed import find_listed, fresh_ids, numbers_in_names
+from htc_fast.data.numbers import identity
+from htc_fast.data.pictures import load_image
 from htc_fast.detector import Detector
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, check_score, say_once
 from htc_fast.inference.draw import draw
 from htc_fast.inference.fonts import open_font
-from htc_fast.inference.predict import Sources, stream
+from htc_fast.inference.predict import say_full, stream
 from htc_fast.inference.threads import Behind
 
+Size = tuple[int, int]
 ABOUT = "Find objects in pictures and draw them."
 
 
@@ -35,9 +41,7 @@ class PredictionRun(Inference):
     POSITIONAL: ClassVar = "pictures"
 
     pictures: Annotated[tuple[str, ...], "files, folders or globs", "PICTURES"] = ()
-    annotations: Annotated[Path | None, "COCO file that names the classes, and the pictures' ids if it lists them"] = (
-        None
-    )
+    annotations: Annotated[Path | None, "COCO file whose category ids and image ids the results get, by name"] = None
     out: Annotated[Path, "folder of the overlays and results.json", "DIR"] = Path("predictions")
     score: Annotated[float, "leave out what is scored lower"] = 0.3
     stage: Annotated[int | None, "one stage of the cascade alone instead of the ensemble"] = None
@@ -47,8 +51,7 @@ class PredictionRun(Inference):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.score <= 1:
-            raise UserError("--score takes a number from 0 to 1.")
+        check_score("--score", self.score)
 
 
 def main() -> int:
@@ -66,42 +69,67 @@ def predict(run: PredictionRun) -> int:
         open_font(run.font)  # before the work that would be lost
     overlays = name_overlays(sources, run.out)
     known = read_annotations(run.annotations) if run.annotations else None
-    model = run.load(len(known.classes) if known else None)
-    names, category_ids = find_classes(model, known)
-    ids = name_pictures(sources, known)
-    failed = drawn = 0
+    file = run.annotations.name if run.annotations else ""
+    ids, sizes = name_pictures(sources, known, file)
+    model = run.load()
+    names, category_ids = find_classes(model, known, file)
+    failed, drawn, unlike = 0, 0, list[tuple[Path, Size]]()
+    nameless: Counter[str] = Counter()
     bar = tqdm(total=len(sources), desc="predicting", unit="img", disable=None)
     with bar, JsonList(run.out / "results.json") as results, Behind(threads=2, depth=8) as behind:
-        for index, found in predictions(run, model, sources, names):
+        for index, found in predictions(run, model, sources, sizes, names):
             bar.update()
             if isinstance(found, UserError):
                 failed += 1
                 bar.write(f"skipped: {found}", file=sys.stderr)
                 continue
+            say_full(model, found)
+            unlike += [(sources[index], found.size)] if sizes[index] not in (None, found.size) else []
             drawn += len(found)
             items = found.to_coco(ids[index], category_ids)
             results.add({**item, "file_name": str(sources[index])} for item in items)
+            nameless.update(names[label] for label in found.labels.tolist() if category_ids[label] is None)
             if run.overlays:
                 behind(save_overlay, sources[index], found, overlays[index], run.boxes, run.font)
+    say_sizes(unlike, file)
     skipped = f", {failed} skipped" if failed else ""
-    print(f"{len(sources) - failed} pictures{skipped}, {drawn} instances: {run.out}")
+    without = f" ({nameless.total()} of them not in results.json: {file} has no {few(list(nameless))})"
+    print(f"{len(sources) - failed} pictures{skipped}, {drawn} instances{without if nameless else ''}: {run.out}")
     return failed
 
 
 def predictions(
-    run: PredictionRun, model: Detector, sources: list[Path], names: Sequence[str]
+    run: PredictionRun, model: Detector, sources: list[Path], sizes: Sequence[Size | None], names: Sequence[str]
 ) -> Iterator[tuple[int, Instances | UserError]]:
     """Pairs of (picture number, its instances or its error)."""
     with run.ready(model, run.stage) as form:
         yield from stream(
             form,
             len(sources),
-            Sources(sources),
+            lambda index: load_listed(sources[index], sizes[index]),
             size=run.size,
             batch_size=run.batch_size,
             score_threshold=run.score,
             class_names=names,
             workers=run.workers,
+        )
+
+
+def load_listed(source: Path, size: Size | None) -> np.ndarray:
+    """A picture, turned as its annotations were drawn if it has their size (height, width); else as it says itself."""
+    try:
+        return load_image(source, size)
+    except UserError:
+        return load_image(source)
+
+
+def say_sizes(unlike: list[tuple[Path, Size]], file: str) -> None:
+    """Say that pictures are not of the size that the annotation file lists: (path, (height, width))."""
+    if unlike:
+        source, (height, width) = unlike[0]
+        say_once(
+            f"{len(unlike)} picture{'' if len(unlike) == 1 else 's'} {_are(unlike)} of another size than {file} lists "
+            f"({source}, {width} x {height} pixels), so another one may have that name; results are in its own pixels."
         )
 
 
@@ -146,30 +174,58 @@ def name_overlays(sources: list[Path], out: Path) -> list[Path]:
     return overlays
 
 
-def find_classes(model: Detector, known: Annotations | None) -> tuple[Sequence[str], Sequence[int | str]]:
-    """Class names and category ids: the annotation file's, else the weights file's, else COCO's or numbers."""
-    count = model.config.num_classes
-    if known is not None:
-        if len(known.classes) != count:
-            raise UserError(
-                f"the model has {count} classes, --annotations has {len(known.classes)}: they must be equal."
-            )
-        return known.classes, known.category_ids
-    names, ids = default_classes(count)
-    return model.config.class_names or names, model.config.category_ids or ids
+def find_classes(
+    model: Detector, known: Annotations | None, file: str
+) -> tuple[Sequence[str], Sequence[int | str | None]]:
+    """Class names and category ids by label: names are the model's, ids those that --annotations has for the names."""
+    if known is None:
+        return classes_of(model.config)
+    names = names_for(model.config, known, file)
+    labels = {label: there for there, label in shared_labels(known, names, file).items()}
+    lacking = [name for label, name in enumerate(names) if label not in labels]
+    if lacking:
+        hint = near_misses(lacking, known.classes)
+        say_once(
+            f"{file} lacks {len(lacking)} of the model's {len(names)} classes ({few(lacking)}){hint}: objects of these "
+            "have no category id and are drawn, but left out of results.json."
+        )
+    return names, [known.category_ids[labels[label]] if label in labels else None for label in range(len(names))]
 
 
-def name_pictures(sources: list[Path], known: Annotations | None) -> list:
-    """Image ids: those of --annotations by file name, else the number a name consists of (COCO's), else 1, 2, ..."""
-    if known is not None:
-        listed = {Path(picture.file_name).name: picture.id for picture in known.pictures}
-        ids = [listed.get(source.name) for source in sources]
-        if None not in ids:
-            return ids
-    stems = [source.stem for source in sources]
-    if all(stem.isascii() and stem.isdigit() for stem in stems) and len(set(map(int, stems))) == len(stems):
-        return [int(stem) for stem in stems]
-    return list(range(1, len(sources) + 1))
+def name_pictures(
+    sources: list[Path], known: Annotations | None, file: str
+) -> tuple[list[int | str], list[Size | None]]:
+    """Image ids and (height, width): those of --annotations, by the end of the path; ids of the others are others.
+
+    raises  UserError where two pictures may be the same one
+    """
+    if known is None:
+        if numbers_in_names(sources) is None and any(source.stem.isdigit() for source in sources):
+            say_once("not every picture's name is a number of its own, so image ids count from 1 in their order.")
+        return list(fresh_ids(sources)), [None] * len(sources)
+    found = find_listed(sources, known.file_names, file)
+    if found.roughly:
+        number, place = found.roughly[0], found.places[found.roughly[0]]
+        say_once(
+            f"{len(found.roughly)} of {len(sources)} pictures {_are(found.roughly)} not where {file} lists them, and "
+            f"matched by the end of the path ({sources[number]} for {known.file_names[place or 0]})."
+        )
+    others = [number for number, place in enumerate(found.places) if place is None]
+    listed = [picture.id for picture in known.pictures]
+    taken = [identity(one) for one in listed]  # "5" is 5
+    given = dict(zip(others, fresh_ids([sources[number] for number in others], taken)))
+    if others:
+        few_of_them = few([str(sources[number]) for number in others], most=3)
+        say_once(
+            f"{len(others)} of {len(sources)} pictures {_are(others)} not listed in {file} ({few_of_them}), so results "
+            f"have image ids for them that it has not: {few([given[number] for number in others], most=3)}."
+        )
+    ids = [given[number] if place is None else listed[place] for number, place in enumerate(found.places)]
+    return ids, [None if place is None else known.sizes[place] for place in found.places]
+
+
+def _are(ones: Sequence) -> str:
+    return "is" if len(ones) == 1 else "are"
 
 
 def save_overlay(source: Path, found: Instances, path: Path, boxes: bool, font: Path | None = None) -> None:
@@ -177,7 +233,7 @@ def save_overlay(source: Path, found: Instances, path: Path, boxes: bool, font: 
 
     raises  UserError if it cannot be written
     """
-    picture = draw(source, found, boxes=boxes, font=font)
+    picture = draw(load_listed(source, found.size), found, boxes=boxes, font=font)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, quality=92)

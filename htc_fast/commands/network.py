@@ -2,16 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from htc_fast.data.pictures import image_limits
 from htc_fast.detector import Detector, load
 from htc_fast.device import autocast
-from htc_fast.errors import UserError, settle
+from htc_fast.errors import check_count, settle
 from htc_fast.inference.optimize import Optimized, optimized
-from htc_fast.inference.predict import at_stage
+from htc_fast.inference.predict import MOST_DETECTIONS, at_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +28,24 @@ class Network:
     image_size: Annotated[tuple[int, ...] | None, "short side and, optionally, longest long side", "PX"] = None
     batch_size: int = 1
     device: Annotated[str | None, "cpu, cuda, cuda:1; by default a GPU if there is one"] = None
+    detections: Annotated[int | None, "at most so many objects in a picture (default: the model's own, 100)", "N"] = (
+        None
+    )
 
     def __post_init__(self) -> None:
         settle(self)
-        if self.batch_size < 1:
-            raise UserError("--batch-size takes a number of at least 1.")
+        check_count("--batch-size", self.batch_size)
+        if self.detections is not None:
+            check_count("--detections", self.detections, most=MOST_DETECTIONS)
         if self.image_size is not None:
             image_limits(self.image_size)
 
-    def load(self, num_classes: int | None = None, device: str | None = None) -> Detector:
+    def load(self, device: str | None = None) -> Detector:
         """The detector, on its device."""
-        return load(self.weights, name=self.model, num_classes=num_classes, device=device or self.device)
+        model = load(self.weights, name=self.model, device=device or self.device)
+        if self.detections is not None:
+            model.config = replace(model.config, detections=self.detections)
+        return model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,10 @@ class Inference(Network):
     workers: Annotated[int, "threads that read pictures (default: 1 on a CPU, up to 8 on a GPU)"] = 0
     optimize: Annotated[bool, "fold and fuse the network first; on a GPU, one graph per size"] = False
     amp: Annotated[bool, "compute in bf16 where that is safe and the device can"] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("--workers", self.workers, least=0)
 
     @property
     def size(self) -> tuple[int, int] | None:

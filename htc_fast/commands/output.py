@@ -30,7 +30,7 @@ def write_json(path: Path, content: object) -> None:
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_text(json.dumps(content))
+            partial.write_text(json.dumps(content), encoding="utf-8")
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -50,7 +50,7 @@ class JsonList:
     def __enter__(self) -> "JsonList":
         with _writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.partial, "w")
+            self.file = open(self.partial, "w", encoding="utf-8")
         self.between = "["
         return self
 
@@ -77,4 +77,4 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another --out.") from None
+        raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another place (--out).") from None

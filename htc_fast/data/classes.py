@@ -3,12 +3,17 @@
 Classes are who they are called: wherever two lists meet, they are matched by name.
 """
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from htc_fast.data.annotations import Annotations, Picture, say_once
+from htc_fast.data.annotations import Annotations
 from htc_fast.data.packed import Packed
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, say_once, shown
+from htc_fast.models.config import Model
+from htc_fast.models.weights.rows import check_order
 
 _GROUPS = {
     1: "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant",
@@ -34,6 +39,82 @@ def default_classes(count: int) -> tuple[Sequence[str], Sequence[int]]:
     return [f"class {i + 1}" for i in range(count)], list(range(1, count + 1))
 
 
+def classes_of(config: Model) -> tuple[Sequence[str], Sequence[int | str | None]]:
+    """A model's class names and category ids by label: its own; without them COCO's for 80 classes, else numbers."""
+    names, ids = default_classes(config.num_classes)
+    if config.category_ids:
+        return config.class_names or names, config.category_ids
+    if config.class_names and set(config.class_names) != set(names):
+        return config.class_names, range(1, config.num_classes + 1)
+    numbers = dict(zip(names, ids))
+    names = config.class_names or names
+    return names, [numbers[name] for name in names]
+
+
+def names_for(config: Model, found: Annotations, name: str) -> list[str]:
+    """The names by which a model's classes are looked for in an annotation file.
+
+    found    the file's annotations, and its name for what is said
+    returns  by label: the model's own; without them COCO's where the file has any of those, else the file's in order
+    raises   UserError if the model has no names and another number of classes
+    """
+    if config.class_names:
+        return list(config.class_names)
+    names, _ = default_classes(config.num_classes)
+    shared = set(found.classes) & set(names)
+    in_place = len(found.classes) == len(names) and all(a == b for a, b in zip(found.classes, names) if a in shared)
+    if len(shared) == len(found.classes) or (shared and not in_place):
+        return list(names)
+    if len(found.classes) != config.num_classes:
+        raise UserError(
+            f"the model has {config.num_classes} classes, none with a name, and {name} has {len(found.classes)} "
+            f"({few(found.classes)}): choose other weights or another annotation file."
+        )
+    say_once(f"the weights name no classes: they are taken for those of {name} in its order ({few(found.classes)}).")
+    return list(found.classes)
+
+
+def shared_labels(found: Annotations, classes: Sequence[str], name: str) -> dict[int, int]:
+    """The labels of a file's classes -> those that they have in another list of classes.
+
+    raises  UserError if the two lists have no class in common, or one name stands for two classes
+    """
+    labels = {one: label for label, one in enumerate(classes)}
+    if len(labels) < len(classes):
+        twice = next(one for label, one in enumerate(classes) if labels[one] != label)
+        raise UserError(f"two classes are called {twice!r}, so {name} cannot be matched by name: rename one of them.")
+    both = {label: labels[one] for label, one in enumerate(found.classes) if one in labels}
+    if not both:
+        raise UserError(
+            f"{name} has none of the classes {few(classes)}: it has {few(found.classes)}"
+            f"{near_misses(classes, found.classes)}; choose other weights or another annotation file."
+        )
+    return both
+
+
+def near_misses(names: Sequence[str], others: Iterable[str]) -> str:
+    """A remark on names that differ in nothing but capitals, spaces, hyphens or underscores; "" if none do."""
+    alike = {_plain(one): one for one in others if _plain(one)}
+    pairs = [(one, alike[_plain(one)]) for one in names if alike.get(_plain(one), one) != one]
+    return f" (is {pairs[0][0]!r} the same as its {pairs[0][1]!r}? then call them alike)" if pairs else ""
+
+
+def check_names(names: Any, config: Model) -> Sequence[str]:
+    """Names for a model's classes, by label.
+
+    raises  UserError if they are not one for each class, or the model's own in another order
+    """
+    ordered = isinstance(names, Iterable) and not isinstance(names, (str, bytes, dict, set, frozenset))
+    given = [str(one) if isinstance(one, str) else one for one in names] if ordered else []
+    if not ordered or not all(isinstance(one, str) for one in given):
+        raise UserError(f"class_names takes a list of names, got {shown(names)}.")
+    names = given
+    if len(names) != config.num_classes:
+        raise UserError(f"class_names must name {config.num_classes} classes, as the model has, got {len(names)}.")
+    check_order(names, config.class_names)
+    return names
+
+
 def relabelled(found: Annotations, classes: Sequence[str], name: str) -> Annotations:
     """The same annotations with labels that count in another list of classes; what differs is said once.
 
@@ -45,23 +126,21 @@ def relabelled(found: Annotations, classes: Sequence[str], name: str) -> Annotat
     """
     if list(classes) == found.classes:
         return found
+    labels = shared_labels(found, classes, name)
     lacking = [one for one in classes if one not in found.classes]
     others = [one for one in found.classes if one not in classes]
-    if len(lacking) == len(classes):
-        raise UserError(
-            f"{name} has none of the classes {few(classes)}: it has {few(found.classes)}; "
-            "choose other weights or another annotation file."
-        )
-    labels = {found.classes.index(one): label for label, one in enumerate(classes) if one in found.classes}
     pictures, left_out = [], 0
     for picture in found.pictures:
         kept = [replace(item, label=labels[item.label]) for item in picture.annotations if item.label in labels]
         left_out += len(picture.annotations) - len(kept)
-        pictures.append(Picture(picture.id, picture.file_name, picture.height, picture.width, kept))
+        pictures.append(replace(picture, annotations=kept))
     if lacking:
-        say_once(f"{name} lacks {len(lacking)} of the {len(classes)} classes ({few(lacking)}): none of them counts.")
+        hint = near_misses(lacking, others)
+        say_once(
+            f"{name} lacks {len(lacking)} of the {len(classes)} classes ({few(lacking)}){hint}: none of them counts."
+        )
     if others:
-        say_once(f"{name}: {left_out} annotations are left out, as there is no class {few(others)}.")
+        say_once(f"{name}: there is no class {few(others)} here, so {left_out} annotations are left out.")
     ids = {one: found.category_ids[label] for label, one in enumerate(found.classes)}
     return replace(
         found,
@@ -72,6 +151,10 @@ def relabelled(found: Annotations, classes: Sequence[str], name: str) -> Annotat
     )
 
 
-def few(names: Sequence[str], most: int = 5) -> str:
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def few(names: Sequence[object], most: int = 5) -> str:
     """Some of a list of names, for a sentence."""
     return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -12,14 +12,14 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from htc_fast.data import semantic as semantic_maps
-from htc_fast.data.annotations import CROWD, Annotation, Annotations, Picture, read_annotations, say_once
+from htc_fast.data.annotations import CROWD, Annotation, Annotations, Picture, read_annotations
 from htc_fast.data.classes import relabelled
 from htc_fast.data.instances import Instances
 from htc_fast.data.masks import to_bitmaps, to_rle
 from htc_fast.data.names import Folder
 from htc_fast.data.numbers import brief
 from htc_fast.data.pictures import load_image
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, say_once
 
 SMALLEST_SIDE = 32
 

@@ -78,10 +78,10 @@ class Instances:
         label = int(self.labels[index])
         return self.class_names[label] if 0 <= label < len(self.class_names) else f"class {label}"
 
-    def to_coco(self, image_id: int | str, category_ids: Sequence[int | str] | None = None) -> list[dict]:
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int | str | None] | None = None) -> list[dict]:
         """COCO result dicts, ready for JSON.
 
-        category_ids  by label; None: label + 1, as category ids begin at 1
+        category_ids  by label, instances of a class without one (None) are left out; None: label + 1, as ids begin at 1
         raises        UserError if it has too few
         """
         ids = () if category_ids is None else category_ids
@@ -91,12 +91,15 @@ class Instances:
         for box, score, label, rle in zip(
             self.boxes.double().tolist(), self.scores.tolist(), self.labels.tolist(), self.rle, strict=True
         ):
+            category = ids[label] if len(ids) else label + 1
+            if category is None:
+                continue
             x1, y1, x2, y2 = box
             counts = rle["counts"]
             results.append(
                 {
                     "image_id": image_id,
-                    "category_id": ids[label] if len(ids) else label + 1,
+                    "category_id": category,
                     "bbox": [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)],
                     "score": round(score, 5),
                     "segmentation": {

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from htc_fast.data.annotations import say_once
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, say_once
 
 DEPTHS = (8, 10, 12, 14, 16)
 WANTED = "expected pixels [H, W, 3]"

@@ -1,33 +1,38 @@
-"""Box and mask AP as pycocotools gives them, from predictions over a CocoDataset."""
+"""Box and mask AP as pycocotools gives them, from predictions over a CocoDataset.
+
+Classes are matched by name: the predictions' labels count, and the data set is brought to them.
+"""
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import torch.distributed as dist
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
+from htc_fast.data.classes import names_for, shared_labels
 from htc_fast.data.coco import CocoDataset
-from htc_fast.data.instances import Instances, as_bytes
-from htc_fast.data.masks import to_rle
-from htc_fast.errors import UserError
-from htc_fast.inference.predict import stream
+from htc_fast.data.instances import Instances
+from htc_fast.errors import UserError, check_count, say_once, shown
+from htc_fast.evaluation.records import guesses_of, truth_of
+from htc_fast.inference.predict import MOST_DETECTIONS, changed, stream
 from htc_fast.models.structures import DetectorLike
 
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")
+RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")  # with as many detections as here:
+MAX_DETECTIONS = 100  # COCO's protocol: the best of a picture's detections of a class
 
 
 @dataclass
 class Scores:
     """What an evaluation gives; -1 where nothing was there to be found, as pycocotools says it.
 
-    metrics    box_AP, box_AP50, box_AP75, box_AP_small, ..., mask_AR_large, each 0 to 1
+    metrics    box_AP, box_AP50, box_AP75, box_AP_small, ..., box_AR1, box_AR10, box_AR100, ..., mask_AR_large, each 0
+               to 1; classes without truth do not count
     per_class  class name -> {"box_AP", "box_AP50", "mask_AP", "mask_AP50"}
     """
 
@@ -44,17 +49,26 @@ def evaluate(
     workers: int = 0,
     limit: int | None = None,
     box_areas: bool = False,
+    max_detections: int = MAX_DETECTIONS,
     progress: bool = True,
 ) -> dict[str, float]:
     """AP of a model over a data set, by this process alone.
 
-    size       (short side, long side) the network sees; None: that of the model's training, else 800, 1333
-    limit      only the first pictures
-    box_areas  small, medium and large masks by the area of their boxes, as in the paper's tables
-    returns    box_AP, box_AP50, ..., mask_AP, mask_AP50, ..., 0 to 1
+    size            (short side, long side) the network sees; None: that of the model's training, else 800, 1333
+    limit           only the first pictures
+    box_areas       small, medium and large masks by the area of their boxes, as in the paper's tables
+    max_detections  that count in a picture and class; for more than 100, the model gives as many in a picture, too
+    returns         box_AP, box_AP50, ..., mask_AP, mask_AP50, ..., 0 to 1
+    raises          UserError for data or options that cannot be used
     """
-    found = collect(model, dataset, size=size, batch_size=batch_size, workers=workers, limit=limit, progress=progress)
-    return score(dataset, found, box_areas=box_areas).metrics
+    check_count("max_detections", max_detections, most=MOST_DETECTIONS)
+    _check_kinds(model, dataset)
+    given = model.config.detections
+    with changed(model, detections=max(given, max_detections) if max_detections > MAX_DETECTIONS else given):
+        found = collect(
+            model, dataset, size=size, batch_size=batch_size, workers=workers, limit=limit, progress=progress
+        )
+    return score(dataset, found, box_areas=box_areas, max_detections=max_detections).metrics
 
 
 def collect(
@@ -70,22 +84,16 @@ def collect(
     rank: int = 0,
     world: int = 1,
 ) -> dict[int, Instances]:
-    """Predictions by sample index; with several processes, this one's share of them.
+    """Predictions by sample index, with the model's labels; with several processes, this one's share of them.
 
-    raises  UserError if a picture cannot be read
+    raises  UserError if a picture cannot be read, or model and data have no class in common
     """
-    if len(dataset.classes) != model.config.num_classes:
-        raise UserError(
-            f"the model has {model.config.num_classes} classes, {dataset.path} has {len(dataset.classes)}: "
-            "they must be the same ones; choose other weights or another annotation file."
-        )
-    names = list(model.config.class_names)
-    if names != list(dataset.classes) and set(names) == set(dataset.classes):
-        raise UserError(
-            f"{dataset.path} has the model's classes in another order: build the data set with "
-            "classes=list(model.config.class_names)."
-        )
-    count = len(dataset) if limit is None else min(limit, len(dataset))
+    _check_kinds(model, dataset)
+    batch_size = check_count("batch_size", batch_size)
+    names = names_for(model.config, dataset.annotations, dataset.path.name)
+    shared_labels(dataset.annotations, names, dataset.path.name)
+    count = len(dataset) if limit is None else min(check_count("limit", limit), len(dataset))
+    _say_crowded(dataset, count, model.config.detections)
     # Upright and lying pictures apart: a batch is padded to its largest.
     groups = dataset.groups
     order = sorted(range(rank, count, world), key=lambda index: groups[index]) if batch_size > 1 else None
@@ -97,7 +105,7 @@ def collect(
         size=size,
         batch_size=batch_size,
         score_threshold=score_threshold,
-        class_names=dataset.classes,
+        class_names=names,
         workers=workers,
         order=order,
     )
@@ -122,26 +130,35 @@ def gather(found: dict[int, Instances]) -> dict[int, Instances]:
     return {index: instances for part in parts for index, instances in part.items()}
 
 
-def score(dataset: CocoDataset, found: dict[int, Instances], *, box_areas: bool = False) -> Scores:
+def score(
+    dataset: CocoDataset,
+    found: dict[int, Instances],
+    *,
+    box_areas: bool = False,
+    max_detections: int = MAX_DETECTIONS,
+) -> Scores:
     """AP of predictions, over the pictures they were made for.
 
-    found      sample index -> Instances
-    box_areas  see `evaluate`
-    raises     UserError if the data set has no annotations
+    found           sample index -> Instances; their class names, where they have any, are matched with the data set's
+    box_areas       see `evaluate`;  max_detections: that count in a picture and class
+    raises          UserError if the data set has no annotations, or none of the predictions' classes
     """
+    limit = check_count("max_detections", max_detections, most=MOST_DETECTIONS)
+    dataset = in_classes_of(dataset, found)
     if not dataset.annotations.labelled:
         raise UserError(f"{dataset.path} has no annotations: AP needs the truth, so only predictions can be written.")
-    truth = _truth(dataset, sorted(found))
+    truth = truth_of(dataset, sorted(found))
+    _say_cut(truth, limit)
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {name: {} for name in dataset.classes}
     for kind, task in (("box", "bbox"), ("mask", "segm")):
-        guesses = _guesses(truth, found, task, box_areas)
+        guesses = guesses_of(truth, found, task, box_areas)
         with contextlib.redirect_stdout(io.StringIO()):
             run = COCOeval(truth, guesses, task)
+            run.params.maxDets = [1, min(10, limit), limit]
             run.evaluate()
             run.accumulate()
-            run.summarize()
-        metrics.update({f"{kind}_{name}": float(value) for name, value in zip(NAMES + RECALLS, run.stats)})
+        metrics.update({f"{kind}_{name}": value for name, value in _summary(run).items()})
         # [IoU thresholds, recalls, classes, areas, detection limits]: all areas, the largest limit.
         precision = run.eval["precision"][:, :, :, 0, -1]
         for label, name in enumerate(dataset.classes):
@@ -153,8 +170,10 @@ def score(dataset: CocoDataset, found: dict[int, Instances], *, box_areas: bool 
 def results(dataset: CocoDataset, found: dict[int, Instances]) -> tuple[list[dict], list[dict]]:
     """Box results and mask results in COCO's format, with the file's own image and category ids.
 
-    Apart, because pycocotools takes a mask's size from its box where a result holds both.
+    What is of a class that the file lacks has no id and is left out. Boxes and masks are apart, because pycocotools
+    takes a mask's size from its box where a result holds both.
     """
+    dataset = in_classes_of(dataset, found)
     boxes, masks = [], []
     for index in sorted(found):
         for item in found[index].to_coco(dataset.picture(index).id, dataset.category_ids):
@@ -163,61 +182,67 @@ def results(dataset: CocoDataset, found: dict[int, Instances]) -> tuple[list[dic
     return boxes, masks
 
 
+def in_classes_of(dataset: CocoDataset, found: dict[int, Instances]) -> CocoDataset:
+    """The data set with the labels that predictions have; itself where these name no classes.
+
+    raises  UserError if the two have no class in common, or the predictions are no one model's
+    """
+    lists = {tuple(one.class_names) for one in found.values() if len(one.class_names)}
+    if len(lists) > 1:
+        raise UserError("the predictions have different class names: evaluate one model's at a time.")
+    names = list(next(iter(lists), dataset.classes))
+    largest = max((int(one.labels.max()) for one in found.values() if len(one)), default=-1)
+    if largest >= len(names):
+        raise UserError(f"a prediction has label {largest}, but there are {len(names)} classes: they belong apart.")
+    return dataset.relabelled(names)
+
+
+def _check_kinds(model: DetectorLike, dataset: CocoDataset) -> None:
+    """raises  UserError for what is no detector or no data set"""
+    if not isinstance(dataset, CocoDataset):
+        raise UserError(f'dataset must be a CocoDataset, such as CocoDataset("coco", "val"), got {shown(dataset)}.')
+    if not hasattr(model, "config") or not hasattr(model, "detect"):
+        raise UserError(f"model must be a detector, as htc_fast.load gives it, got {shown(model)}.")
+
+
+def _say_crowded(dataset: CocoDataset, count: int, limit: int) -> None:
+    """Say once that pictures hold more objects than the model gives."""
+    held = [number for number in (dataset.annotations.trainable[i] for i in dataset.keep[:count]) if number > limit]
+    if held:
+        say_once(
+            f"{dataset.path.name}: {_pictures(len(held), max(held), 'objects')}, of which the model finds at most "
+            f"{limit}: --detections (in Python its config's detections) raises that."
+        )
+
+
+def _say_cut(truth: COCO, limit: int) -> None:
+    """Say once that pictures hold more objects of a class than count."""
+    sizes = Counter((one["image_id"], one["category_id"]) for one in truth.dataset["annotations"] if not one["iscrowd"])
+    held = [number for number in sizes.values() if number > limit]
+    if held:
+        pictures = len({image for (image, _), number in sizes.items() if number > limit})
+        protocol = ", as in COCO's protocol" if limit == MAX_DETECTIONS else ""
+        say_once(
+            f"{_pictures(pictures, max(held), 'objects of a class')}, but only the best {limit} detections "
+            f"count{protocol}: --max-dets (in Python max_detections=) lets more count."
+        )
+
+
+def _pictures(count: int, most: int, what: str) -> str:
+    return f"1 picture holds {most} {what}" if count == 1 else f"{count} pictures hold up to {most} {what}"
+
+
+def _summary(run: COCOeval) -> dict[str, float]:
+    """pycocotools' twelve numbers; its own `summarize` asks for a limit of 100 detections, whichever there is."""
+    # [IoU thresholds 0.5 to 0.95, recalls, classes, areas, detection limits] and the same without recalls.
+    precision, recall = run.eval["precision"], run.eval["recall"]
+    parts = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]
+    parts += [precision[..., area, -1] for area in (1, 2, 3)]
+    found = dict(zip(NAMES, map(_mean, parts)))
+    found |= {f"AR{limit}": _mean(recall[:, :, 0, place]) for place, limit in enumerate(run.params.maxDets)}
+    return found | {name: _mean(recall[:, :, area, -1]) for area, name in enumerate(RECALLS[3:], start=1)}
+
+
 def _mean(values: np.ndarray) -> float:
     values = values[values > -1]
     return float(values.mean()) if values.size else -1.0
-
-
-def _coco(images: list[dict], annotations: list[dict], classes: int) -> COCO:
-    made = COCO()
-    categories = [{"id": label} for label in range(classes)]
-    made.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-    with contextlib.redirect_stdout(io.StringIO()):
-        made.createIndex()
-    return made
-
-
-def _truth(dataset: CocoDataset, indices: Sequence[int]) -> COCO:
-    """The ground truth as pycocotools wants it: crowds kept, ids from 1 (it takes 0 for "no match")."""
-    images: list[dict] = []
-    annotations: list[dict] = []
-    for index in indices:
-        picture = dataset.picture(index)
-        images.append({"id": index, "height": picture.height, "width": picture.width})
-        for item in picture.annotations:
-            rle = to_rle(item.segmentation, picture.height, picture.width)
-            x1, y1, x2, y2 = item.box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index,
-                    "category_id": item.label,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "segmentation": rle,
-                    "area": float(coco_mask.area(rle)) if item.area is None else item.area,
-                    "iscrowd": int(item.crowd),
-                }
-            )
-    return _coco(images, annotations, len(dataset.classes))
-
-
-def _guesses(truth: COCO, found: dict[int, Instances], task: str, box_areas: bool) -> COCO:
-    annotations: list[dict] = []
-    for index, instances in found.items():
-        boxes: Iterable = instances.boxes.double().tolist()
-        areas = instances.areas.tolist()
-        for n, (x1, y1, x2, y2) in enumerate(boxes):
-            by_box = task == "bbox" or box_areas
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index,
-                    "category_id": int(instances.labels[n]),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "segmentation": as_bytes(instances.rle[n]),
-                    "score": float(instances.scores[n]),
-                    "area": (x2 - x1) * (y2 - y1) if by_box else areas[n],
-                    "iscrowd": 0,
-                }
-            )
-    return _coco(truth.dataset["images"], annotations, len(truth.dataset["categories"]))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from htc_fast.data.classes import default_classes
-from htc_fast.errors import UserError
+from htc_fast.data.classes import classes_of
+from htc_fast.errors import UserError, check_count, check_sides, shown
 from htc_fast.inference.predict import at_stage
 from htc_fast.models.htc import HTC
 
@@ -64,7 +64,11 @@ def export_file(
     returns     the program that was written
     raises      UserError if the file cannot be written or compiled, or detects something else than the model
     """
+    if not isinstance(model, HTC):
+        raise UserError(f"what is exported is a detector, as htc_fast.load gives it, got {shown(model)}.")
     path = check_name(Path(path))
+    image_size = check_sides("image_size", image_size, "(height, width)")
+    batch_size = check_count("batch_size", batch_size)
     with at_stage(model, stage):
         program = export_detect(model, image_size, batch_size)
         _write(path, program, _notes(model, program), aot)
@@ -75,7 +79,7 @@ def export_file(
 def check_name(path: Path) -> Path:
     """raises  UserError for a file that torch.export would not load again"""
     if path.suffix != ".pt2":
-        raise UserError(f"--out has to end in .pt2, got {path.name}.")
+        raise UserError(f"the file (--out) has to end in .pt2, got {path.name}.")
     return path
 
 
@@ -89,7 +93,7 @@ def load_file(path: str | Path, aot: bool = False) -> Callable[[Tensor, Tensor],
 def _notes(model: HTC, program: ExportedProgram) -> dict:
     """What a user of the file has to know: classes, and how pictures become inputs."""
     config = model.config
-    names = list(config.class_names or default_classes(config.num_classes)[0])
+    names = list(classes_of(config)[0])
     shape = list(program.example_inputs[0][0].shape)
     return {"model": config.name, "class_names": names, "mean": config.mean, "std": config.std, "images": shape}
 
@@ -116,14 +120,14 @@ def _write(path: Path, program: ExportedProgram, content: dict, aot: bool) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         if aot:
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
-            path.with_suffix(".json").write_text(json.dumps(content))
+            path.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
         else:
             torch.export.save(program, path, extra_files={NOTES: json.dumps(content)})
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another --out.") from None
+        raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another place (--out).") from None
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot write {path} ({reason}): without --aot no compiler is needed.") from None
+        raise UserError(f"cannot write {path} ({reason}): without aot (--aot) no compiler is needed.") from None
 
 
 def export_detect(model: HTC, image_size: tuple[int, int] = (800, 1344), batch_size: int = 1) -> ExportedProgram:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-from htc_fast.data.annotations import say_once
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, say_once
 
 ASCII = frozenset(map(chr, range(32, 127)))
 LONGEST = 60  # characters of a name

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from htc_fast import ops
-from htc_fast.data.classes import default_classes
+from htc_fast.data.classes import check_names, classes_of
 from htc_fast.data.instances import Instances
 from htc_fast.data.pictures import list_pictures, load_image, normalise_and_pad, resize, resized_size, shrink, to_device
 from htc_fast.device import usable_cores
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, check_count, check_score, check_sides, say_once
 from htc_fast.inference.threads import ahead
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import DetectorLike
 from htc_fast.ranges import part
 
 SIZE = (800, 1333)
+MOST_DETECTIONS = 10_000  # that may be asked for: each takes the mask heads 200 KB
 
 
 def predict(
@@ -45,7 +46,8 @@ def predict(
     class_names      by label; None: those of the model's training, else COCO's for 80 classes
     workers          threads that read pictures ahead; 0: one on a CPU, up to 8 beside a GPU
     returns          one Instances per picture, in its own pixels, best first
-    raises           UserError if a file is missing or no picture, or an array cannot be understood
+    raises           UserError if a file is missing or no picture, an array cannot be understood, or an option makes no
+                     sense
     """
     sources = list_pictures(images)
     found: dict[int, Instances] = {}
@@ -62,6 +64,8 @@ def predict(
     for index, result in results:
         if isinstance(result, UserError):
             raise result
+        if score_threshold > 0:  # without one, it is always full
+            say_full(model, result)
         found[index] = result
     return [found[index] for index in range(len(sources))]
 
@@ -86,10 +90,10 @@ def stream(
     load   number of a picture -> uint8 [H, W, 3];  called in threads
     order  which pictures, and in which order; None: all
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    names = class_names or model.config.class_names or default_classes(model.config.num_classes)[0]
-    size = size or model.config.image_size or SIZE
+    batch_size, workers = check_count("batch_size", batch_size), check_count("workers", workers, least=0)
+    score_threshold = check_score("score_threshold", score_threshold)
+    names = classes_of(model.config)[0] if class_names is None else check_names(class_names, model.config)
+    size = (model.config.image_size or SIZE) if size is None else check_sides("size", size)
     device = next(model.parameters()).device
     gpu = device.type == "cuda"
     side = torch.cuda.Stream(device) if gpu else None
@@ -116,14 +120,37 @@ def stream(
         model.train(training)
 
 
+def say_full(model: DetectorLike, found: Instances) -> None:
+    """Say once that a picture has as many instances as the model gives, so that it may hold more."""
+    limit = model.config.detections
+    if len(found) >= limit:
+        say_once(
+            f"a picture has {limit} objects, which is the limit, so there may be more in it: --detections raises that "
+            "(in Python model.config = dataclasses.replace(model.config, detections=...))."
+        )
+
+
+def at_stage(model: DetectorLike, stage: int | None) -> contextlib.AbstractContextManager[None]:
+    """Within, the model detects with one stage of its cascade alone (1, 2, 3), or with all (None).
+
+    raises  UserError if there is no such stage
+    """
+    count = len(model.config.stages.match_iou)
+    if stage is not None and (isinstance(stage, bool) or stage not in range(1, count + 1)):
+        stages = f"stages 1 to {count}" if count > 1 else "one stage"
+        raise UserError(f"there is no stage {stage!r}: {model.config.name} has {stages}.")
+    return changed(model, test_stage=stage)
+
+
 @contextlib.contextmanager
-def at_stage(model: DetectorLike, stage: int | None) -> Iterator[None]:
-    """Within, the model detects with one stage of its cascade alone (1, 2, 3), or with all (None)."""
+def changed(model: DetectorLike, **fields: Any) -> Iterator[None]:
+    """Within, the model's configuration has other values."""
     before = model.config
-    try:
-        model.config = replace(before, test_stage=stage)
-    except ValueError as error:
-        raise UserError(f"stage {stage} cannot be evaluated: {error}") from None
+    after = replace(before, **fields)
+    if after == before:  # an optimized model would drop its graphs
+        yield
+        return
+    model.config = after
     try:
         yield
     finally:

@@ -73,7 +73,7 @@ class Model:
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # RGB, 0-255
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
     class_names: tuple[str, ...] = ()  # by label; without them COCO's for 80 classes, else numbers
-    category_ids: tuple[int | str, ...] = ()  # by label, of the data set that it was trained on
+    category_ids: tuple[int | str | None, ...] = ()  # by label, of the data set that it was trained on
     image_size: tuple[int, int] | None = None  # (short side, limit of the long side) of the pictures in training
 
     def __post_init__(self):

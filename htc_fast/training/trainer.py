@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from htc_fast.data.classes import default_classes, few, near_misses
 from htc_fast.data.coco import CocoDataset, nothing_to_train_on, say_maps
 from htc_fast.data.loader import Collate
 from htc_fast.data.pictures import image_limits
 from htc_fast.data.sample import make_sample_dataset
+from htc_fast.data.semantic import Derived
 from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
 from htc_fast.device import find_device, supports
@@ -20,8 +22,8 @@ from htc_fast.evaluation import coco
 from htc_fast.inference.draw import side_by_side
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
-from htc_fast.models.weights import imagenet
-from htc_fast.models.weights.load import load_weights
+from htc_fast.models.weights import imagenet, rows
+from htc_fast.models.weights.load import Weights, load_weights, read
 from htc_fast.training import distributed
 from htc_fast.training.batches import Batches
 from htc_fast.training.compiled import compile_layers
@@ -151,12 +153,10 @@ def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDa
         say_maps(train)
     if run.data is None and run.val_json is None:
         return train, None
-    val = CocoDataset(
-        run.data, "val", annotations=run.val_json, images=run.val_images, semantic="none", classes=train.classes
-    )
+    val = CocoDataset(run.data, "val", annotations=run.val_json, images=run.val_images, semantic="none")
     if not val.annotations.labelled:
         raise UserError(f"{val.path} has no annotations, so there is no AP: name another file with --val-json.")
-    return train, val
+    return train, val.relabelled(train.classes)
 
 
 def make_config(run: TrainingRun) -> Model:
@@ -198,18 +198,20 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
     if file is not None:
         imagenet.load_packaged(model.backbone.net, file)
     if run.weights is not None:
-        _start_from(model, run.weights)
+        _start_from(model, run.weights, train)
     if run.compile:
         compile_layers(model)
     return model
 
 
-def _start_from(model: Detector, weights: str | Path) -> None:
-    """Load what fits: last layers for other classes keep their fresh values.
+def _start_from(model: Detector, weights: str | Path, train: CocoDataset) -> None:
+    """Load what fits: of the last layers, the rows of the classes that the file has too; others stay fresh.
 
     raises  UserError if anything else differs
     """
-    report = load_weights(model, weights, strict=False)
+    file = read(weights, model.config.num_classes)
+    classes = _match_classes(file, model, train)
+    report = load_weights(model, file, strict=False)
     last = ("classes", "deltas", "logits")
     foreign = [key for key in report.wrong_shape if key.split(" ")[0].split(".")[-2] not in last]
     if report.missing or foreign:
@@ -217,7 +219,24 @@ def _start_from(model: Detector, weights: str | Path) -> None:
             f"{weights} holds weights of another architecture than {model.config.name} on {model.config.backbone} "
             f"({report}): choose --model, --backbone and --set as the file was trained with."
         )
-    print(f"{weights}: {report}", file=sys.stderr)
+    print(f"{weights}: {report}{classes}", file=sys.stderr)
+
+
+def _match_classes(file: Weights, model: Detector, train: CocoDataset) -> str:
+    """Bring the rows of a file's classes to where the model has these classes; returns what there is to say of it."""
+    new, count = train.classes, len(file.tensors.get("box_heads.0.classes.bias", ())) - 1
+    old, coco = list(file.described(count).get("class_names", ())), default_classes(count)[0]
+    if not old and count == 80 and set(new) & set(coco):
+        old = list(coco)
+    if not old:
+        return "; it names no classes, so they are taken in their order" if count == len(new) else ""
+    if old == new:
+        return ""
+    file.tensors = rows.moved(file.tensors, model.state_dict(), old, new, isinstance(train.maps, Derived))
+    both, fresh = [one for one in new if one in old], [one for one in new if one not in old]
+    parts = [f"{few(both)} from the file"] if both else []
+    parts += [f"{few(fresh)} start fresh{near_misses(fresh, old)}"] if fresh else []
+    return f"; classes by name: {', '.join(parts)}"
 
 
 def make_evaluation(val: CocoDataset, world: World) -> Callable[[Detector], dict[str, float]]:

@@ -7,12 +7,14 @@ import pytest
 
 from htc_fast import evaluate as command
 from htc_fast.commands import entry, network
-from tests.data.builder import CATEGORIES, image, write
+from htc_fast.errors import say_once
+from tests.data.builder import CATEGORIES, image, instance, write
 from tests.inference.fake import Fake
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
+    say_once.cache_clear()
     monkeypatch.setattr(network, "load", lambda *_, **__: Fake())
 
     def run(*arguments):
@@ -57,17 +59,56 @@ def test_without_annotations_only_results(tmp_path, run):
     assert len(json.loads((tmp_path / "out" / "results.segm.json").read_text())) == 1
 
 
-def test_classes_are_matched_by_name(tmp_path, monkeypatch, capsys):
-    model = Fake(2)
-    model.config = replace(model.config, class_names=("owl", "dog"))
-    monkeypatch.setattr(network, "load", lambda *_, **__: model)
-    given = ["--weights", "w", "--data", str(write(tmp_path / "data")), "--image-size", "64", "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["evaluate", *given])
-    with pytest.raises(SystemExit) as end:
-        entry.run(command.main)
-    assert end.value.code == 0 and "cat" not in capsys.readouterr().out
-    results = json.loads((tmp_path / "results.bbox.json").read_text())
+def named(*names):
+    model = Fake(len(names))
+    model.config = replace(model.config, class_names=names)
+    return model
+
+
+def test_classes_are_matched_by_name(tmp_path, monkeypatch, run):
+    monkeypatch.setattr(network, "load", lambda *_, **__: named("owl", "dog"))
+    status, out, err = run("--data", write(tmp_path / "data"), "--out", tmp_path / "out")
+    assert status == 0 and "cat" not in out and "no class cat here, so 1 annotations are left out" in err
+    results = json.loads((tmp_path / "out" / "results.bbox.json").read_text())
     assert [item["category_id"] for item in results[:2]] == [3, 90]
+
+
+def test_a_class_that_the_data_lacks_is_a_dash(tmp_path, monkeypatch, run):
+    monkeypatch.setattr(network, "load", lambda *_, **__: named("fox", "dog"))
+    content = {"images": [image(10)], "annotations": [instance(10, 3, 16, 12, 32, 24)], "categories": CATEGORIES[:2]}
+    status, out, err = run("--data", write(tmp_path / "data", content), "--out", tmp_path / "out")
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+    assert status == 0 and rows["fox"] == ["-"] * 4 and "-" not in rows["dog"]
+    assert "lacks 1 of the 2 classes (fox)" in err
+    results = json.loads((tmp_path / "out" / "results.bbox.json").read_text())
+    assert {item["category_id"] for item in results} == {3}
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["ensemble"]
+    assert metrics["per_class"]["fox"]["box_AP"] == -1
+    assert metrics["metrics"]["box_AP"] == metrics["per_class"]["dog"]["box_AP"] == pytest.approx(1)
+
+
+def test_no_class_in_common(tmp_path, monkeypatch, run):
+    monkeypatch.setattr(network, "load", lambda *_, **__: named("Dog", "fox"))
+    status, out, err = run("--data", write(tmp_path / "data"))
+    assert status == 2 and not out
+    assert "has none of the classes Dog, fox: it has dog, cat, owl (is 'Dog' the same as its 'dog'?" in err
+
+
+def test_numbers_of_detections(tmp_path, monkeypatch, run):
+    models = []
+    monkeypatch.setattr(network, "load", lambda *_, **__: models.append(Fake()) or models[-1])
+    for options in ((), ("--max-dets", 300), ("--max-dets", 300, "--detections", 50), ("--detections", 200)):
+        assert run("--data", write(tmp_path / "data"), "--out", tmp_path / "out", *options)[0] == 0
+    assert [model.config.detections for model in models] == [100, 300, 50, 200]
+    assert "box_AR100" in json.loads((tmp_path / "out" / "metrics.json").read_text())["ensemble"]["metrics"]
+
+
+def test_metrics_are_written_before_tables(tmp_path, monkeypatch, run):
+    monkeypatch.setattr(command, "tables", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command.evaluate(command.EvaluationRun(weights="w", data=write(tmp_path / "data"), image_size=(64,),
+                                               device="cpu", out=tmp_path / "out"))  # fmt: skip
+    assert "ensemble" in json.loads((tmp_path / "out" / "metrics.json").read_text())
 
 
 ERRORS = {

@@ -94,7 +94,7 @@ ERRORS = {
     "score": (["{folder}", "--score", "3"], "from 0 to 1"),
     "image size": (["{folder}", "--image-size", "9", "--out", "{folder}/out"], "at least 32"),
     "out is a file": (["{folder}", "--out", "{folder}/notes.txt"], "cannot write"),
-    "stage": (["{folder}", "--stage", "4", "--out", "{folder}/out"], "test_stage must be"),
+    "stage": (["{folder}", "--stage", "4", "--out", "{folder}/out"], "there is no stage 4: fake has stages 1 to 3"),
     "font": (["{folder}", "--font", "{folder}/notes.txt", "--out", "{folder}/out"], "notes.txt cannot be used"),
     "unknown option": (["{folder}", "--scoer", "1"], "did you mean --score"),
 }

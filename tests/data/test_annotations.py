@@ -5,8 +5,9 @@ import json
 import pytest
 
 from htc_fast import UserError
-from htc_fast.data.annotations import read_annotations, say_once
+from htc_fast.data.annotations import read_annotations
 from htc_fast.data.classes import relabelled
+from htc_fast.errors import say_once
 from tests.data.builder import CATEGORIES, image, instance, two_pictures
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from htc_fast import UserError
 from htc_fast.data import CocoDataset
-from htc_fast.data.annotations import read_annotations, say_once
+from htc_fast.data.annotations import read_annotations
 from htc_fast.data.numbers import flag, identity, number, shown, whole
+from htc_fast.errors import say_once
 from htc_fast.evaluation import coco
 from tests.data.builder import CATEGORIES, image, instance, two_pictures, write
 

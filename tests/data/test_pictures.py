@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 
 from htc_fast import UserError
 from htc_fast.data import decode, load_image, pixels
-from htc_fast.data.annotations import say_once
 from htc_fast.data.formats import SUFFIXES, pictures_in
+from htc_fast.errors import say_once
 from tests.data import raw
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4)

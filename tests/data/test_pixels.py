@@ -6,8 +6,8 @@ import torch
 
 from htc_fast import UserError
 from htc_fast.data import load_image, pixels, preprocess
-from htc_fast.data.annotations import say_once
 from htc_fast.data.pictures import list_pictures
+from htc_fast.errors import say_once
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 PIXELS[0, 0] = 255  # so that every depth is in use

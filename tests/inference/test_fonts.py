@@ -8,7 +8,7 @@ from matplotlib import font_manager, get_data_path
 from PIL import ImageFont
 
 from htc_fast import UserError
-from htc_fast.data.annotations import say_once
+from htc_fast.errors import say_once
 from htc_fast.inference import fonts
 from htc_fast.inference.draw import draw
 from htc_fast.inference.fonts import Lettering, open_font, readable

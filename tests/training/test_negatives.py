@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from htc_fast import UserError
-from htc_fast.data.annotations import say_once
 from htc_fast.data.coco import CocoDataset
 from htc_fast.data.loader import Collate
 from htc_fast.detector import create_model
+from htc_fast.errors import say_once
 from htc_fast.training import Trainer, TrainingRun
 from tests.data.builder import image, instance, two_pictures, write
 

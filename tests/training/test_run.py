@@ -7,8 +7,8 @@ import torch
 
 from htc_fast import UserError
 from htc_fast.commands.options import changed, given
-from htc_fast.data.annotations import say_once
 from htc_fast.detector import load
+from htc_fast.errors import say_once
 from htc_fast.evaluation import evaluate
 from htc_fast.training import Trainer, TrainingRun
 from htc_fast.training.trainer import make_config, make_datasets
