@@ -20,14 +20,17 @@ POOLED = {"features": LEVELS, "rois": ROIS, "output_size": 3, "spatial_scales": 
 SOFT = {"method": "linear", "iou_threshold": 0.3, "sigma": 0.5, "min_score": 0.01, "max_output": 3}
 GOOD = {
     "roi_align": {
-        "input": LEVELS[0], "boxes": ROIS, "output_size": 3, "spatial_scale": 0.25, "sampling_ratio": 2, "aligned": True,
+        "input": LEVELS[0], "boxes": ROIS, "output_size": 3, "spatial_scale": 0.25, "sampling_ratio": 2,
+        "aligned": True,
     },
     "multi_level_roi_align": {
         **POOLED, "sampling_ratio": 2, "aligned": True, "canonical_size": 224, "canonical_level": 4,
         "semantic": LEVELS[1], "semantic_scale": 0.125, "semantic_grid": 6,
     },
     "pr_roi_pool": {**POOLED, "aligned": True, "canonical_size": 224, "canonical_level": 4},
-    "conv3x3_relu": {"x": MAPS, "weight": W3, "bias": B, "residual": MAPS, "count": torch.tensor([1, 0]), "packed": None},
+    "conv3x3_relu": {
+        "x": MAPS, "weight": W3, "bias": B, "residual": MAPS, "count": torch.tensor([1, 0]), "packed": None,
+    },
     "mask_flow": {"x": MAPS, "m": MAPS, "weight": W1, "bias": B},
     "mask_predict": {"x": MAPS, "up_weight": UP, "up_bias": B, "weight": W1, "bias": B, "labels": LABELS},
     "semantic_merge": {"features": [MAPS, MAPS], "weights": [W1, W1], "biases": [B, B], "level": 1},
@@ -107,29 +110,39 @@ POOLINGS, ALIGNS = ("roi_align", "multi_level_roi_align", "pr_roi_pool"), ("roi_
 LEVELLED = ("multi_level_roi_align", "pr_roi_pool")
 HUGE = 10**5000  # more digits than Python writes
 NUMBERS = [
-    *((one, "output_size", bad, "output_size must be one or two positive integers up to 32768, got ") for one in POOLINGS
-      for bad in (0, -1, True, 1.5, 2.0, None, "abc", [1], (1, 2, 3), (0, 0), (True, True), 2**32, HUGE, (1.5, 2.5), {})),
+    *((one, "output_size", bad, "output_size must be one or two positive integers up to 32768, got ")
+      for one in POOLINGS
+      for bad in (0, -1, True, 1.5, 2.0, None, "abc", [1], (1, 2, 3), (0, 0), (True, True),
+                  2**32, HUGE, (1.5, 2.5), {})),
     *((one, "sampling_ratio", bad, "sampling_ratio must be an integer") for one in ALIGNS
       for bad in (1.5, 2.0, None, "2", True, NAN, INF, 2**32, -(2**40), HUGE, [2], 1j)),
     *((one, "aligned", bad, "aligned must be True or False, got ") for one in POOLINGS
       for bad in (None, "yes", 2, 1.0, [True], (), NAN, 1j)),
-    *(("roi_align", "spatial_scale", bad, "spatial_scale must be a") for bad in (0, -1, NAN, INF, None, "1", True, [1], 1j)),
+    *(("roi_align", "spatial_scale", bad, "spatial_scale must be a")
+      for bad in (0, -1, NAN, INF, None, "1", True, [1], 1j)),
     *((one, "spatial_scales", bad, "patial_scales must be a list or a tuple, got ") for one in LEVELLED
       for bad in (None, 0.25, "ab", {0.25, 0.125}, torch.tensor(0.25))),
     *((one, "spatial_scales", bad, "a spatial scale must be a") for one in LEVELLED
       for bad in ((0.25, 0), (NAN, 1), (0.25, None), ("a", 1), (True, 1))),
     *((one, "spatial_scales", (0.25,), "one spatial scale per level, got 1 for 2") for one in LEVELLED),
-    *((one, "canonical_level", bad, "canonical_level must be a") for one in LEVELLED for bad in (1e9, -1e9, None, "4", NAN, HUGE)),
-    *((one, "canonical_size", bad, "canonical_size must be a") for one in LEVELLED for bad in (0, -1, None, "4", NAN, INF)),
+    *((one, "canonical_level", bad, "canonical_level must be a") for one in LEVELLED
+      for bad in (1e9, -1e9, None, "4", NAN, HUGE)),
+    *((one, "canonical_size", bad, "canonical_size must be a") for one in LEVELLED
+      for bad in (0, -1, None, "4", NAN, INF)),
     *((one, "features", [], "expected 1 to 8 feature levels, got 0") for one in LEVELLED),
     *((one, "features", LEVELS * 5, "expected 1 to 8 feature levels, got 10") for one in LEVELLED),
-    *((one, "features", [LEVELS[0], LEVELS[1][:, :3]], "level 1 must be [N, C, H, W] with level 0's N and C") for one in LEVELLED),
-    *((one, "features", [LEVELS[0], LEVELS[1][:1]], "level 1 must be [N, C, H, W] with level 0's N and C") for one in LEVELLED),
-    *((one, "features", [LEVELS[0], LEVELS[1].half()], "level 1 must be torch.float32 like level 0") for one in LEVELLED),
+    *((one, "features", [LEVELS[0], LEVELS[1][:, :3]], "level 1 must be [N, C, H, W] with level 0's N and C")
+      for one in LEVELLED),
+    *((one, "features", [LEVELS[0], LEVELS[1][:1]], "level 1 must be [N, C, H, W] with level 0's N and C")
+      for one in LEVELLED),
+    *((one, "features", [LEVELS[0], LEVELS[1].half()], "level 1 must be torch.float32 like level 0")
+      for one in LEVELLED),
     *((one, "features", [LEVELS[0], LEVELS[1].to("meta")], "level 1 is on meta") for one in LEVELLED),
     *(("multi_level_roi_align", "semantic_scale", bad, "semantic_scale must be a") for bad in (0, -1, NAN, INF, None)),
-    *(("multi_level_roi_align", "semantic_grid", bad, "semantic_grid must be an integer") for bad in (0, 1.5, None, 2**40)),
-    ("roi_align", "boxes", [torch.rand(1, 4)], "boxes must be one tensor per image of an input [N, C, H, W], got 1 for [2"),
+    *(("multi_level_roi_align", "semantic_grid", bad, "semantic_grid must be an integer")
+      for bad in (0, 1.5, None, 2**40)),
+    ("roi_align", "boxes", [torch.rand(1, 4)],
+     "boxes must be one tensor per image of an input [N, C, H, W], got 1 for [2"),
     ("roi_align", "boxes", [[1, 2, 3, 4]] * 2, "boxes[0] must be a tensor, got list"),
     ("roi_align", "boxes", [torch.rand(1, 4), torch.rand(4)], "boxes must be a list of [L, 4], got [4]"),
     ("conv3x3_relu", "x", MAPS[:, :0], "x must have channels and pixels, got [2, 0, 5, 5]"),
@@ -147,9 +160,12 @@ NUMBERS = [
     ("mask_branch", "heads", HEAD, "heads[0] must be MaskHeadWeights, got tuple"),
     ("mask_branch", "heads", [torch.nn.Conv2d(8, 8, 3)], "heads[0] must be MaskHeadWeights, got Conv2d"),
     ("mask_branch", "heads", [HEAD._replace(convolutions=None)], "heads[0].convolutions must be a list or a tuple"),
-    ("mask_branch", "heads", [HEAD._replace(convolutions=(W3, B))], "heads[0].convolutions must be a pair of weight and bias"),
-    ("mask_branch", "heads", [HEAD._replace(logits=None)], "heads[0].logits must be a pair of weight and bias, got NoneType"),
-    ("mask_branch", "heads", [HEAD._replace(upsample=(UP, None))], "the bias of heads[0].upsample must be a tensor, got NoneType"),
+    ("mask_branch", "heads", [HEAD._replace(convolutions=(W3, B))],
+     "heads[0].convolutions must be a pair of weight and bias"),
+    ("mask_branch", "heads", [HEAD._replace(logits=None)],
+     "heads[0].logits must be a pair of weight and bias, got NoneType"),
+    ("mask_branch", "heads", [HEAD._replace(upsample=(UP, None))],
+     "the bias of heads[0].upsample must be a tensor, got NoneType"),
     ("mask_branch", "heads", [HEAD._replace(packed=(1,))], "heads[0].packed must hold winograd.Packed, got int"),
     *(("mask_branch", "averaged", bad, "averaged must ") for bad in (0, "a", [], [1], [-1], [0.0], [None], [True])),
     *((one, "method", bad, "method must be 'linear' or 'gaussian', got ") for one in ("soft_nms", "soft_nms_padded")
@@ -159,7 +175,8 @@ NUMBERS = [
       ([3], [[1, 2, 3]], [None], ["abc"], [[[NAN] * 4] * 3], [[[HUGE] * 4] * 3])),
     *((one, "image_sizes", SIZES.bool(), "image_sizes must be numbers of pixels, got torch.bool")
       for one in ("refine", "detections", "propose")),
-    *((one, "iou_threshold", True, "iou_threshold must be a number, got True") for one in ("nms", "detections", "propose")),
+    *((one, "iou_threshold", True, "iou_threshold must be a number, got True")
+      for one in ("nms", "detections", "propose")),
 ]  # fmt: skip
 
 
@@ -213,7 +230,7 @@ def test_a_backend_that_is_none(monkeypatch):
                 pass
     monkeypatch.setattr(_backend, "_from_environment", "nonsense")
     with pytest.raises(
-        UserError, match="^HTC_FAST_BACKEND=nonsense names no backend: set it to cpp or cuda or triton or"
+        UserError, match=r"^HTC_FAST_BACKEND=nonsense names no backend: set it to cpp or cuda or triton or"
     ):
         ops.nms(BOXES[0], SCORES[0], 0.5)
 
