@@ -55,7 +55,7 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def config(name: str, **overrides: Any) -> Model:
+def config(name: str, /, **overrides: Any) -> Model:
     """The configuration of a named detector, with fields of `Model`, `RPN` (rpn_...) or `Cascade` replaced.
 
     overrides  backbone="convnext_tiny", semantic="box", rpn_proposals=300, loss_weight=(1, 0.5, 0.25), ...

@@ -22,6 +22,7 @@ WRONG = [
     *((one, bad, "True or False, got") for one in SWITCHES for bad in ("no", "yes", None, 2, [], (True,))),
     *(("image_size", bad, "a tuple of ")
       for bad in (64, "abc", (64,), (1, 2, 3), (0, 0), ("a", "b"), (NAN, 64), 800.0)),
+    ("name", 5, "text, got 5"),
     ("image_size", (100, 64), "a short side and a limit of the long side, got (100, 64)"),
     ("image_size", (64.5, 100), "a tuple of which each is an integer from 32 to 65536, got (64.5, 100)"),
     *(("stages", bad, "a models.config.Cascade, got ") for bad in (None, 3, (0.5,), {"match_iou": (0.5,)})),
@@ -54,7 +55,7 @@ WRONG = [
 def test_another_kind_is_told_before_anything_is_built(field):
     for _, bad, wanted in (one for one in WRONG if one[0] == field):
         with pytest.raises(UserError) as caught:
-            htc_fast.create_model("htc_r50", **{field: bad})
+            zoo.config("htc_r50", **{field: bad})
         sentence = str(caught.value)
         assert sentence.startswith(f"{field} must ") and wanted in sentence and len(sentence) < 220, sentence
         assert "\n" not in sentence and sentence.endswith(".")
@@ -62,7 +63,8 @@ def test_another_kind_is_told_before_anything_is_built(field):
 
 def test_other_libraries_numbers_become_python_s():
     config = zoo.config(
-        "htc_r50", num_classes=np.int64(3), channels=torch.tensor(16), samples=64.0, nms_iou=np.float32(0.5), rpn_samples=9,
+        "htc_r50", num_classes=np.int64(3), channels=torch.tensor(16),
+        samples=64.0, nms_iou=np.float32(0.5), rpn_samples=9,
         interleaved=np.bool_(False), match_iou=[np.float64(0.5), 1, 0],
         image_size=[800, np.int32(1333)],
     )  # fmt: skip
@@ -72,7 +74,7 @@ def test_other_libraries_numbers_become_python_s():
 
 
 def test_parts_are_checked_where_they_are_made():
-    with pytest.raises(UserError, match="^rpn_proposals must be an integer of at least 1, got 0"):
+    with pytest.raises(UserError, match=r"^rpn_proposals must be an integer of at least 1, got 0"):
         RPN(proposals=0)
     with pytest.raises(UserError, match=r"^loss_weight must be a tuple of numbers, got 1\.0"):
         Cascade(loss_weight=1.0)
