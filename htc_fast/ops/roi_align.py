@@ -165,8 +165,8 @@ def check_inputs(features: list[Tensor], rois: Tensor, scales: list[float], sema
     check_tensor("rois", rois)
     check_floats("feature maps", first)
     check_floats("rois", rois)
-    maps = [*((f"level {i}", one) for i, one in enumerate(features)), ("semantic", semantic)]
-    for name, found in maps if semantic is not None else maps[:-1]:
+    maps = [(f"level {i}", one) for i, one in enumerate(features)]
+    for name, found in maps if semantic is None else [*maps, ("semantic", semantic)]:
         check_tensor(name, found)
         if found.dim() != 4 or first.dim() != 4 or found.shape[:2] != first.shape[:2]:
             beside = "" if found is first else f" with level 0's N and C, {list(first.shape[:2])}"
