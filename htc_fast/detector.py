@@ -36,12 +36,12 @@ def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None
                  what the last two's networks do otherwise (RoIAlign, strides, anchors, scores), the model does too,
                  and of ours also the names and category ids of the classes and the image size
     overrides    fields of `models.config.Model`, such as backbone="convnext_tiny", pretrained=True, semantic="box"
-    raises       UserError for an unknown name or option, or weights that do not fit or have another number of classes;
-                 ValueError for a field's value
+    raises       UserError for an unknown name or option, a value of another kind, or weights that do not fit or have
+                 another number of classes
     """
     if weights is None:
         return Detector(zoo.config(name, num_classes=num_classes, **overrides))
-    file = read(weights, num_classes)
+    file = read(_path(weights), num_classes)
     file.check(num_classes)
     described = file.described(num_classes)
     check_order(overrides.get("class_names") or (), described.get("class_names", ()))
@@ -64,7 +64,7 @@ def load(
     raises       UserError if the file cannot be used, names no model, or the device is not there
     """
     where = find_device(device)
-    file = read(weights, num_classes)
+    file = read(_path(weights), num_classes)
     file.check(num_classes)
     saved = file.config
     if saved is not None and name in (None, saved.name):
@@ -82,3 +82,9 @@ def load(
     model = Detector(config)
     load_weights(model, file)
     return model.eval().to(where)
+
+
+def _path(weights: Any) -> str | Path:
+    if not isinstance(weights, (str, Path)):
+        raise UserError(f"weights must be a path, got {weights!r}.")
+    return weights

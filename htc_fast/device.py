@@ -19,10 +19,14 @@ def find_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if not isinstance(name, (str, int, torch.device)):
+            raise TypeError("no name")
         found = torch.device(name)
+        if found.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] or type(error).__name__
         raise UserError(f"device {name!r} cannot be used ({reason}): choose cpu, cuda or cuda:N.") from None
     return found
 

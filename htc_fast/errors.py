@@ -38,7 +38,7 @@ def choose(name: str, options: Iterable[str], what: str) -> str:
     options = list(options)
     if name in options:
         return name
-    near = difflib.get_close_matches(name, options, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.4) if isinstance(name, str) else []
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(options)}."
     raise UserError(f"unknown {what} {name!r}: {hint}")
 

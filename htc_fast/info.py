@@ -20,6 +20,7 @@ import htc_fast
 from htc_fast import ops
 from htc_fast.commands import entry
 from htc_fast.commands.options import parse
+from htc_fast.errors import UserError
 from htc_fast.ops import _backend, _native
 from htc_fast.ops._backend import triton_installed
 from htc_fast.profiling.limits import cpuinfo, version
@@ -93,7 +94,7 @@ def backend_of(operator: str, device: str) -> str | None:
     tensor: Any = SimpleNamespace(device=torch.device(device))
     try:
         return _backend.backend_for(operator, tensor)
-    except (RuntimeError, ImportError):
+    except (RuntimeError, ImportError, UserError):
         return None
 
 
@@ -140,7 +141,9 @@ def advice() -> list[str]:
             now, then = "have no kernels", "pip install triton, or install nvcc"
         out.append(f"CUDA tensors {now}: {then} and rebuild with `pip install -e .`.")
     forced = os.environ.get("HTC_FAST_BACKEND")
-    if forced:
+    if forced and forced not in _backend.BACKENDS:
+        out.append(f"HTC_FAST_BACKEND={forced} names no backend: unset it, or give {' or '.join(_backend.BACKENDS)}.")
+    elif forced:
         out.append(f"HTC_FAST_BACKEND={forced} forces that backend for every operator: unset it to choose by device.")
     return out
 

@@ -24,7 +24,7 @@ MAY = {
     "errors": set(),
     "ranges": set(),
     "device": {"errors"},
-    "ops": {"_build", "ranges"},
+    "ops": {"_build", "errors", "ranges"},
     "models": {*HALL, "ops"},
     "criterion": {*HALL, "ops", "models"},
     "data": {*HALL, "models"},

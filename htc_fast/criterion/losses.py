@@ -15,6 +15,7 @@ from torch import Tensor
 from htc_fast import ops
 from htc_fast.criterion.matching import IGNORED, anchors_inside, match
 from htc_fast.criterion.sampling import Sample, Sampler, random_sampler, sample
+from htc_fast.criterion.targets import check_targets
 from htc_fast.models.config import RPN, Model
 from htc_fast.models.geometry import encode_boxes, to_rois
 from htc_fast.models.htc import HTC
@@ -56,16 +57,19 @@ def losses(
     sampler      who is drawn: called once for the RPN, then per stage for boxes and (interleaved) for masks
     generator    of the images' device, for the sampler
     returns      rpn_class, rpn_box, semantic, stage{t}_class, stage{t}_box, stage{t}_mask -> scalars
-    raises       ValueError if the model has a semantic branch and the targets no semantic map
+    raises       TypeError, ValueError for other images or targets, or a semantic branch without a semantic map
     source       HTC sections 3.1-3.3; execution order of mmdetection, interleaved or parallel as configured
     """
     config = model.config
+    model.check(images, image_sizes)
+    targets = check_targets(config, images, targets)
     features = model.extract(images)
     semantic, semantic_logits = model.semantic(features)
     objectness, deltas = model.rpn(features)
     anchors = torch.cat(model.rpn.anchors([(level.shape[2], level.shape[3]) for level in objectness], images.device))
     terms = rpn_losses(config.rpn, anchors, objectness, deltas, image_sizes, targets, sampler, generator)
     if semantic_logits is not None:
+        assert targets.semantic is not None  # as check_targets asks
         terms["semantic"] = semantic_loss(semantic_logits, targets.semantic, config.semantic_loss_weight)
     pool = propose(model, objectness, deltas, image_sizes)
     for t in range(len(config.stages.match_iou)):
@@ -117,16 +121,11 @@ def rpn_losses(
     }
 
 
-def semantic_loss(logits: Tensor, target: Tensor | None, weight: float) -> Term:
+def semantic_loss(logits: Tensor, target: Tensor, weight: float) -> Term:
     """Cross-entropy over the stride-8 map, divided by all pixels, ignored ones (255) included.
 
     logits  [N, C, h, w];  target  [N, h, w] int64
     """
-    if target is None:
-        raise ValueError(
-            "the model has a semantic branch, but the targets hold no semantic map: give Targets.semantic, "
-            'or build the model with semantic="none".'
-        )
     total = F.cross_entropy(logits.float(), target, ignore_index=255, reduction="sum")
     return Term(weight * total, torch.full((), target.numel(), device=logits.device))
 
@@ -245,7 +244,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, bitmap: Tensor) -> Tensor:
     if len(bitmap) < len(flat):
         flat, bitmap = flat[bitmap], torch.arange(len(bitmap), device=bitmap.device)
     rois = torch.cat([bitmap[:, None].to(boxes.dtype), boxes], dim=1)
-    crops = ops.roi_align(flat[:, None].float(), rois, (MASK_SIZE, MASK_SIZE), 1.0, -1, aligned=True)
+    crops = ops.roi_align(flat[:, None].ne(0).float(), rois, (MASK_SIZE, MASK_SIZE), 1.0, -1, aligned=True)
     return (crops[:, 0] >= 0.5).float()
 
 

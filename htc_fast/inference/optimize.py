@@ -14,6 +14,7 @@ from htc_fast.inference.layout import prepare
 from htc_fast.inference.predict import SIZE, predict
 from htc_fast.models.config import Model
 from htc_fast.models.htc import HTC
+from htc_fast.models.inputs import check_images
 from htc_fast.models.structures import Detections
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -25,7 +26,9 @@ def optimize(
 ) -> "Optimized":
     """Copy a detector into the form that detects fastest where it is.
 
-    model       from `create_model`, on its device; it stays as it is
+    model       from `create_model`, on its device; it stays as it is. A change of it is noticed at the next `detect`,
+                but for what is written through `.data` or into its memory from elsewhere, which torch does not count:
+                call `optimize` again after that
     image_size  (height, width) in pixels of the largest input, also upright
     batch_size  images at once
     dtype       float32, bfloat16 or float16; a processor without it computes in float32, with a warning
@@ -108,7 +111,8 @@ class Optimized(nn.Module):
         images       [N, 3, H, W]  as the detector's; N of any number, H and W within `image_size`, either way up
         image_sizes  [N, 2] int64
         returns      Detections
-        raises       ValueError for larger images; RuntimeError if the detector changed; torch.OutOfMemoryError
+        raises       TypeError, ValueError for other or larger images; RuntimeError if the detector changed;
+                     torch.OutOfMemoryError
         """
         self._check(images, image_sizes)
         parts = zip(images.split(self.batch_size), image_sizes.split(self.batch_size))
@@ -145,16 +149,10 @@ class Optimized(nn.Module):
             return self.network.detect(images, image_sizes)
 
     def _check(self, images: Tensor, image_sizes: Tensor) -> None:
-        if images.dim() != 4 or images.shape[1] != 3 or image_sizes.shape != (len(images), 2) or not len(images):
-            raise ValueError(
-                f"images must be [N, 3, H, W] and image_sizes [N, 2], got {list(images.shape)}, "
-                f"{list(image_sizes.shape)}."
-            )
+        check_images(images, image_sizes)
         if images.device != self.device:
             raise ValueError(f"images are on {images.device} and the optimized model on {self.device}: move them.")
         height, width = images.shape[2:]
-        if height % 32 or width % 32:
-            raise ValueError(f"images must be padded to sides that 32 divides, got {height} x {width}.")
         if max(height, width) > max(self.largest) or min(height, width) > min(self.largest):
             raise ValueError(
                 f"images of {height} x {width} are larger than the {self.largest[0]} x {self.largest[1]} the model was "

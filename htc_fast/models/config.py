@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from htc_fast.errors import UserError
+from htc_fast.models.fields import check_fields
+
 SEMANTIC = ("none", "loss", "box", "mask", "both")
 
 
@@ -25,6 +28,9 @@ class RPN:
     proposals_per_level: int = 1000
     proposals: int = 1000
 
+    def __post_init__(self):
+        check_fields(self, "rpn_")
+
 
 @dataclass(frozen=True)
 class Cascade:
@@ -37,6 +43,9 @@ class Cascade:
         (0.05, 0.05, 0.1, 0.1),
         (0.033, 0.033, 0.067, 0.067),
     )
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -77,28 +86,32 @@ class Model:
     image_size: tuple[int, int] | None = None  # (short side, limit of the long side) of the pictures in training
 
     def __post_init__(self):
+        for name, kind in (("rpn", RPN), ("stages", Cascade)):
+            if not isinstance(getattr(self, name), kind):
+                raise UserError(
+                    f"{name} must be a models.config.{kind.__name__}, got {type(getattr(self, name)).__name__}."
+                )
+        check_fields(self)
         count = len(self.stages.match_iou)
-        for name in ("class_names", "category_ids", "image_size"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not isinstance(self.class_names, tuple) or not isinstance(self.category_ids, tuple):
-            found = f"{self.class_names!r} and {self.category_ids!r}"
-            raise ValueError(f"class_names and category_ids must be tuples, got {found}.")
+        if isinstance(self.category_ids, list):
+            object.__setattr__(self, "category_ids", tuple(self.category_ids))
+        if not isinstance(self.category_ids, tuple):
+            raise UserError(f"category_ids must be a tuple, got {self.category_ids!r}.")
         size = self.image_size
-        if size is not None and not (isinstance(size, tuple) and len(size) == 2 and min(size) >= 32):
-            raise ValueError(f"image_size must be two sides of at least 32 pixels, got {size!r}.")
+        if size is not None and size[0] > size[1]:
+            raise UserError(f"image_size must be a short side and a limit of the long side, got {size!r}.")
         for name in ("class_names", "category_ids"):
             if len(getattr(self, name)) not in (0, self.num_classes):
                 found = len(getattr(self, name))
-                raise ValueError(f"{name} must have one entry per class, got {found} for {self.num_classes} classes.")
+                raise UserError(f"{name} must have one entry per class, got {found} for {self.num_classes} classes.")
         if self.semantic not in SEMANTIC:
-            raise ValueError(f"semantic must be one of {', '.join(SEMANTIC)}, got {self.semantic!r}.")
+            raise UserError(f"semantic must be one of {', '.join(SEMANTIC)}, got {self.semantic!r}.")
         if self.score_average not in ("logits", "probabilities"):
-            raise ValueError(f"score_average must be logits or probabilities, got {self.score_average!r}.")
+            raise UserError(f"score_average must be logits or probabilities, got {self.score_average!r}.")
         if len(self.stages.loss_weight) < count or len(self.stages.delta_std) < count:
-            raise ValueError(f"{count} stages need as many loss weights and delta stds.")
+            raise UserError(f"{count} stages (match_iou) need as many loss weights and delta stds.")
         if self.test_stage is not None and not 1 <= self.test_stage <= count:
-            raise ValueError(f"test_stage must be None or 1 to {count}, got {self.test_stage!r}.")
+            raise UserError(f"test_stage must be None or 1 to {count}, got {self.test_stage!r}.")
 
 
 def as_dict(config: Model) -> dict:

@@ -11,6 +11,7 @@ from htc_fast.models.box_head import BoxHead
 from htc_fast.models.branches import beside
 from htc_fast.models.config import Model
 from htc_fast.models.fpn import FPN
+from htc_fast.models.inputs import check_images
 from htc_fast.models.mask_head import MaskHead
 from htc_fast.models.rpn import RPN
 from htc_fast.models.semantic_head import SemanticHead
@@ -90,6 +91,11 @@ class HTC(nn.Module):
         with part(f"box stage {t + 1}"):
             return ops.refine(boxes, logits, deltas, self.config.stages.delta_std[t], image_sizes, labels)
 
+    def check(self, images: Tensor, image_sizes: Tensor) -> None:
+        """raises  TypeError, ValueError where `detect` and the training step cannot take these"""
+        # What was made ready for inference casts its images itself.
+        check_images(images, image_sizes, next(self.parameters()) if isinstance(self.backbone, Backbone) else None)
+
     @torch.no_grad()
     def detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
         """Find objects.
@@ -97,8 +103,10 @@ class HTC(nn.Module):
         images       [N, 3, H, W]  normalised, zero-padded at the bottom and right to sides that 32 divides
         image_sizes  [N, 2] int64  height, width before padding
         returns      Detections, masks as probabilities inside their boxes
+        raises       TypeError, ValueError
         source       paper, sections 3.1-3.2 and 4.2; ensembles as in mmdetection 2.x
         """
+        self.check(images, image_sizes)
         features = self.extract(images)
         semantic_branch = beside(lambda: self.semantic(features, logits=False)[0])
         objectness, deltas = self.rpn(features)

@@ -55,11 +55,11 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def config(name: str, **overrides: Any) -> Model:
+def config(name: str, /, **overrides: Any) -> Model:
     """The configuration of a named detector, with fields of `Model`, `RPN` (rpn_...) or `Cascade` replaced.
 
     overrides  backbone="convnext_tiny", semantic="box", rpn_proposals=300, loss_weight=(1, 0.5, 0.25), ...
-    raises     UserError for an unknown name or field
+    raises     UserError for an unknown name or field, or a value that is not of its kind
     """
     base = MODELS[choose(name, MODELS, "model")]
     parts: dict[str, dict] = {"": {}, "rpn": {}, "stages": {}}

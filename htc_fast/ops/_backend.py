@@ -17,6 +17,7 @@ from types import ModuleType
 import torch
 from torch.autograd import forward_ad
 
+from htc_fast.errors import UserError
 from htc_fast.ops import _native
 
 BACKENDS = ("cpp", "cuda", "triton", "reference")
@@ -27,14 +28,13 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("htc_fast_b
 
 
 def _check(name: str) -> str:
-    if name not in BACKENDS:
+    if not isinstance(name, str) or name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: expected one of {', '.join(BACKENDS)}.")
     return name
 
 
+# Not checked here: what says so in one sentence cannot do it while it is imported.
 _from_environment = os.environ.get("HTC_FAST_BACKEND") or None
-if _from_environment is not None:
-    _check(_from_environment)
 
 
 @contextlib.contextmanager
@@ -96,8 +96,8 @@ def _by_device(op: str, has: set[str], device: str) -> str:
 def backend_for(op: str, tensor: torch.Tensor) -> str:
     """The backend that `op` uses for a tensor of this device.
 
-    raises  RuntimeError if a forced backend does not have the operator or cannot take the device;
-            ImportError if the native library that it needs is missing
+    raises  RuntimeError if a forced backend does not have the operator or cannot take the device; UserError if
+            HTC_FAST_BACKEND names none; ImportError if the native library that it needs is missing
     """
     forced, has = forced_backend(), available.get(op, {"reference"})
     device = tensor.device.type
@@ -105,6 +105,10 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
     if chosen == "reference":
         return chosen
     if chosen not in has:
+        if chosen not in BACKENDS:
+            raise UserError(
+                f"HTC_FAST_BACKEND={chosen} names no backend: set it to {' or '.join(BACKENDS)}, or unset it."
+            )
         raise RuntimeError(f"{op} has no {chosen!r} backend here: it has {', '.join(sorted(has))}.")
     interpreted = chosen == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     wanted = "cpu" if chosen == "cpp" else "cuda"

@@ -7,29 +7,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from htc_fast.ops import _onednn, winograd
+from htc_fast.ops._arguments import check_floats, check_tensor
 
 
 def check_maps(name: str, maps: Tensor, channels: int | None = None) -> None:
     """raises  ValueError unless maps is [K, C, H, W] (of `channels` channels); TypeError unless it holds floats"""
-    if maps.dim() != 4:
-        raise ValueError(f"{name} must be [K, C, H, W], got {list(maps.shape)}.")
-    if not maps.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {maps.dtype}.")
-    if channels is not None and maps.shape[1] != channels:
-        raise ValueError(f"{name} must have {channels} channels for these weights, got {list(maps.shape)}.")
+    check_tensor(name, maps)
+    shape = maps.shape
+    if len(shape) != 4:
+        raise ValueError(f"{name} must be [K, C, H, W], got {list(shape)}.")
+    if 0 in shape[1:]:
+        raise ValueError(f"{name} must have channels and pixels, got {list(shape)}.")
+    check_floats(name, maps)
+    if channels is not None and shape[1] != channels:
+        raise ValueError(f"{name} must have {channels} channels for these weights, got {list(shape)}.")
 
 
 def check_weight(name: str, weight: Tensor, bias: Tensor, kernel: int, outputs: int = 0) -> None:
     """raises  ValueError unless weight is [O, C, kernel, kernel] and bias [O]; outputs: where O stands in weight"""
-    if weight.dim() != 4 or tuple(weight.shape[2:]) != (kernel, kernel):
-        shape = "[C, O" if outputs else "[O, C"
-        raise ValueError(f"{name} must be {shape}, {kernel}, {kernel}], got {list(weight.shape)}.")
-    if tuple(bias.shape) != (weight.shape[outputs],):
-        raise ValueError(f"the bias of {name} must be [{weight.shape[outputs]}], got {list(bias.shape)}.")
+    check_tensor(name, weight)
+    check_tensor(f"the bias of {name}", bias)
+    shape = weight.shape
+    if len(shape) != 4 or shape[2] != kernel or shape[3] != kernel:
+        wanted = "[C, O" if outputs else "[O, C"
+        raise ValueError(f"{name} must be {wanted}, {kernel}, {kernel}], got {list(shape)}.")
+    if 0 in shape:
+        raise ValueError(f"{name} must not be empty, got {list(shape)}.")
+    if bias.dim() != 1 or len(bias) != shape[outputs]:
+        raise ValueError(f"the bias of {name} must be [{shape[outputs]}], got {list(bias.shape)}.")
 
 
 def check_labels(labels: Tensor, maps: Tensor) -> None:
-    """raises  ValueError unless labels is [K] integers, on the maps' device"""
+    """raises  ValueError unless labels is [K] integers, on the maps' device; TypeError where it is no tensor"""
+    check_tensor("labels", labels)
     if labels.shape != maps.shape[:1] or labels.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f"labels must be [{len(maps)}] integers (int32 or int64), got {list(labels.shape)} {labels.dtype}."
@@ -45,8 +55,10 @@ def check_same(first: Tensor, **others: Tensor | None) -> None:
             continue
         if other.device != first.device:
             raise ValueError(f"{name} is on {other.device} and the input on {first.device}: move them together.")
-        if other.dtype != first.dtype and not torch.is_autocast_enabled(first.device.type):
-            raise TypeError(f"{name} must be {first.dtype} like the input, got {other.dtype}.")
+        if other.dtype != first.dtype:
+            if not torch.is_autocast_enabled(first.device.type):
+                raise TypeError(f"{name} must be {first.dtype} like the input, got {other.dtype}.")
+            check_floats(name, other)
 
 
 def autocast(*tensors: Any) -> tuple[Any, ...]:

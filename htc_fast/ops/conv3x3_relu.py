@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops._arguments import check_tensor
 from htc_fast.ops._declare import declare, maps_like, once
 from htc_fast.ops.reference import conv3x3_relu as reference
 from htc_fast.ops.winograd import Packed
@@ -35,6 +36,8 @@ def conv3x3_relu(
     source    Mask R-CNN's and HTC's heads; sums in float32, TF32 where torch.backends.cudnn.allow_tf32 says so
     """
     _check(x, weight, bias, residual, count)
+    if packed is not None and not isinstance(packed, Packed):
+        raise TypeError(f"packed must be a winograd.Packed or None, got {type(packed).__name__}.")
     backend = _backend.backend_for("conv3x3_relu", x)
     if backend == "triton":
         _backend.refuse_tangents("conv3x3_relu", x, weight, bias, residual)
@@ -50,11 +53,14 @@ def conv3x3_relu(
 def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, count: Tensor | None) -> None:
     _convolutions.check_weight("weight", weight, bias, 3)
     _convolutions.check_maps("x", x, weight.shape[1])
+    if residual is not None:
+        check_tensor("residual", residual)
     _convolutions.check_same(x, weight=weight, bias=bias, residual=residual)
     if residual is not None and residual.shape != (len(x), weight.shape[0], *x.shape[2:]):
         raise ValueError(f"residual must be {[len(x), weight.shape[0], *x.shape[2:]]}, got {list(residual.shape)}.")
     if count is None:
         return
+    check_tensor("count", count)
     if count.dim() != 1 or count.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"count must be [N] int32 or int64, got {list(count.shape)} {count.dtype}.")
     if count.device != x.device:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_tensors, count, items, real
+from htc_fast.ops._arguments import check_tensors, choice, count, items, real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import detections as reference
 from htc_fast.ops.refine import check_logits, check_moves
@@ -60,8 +60,7 @@ def detections(
             raise ValueError(f"valid must be bool [N, R] = {list(wanted)}, got {valid.dtype} {list(valid.shape)}.")
         if valid.device != boxes.device:
             raise ValueError(f"valid must be on {boxes.device} like boxes, got {valid.device}.")
-    if score_average not in AVERAGES:
-        raise ValueError(f"score_average must be 'logits' or 'probabilities', got {score_average!r}.")
+    choice("score_average", score_average, AVERAGES)
     limit = count("limit", limit)
     thresholds = real("score_threshold", score_threshold), real("iou_threshold", iou_threshold)
     arguments = logits, deltas, boxes, valid, image_sizes, std, score_average == "logits", *thresholds, limit

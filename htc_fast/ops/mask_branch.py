@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops._arguments import integer, items
 from htc_fast.ops._declare import declare
 from htc_fast.ops.conv3x3_relu import conv3x3_relu
 from htc_fast.ops.mask_flow import mask_flow
@@ -40,8 +41,11 @@ def mask_head_weights(*modules: nn.Module) -> MaskHeadWeights:
 
     modules  such as torchvision's mask_head and mask_predictor, or detectron2's and mmdetection's heads; one more 1x1
              convolution at the end is the flow, as in mmdetection's HTCMaskHead
-    raises   ValueError if there are other layers with weights (a norm must be folded first), or not these
+    raises   ValueError if there are other layers with weights (a norm must be folded first), or not these; TypeError
     """
+    for module in modules:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"modules must be torch modules, got {module!r}.")
     layers: list[Any] = [one for module in modules for one in module.modules() if one._parameters or one._buffers]
     kinds = [_kind(one) for one in layers]
     last = ["ConvTranspose2d 2x2 stride 2", "Conv2d 1x1"]
@@ -88,11 +92,12 @@ def mask_branch(
     raises    ValueError, TypeError
     source    HTC, section 3.1 and figure 2
     """
-    heads = list(heads)
+    heads = items("heads", heads)
     _check(x, labels, heads)
-    averaged = sorted(set(range(len(heads)) if averaged is None else averaged))
-    if not averaged or averaged[0] < 0 or averaged[-1] >= len(heads):
-        raise ValueError(f"averaged must name some of the heads 0 to {len(heads) - 1}, got {averaged}.")
+    wanted = range(len(heads)) if averaged is None else items("averaged", averaged)
+    averaged = sorted({integer("a number in averaged", one, 0, len(heads) - 1) for one in wanted})
+    if not averaged:
+        raise ValueError(f"averaged must name some of the heads 0 to {len(heads) - 1}, got none.")
     heads = heads[: averaged[-1] + 1]
     backend = _backend.backend_for("mask_branch", x)
     if backend == "reference":
@@ -121,6 +126,8 @@ def _check(x: Tensor, labels: Tensor, heads: list[MaskHeadWeights]) -> None:
     _convolutions.check_labels(labels, x)
     before = None  # channels that the head before ends with
     for number, head in enumerate(heads):
+        if not isinstance(head, MaskHeadWeights):
+            raise TypeError(f"heads[{number}] must be MaskHeadWeights, got {type(head).__name__}.")
         before = _check_head(f"heads[{number}]", head, x, before)
         if len(head.logits[0]) != len(heads[0].logits[0]):
             raise ValueError(
@@ -138,15 +145,20 @@ def _check_head(name: str, head: MaskHeadWeights, x: Tensor, before: int | None)
         _check_layer(f"{name}.flow", head.flow, 1, before, x)
         if len(head.flow[0]) != channels:
             raise ValueError(f"{name}.flow must end in x's {channels} channels, got {len(head.flow[0])}.")
-    for layer in head.convolutions:
+    for layer in items(f"{name}.convolutions", head.convolutions):
         _check_layer(f"{name}.convolutions", layer, 3, channels, x)
         channels = len(layer[0])
     _check_layer(f"{name}.upsample", head.upsample, 2, channels, x, outputs=1)
     _check_layer(f"{name}.logits", head.logits, 1, head.upsample[0].shape[1], x)
+    for one in items(f"{name}.packed", head.packed):
+        if not isinstance(one, Packed):
+            raise TypeError(f"{name}.packed must hold winograd.Packed, got {type(one).__name__}.")
     return channels
 
 
 def _check_layer(name: str, layer: Layer, kernel: int, channels: int, x: Tensor, outputs: int = 0) -> None:
+    if not isinstance(layer, (tuple, list)) or len(layer) != 2:
+        raise TypeError(f"{name} must be a pair of weight and bias, got {type(layer).__name__}.")
     _convolutions.check_weight(name, *layer, kernel, outputs)
     if layer[0].shape[1 - outputs] != channels:
         raise ValueError(f"{name} expects {layer[0].shape[1 - outputs]} channels, gets {channels}.")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend, _convolutions
+from htc_fast.ops._arguments import check_floats, check_tensor
 from htc_fast.ops._declare import declare, dense_like, maps_like, once
 from htc_fast.ops.reference import mask_flow as reference
 
@@ -23,6 +24,8 @@ def mask_flow(x: Tensor, m: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     _convolutions.check_weight("weight", weight, bias, 1)
     _convolutions.check_maps("m", m, weight.shape[1])
+    check_tensor("x", x)
+    check_floats("x", x)
     _convolutions.check_same(x, m=m, weight=weight, bias=bias)
     if x.shape != (len(m), weight.shape[0], *m.shape[2:]):
         wanted = [len(m), weight.shape[0], *m.shape[2:]]

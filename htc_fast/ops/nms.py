@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_integers, check_tensors, count, real
+from htc_fast.ops._arguments import check_floats, check_integers, check_tensors, count, real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import nms as reference
 
@@ -81,8 +81,8 @@ def _check(boxes: Tensor, scores: Tensor, idxs: Tensor | None, rank: int) -> Non
     wanted = "[K, 4]" if rank == 2 else "[N, B, 4]"
     if boxes.dim() != rank or boxes.shape[-1] != 4:
         raise ValueError(f"boxes must be {wanted}, got {list(boxes.shape)}.")
-    if not (boxes.is_floating_point() and scores.is_floating_point()):
-        raise TypeError(f"boxes and scores must be floating point, got {boxes.dtype} and {scores.dtype}.")
+    check_floats("boxes", boxes)
+    check_floats("scores", scores)
     for name, value in (("scores", scores), ("idxs", idxs)):
         if value is None:
             continue

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_tensors, real, sides
+from htc_fast.ops._arguments import check_floats, check_tensors, real, sides
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import paste_masks as reference
 
@@ -35,8 +35,8 @@ def check_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tu
         raise ValueError(f"masks must be [K, h, w] with h and w at least 1, got {list(masks.shape)}.")
     if boxes.dim() != 2 or boxes.shape[1] != 4 or boxes.shape[0] != masks.shape[0]:
         raise ValueError(f"boxes must be [K, 4] = [{masks.shape[0]}, 4] like masks, got {list(boxes.shape)}.")
-    if not (masks.is_floating_point() and boxes.is_floating_point()):
-        raise TypeError(f"masks and boxes must be floating point, got {masks.dtype} and {boxes.dtype}.")
+    check_floats("masks", masks)
+    check_floats("boxes", boxes)
     if masks.device != boxes.device:
         raise ValueError(f"masks are on {masks.device} and boxes on {boxes.device}: move them together.")
     return sides("image_size", image_size)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
+from htc_fast.ops._arguments import flag, items
 from htc_fast.ops._declare import declare, dense_like, maps_like
 from htc_fast.ops.reference import pr_roi_pool as reference
-from htc_fast.ops.roi_align import check_inputs, grid_size, setup_second, whole
+from htc_fast.ops.roi_align import check_inputs, finest_of, grid_size, scales_of, setup_second, whole
 
 _backend.register("pr_roi_pool", "cpp", "cuda")
 
@@ -40,9 +41,9 @@ def pr_roi_pool(
     raises           ValueError, TypeError; RuntimeError for an image number out of range (on the CPU)
     source           IoU-Net, section 3.4; FPN, equation 1 for the level, which has no gradient
     """
-    features, scales, size = list(features), [float(scale) for scale in spatial_scales], grid_size(output_size)
+    features, scales, size = items("features", features), scales_of(spatial_scales), grid_size(output_size)
     check_inputs(features, rois, scales, None)
-    finest_size = canonical_size / (2.0**canonical_level * scales[0])
+    aligned, finest_size = flag("aligned", aligned), finest_of(canonical_size, canonical_level, scales)
     if _backend.backend_for("pr_roi_pool", features[0]) == "reference":
         return reference.pr_roi_pool(features, rois, size, scales, aligned, finest_size)
     _backend.refuse_tangents("pr_roi_pool", *features, rois)

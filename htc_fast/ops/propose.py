@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_tensors, count, items, real, reals
+from htc_fast.ops._arguments import check_floats, check_sizes, check_tensors, count, items, real, reals, short
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import propose as reference
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MOST_LEVELS, MOST_ANCHORS = 8, 128  # what the kernels' arguments have room for
 _backend.register("propose", "cpp", "cuda", "triton")
 
@@ -78,8 +77,7 @@ def _check_maps(objectness: list[Tensor], deltas: list[Tensor], image_sizes: Ten
     check_tensors(image_sizes=image_sizes, **{f"objectness[{number}]": one for number, one in enumerate(objectness)})
     check_tensors(**{f"deltas[{number}]": one for number, one in enumerate(deltas)})
     first = objectness[0]
-    if first.dtype not in FLOATS:
-        raise TypeError(f"objectness must be float32, float64, float16 or bfloat16, got {first.dtype}.")
+    check_floats("objectness", first)
     for number, (logits, moves) in enumerate(zip(objectness, deltas)):
         if logits.dim() != 4 or logits.shape[0] != first.shape[0]:
             raise ValueError(
@@ -95,8 +93,7 @@ def _check_maps(objectness: list[Tensor], deltas: list[Tensor], image_sizes: Ten
                     f"all maps must be {first.dtype} on {first.device} like level 0's objectness, got {one.dtype} on "
                     f"{one.device} in level {number}."
                 )
-    if image_sizes.is_complex():
-        raise TypeError(f"image_sizes must be real numbers, got {image_sizes.dtype}.")
+    check_sizes(image_sizes)
     if list(image_sizes.shape) != [first.shape[0], 2] or image_sizes.device != first.device:
         raise ValueError(
             f"image_sizes must be [N, 2] = [{first.shape[0]}, 2] on {first.device}, got {list(image_sizes.shape)} on "
@@ -135,13 +132,16 @@ def flat_anchors(anchors: Sequence[Sequence[Sequence[float]] | Tensor], objectne
             if some.device.type != "cpu":
                 raise ValueError(f"anchors must be numbers or tensors on the CPU, got {some.device}: give .tolist().")
             some = some.tolist()
-        rows = [[float(value) for value in row] for row in some]
+        try:
+            rows = [[float(value) for value in row] for row in some]
+        except (TypeError, ValueError, OverflowError):
+            rows = [[]]
         if len(rows) != logits.shape[1] or any(
             len(row) != 4 or not all(abs(value) < math.inf for value in row) for row in rows
         ):
             raise ValueError(
                 f"anchors of level {number} must be [A, 4] finite numbers with A = {logits.shape[1]} as in objectness, "
-                f"got {rows}."
+                f"got {short(some)}."
             )
         flat += [value for row in rows for value in row]
     if len(flat) > 4 * MOST_ANCHORS:

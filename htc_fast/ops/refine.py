@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_integers, check_tensors, reals
+from htc_fast.ops._arguments import check_floats, check_integers, check_sizes, check_tensors, reals
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import refine as reference
 
@@ -63,9 +63,10 @@ def check_moves(boxes: Tensor, deltas: Tensor, std: Sequence[float], image_sizes
         raise ValueError(
             f"deltas must be [N, R, 4 or 4 * classes] for boxes {list(boxes.shape)}, got {list(deltas.shape)}."
         )
-    if not (boxes.is_floating_point() and deltas.is_floating_point()):
-        raise TypeError(f"boxes and deltas must be floating point, got {boxes.dtype} and {deltas.dtype}.")
+    check_floats("boxes", boxes)
+    check_floats("deltas", deltas)
     check_integers(image_sizes=image_sizes)
+    check_sizes(image_sizes)
     if image_sizes.shape != (boxes.shape[0], 2):
         raise ValueError(
             f"image_sizes must be integers [N, 2] = [{boxes.shape[0]}, 2], got {image_sizes.dtype} "
@@ -82,8 +83,7 @@ def check_logits(name: str, logits: Tensor, boxes: Tensor, deltas: Tensor) -> No
     check_tensors(**{name: logits})
     if logits.dim() != 3 or logits.shape[:2] != boxes.shape[:2] or logits.shape[2] < 2:
         raise ValueError(f"{name} must be [N, R, classes + 1] for boxes {list(boxes.shape)}, got {list(logits.shape)}.")
-    if not logits.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {logits.dtype}.")
+    check_floats(name, logits)
     if logits.device != boxes.device:
         raise ValueError(f"{name} must be on {boxes.device} like boxes, got {logits.device}.")
     if deltas.shape[2] not in (4, 4 * (logits.shape[2] - 1)):

@@ -4,7 +4,6 @@ Which level a RoI reads, where its samples lie and what they weigh is decided in
 maps are read as they are, in 16 bits too, and summed in float32.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
+from htc_fast.ops._arguments import MOST, check_floats, check_tensor, flag, integer, items, positive, real, short
 from htc_fast.ops._declare import declare, maps_like
 from htc_fast.ops.reference import roi_align as reference
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+MOST_BINS = MOST_SAMPLES = 2**15  # of an axis: their squares are numbers that kernels count with
 for _name in ("roi_align", "multi_level_roi_align"):
     _backend.register(_name, "cpp", "cuda", "triton")
 
@@ -42,8 +42,9 @@ def roi_align(
     """
     if not isinstance(boxes, Tensor):
         boxes = _with_numbers(boxes, input)
-    size, rois = grid_size(output_size), boxes
+    size, rois, spatial_scale = grid_size(output_size), boxes, positive("spatial_scale", spatial_scale)
     check_inputs([input], rois, [spatial_scale], None)
+    sampling_ratio, aligned = integer("sampling_ratio", sampling_ratio, -MOST, MOST_SAMPLES), flag("aligned", aligned)
     backend = _backend.backend_for("roi_align", input)
     if backend == "reference":
         return reference.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
@@ -78,14 +79,12 @@ def multi_level_roi_align(
     raises           ValueError, TypeError; RuntimeError for an image number out of range (on the CPU)
     source           FPN, equation 1 for the level; HTC, equation 6 for the sum
     """
-    features, scales, size = list(features), [float(scale) for scale in spatial_scales], grid_size(output_size)
+    features, scales, size = items("features", features), scales_of(spatial_scales), grid_size(output_size)
     check_inputs(features, rois, scales, semantic)
-    if not canonical_size > 0 or not semantic_scale > 0 or semantic_grid < 1:
-        raise ValueError(
-            "canonical_size, semantic_scale and semantic_grid must be positive, got "
-            f"{canonical_size}, {semantic_scale} and {semantic_grid}."
-        )
-    finest_size = canonical_size / (2.0**canonical_level * scales[0])
+    sampling_ratio, aligned = integer("sampling_ratio", sampling_ratio, -MOST, MOST_SAMPLES), flag("aligned", aligned)
+    semantic_scale = positive("semantic_scale", semantic_scale)
+    semantic_grid = integer("semantic_grid", semantic_grid, 1, MOST_BINS)
+    finest_size = finest_of(canonical_size, canonical_level, scales)
     backend = _backend.backend_for("multi_level_roi_align", features[0])
     arguments = sampling_ratio, aligned, finest_size, semantic, semantic_scale, semantic_grid
     if backend == "reference":
@@ -101,9 +100,14 @@ def _call(backend, features, rois, size, scales, *arguments) -> Tensor:
 
 def _with_numbers(boxes: Sequence[Tensor], like: Tensor) -> Tensor:
     """One tensor [L, 4] per image -> [K, 5]."""
-    if len(boxes) != len(like):
-        raise ValueError(f"boxes must be one tensor per image, got {len(boxes)} for {len(like)} images.")
-    for one in boxes:
+    check_tensor("input", like)
+    boxes = items("boxes", boxes)
+    if like.dim() != 4 or len(boxes) != len(like):
+        raise ValueError(
+            f"boxes must be one tensor per image of an input [N, C, H, W], got {len(boxes)} for {list(like.shape)}."
+        )
+    for number, one in enumerate(boxes):
+        check_tensor(f"boxes[{number}]", one)
         if one.dim() != 2 or one.shape[1] != 4:
             raise ValueError(f"boxes must be a list of [L, 4], got {list(one.shape)}.")
     rows = [torch.cat([one.new_full((len(one), 1), number), one], dim=1) for number, one in enumerate(boxes)]
@@ -115,11 +119,36 @@ def grid_size(output_size: int | tuple[int, int]) -> tuple[int, int]:
 
     raises  ValueError
     """
-    size = tuple(output_size) if isinstance(output_size, Sequence) else (output_size, output_size)
-    size = tuple(side if isinstance(side, int) or not hasattr(side, "__index__") else side.__index__() for side in size)
-    if len(size) != 2 or not all(isinstance(side, (int, torch.SymInt)) and side >= 1 for side in size):
-        raise ValueError(f"output_size must be one or two positive integers, got {output_size!r}.")
-    return size
+    single = isinstance(output_size, (int, torch.SymInt)) or not hasattr(output_size, "__len__")
+    try:
+        if single or getattr(output_size, "ndim", 1) == 0:
+            height = width = integer("a side", output_size, 1, MOST_BINS)
+        else:
+            height, width = [integer("a side", side, 1, MOST_BINS) for side in items("output_size", output_size)]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"output_size must be one or two positive integers up to {MOST_BINS}, got {short(output_size)}."
+        ) from None
+    return height, width
+
+
+def scales_of(spatial_scales: Sequence[float]) -> list[float]:
+    """The levels' scales as numbers.
+
+    raises  ValueError, TypeError
+    """
+    return [positive("a spatial scale", scale) for scale in items("spatial_scales", spatial_scales)]
+
+
+def finest_of(size: float, level: int, scales: list[float]) -> float:
+    """Side in pixels of the boxes from which on the finest level is read, those of `size` reading `level`.
+
+    raises  ValueError, TypeError
+    """
+    level = real("canonical_level", level)  # type: ignore[assignment]
+    if abs(level) > 64:
+        raise ValueError(f"canonical_level must be a level's number, got {level}.")
+    return positive("canonical_size", size) / (2.0**level * scales[0])
 
 
 def check_inputs(features: list[Tensor], rois: Tensor, scales: list[float], semantic: Tensor | None) -> None:
@@ -131,20 +160,14 @@ def check_inputs(features: list[Tensor], rois: Tensor, scales: list[float], sema
         raise ValueError(f"expected 1 to 8 feature levels, got {len(features)}.")
     if len(scales) != len(features):
         raise ValueError(f"expected one spatial scale per level, got {len(scales)} for {len(features)} levels.")
-    if not all(scale > 0 and math.isfinite(scale) for scale in scales):
-        raise ValueError(f"spatial scales must be positive, got {scales}.")
     first = features[0]
-    for name, one in [*((f"level {i}", one) for i, one in enumerate(features)), ("rois", rois)]:
-        if not isinstance(one, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(one).__name__}.")
-    if first.dtype not in FLOATS:
-        raise TypeError(f"feature maps must be float32, float64, float16 or bfloat16, got {first.dtype}.")
-    if not rois.is_floating_point():
-        raise TypeError(f"rois must be floating point, got {rois.dtype}.")
-    maps = {**{f"level {i}": one for i, one in enumerate(features)}, "semantic": semantic}
-    for name, found in maps.items():
-        if found is None:
-            continue
+    check_tensor("level 0", first)
+    check_tensor("rois", rois)
+    check_floats("feature maps", first)
+    check_floats("rois", rois)
+    maps = [(f"level {i}", one) for i, one in enumerate(features)]
+    for name, found in maps if semantic is None else [*maps, ("semantic", semantic)]:
+        check_tensor(name, found)
         if found.dim() != 4 or first.dim() != 4 or found.shape[:2] != first.shape[:2]:
             beside = "" if found is first else f" with level 0's N and C, {list(first.shape[:2])}"
             raise ValueError(f"{name} must be [N, C, H, W]{beside}, got {list(found.shape)}.")

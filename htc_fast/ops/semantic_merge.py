@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from htc_fast.ops import _backend, _convolutions, resampled_sum
+from htc_fast.ops._arguments import integer, items
 from htc_fast.ops._declare import declare, dense_like, maps_like, once
 from htc_fast.ops.reference import semantic_merge as reference
 
@@ -26,22 +27,21 @@ def semantic_merge(
     raises    ValueError, TypeError
     source    HTC, figure 3. The definition resamples first; the 1x1, not the ReLU, may as well come before
     """
-    features, weights, biases = list(features), list(weights), list(biases)
+    features, weights, biases = items("features", features), items("weights", weights), items("biases", biases)
     if not 1 <= len(features) <= 8 or not len(features) == len(weights) == len(biases):
         raise ValueError(
             f"expected 1 to 8 features with a weight and a bias each, got {len(features)}, {len(weights)} "
             f"and {len(biases)}."
         )
-    if not 0 <= level < len(features):
-        raise ValueError(f"level must be one of the {len(features)} features, got {level}.")
+    level = integer("level", level, 0, len(features) - 1)
     for number, (one, weight, bias) in enumerate(zip(features, weights, biases)):
         _convolutions.check_weight(f"weights[{number}]", weight, bias, 1)
         _convolutions.check_maps(f"features[{number}]", one, weight.shape[1])
-        if weight.shape[:2] != weights[0].shape[:2] or len(one) != len(features[0]) or 0 in one.shape[2:]:
+        if weight.shape[:2] != weights[0].shape[:2] or len(one) != len(features[0]):
             raise ValueError(
                 f"features[{number}] {list(one.shape)} with weight {list(weight.shape)} does not fit "
                 f"features[0] {list(features[0].shape)} with {list(weights[0].shape)}: images and "
-                "channels must be the same and no map empty."
+                "channels must be the same."
             )
         _convolutions.check_same(features[0], **{f"features[{number}]": one, "weights": weight, "biases": bias})
     backend = _backend.backend_for("semantic_merge", features[0])

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_integers, check_tensors, count, real
+from htc_fast.ops._arguments import check_floats, check_integers, check_tensors, choice, count, real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import soft_nms as reference
 
@@ -98,11 +98,10 @@ def _check(boxes: Tensor, scores: Tensor, idxs: Tensor, rank: int, method: str) 
             raise ValueError(f"{name} must be {list(boxes.shape[:-1])} like boxes, got {list(value.shape)}.")
         if value.device != boxes.device:
             raise ValueError(f"{name} must be on {boxes.device} like boxes, got {value.device}.")
-    if not boxes.is_floating_point() or not scores.is_floating_point():
-        raise TypeError(f"boxes and scores must be floating point, got {boxes.dtype} and {scores.dtype}.")
+    check_floats("boxes", boxes)
+    check_floats("scores", scores)
     check_integers(idxs=idxs)
-    if method not in METHODS:
-        raise ValueError(f"unknown soft-NMS method {method!r}: expected 'linear' or 'gaussian'.")
+    choice("method", method, METHODS)
 
 
 def _fake(boxes, scores, idxs, gaussian, iou_threshold, sigma, min_score, max_output):

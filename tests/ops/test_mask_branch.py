@@ -117,7 +117,7 @@ def test_errors():
         ((x, LABELS[:2], some), {}, r"labels must be \[5\]"),
         ((x, LABELS, some[1:]), {}, "no head before it"),
         ((x[:, :3], LABELS, some), {}, "expects 16 channels, gets 3"),
-        ((x, LABELS, some), {"averaged": [3]}, "heads 0 to 2"),
+        ((x, LABELS, some), {"averaged": [3]}, "averaged must be an integer from 0 to 2"),
         ((x, LABELS, some), {"averaged": []}, "heads 0 to 2"),
         ((x, LABELS.to("meta"), some), {}, "move them together"),
         ((x, LABELS == 1, some), {}, "int32 or int64"),

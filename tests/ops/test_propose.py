@@ -183,7 +183,7 @@ WRONG = {
     "no levels": ({"objectness": [], "deltas": []}, ValueError, "1 to 8 levels"),
     "deltas of one level": ({"deltas": [torch.zeros(1, 12, 4, 5)]}, ValueError, "as many of deltas"),
     "other deltas": ({"deltas": [torch.zeros(1, 12, 4, 5)] * 2}, ValueError, r"level 1 must be \[N, 4A, h, w\]"),
-    "whole numbers": ({"objectness": [torch.zeros(1, 3, 4, 5).long()] * 2}, TypeError, "objectness must be float32"),
+    "whole numbers": ({"objectness": [torch.zeros(1, 3, 4, 5).long()] * 2}, TypeError, "objectness must be float"),
     "two types": ({"deltas": [torch.zeros(1, 12, 4, 5), torch.zeros(1, 12, 2, 3).half()]}, TypeError, "all maps"),
     "flat maps": ({"objectness": [torch.zeros(3, 4, 5)] * 2}, ValueError, r"\[N, A, h, w\]"),
     "sizes of two": ({"image_sizes": torch.zeros(2, 2)}, ValueError, r"image_sizes must be \[N, 2\]"),

@@ -146,7 +146,7 @@ def test_errors():
         merge(given[0], given[1][:1], *given[2:])
     with pytest.raises(ValueError, match="with a weight and a bias each"):
         ops.semantic_merge(given[:2], given[2:3], given[4:])
-    with pytest.raises(ValueError, match="no map empty"):
+    with pytest.raises(ValueError, match=r"features\[1\] must have channels and pixels"):
         merge(given[0], given[1][:, :, :0], *given[2:])
 
 

@@ -16,7 +16,7 @@ def refine(
         return decode_boxes(deltas, boxes, std, image_sizes)
     classes = logits.shape[2] - 1
     best = logits[..., :-1].argmax(dim=2)
-    labels = best if labels is None else torch.where(labels < 0, best, labels)
+    labels = best if labels is None else torch.where(labels.long() < 0, best, labels.long())
     index = labels.clamp(max=classes - 1)[..., None, None].expand(-1, -1, 1, 4)
     own = deltas.unflatten(2, (classes, 4)).gather(2, index)[:, :, 0]
     return decode_boxes(own, boxes, std, image_sizes).masked_fill((labels >= classes)[..., None], 0.0)

@@ -15,7 +15,7 @@ def axis_weights(start: Tensor, extent: Tensor, bins: int, sampling_ratio: int, 
     """
     samples = sampling_ratio if sampling_ratio > 0 else int(torch.ceil(extent / bins))
     weights = start.new_zeros(bins, length)
-    if samples < 1:
+    if samples < 1 or length < 1:
         return weights
     bin_number = torch.arange(bins, device=start.device)[:, None]
     sample = torch.arange(samples, device=start.device)[None]

@@ -1,0 +1,91 @@
+"""Checks at the door of the training step: one sentence for ground truth that it cannot take."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from htc_fast.models.config import Model
+from htc_fast.models.inputs import check_tensor
+from htc_fast.models.structures import Targets, may_wait
+
+IGNORED = 255  # of a semantic map
+
+
+def check_targets(config: Model, images: Tensor, targets: Any) -> Targets:
+    """The targets, with room for one object where there is none.
+
+    raises  TypeError, ValueError where they are no targets of these images; values are looked at where that costs
+            nothing
+    """
+    if not all(hasattr(targets, name) for name in ("boxes", "labels", "masks", "semantic")):
+        raise TypeError(f"targets must be models.structures.Targets, got {type(targets).__name__}.")
+    check_tensor("targets.boxes", targets.boxes)
+    check_tensor("targets.labels", targets.labels, (torch.int64,))
+    check_tensor("targets.masks", targets.masks)
+    count, (height, width) = targets.labels.shape[-1] if targets.labels.dim() else 0, images.shape[2:]
+    shapes = {
+        "labels": [len(images), count],
+        "boxes": [len(images), count, 4],
+        "masks": [len(images), count, height, width],
+    }
+    _check_semantic(config, images, targets.semantic)
+    for name, wanted in shapes.items():
+        one = getattr(targets, name)
+        if list(one.shape) != wanted:
+            raise ValueError(f"targets.{name} must be {wanted} for these images and labels, got {list(one.shape)}.")
+        if one.device != images.device:
+            raise ValueError(
+                f"targets.{name} is on {one.device} and the images on {images.device}: move them together."
+            )
+    if may_wait(targets.labels):
+        _check_values(config, targets)
+    return targets if count else _with_room(targets)
+
+
+def _check_semantic(config: Model, images: Tensor, semantic: Any) -> None:
+    if config.semantic == "none":
+        return
+    if semantic is None:
+        raise ValueError(
+            "the model has a semantic branch, but the targets hold no semantic map: give Targets.semantic, "
+            'or build the model with semantic="none".'
+        )
+    check_tensor("targets.semantic", semantic, (torch.int64,))
+    wanted = [len(images), images.shape[2] // 8, images.shape[3] // 8]
+    if list(semantic.shape) != wanted:
+        raise ValueError(f"targets.semantic must be [N, H/8, W/8] = {wanted}, got {list(semantic.shape)}.")
+    if semantic.device != images.device:
+        raise ValueError(
+            f"targets.semantic is on {semantic.device} and the images on {images.device}: move them together."
+        )
+    if may_wait(semantic):
+        wrong = ((semantic < 0) | (semantic >= config.semantic_classes)) & (semantic != IGNORED)
+        if wrong.any():
+            raise ValueError(
+                f"targets.semantic must be classes below {config.semantic_classes} or {IGNORED}, got "
+                f"{int(semantic[wrong][0])}."
+            )
+
+
+def _check_values(config: Model, targets: Targets) -> None:
+    labels, real = targets.labels, targets.labels >= 0
+    wrong = labels[(labels < -1) | (labels >= config.num_classes)]
+    if len(wrong):
+        raise ValueError(
+            f"targets.labels must be classes below {config.num_classes}, or -1 where padded, got {int(wrong[0])}."
+        )
+    boxes = targets.boxes[real]
+    wrong = boxes[~(boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1))]
+    if len(wrong):
+        raise ValueError(f"targets.boxes must be x1, y1, x2, y2 with x1 < x2 and y1 < y2, got {wrong[0].tolist()}.")
+
+
+def _with_room(targets: Targets) -> Targets:
+    images = len(targets.labels)
+    return Targets(
+        targets.boxes.new_zeros(images, 1, 4),
+        targets.labels.new_full((images, 1), -1),
+        targets.masks.new_zeros(images, 1, *targets.masks.shape[2:]),
+        targets.semantic,
+    )
