@@ -11,7 +11,8 @@ def main() -> int:
     """Train, as the options say."""
     found = given(TrainingRun, "train", ABOUT)
     named = found.keys() & {"data", "train_json"}
-    run = changed(TrainingRun() if named else TrainingRun.sample(), found)
+    length = {name: found[name] for name in found.keys() & {"epochs", "iterations"}}
+    run = changed(TrainingRun() if named else TrainingRun.sample(**length), found)
     try:
         trainer = Trainer(run)
         trainer.run()

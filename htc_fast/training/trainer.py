@@ -1,7 +1,10 @@
 """From a `TrainingRun` to data, model and loop: a training run as an object."""
 
+import json
 import os
 import sys
+import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from htc_fast.data.pictures import image_limits
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
-from htc_fast.device import find_device, supports
+from htc_fast.device import autocast, find_device, supports
 from htc_fast.errors import UserError
 from htc_fast.evaluation import coco
 from htc_fast.inference.draw import side_by_side
@@ -26,8 +29,11 @@ from htc_fast.training import distributed
 from htc_fast.training.batches import Batches
 from htc_fast.training.compiled import compile_layers
 from htc_fast.training.distributed import World
+from htc_fast.training.folder import choose_folder
 from htc_fast.training.loop import Loop
 from htc_fast.training.run import TrainingRun
+
+DRAWN = 6  # held-out pictures that the picture at the end shows
 
 
 class Trainer:
@@ -41,6 +47,7 @@ class Trainer:
     """
 
     def __init__(self, run: TrainingRun, world: World | None = None):
+        began = time.monotonic()
         if run.device is not None:
             find_device(run.device)
         if run.threads is not None:
@@ -51,6 +58,8 @@ class Trainer:
         config = make_config(run)
         self.settings = replace(run, data=make_sample_dataset()) if run.on_sample else run
         self.train, self.val = make_datasets(self.settings, semantic=config.semantic != "none")
+        if not self.world.agree(fingerprint(self.train)):
+            raise UserError(f"{self.train.path} is not the same for all processes: give each of them the same files.")
         self.model = make_model(config, run, self.train)
         self.loop = Loop(
             self.model,
@@ -60,6 +69,8 @@ class Trainer:
             self.world,
             evaluate=None if self.val is None else make_evaluation(self.val, self.world),
             picture=None if self.val is None else make_picture(self.val),
+            forecast=None if self.val is None else make_forecast(self.val, self.world, run.amp),
+            spent=time.monotonic() - began,
         )
 
     def run(self) -> Detector:
@@ -96,34 +107,6 @@ class Trainer:
         )
 
 
-def choose_folder(run: TrainingRun, world: World) -> Path:
-    """Where the run goes: --out, or the next free default folder; with --resume the last one used.
-
-    raises  UserError if --out holds another run
-    """
-    folder = Path(run.out) if run.out else Path("runs") / ("sample" if run.on_sample else "train")
-    numbered = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
-    _check_place(folder)
-    free = next(number for number, each in enumerate(numbered) if not (each / "checkpoints").is_dir())
-    world.barrier()
-    if run.out is not None:
-        if free and not run.resume:
-            raise UserError(f"{folder} holds a run already: go on with --resume, or give another --out.")
-        return folder
-    return numbered[max(free - 1, 0) if run.resume else free]
-
-
-def _check_place(folder: Path) -> None:
-    """Hours of training must not end at a folder that cannot be written.
-
-    raises  UserError if it cannot
-    """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "may not be written" if there.is_dir() else "is a file"
-        raise UserError(f"results cannot go to {folder}, as {there} {reason}: choose another --out.")
-
-
 def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDataset | None]:
     """The training pictures with their augmentation, and the validation pictures, if any are named."""
     short, long = image_limits(run.image_size)
@@ -154,6 +137,12 @@ def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDa
     if not val.annotations.labelled:
         raise UserError(f"{val.path} has no annotations, so there is no AP: name another file with --val-json.")
     return train, val
+
+
+def fingerprint(data: CocoDataset) -> int:
+    """A number that differs where pictures or classes do."""
+    names = [data.annotations.file_names[index] for index in data.keep]
+    return zlib.crc32(json.dumps([list(data.classes), names], default=str).encode())
 
 
 def make_config(run: TrainingRun) -> Model:
@@ -228,7 +217,23 @@ def make_evaluation(val: CocoDataset, world: World) -> Callable[[Detector], dict
     return evaluate
 
 
-def make_picture(val: CocoDataset, count: int = 6) -> Callable[[Detector, Path], None]:
+def make_forecast(val: CocoDataset, world: World, amp: bool, count: int = 3) -> Callable[[Detector], float]:
+    """Model -> seconds that evaluation and picture will take, by a few pictures' time in each process."""
+
+    def foresee(model: Detector) -> float:
+        with torch.no_grad(), autocast(world.device, amp):
+            # The first picture pays for what is made once.
+            for limit in (1, count):
+                began, limit = time.monotonic(), min(limit * world.size, len(val))
+                found = coco.collect(model, val, limit=limit, rank=world.rank, world=world.size, progress=False)
+                if found:
+                    coco.score(val, found)
+        return (time.monotonic() - began) / limit * (len(val) + DRAWN)
+
+    return foresee
+
+
+def make_picture(val: CocoDataset, count: int = DRAWN) -> Callable[[Detector, Path], None]:
     """(model, path) -> predictions beside the truth, for pictures spread over the validation set."""
 
     def draw(model: Detector, path: Path) -> None:
