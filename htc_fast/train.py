@@ -3,6 +3,7 @@
 from htc_fast.commands import entry
 from htc_fast.commands.options import changed, given
 from htc_fast.training import Trainer, TrainingRun, distributed
+from htc_fast.training.pace import process_age
 
 ABOUT = "Train Hybrid Task Cascade. With no data named, a small one is trained on sample pictures."
 
@@ -14,7 +15,7 @@ def main() -> int:
     length = {name: found[name] for name in found.keys() & {"epochs", "iterations"}}
     run = changed(TrainingRun() if named else TrainingRun.sample(**length), found)
     try:
-        trainer = Trainer(run)
+        trainer = Trainer(run, spent=process_age())
         trainer.run()
     finally:
         distributed.stop()

@@ -262,8 +262,8 @@ class Loop(Generic[Model]):
     def _finish(self) -> None:
         if self.evaluate is not None and not self.pace.ends_with_evaluation():
             self._say(
-                f"not evaluated: that would take about {self.pace.ending:.0f} s, which the time limit of "
-                f"{self.recipe.minutes:g} minutes has not left; htc_fast.evaluate does it afterwards."
+                f"not evaluated: the time limit of {self.recipe.minutes:g} minutes has not left the "
+                f"{self.pace.ending:.0f} s or so that this would take; htc_fast.evaluate does it afterwards."
             )
         else:
             self._evaluate()

@@ -5,11 +5,14 @@ is, so that it can be repeated exactly; one that does not moves faster through i
 the time left asks for, so that it reaches the end of its learning rate also on a machine that slows down midway.
 """
 
+import contextlib
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from htc_fast.training.distributed import World
 from htc_fast.training.optimizer import Schedule
@@ -39,7 +42,7 @@ class Pace:
     ):
         self.limit = None if minutes is None else 60 * minutes
         self.world, self.forecast, self.clock = world or World(), forecast, clock
-        self.recent: deque[float] = deque(maxlen=20)
+        self.steps: deque[float] = deque(maxlen=100)
         # Of evaluation and picture: seconds, and the seconds of a step at that time; one slows down with the other.
         self.cost: tuple[float, float] | None = None if forecast else (0.0, 1.0)
         self.fitting: int | None = None
@@ -64,7 +67,7 @@ class Pace:
         """Time a step, unless it is the first; returns the seconds of the run."""
         before, self.now = self.now, self.seconds()
         if not self.first:
-            self.recent.append(self.now - before)
+            self.steps.append(self.now - before)
         self.first = False
         return self.now
 
@@ -72,18 +75,23 @@ class Pace:
         """Learn from an evaluation in the middle of a run, which began when the last step had ended."""
         before, self.now = self.now, self.seconds()
         self.evaluated = self.now
-        self.cost = (self.now - before, self.per_step)
+        self.cost = (self.now - before, self.usual)
 
     @property
     def per_step(self) -> float:
         """Seconds, lately; 1 before the second step."""
-        return max(sum(self.recent) / len(self.recent), 1e-6) if self.recent else 1.0
+        return _mean(list(self.steps)[-20:])
+
+    @property
+    def usual(self) -> float:
+        """Seconds, over more steps: a moment's disturbance must not end a run."""
+        return _mean(list(self.steps))
 
     @property
     def ending(self) -> float:
-        """Seconds that evaluation and picture take at the pace of now."""
+        """Seconds that evaluation and picture take at the usual pace."""
         seconds, then = self.cost or (0.0, 1.0)
-        return seconds * self.per_step / then
+        return seconds * self.usual / then
 
     @property
     def evaluates(self) -> bool:
@@ -98,8 +106,8 @@ class Pace:
         """
         if self.limit is None or share >= 1:
             return 0.0
-        if len(self.recent) < MEASURED:
-            return 1 - share if self.now >= self.limit else 0.0
+        if len(self.steps) < MEASURED:
+            return 1 - share if self.now + (self.per_step if self.steps else 0.0) >= self.limit else 0.0
         self.foresee()
         fitting, left = self._left() / self.per_step, (1 - share) * steps
         if left <= fitting:
@@ -110,7 +118,7 @@ class Pace:
     def foresee(self) -> None:
         """Find out what the end will take, unless it is known."""
         if self.limit is not None and self.cost is None and self.forecast is not None:
-            self.cost = (self.world.max(self.forecast()), self.per_step)
+            self.cost = (self.world.max(self.forecast()), self.usual)
             self.now = self.seconds()
 
     def affords(self, share: float, steps: float) -> bool:
@@ -125,7 +133,8 @@ class Pace:
         """Whether the last evaluation fits into the time that is left."""
         if self.limit is None:
             return True
-        self.foresee()
+        if self.seconds() < self.limit:
+            self.foresee()
         return self.evaluates and self.seconds() + self.ending <= self.limit
 
     def fitted(self, schedule: Schedule) -> Schedule:
@@ -151,3 +160,17 @@ class Pace:
         assert self.limit is not None
         ending = MARGIN * self.ending if self.evaluates else 0.0
         return self.limit - self.now - ending - LAST * self.per_step - SPARE - UNSEEN * self.limit
+
+
+def process_age() -> float:
+    """Seconds since this process began, as Python's start and imports count too; 0 where that cannot be known."""
+    age = 0.0
+    with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
+        # Behind the name, which may hold anything, the twentieth field: clock ticks since the system's start.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return age if 0 < age < 3600 else 0.0
+
+
+def _mean(seconds: list[float]) -> float:
+    return max(sum(seconds) / len(seconds), 1e-6) if seconds else 1.0

@@ -19,7 +19,7 @@ from htc_fast.training import checkpoint
 from htc_fast.training.recipe import Position, Recipe
 
 FORMAT = 2  # of the state; 1, which does not say so, has no recipe
-# Fields of a configuration that only training's sampling, its losses or detection read: others would be another network.
+# Fields that only sampling, losses or detection read; any other makes another network.
 FREE = {"name", "pretrained", "category_ids", "image_size", "score_threshold", "nms_iou", "detections", "test_stage"}
 FREE |= {"score_average", "samples", "positive_fraction", "semantic_loss_weight", "loss_weight", "low_quality_match"}
 FREE |= {f"rpn_{name}" for name in ("samples", "positive_fraction", "positive_iou", "negative_iou", "low_quality_iou")}
@@ -43,36 +43,39 @@ def restore(
     """
     changed = _compare_networks(weights, model)
     state = checkpoint.load(weights, model)
-    if state.get("format", 1) > FORMAT:
-        raise UserError(f"{weights} was written by a newer htc_fast: update this one to continue from it.")
     try:
+        if state.get("format", 1) > FORMAT:
+            raise UserError(f"{weights} was written by a newer htc_fast: update this one to continue from it.")
         # "feed" is what files of version 0.1 call it.
-        saved, before, position = state["optimizer"], state["feed"], Position(**state["position"])
+        saved, (batches, processes), place = state["optimizer"], map(int, state["feed"]), state["position"]
+        position = Position(
+            place["iteration"], place["epoch"], place["batch"], place["seconds"], place.get("lead", 0.0)
+        )
+        then, now = _flat(state.get("recipe", {})), _flat(asdict(recipe))
         _restore_optimizer(weights, optimizer, saved, recipe)
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise checkpoint.unusable(weights, error) from error
-    then, now = _flat(state.get("recipe", {})), _flat(asdict(recipe))
     names = [name for name in then if name in now and then[name] != now[name] and name not in QUIET]
     changed += [_change(name, then[name], now[name]) for name in names]
     said = [f"going on with other settings than so far: {', '.join(changed)}."] if changed else []
     if position.lead and LENGTH & {*names}:
         position = replace(position, lead=0.0)
-    if before != feed:
-        place = _converted(position, before[0], feed[0])
+    if [batches, processes] != feed:
+        converted = _converted(position, batches, feed[0])
+        batch = converted.batch if converted.epoch == position.epoch else feed[0]
+        here = f"goes on after {batch} of them, as {position.batch} of {batches} were done" if batch else "begins"
         said.append(
-            f"an epoch is {feed[0]} batches in each of {feed[1]} processes, and was {before[0]} in {before[1]} (other "
-            f"data, batch size or number of processes): epoch {position.epoch + 1} goes on after the same share of it, "
-            f"{place.batch if place.epoch == position.epoch else feed[0]} of {feed[0]} instead of "
-            f"{position.batch} of {before[0]}."
+            f"an epoch is {feed[0]} batches in each of {feed[1]} processes, and was {batches} in each of {processes} "
+            f"(other data, batch size or number of processes): epoch {position.epoch + 1} {here}."
         )
-        position = place
+        position = converted
     return position, said
 
 
 def nothing_left(recipe: Recipe, at: Position, batches_per_epoch: int, folder: Path) -> tuple[str, bool]:
-    """A sentence if a resumed run has nothing left to train, else an empty one; and whether its results are there too."""
+    """A sentence if a resumed run has nothing left to train, else an empty one; whether its results are there too."""
     given = {"epochs": recipe.epochs, "iterations": recipe.iterations, "max_minutes": recipe.minutes}
     reached = [name for name, share in recipe.shares(at, batches_per_epoch).items() if share >= 1]
     in_time = recipe.minutes is None or at.seconds < 60 * recipe.minutes
@@ -82,10 +85,11 @@ def nothing_left(recipe: Recipe, at: Position, batches_per_epoch: int, folder: P
         return "", False
     finished = checkpoint.iteration_of(folder / "model.safetensors") == at.iteration
     end = f"this run had finished, with its results in {folder}" if finished else "it is evaluated as it is"
+    epochs = at.epoch + at.batch / batches_per_epoch
+    limits = " and ".join(f"{name} is {given[name]:g}" for name in reached)
     return (
-        f"nothing is left to train: {at.iteration} steps, {at.epoch + at.batch / batches_per_epoch:.4g} epochs and "
-        f"{at.seconds / 60:.3g} minutes are done, and {' and '.join(f'{name} is {given[name]:g}' for name in reached)}; "
-        f"{end}; raise the limit to train on."
+        f"nothing is left to train, as {at.iteration} steps, {epochs:.4g} epochs and {at.seconds / 60:.3g} minutes are "
+        f"done and {limits}: {end}; raise that to train on."
     ), finished
 
 

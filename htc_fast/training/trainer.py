@@ -25,7 +25,7 @@ from htc_fast.models import zoo
 from htc_fast.models.config import Model
 from htc_fast.models.weights import imagenet
 from htc_fast.models.weights.load import load_weights
-from htc_fast.training import distributed
+from htc_fast.training import checkpoint, distributed
 from htc_fast.training.batches import Batches
 from htc_fast.training.compiled import compile_layers
 from htc_fast.training.distributed import World
@@ -39,6 +39,8 @@ DRAWN = 6  # held-out pictures that the picture at the end shows
 class Trainer:
     """All that a run needs, made and ready; its folder is written to by `run` alone.
 
+    spent       seconds before this that count for the limit of time
+
     settings    the run as it was asked for
     train, val  data sets; val is None where none is named
     model       the detector that learns
@@ -46,8 +48,8 @@ class Trainer:
     raises      UserError for data, options or weights that cannot be used
     """
 
-    def __init__(self, run: TrainingRun, world: World | None = None):
-        began = time.monotonic()
+    def __init__(self, run: TrainingRun, world: World | None = None, spent: float = 0.0):
+        began = time.monotonic() - spent
         if run.device is not None:
             find_device(run.device)
         if run.threads is not None:
@@ -60,7 +62,8 @@ class Trainer:
         self.train, self.val = make_datasets(self.settings, semantic=config.semantic != "none")
         if not self.world.agree(fingerprint(self.train)):
             raise UserError(f"{self.train.path} is not the same for all processes: give each of them the same files.")
-        self.model = make_model(config, run, self.train)
+        resumes = run.resume and bool(checkpoint.whole(folder / "checkpoints"))
+        self.model = make_model(config, replace(run, resume=resumes), self.train)
         self.loop = Loop(
             self.model,
             make_batches(run, self.train, config, self.world),
@@ -80,6 +83,13 @@ class Trainer:
         """
         if self.world.is_main:
             print(self.describe(), file=sys.stderr)
+            steps, warmup = self.loop.recipe.steps(len(self.loop.batches)), self.loop.recipe.schedule.warmup
+            if warmup >= steps:
+                print(
+                    f"the warm-up is {warmup} of {steps:.0f} steps, so the learning rate never reaches its value: "
+                    f"choose a shorter one (--warmup {max(int(steps / 10), 1)}).",
+                    file=sys.stderr,
+                )
         if self.settings.resume and not self.loop.resume() and self.world.is_main:
             print(f"nothing to resume in {self.loop.folder}: starting anew.", file=sys.stderr)
         try:
@@ -161,7 +171,7 @@ def make_config(run: TrainingRun) -> Model:
 
 
 def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
-    """The detector, with ImageNet or other weights to start from."""
+    """The detector, with ImageNet or other weights to start from, unless a checkpoint brings its own (run.resume)."""
     file = imagenet.packaged_file(config.backbone) if run.pretrained else None
     downloads = run.pretrained and file is None and run.weights is None and not run.resume
     config = replace(
@@ -183,7 +193,7 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
         ) from error
     if file is not None:
         imagenet.load_packaged(model.backbone.net, file)
-    if run.weights is not None:
+    if run.weights is not None and not run.resume:
         _start_from(model, run.weights)
     if run.compile:
         compile_layers(model)
