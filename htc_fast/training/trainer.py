@@ -87,7 +87,7 @@ class Trainer:
             if warmup >= steps:
                 print(
                     f"the warm-up is {warmup} of {steps:.0f} steps, so the learning rate never reaches its value: "
-                    f"choose a shorter one (--warmup {max(int(steps / 10), 1)}).",
+                    f"set warmup to {max(int(steps / 10), 1)} or so (--warmup).",
                     file=sys.stderr,
                 )
         if self.settings.resume and not self.loop.resume() and self.world.is_main:
