@@ -141,8 +141,8 @@ class Loop(Generic[Model]):
             epochs, batch = divmod(before.batch + self.recipe.accumulate, len(self.batches))
             seconds = self.pace.step_ended()
             self.at = Position(before.iteration + 1, before.epoch + epochs, batch, seconds, before.lead)
-            hurry = self.pace.hurry(self.at.iteration, self._share(), steps)
-            if hurry and self.pace.fitting is not None:
+            hurry = self.pace.hurry(self.at.iteration, self._share(), before.lead, steps)
+            if hurry > 0 and self.pace.fitting is not None:
                 self._say_once("pace", self.pace.describe(self._share(), steps))
             self.at = replace(self.at, lead=before.lead + hurry)
             share = self._share()

@@ -19,6 +19,7 @@ from htc_fast.training.optimizer import Schedule
 
 MEASURED = 3  # steps that a pace is known from, after the first, which is slow
 FEW = 60  # steps of the sample after which mask AP50 is 0.06; it is 0.22 after 100, 0.37 after 150
+SHORTEST = 10  # warm-up that a slow beginning may lead to
 MARGIN = 1.15  # on what the evaluation is foreseen to take
 LAST = 6  # steps' worth of time for checkpoint, weights and curves, and
 SPARE = 3.0  # seconds, and
@@ -98,10 +99,12 @@ class Pace:
         """Whether the run is to end with an evaluation: not where that takes most of the time."""
         return self.limit is None or self.ending <= self.limit / 2
 
-    def hurry(self, iteration: int, share: float, steps: float) -> float:
+    def hurry(self, iteration: int, share: float, lead: float, steps: float) -> float:
         """What to add to the share of the run that is done, so that it ends in time; 0 where the planned steps fit.
 
         iteration  steps done
+        share      of the run that is done or left out
+        lead       what of it is left out; where the machine turns out quicker, some of that is taken back
         steps      of the whole run without a limit; what is left of them is the share that is not done
         """
         if self.limit is None or share >= 1:
@@ -110,10 +113,10 @@ class Pace:
             return 1 - share if self.now + (self.per_step if self.steps else 0.0) >= self.limit else 0.0
         self.foresee()
         fitting, left = self._left() / self.per_step, (1 - share) * steps
-        if left <= fitting:
+        if left <= fitting and not lead:
             return 0.0
         self.fitting = iteration + max(int(fitting), 0)
-        return 1 - share if fitting < 1 else (1 - share) * (1 / fitting - 1 / left)
+        return 1 - share if fitting < 1 else max((1 - share) * (1 / fitting - 1 / left), -lead)
 
     def foresee(self) -> None:
         """Find out what the end will take, unless it is known."""
@@ -141,7 +144,7 @@ class Pace:
         """The schedule with a warm-up that leaves most of the steps that fit for what comes after it."""
         if self.fitting is None:
             return schedule
-        return replace(schedule, warmup=min(schedule.warmup, self.fitting // 4))
+        return replace(schedule, warmup=min(schedule.warmup, max(self.fitting // 4, SHORTEST)))
 
     def describe(self, share: float, steps: float) -> str:
         """How the machine's pace and the plan differ, once `hurry` has found out."""

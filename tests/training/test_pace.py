@@ -62,6 +62,14 @@ def test_a_disturbance_of_seconds_ends_nothing(tmp_path):
     assert loop.clock.now - loop.began <= LIMIT
 
 
+def test_a_slow_beginning_is_made_up_for(tmp_path):
+    # As where layers are compiled at the first pictures of each size: at first it looks as if 20 steps would fit.
+    loop = timed_loop(tmp_path, lambda step: 12.0 if step < 6 else 0.3, 10.0, epochs=48, minutes=4.5, warmup=20)
+    at = loop.run()
+    assert at.iteration == 480 and at.lead == pytest.approx(0)
+    assert loop.rates == sorted(loop.rates[:20]) + sorted(loop.rates[20:], reverse=True)
+
+
 def test_too_few_steps_are_called_so(tmp_path, capsys):
     loop = timed_loop(tmp_path, lambda step: 8.0, 100.0, epochs=48, minutes=4.5)
     at = loop.run()
@@ -115,7 +123,7 @@ def test_a_stopped_run_ends_within_its_limit_and_with_more_time_does_the_rest(tm
 
 def test_a_machine_without_a_limit_is_not_timed():
     pace = Pace(None, clock=Clock())
-    assert pace.hurry(3, 0.5, 100) == 0 and pace.affords(0.5, 100) and pace.ends_with_evaluation()
+    assert pace.hurry(3, 0.5, 0.0, 100) == 0 and pace.affords(0.5, 100) and pace.ends_with_evaluation()
 
 
 def test_a_long_warm_up_is_made_to_fit(tmp_path):
