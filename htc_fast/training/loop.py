@@ -111,7 +111,10 @@ class Loop(Generic[Model]):
 
     def _run(self, done: bool) -> None:
         self.pace.begin(self.at.seconds + self.spent)
-        if not done:
+        if done:
+            # Its time may be spent; the evaluation that is still to come is what was asked for.
+            self.pace.limit = None
+        else:
             self._train()
         if self.saved != self.at.iteration:
             self._save()

@@ -110,10 +110,11 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_a_run_that_ended_before_its_evaluation_is_evaluated(tmp_path):
+@pytest.mark.parametrize("minutes", [None, 0.1])
+def test_a_run_that_ended_before_its_evaluation_is_evaluated(tmp_path, minutes):
     part(tmp_path, None, epochs=1)
     (tmp_path / "model.safetensors").unlink()
-    loop = rest(tmp_path, epochs=1)
+    loop = rest(tmp_path, epochs=1, minutes=minutes)
     loop.run()
     assert loop.evaluated == [10] and checkpoint.iteration_of(tmp_path / "model.safetensors") == 10
 
