@@ -23,8 +23,11 @@ def run(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}{about_encoding(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except torch.OutOfMemoryError as error:
-        first = str(error).strip().splitlines()[0]
+    except (MemoryError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or ["out of memory."])[0]
+        # The CPU's allocator has no error of its own.
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in first:
+            raise
         print(f"error: {first} Lower --batch-size or the image size, or use --amp.", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:

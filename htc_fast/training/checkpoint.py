@@ -12,6 +12,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -20,10 +21,23 @@ from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
 
 
-def weights_bytes(model: HTC) -> bytes:
-    """A model as safetensors, with its configuration inside, so that the file alone rebuilds it."""
+def weights_bytes(model: HTC, iteration: int | None = None) -> bytes:
+    """A model as safetensors, with its configuration inside, so that the file alone rebuilds it.
+
+    iteration  of the training run, to be found again by `iteration_of`
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    return safetensors.torch.save(tensors, {"model": model.config.name, "config": json.dumps(asdict(model.config))})
+    about = {"model": model.config.name, "config": json.dumps(asdict(model.config))}
+    return safetensors.torch.save(tensors, about if iteration is None else {**about, "iteration": str(iteration)})
+
+
+def iteration_of(weights: Path) -> int | None:
+    """How long the weights of a file were trained; None if there is no such file or it does not say."""
+    try:
+        with safetensors.safe_open(weights, "pt") as file:
+            return int((file.metadata() or {})["iteration"])
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError):
+        return None
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -51,7 +65,7 @@ def write_whole(path: Path, content: bytes) -> None:
 def save(folder: Path, iteration: int, model: HTC, state: dict, keep: int) -> Path:
     """Save a checkpoint, then drop the oldest beyond `keep`; returns the weights' path."""
     weights = folder / f"{iteration:06d}.safetensors"
-    write_whole(weights, weights_bytes(model))
+    write_whole(weights, weights_bytes(model, iteration))
     content = io.BytesIO()
     torch.save(state, content)
     write_whole(weights.with_suffix(".state"), content.getvalue())
@@ -77,8 +91,13 @@ def load(weights: Path, model: nn.Module) -> dict:
         model.load_state_dict(safetensors.torch.load_file(weights))
         return torch.load(weights.with_suffix(".state"), map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"cannot continue from {weights} ({reason}): give the options of the run that wrote it, "
-            "or delete this checkpoint to continue from the one before."
-        ) from error
+        raise unusable(weights, error) from error
+
+
+def unusable(weights: Path, error: Exception) -> UserError:
+    """What to say of a checkpoint that could not be used."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"cannot continue from {weights} ({reason}): give the options of the run that wrote it, "
+        "or delete this checkpoint to continue from the one before."
+    )

@@ -38,6 +38,10 @@ class World:
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return value.item()
 
+    def agree(self, number: int) -> bool:
+        """Whether all processes hold the same number, below 2**53; waits for all of them."""
+        return self.max(number) == -self.max(-number)
+
     def barrier(self) -> None:
         """Return when all processes are here."""
         if self.size > 1:

@@ -5,8 +5,8 @@ All randomness is a function of (seed, rank, iteration), so a stopped run goes o
 
 import contextlib
 import json
-import signal
-import time
+import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from htc_fast.criterion.losses import losses
 from htc_fast.device import autocast
 from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
@@ -24,25 +23,18 @@ from htc_fast.ranges import part
 from htc_fast.training import checkpoint
 from htc_fast.training.batches import Batches
 from htc_fast.training.distributed import World
+from htc_fast.training.folder import held
+from htc_fast.training.interrupts import heard
 from htc_fast.training.monitor import Alarm, Window, check_weights
 from htc_fast.training.optimizer import make_optimizer, set_rate
+from htc_fast.training.pace import FEW, Pace
 from htc_fast.training.recipe import Position, Recipe
 from htc_fast.training.report import Report, memory_mb, writing
+from htc_fast.training.resume import FORMAT, nothing_left, restore
+from htc_fast.training.step import Step, fetch
 
 Model = TypeVar("Model", bound=HTC)
 SCORE = "mask_AP"
-ONE_REQUEST = 1.0  # seconds within which signals are one wish to stop
-
-
-class Step(nn.Module):
-    """Images to loss terms, as a module that DistributedDataParallel can wrap."""
-
-    def __init__(self, model: HTC):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, image_sizes: Tensor, targets: Targets) -> dict[str, Tensor]:
-        return losses(self.model, images, image_sizes, targets)
 
 
 class Loop(Generic[Model]):
@@ -51,6 +43,8 @@ class Loop(Generic[Model]):
     batches   of (images, image_sizes, targets, names of the images)
     evaluate  model -> {"mask_AP": 0.4, ...}, called in all processes; None: never
     picture   called with (model, path of a PNG) at the end; None: no picture
+    forecast  model -> seconds that both will take; asked where minutes are limited, in all processes
+    spent     seconds before the loop was made that count too
     """
 
     def __init__(
@@ -62,6 +56,8 @@ class Loop(Generic[Model]):
         world: World | None = None,
         evaluate: Callable[[Model], dict[str, float]] | None = None,
         picture: Callable[[Model, Path], None] | None = None,
+        forecast: Callable[[Model], float] | None = None,
+        spent: float = 0.0,
     ):
         self.world = world or World()
         self.model = model.to(self.world.device).to(memory_format=torch.channels_last)
@@ -76,60 +72,84 @@ class Loop(Generic[Model]):
             self.step = nn.parallel.DistributedDataParallel(self.step, find_unused_parameters=unused)
         self.at = Position()
         self.alarm = Alarm()
+        self.pace = Pace(recipe.minutes, self.world, None if forecast is None else lambda: forecast(self.model))
+        self.spent = spent
         self.report: Report | None = None
-        self.asked = self.stopping = False
+        self.asked = self.stopping = self.evaluating = False
         self.saved = -1
+        self.told: set[str] = set()
 
     def resume(self) -> bool:
-        """Continue from the newest checkpoint in the folder, if there is one."""
+        """Continue from the newest checkpoint in the folder, if there is one.
+
+        raises  UserError if it is damaged, or of another network or optimizer
+        """
         found = checkpoint.whole(self.checkpoints)
         if found:
-            state = checkpoint.load(found[-1], self.model)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.at = Position(**state["position"])
+            self.at, said = restore(found[-1], self.model, self.optimizer, self.recipe, self._batches_shape())
             self.saved = self.at.iteration
-            # "feed" is what files of version 0.1 call it.
-            if state["feed"] != self._batches_shape() and self.at.batch:
-                print("the data, batch size or number of processes changed, so this epoch starts again.")
-                self.at = replace(self.at, batch=0)
+            done = self.at.epoch + self.at.batch / len(self.batches)
+            said.insert(0, f"continuing from {found[-1]}: {self.at.iteration} steps, {done:.4g} epochs done.")
+            self._print("\n".join(said))
         return bool(found)
 
     def run(self) -> Position:
         """Train until the recipe's end or until asked to stop; save, and at the end evaluate and draw."""
-        self.report = Report(self.folder, self.at.iteration) if self.world.is_main else None
-        self.started = time.monotonic() - self.at.seconds
-        try:
-            with _signals(self):
-                self._train()
-                if self.saved != self.at.iteration:
-                    self._save()
-            if self.stopping:
-                self._say(f"stopped after iteration {self.at.iteration} and saved: --resume continues.")
-            else:
-                self._finish()
-        finally:
-            if self.report is not None:
-                self.report.close()
+        with held(self.folder) if self.world.is_main else contextlib.nullcontext():
+            sentence, finished = nothing_left(self.recipe, self.at, len(self.batches), self.folder)
+            if sentence:
+                self._print(sentence)
+            if not finished:
+                self.report = Report(self.folder, self.at.iteration) if self.world.is_main else None
+                try:
+                    with heard(self._ask):
+                        self._run(done=bool(sentence))
+                finally:
+                    if self.report is not None:
+                        self.report.close()
         return self.at
 
+    def _run(self, done: bool) -> None:
+        self.pace.begin(self.at.seconds + self.spent)
+        if done:
+            # Its time may be spent; the evaluation that is still to come is what was asked for.
+            self.pace.limit = None
+        else:
+            self._train()
+        if self.saved != self.at.iteration:
+            self._save()
+        if not self.stopping:
+            self._finish()
+        if self.stopping:
+            self._say(f"stopped after iteration {self.at.iteration} and saved: --resume continues.")
+
+    def _ask(self) -> None:
+        """A wish to stop is granted after the step; at once in an evaluation, before which all was saved."""
+        self.asked = True
+        if self.evaluating:
+            raise KeyboardInterrupt
+
     def _share(self) -> float:
-        seconds = time.monotonic() - self.started
-        if self.recipe.minutes is not None:
-            seconds = self.world.max(seconds)
-        return self.recipe.share(self.at.iteration, len(self.batches), seconds)
+        return self.recipe.share(self.at, len(self.batches))
 
     def _train(self) -> None:
         """Steps until the run's end, or until asked to stop."""
         batches, window = self.batches.stream(self.at.epoch, self.at.batch), Window()
         self.model.train()
-        share = self._share()
+        share, steps = self._share(), self.recipe.steps(len(self.batches))
         while share < 1 and not self.stopping:
-            set_rate(self.optimizer, self.recipe.schedule(self.at.iteration, share))
+            set_rate(self.optimizer, self.pace.fitted(self.recipe.schedule)(self.at.iteration, share))
             window.add(*self.update(batches))
-            epochs, batch = divmod(self.at.batch + self.recipe.accumulate, len(self.batches))
-            self.at = Position(self.at.iteration + 1, self.at.epoch + epochs, batch, time.monotonic() - self.started)
+            before = self.at
+            epochs, batch = divmod(before.batch + self.recipe.accumulate, len(self.batches))
+            seconds = self.pace.step_ended()
+            self.at = Position(before.iteration + 1, before.epoch + epochs, batch, seconds, before.lead)
+            hurry = self.pace.hurry(self.at.iteration, self._share(), before.lead, steps)
+            if hurry > 0 and self.pace.fitting is not None:
+                self._say_once("pace", self.pace.describe(self._share(), steps))
+            self.at = replace(self.at, lead=before.lead + hurry)
             share = self._share()
-            self._after_step(window, share, epochs > 0)
+            self._after_step(window, share, before.epoch)
 
     def update(self, batches: Iterator) -> tuple[dict[str, Tensor], int]:
         """One update of the weights; returns the mean loss terms and how many images all processes saw."""
@@ -164,14 +184,14 @@ class Loop(Generic[Model]):
 
     def _fetch(self, batches: Iterator) -> tuple[Tensor, Tensor, Targets, list[str]]:
         try:
-            return next(batches)
+            return fetch(batches)
         except UserError:
             # One bad picture must not cost the hours since the last checkpoint; alone, as the others would wait.
             if self.world.size == 1 and self.at.iteration > max(self.saved, 0):
                 self._save()
             raise
 
-    def _after_step(self, window: Window, share: float, epoch_ended: bool) -> None:
+    def _after_step(self, window: Window, share: float, epoch: int) -> None:
         recipe, iteration = self.recipe, self.at.iteration
         # Processes may be asked to stop at different steps; they agree every tenth.
         if self.world.size == 1 or iteration % 10 == 0:
@@ -182,11 +202,20 @@ class Loop(Generic[Model]):
             numbers["memory_mb"] = memory_mb(self.world.device)
             self.report.losses(iteration, numbers)
             self.report.progress(share, self.at.epoch, iteration, numbers)
-        evaluates = epoch_ended and recipe.evaluate_every and self.at.epoch % recipe.evaluate_every == 0
+        every = recipe.evaluate_every
+        # A step of many batches may jump over the end of an epoch, or over several.
+        evaluates = bool(every) and self.at.epoch // every > epoch // every
+        if share < 1 and evaluates and self.evaluate is not None:
+            evaluates = self.pace.affords(share, recipe.steps(len(self.batches)))
+            if not evaluates:
+                self._say_once(
+                    "between", f"no evaluations in between: one takes {self.pace.ending:.0f} s of the time limit."
+                )
         if share < 1 and (evaluates or (recipe.save_every and iteration % recipe.save_every == 0)):
             self._save()
         if share < 1 and evaluates:
             self._evaluate()
+            self.pace.evaluation_ended()
             self.model.train()
             window.restart()
 
@@ -203,6 +232,8 @@ class Loop(Generic[Model]):
         self.saved = self.at.iteration
         if self.world.is_main:
             state = {
+                "format": FORMAT,
+                "recipe": asdict(self.recipe),
                 "optimizer": self.optimizer.state_dict(),
                 "position": asdict(self.at),
                 "feed": self._batches_shape(),
@@ -214,8 +245,15 @@ class Loop(Generic[Model]):
         """Score the model on the validation images; the best weights are kept as best.safetensors."""
         if self.evaluate is None:
             return
-        with torch.no_grad(), self._autocast():
-            numbers = self.evaluate(self.model.eval())
+        self.evaluating = True
+        try:
+            with torch.no_grad(), self._autocast():
+                numbers = self.evaluate(self.model.eval())
+        except KeyboardInterrupt:
+            self.stopping = True
+            return
+        finally:
+            self.evaluating = False
         if self.report is not None:
             self.report.evaluation(self.at.iteration, numbers)
             best = self.folder / "best.json"
@@ -225,44 +263,36 @@ class Loop(Generic[Model]):
         self.world.barrier()
 
     def _finish(self) -> None:
-        self._evaluate()
-        if not self.world.is_main:
+        if self.evaluate is not None and not self.pace.ends_with_evaluation():
+            self._say(
+                f"not evaluated: the time limit of {self.recipe.minutes:g} minutes has not left the "
+                f"{self.pace.ending:.0f} s or so that this would take; htc_fast.evaluate does it afterwards."
+            )
+        else:
+            self._evaluate()
+        if self.stopping or not self.world.is_main:
             return
         final = self.folder / "model.safetensors"
-        checkpoint.write_whole(final, checkpoint.weights_bytes(self.model))
+        checkpoint.write_whole(final, checkpoint.weights_bytes(self.model, self.at.iteration))
         if self.picture is not None:
             self.model.eval()
             with writing(self.folder / "predictions.png"):
                 self.picture(self.model, self.folder / "predictions.png")
-        minutes = self.at.seconds / 60
-        self._say(f"finished after {self.at.iteration} iterations in {minutes:.1f} minutes: {final}")
+        steps, planned = self.at.iteration, math.ceil(self.recipe.steps(len(self.batches)))
+        of = f" of {planned}" if self.at.lead and steps < planned else ""
+        few = f"; fewer than {FEW} teach next to nothing: raise max_minutes" if of and steps < FEW else ""
+        minutes = self.pace.elapsed / 60
+        self._say(f"finished after {steps}{of} iterations in {minutes:.1f} minutes{few}: {final}")
 
     def _say(self, sentence: str) -> None:
         if self.report is not None:
             self.report.say(sentence)
 
+    def _say_once(self, kind: str, sentence: str) -> None:
+        if kind not in self.told:
+            self.told.add(kind)
+            self._say(sentence)
 
-@contextlib.contextmanager
-def _signals(loop: Loop) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the run to stop after this step; a second time they stop it at once.
-
-    Under torchrun one Ctrl-C comes twice, from the terminal and from torchrun.
-    """
-    first = None
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal first
-        first = time.monotonic() if first is None else first
-        if time.monotonic() - first > ONE_REQUEST:
-            raise KeyboardInterrupt
-        loop.asked = True
-
-    previous = {}
-    # Only the main thread may set handlers; elsewhere the caller keeps its own.
-    with contextlib.suppress(ValueError):
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def _print(self, sentence: str) -> None:
+        if self.world.is_main:
+            print(sentence, file=sys.stderr)

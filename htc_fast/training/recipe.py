@@ -6,10 +6,28 @@ from htc_fast.training.optimizer import Schedule
 
 
 @dataclass(frozen=True)
+class Position:
+    """Where a run stands.
+
+    iteration  steps done
+    epoch      epochs done
+    batch      batches taken from this epoch, of this process
+    seconds    spent so far, over all its parts
+    lead       share of the run that was left out, so that it ends in time
+    """
+
+    iteration: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    lead: float = 0.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How long, how fast and how carefully to train.
 
-    epochs, iterations, minutes  the run ends at whichever comes first; minutes include evaluations
+    epochs, iterations, minutes  the run ends at whichever comes first; minutes are those of all that a run does
     schedule                     learning rate over the run
     accumulate                   batches per step
     amp                          bf16 autocast, where the device computes in bf16
@@ -35,21 +53,19 @@ class Recipe:
     log_every: int = 10
     seed: int = 0
 
-    def share(self, iteration: int, batches_per_epoch: int, seconds: float) -> float:
-        """How much of the run is done, 0 to 1 or more."""
-        shares = [iteration * self.accumulate / max(1, self.epochs * batches_per_epoch)]
+    def shares(self, at: Position, batches_per_epoch: int) -> dict[str, float]:
+        """How much of the run is done, 0 to 1 or more, by each limit that does not depend on the clock."""
+        batches = at.epoch * batches_per_epoch + at.batch
+        shares = {"epochs": batches / max(1, self.epochs * batches_per_epoch)}
         if self.iterations is not None:
-            shares.append(iteration / max(1, self.iterations))
-        if self.minutes is not None:
-            shares.append(seconds / (60 * self.minutes))
-        return max(shares)
+            shares["iterations"] = at.iteration / max(1, self.iterations)
+        return shares
 
+    def share(self, at: Position, batches_per_epoch: int) -> float:
+        """How much of the run is done or left out, 0 to 1 or more."""
+        return max(self.shares(at, batches_per_epoch).values()) + at.lead
 
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands: iterations done, epochs done, batches taken from this epoch, seconds spent."""
-
-    iteration: int = 0
-    epoch: int = 0
-    batch: int = 0
-    seconds: float = 0.0
+    def steps(self, batches_per_epoch: int) -> float:
+        """Steps of a whole run without a limit of time."""
+        steps = max(1, self.epochs * batches_per_epoch) / self.accumulate
+        return steps if self.iterations is None else min(steps, self.iterations)

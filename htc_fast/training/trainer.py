@@ -1,7 +1,10 @@
 """From a `TrainingRun` to data, model and loop: a training run as an object."""
 
+import json
 import os
 import sys
+import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +19,7 @@ from htc_fast.data.sample import make_sample_dataset
 from htc_fast.data.semantic import Derived
 from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
-from htc_fast.device import find_device, supports
+from htc_fast.device import autocast, find_device, supports
 from htc_fast.errors import UserError
 from htc_fast.evaluation import coco
 from htc_fast.inference.draw import side_by_side
@@ -24,16 +27,21 @@ from htc_fast.models import zoo
 from htc_fast.models.config import Model
 from htc_fast.models.weights import imagenet, rows
 from htc_fast.models.weights.load import Weights, load_weights, read
-from htc_fast.training import distributed
+from htc_fast.training import checkpoint, distributed
 from htc_fast.training.batches import Batches
 from htc_fast.training.compiled import compile_layers
 from htc_fast.training.distributed import World
+from htc_fast.training.folder import choose_folder
 from htc_fast.training.loop import Loop
 from htc_fast.training.run import TrainingRun
+
+DRAWN = 6  # held-out pictures that the picture at the end shows
 
 
 class Trainer:
     """All that a run needs, made and ready; its folder is written to by `run` alone.
+
+    spent       seconds before this that count for the limit of time
 
     settings    the run as it was asked for
     train, val  data sets; val is None where none is named
@@ -42,7 +50,8 @@ class Trainer:
     raises      UserError for data, options or weights that cannot be used
     """
 
-    def __init__(self, run: TrainingRun, world: World | None = None):
+    def __init__(self, run: TrainingRun, world: World | None = None, spent: float = 0.0):
+        began = time.monotonic() - spent
         if run.device is not None:
             find_device(run.device)
         if run.threads is not None:
@@ -53,7 +62,10 @@ class Trainer:
         config = make_config(run)
         self.settings = replace(run, data=make_sample_dataset()) if run.on_sample else run
         self.train, self.val = make_datasets(self.settings, semantic=config.semantic != "none")
-        self.model = make_model(config, run, self.train)
+        if not self.world.agree(fingerprint(self.train)):
+            raise UserError(f"{self.train.path} is not the same for all processes: give each of them the same files.")
+        resumes = run.resume and bool(checkpoint.whole(folder / "checkpoints"))
+        self.model = make_model(config, replace(run, resume=resumes), self.train)
         self.loop = Loop(
             self.model,
             make_batches(run, self.train, config, self.world),
@@ -62,6 +74,8 @@ class Trainer:
             self.world,
             evaluate=None if self.val is None else make_evaluation(self.val, self.world),
             picture=None if self.val is None else make_picture(self.val),
+            forecast=None if self.val is None else make_forecast(self.val, self.world, run.amp),
+            spent=time.monotonic() - began,
         )
 
     def run(self) -> Detector:
@@ -71,6 +85,13 @@ class Trainer:
         """
         if self.world.is_main:
             print(self.describe(), file=sys.stderr)
+            steps, warmup = self.loop.recipe.steps(len(self.loop.batches)), self.loop.recipe.schedule.warmup
+            if warmup >= steps:
+                print(
+                    f"the warm-up is {warmup} of {steps:.0f} steps, so the learning rate never reaches its value: "
+                    f"set warmup to {max(int(steps / 10), 1)} or so (--warmup).",
+                    file=sys.stderr,
+                )
         if self.settings.resume and not self.loop.resume() and self.world.is_main:
             print(f"nothing to resume in {self.loop.folder}: starting anew.", file=sys.stderr)
         try:
@@ -96,34 +117,6 @@ class Trainer:
             f"{images} pictures per step, learning rate {recipe.schedule.rate:g}, {recipe.schedule.shape} schedule, "
             f"until {' or '.join(limits)}; results in {self.loop.folder}"
         )
-
-
-def choose_folder(run: TrainingRun, world: World) -> Path:
-    """Where the run goes: --out, or the next free default folder; with --resume the last one used.
-
-    raises  UserError if --out holds another run
-    """
-    folder = Path(run.out) if run.out else Path("runs") / ("sample" if run.on_sample else "train")
-    numbered = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
-    _check_place(folder)
-    free = next(number for number, each in enumerate(numbered) if not (each / "checkpoints").is_dir())
-    world.barrier()
-    if run.out is not None:
-        if free and not run.resume:
-            raise UserError(f"{folder} holds a run already: go on with --resume, or give another --out.")
-        return folder
-    return numbered[max(free - 1, 0) if run.resume else free]
-
-
-def _check_place(folder: Path) -> None:
-    """Hours of training must not end at a folder that cannot be written.
-
-    raises  UserError if it cannot
-    """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "may not be written" if there.is_dir() else "is a file"
-        raise UserError(f"results cannot go to {folder}, as {there} {reason}: choose another --out.")
 
 
 def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDataset | None]:
@@ -159,6 +152,12 @@ def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDa
     return train, val.relabelled(train.classes)
 
 
+def fingerprint(data: CocoDataset) -> int:
+    """A number that differs where pictures or classes do."""
+    names = [data.annotations.file_names[index] for index in data.keep]
+    return zlib.crc32(json.dumps([list(data.classes), names], default=str).encode())
+
+
 def make_config(run: TrainingRun) -> Model:
     """The network's configuration, but for what the data knows."""
     overrides = dict(run.set)
@@ -175,7 +174,7 @@ def make_config(run: TrainingRun) -> Model:
 
 
 def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
-    """The detector, with ImageNet or other weights to start from."""
+    """The detector, with ImageNet or other weights to start from, unless a checkpoint brings its own (run.resume)."""
     file = imagenet.packaged_file(config.backbone) if run.pretrained else None
     downloads = run.pretrained and file is None and run.weights is None and not run.resume
     config = replace(
@@ -197,7 +196,7 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
         ) from error
     if file is not None:
         imagenet.load_packaged(model.backbone.net, file)
-    if run.weights is not None:
+    if run.weights is not None and not run.resume:
         _start_from(model, run.weights, train)
     if run.compile:
         compile_layers(model)
@@ -209,7 +208,7 @@ def _start_from(model: Detector, weights: str | Path, train: CocoDataset) -> Non
 
     raises  UserError if anything else differs
     """
-    file = read(weights, model.config.num_classes)
+    file = read(weights)
     classes = _match_classes(file, model, train)
     report = load_weights(model, file, strict=False)
     last = ("classes", "deltas", "logits")
@@ -250,7 +249,23 @@ def make_evaluation(val: CocoDataset, world: World) -> Callable[[Detector], dict
     return evaluate
 
 
-def make_picture(val: CocoDataset, count: int = 6) -> Callable[[Detector, Path], None]:
+def make_forecast(val: CocoDataset, world: World, amp: bool, count: int = 3) -> Callable[[Detector], float]:
+    """Model -> seconds that evaluation and picture will take, by a few pictures' time in each process."""
+
+    def foresee(model: Detector) -> float:
+        with torch.no_grad(), autocast(world.device, amp):
+            # The first picture pays for what is made once.
+            for limit in (1, count):
+                began, limit = time.monotonic(), min(limit * world.size, len(val))
+                found = coco.collect(model, val, limit=limit, rank=world.rank, world=world.size, progress=False)
+                if found:
+                    coco.score(val, found)
+        return (time.monotonic() - began) / limit * (len(val) + DRAWN)
+
+    return foresee
+
+
+def make_picture(val: CocoDataset, count: int = DRAWN) -> Callable[[Detector, Path], None]:
     """(model, path) -> predictions beside the truth, for pictures spread over the validation set."""
 
     def draw(model: Detector, path: Path) -> None:

@@ -1,6 +1,7 @@
 """One of two processes: half of the batch's gradients, then a short run; writes what it found."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -51,6 +52,18 @@ def main(folder):
     recipe = tiny_recipe(iterations=4, accumulate=2, save_every=2)
     trainer = Loop(tiny_model(), tiny_batches(world=world), recipe, folder / "run", world)
     trainer.run()
+    assert world.agree(2**32 - 5) and not world.agree(world.rank)
+    # Clocks and forecasts differ; the processes still take as many steps.
+    limited = Loop(
+        tiny_model(),
+        tiny_batches(world=world),
+        tiny_recipe(iterations=None, minutes=0.2, evaluate_every=1),
+        folder / "limited",
+        world,
+        evaluate=lambda model: {"mask_AP": 0.0} if world.is_main else {},
+        forecast=lambda model: 0.1 * world.rank,
+    )
+    torch.save(asdict(limited.run()), folder / f"limited{world.rank}.pt")
     torch.save(trainer.model.state_dict(), folder / f"weights{world.rank}.pt")
     distributed.stop()
 

@@ -51,5 +51,11 @@ def test_processes_end_with_the_same_weights(folder):
     assert [path.stem for path in checkpoint.whole(folder / "run" / "checkpoints")] == ["000002", "000004"]
 
 
+def test_a_limit_of_time_ends_all_processes_after_the_same_step(folder):
+    one, two = (torch.load(folder / f"limited{rank}.pt") for rank in range(2))
+    assert one == two and one["iteration"] > 1 and one["seconds"] < 12
+
+
 def test_alone_nothing_waits():
     assert World().any(True) and not World().any(False) and World().max(2.5) == 2.5
+    assert World().agree(7)

@@ -10,7 +10,9 @@ from htc_fast.commands.options import changed, given
 from htc_fast.detector import load
 from htc_fast.errors import say_once
 from htc_fast.evaluation import evaluate
-from htc_fast.training import Trainer, TrainingRun
+from htc_fast.training import Trainer, TrainingRun, trainer
+from htc_fast.training.distributed import World
+from htc_fast.training.folder import choose_folder, held
 from htc_fast.training.trainer import make_config, make_datasets
 from tests.data.builder import two_pictures, write
 
@@ -83,18 +85,7 @@ def test_the_command_line_is_the_dataclass():
 
 def test_from_python(root, tmp_path, monkeypatch):
     """Three lines, and what they leave is a detector that knows its classes."""
-    small = {"channels": 16, "box_channels": 32, "samples": 16, "rpn_proposals": 30, "rpn_train_proposals": 30}
-    run = TrainingRun(
-        data=root,
-        out=tmp_path / "run",
-        backbone="test_resnet",
-        pretrained=False,
-        set=small,
-        image_size=(64, 96),
-        iterations=2,
-        lr=1e-3,
-        threads=torch.get_num_threads(),
-    )
+    run = small_run(root, tmp_path / "run", iterations=2, threads=torch.get_num_threads())
     trainer = Trainer(run)
     assert not (tmp_path / "run").exists()
     model = trainer.run()
@@ -104,6 +95,65 @@ def test_from_python(root, tmp_path, monkeypatch):
     assert {name: value for name, value in evaluate(loaded, trainer.val, progress=False).items()}.keys() >= {"mask_AP"}
     with pytest.raises(UserError, match="holds a run already"):
         Trainer(run)
+
+
+def test_the_sample_s_limit_of_time_gives_way_to_a_length():
+    assert TrainingRun.sample().max_minutes == 4.5
+    assert TrainingRun.sample(epochs=8.0).max_minutes is None and TrainingRun.sample(iterations=9).max_minutes is None
+    assert TrainingRun.sample(epochs=8.0, max_minutes=2).max_minutes == 2
+    assert TrainingRun().max_minutes is None
+
+
+def test_a_folder_in_use_is_not_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = choose_folder(TrainingRun(data="x"), World())
+    assert first == Path("runs/train")
+    with held(first):
+        assert choose_folder(TrainingRun(data="x"), World()) == Path("runs/train-2")
+        (first / "checkpoints").mkdir()
+    assert choose_folder(TrainingRun(data="x"), World()) == Path("runs/train-2")
+    assert choose_folder(TrainingRun(data="x", resume=True), World()) == first
+    with pytest.raises(UserError, match="holds a run already"):
+        choose_folder(TrainingRun(data="x", out=first), World())
+
+
+def small_run(root, out, **options):
+    small = {"channels": 16, "box_channels": 32, "samples": 16, "rpn_proposals": 30, "rpn_train_proposals": 30}
+    size = {"backbone": "test_resnet", "pretrained": False, "image_size": (64, 96), "set": small}
+    return TrainingRun(data=root, out=out, **{**size, "lr": 1e-3, **options})
+
+
+def test_weights_of_the_backbone_come_where_there_is_nothing_to_resume(root, tmp_path, monkeypatch):
+    asked = []
+
+    def make_model(config, run, train):
+        asked.append(run.resume)
+        raise UserError("enough")
+
+    monkeypatch.setattr(trainer, "make_model", make_model)
+    for _ in range(2):
+        with pytest.raises(UserError, match="enough"):
+            Trainer(small_run(root, tmp_path / "run", resume=True))
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for suffix in ("state", "safetensors"):
+            (tmp_path / "run" / "checkpoints" / f"000003.{suffix}").touch()
+    assert asked == [False, True]
+
+
+def test_processes_need_the_same_data(root, tmp_path):
+    class Apart(World):
+        def max(self, number):
+            return 3.0
+
+    with pytest.raises(UserError, match=r"is not the same for all processes: give each of them the same files"):
+        Trainer(small_run(root, tmp_path / "run"), Apart())
+
+
+def test_a_warm_up_longer_than_the_run_is_said(root, tmp_path, capsys):
+    Trainer(small_run(root, tmp_path / "run", iterations=1)).run()
+    assert "the warm-up is 500 of 1 steps, so the learning rate never reaches its value: set warmup to 1" in (
+        capsys.readouterr().err
+    )
 
 
 WRONG = {

@@ -71,7 +71,7 @@ def tiny_batches(batch_size=2, world=None, **options):
 
 def tiny_recipe(**options):
     given = {"iterations": 6, "epochs": 100, "log_every": 1, "evaluate_every": 0, **options}
-    return Recipe(schedule=Schedule(0.005, warmup=2), **given)
+    return Recipe(schedule=Schedule(given.pop("rate", 0.005), warmup=given.pop("warmup", 2)), **given)
 
 
 def _pad(rows, places, value=0):

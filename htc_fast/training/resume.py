@@ -1,0 +1,168 @@
+"""Going on from a checkpoint: what it was made with is compared with what is given now, and nothing differs unsaid.
+
+What the weights or the optimizer's memory depend on must be the same. All else may change: the place in the run is a
+share of an epoch, so batch size, number of processes and data may be others.
+"""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+
+from htc_fast.data.classes import few
+from htc_fast.errors import UserError
+from htc_fast.models.htc import HTC
+from htc_fast.training import checkpoint
+from htc_fast.training.recipe import Position, Recipe
+
+FORMAT = 2  # of the state; 1, which does not say so, has no recipe
+# Fields that only sampling, losses or detection read; any other makes another network.
+FREE = {"name", "pretrained", "category_ids", "image_size", "score_threshold", "nms_iou", "detections", "test_stage"}
+FREE |= {"score_average", "samples", "positive_fraction", "semantic_loss_weight", "loss_weight", "low_quality_match"}
+FREE |= {f"rpn_{name}" for name in ("samples", "positive_fraction", "positive_iou", "negative_iou", "low_quality_iou")}
+FREE |= {f"rpn_{name}" for name in ("nms_iou", "train_proposals_per_level", "train_proposals", "proposals_per_level")}
+FREE |= {"rpn_proposals", "rpn_allowed_border"}
+OPTIONS = {"name": "model", "num_classes": "number of classes", "class_names": "classes", "mean": "pretrained (mean)"}
+OPTIONS |= {"backbone": "backbone", "semantic_classes": "classes of the semantic maps", "std": "pretrained (std)"}
+OPTIONS |= {"image_size": "image_size", "minutes": "max_minutes", "rate": "lr", "shape": "schedule"}
+QUIET = {"keep", "log_every", "save_every", "evaluate_every", "steps", "warmup_factor", "pretrained", "category_ids"}
+LENGTH = {"epochs", "iterations", "minutes"}
+
+
+def restore(
+    weights: Path, model: HTC, optimizer: torch.optim.Optimizer, recipe: Recipe, feed: list[int]
+) -> tuple[Position, list[str]]:
+    """Put a checkpoint into model and optimizer.
+
+    feed     batches per epoch and process, number of processes
+    returns  where the run stands, and sentences on what differs from the run so far
+    raises   UserError if the checkpoint is damaged, or of another network or optimizer
+    """
+    changed = _compare_networks(weights, model)
+    state = checkpoint.load(weights, model)
+    try:
+        if state.get("format", 1) > FORMAT:
+            raise UserError(f"{weights} was written by a newer htc_fast: update this one to continue from it.")
+        # "feed" is what files of version 0.1 call it.
+        saved, (batches, processes), place = state["optimizer"], map(int, state["feed"]), state["position"]
+        position = Position(
+            place["iteration"], place["epoch"], place["batch"], place["seconds"], place.get("lead", 0.0)
+        )
+        then, now = _flat(state.get("recipe", {})), _flat(asdict(recipe))
+        _restore_optimizer(weights, optimizer, saved, recipe)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise checkpoint.unusable(weights, error) from error
+    names = [name for name in then if name in now and then[name] != now[name] and name not in QUIET]
+    changed += [_change(name, then[name], now[name]) for name in names]
+    said = [f"going on with other settings than so far: {', '.join(changed)}."] if changed else []
+    if position.lead and LENGTH & {*names}:
+        position = replace(position, lead=0.0)
+    if [batches, processes] != feed:
+        converted = _converted(position, batches, feed[0])
+        batch = converted.batch if converted.epoch == position.epoch else feed[0]
+        here = f"goes on after {batch} of them, as {position.batch} of {batches} were done" if batch else "begins"
+        said.append(
+            f"an epoch is {feed[0]} batches in each of {feed[1]} processes, and was {batches} in each of {processes} "
+            f"(other data, batch size or number of processes): epoch {position.epoch + 1} {here}."
+        )
+        position = converted
+    return position, said
+
+
+def nothing_left(recipe: Recipe, at: Position, batches_per_epoch: int, folder: Path) -> tuple[str, bool]:
+    """A sentence if a resumed run has nothing left to train, else an empty one; whether its results are there too."""
+    given = {"epochs": recipe.epochs, "iterations": recipe.iterations, "max_minutes": recipe.minutes}
+    reached = [name for name, share in recipe.shares(at, batches_per_epoch).items() if share >= 1]
+    in_time = recipe.minutes is None or at.seconds < 60 * recipe.minutes
+    if not in_time or (not reached and recipe.share(at, batches_per_epoch) >= 1):
+        reached.append("max_minutes")
+    if not reached or at.iteration == 0:
+        return "", False
+    finished = checkpoint.iteration_of(folder / "model.safetensors") == at.iteration
+    end = f"this run had finished, with its results in {folder}" if finished else "it is evaluated as it is"
+    epochs = at.epoch + at.batch / batches_per_epoch
+    limits = " and ".join(f"{name} is {given[name]:g}" for name in reached)
+    return (
+        f"nothing is left to train, as {at.iteration} steps, {epochs:.4g} epochs and {at.seconds / 60:.3g} minutes are "
+        f"done and {limits}: {end}; raise that to train on."
+    ), finished
+
+
+def _converted(at: Position, before: int, now: int) -> Position:
+    """The same share of an epoch, counted in batches of another number per epoch."""
+    epochs, batch = divmod(round(at.batch * now / before), now)
+    return replace(at, epoch=at.epoch + epochs, batch=batch)
+
+
+def _restore_optimizer(weights: Path, optimizer: torch.optim.Optimizer, saved: dict, recipe: Recipe) -> None:
+    then = "adamw" if "betas" in saved["param_groups"][0] else "sgd"
+    if then != recipe.optimizer:
+        raise UserError(
+            f"{weights} was made with optimizer {then}, and now it is {recipe.optimizer}, which cannot use the "
+            f"other's memory: continue with {then} (--optimizer {then}), or {_anew(weights)}."
+        )
+    optimizer.load_state_dict(saved)
+    for group in optimizer.param_groups:
+        # What is asked for now, as for all else of a recipe; the state brings that of then.
+        group["weight_decay"] = recipe.weight_decay
+
+
+def _compare_networks(weights: Path, model: HTC) -> list[str]:
+    """What differs between a checkpoint's configuration and the model's, where it may.
+
+    raises  UserError naming what may not
+    """
+    try:
+        with safetensors.safe_open(weights, "pt") as file:
+            then = _flat(json.loads((file.metadata() or {}).get("config", "{}")))
+    except (OSError, safetensors.SafetensorError, ValueError, AttributeError) as error:
+        raise checkpoint.unusable(weights, error) from error
+    now = _flat(json.loads(json.dumps(asdict(model.config))))
+    names = [name for name in then if name in now and then[name] != now[name]]
+    if "class_names" in names and then["class_names"]:
+        names = [name for name in names if name != "num_classes"]
+    foreign = [name for name in names if name not in FREE and not (name == "class_names" and not then[name])]
+    if foreign:
+        # A model's name says in one word what its fields say in many.
+        shown = [name for name in names if name == "name"] + foreign
+        raise UserError(
+            f"{weights} was made with another network or other classes: "
+            f"{', '.join(_change(name, then[name], now[name]) for name in shown[:6])}: "
+            f"continue with those of then, or {_anew(weights)}."
+        )
+    return [_change(name, then[name], now[name]) for name in names if name not in QUIET and name != "class_names"]
+
+
+def _anew(weights: Path) -> str:
+    return f"start anew from its weights in another folder (--weights {weights}, or weights= in Python)"
+
+
+def _change(name: str, then: Any, now: Any) -> str:
+    shown = OPTIONS.get(name, name)
+    if isinstance(then, list) and isinstance(now, list) and name == "class_names":
+        order = " in another order" if sorted(then) == sorted(now) else ""
+        return f"{shown} were {few(then)} and are now {few(now)}{order}"
+    return f"{shown} was {_text(then)} and is now {_text(now)}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "not set" if value is None else str(value)
+
+
+def _flat(values: dict) -> dict[str, Any]:
+    """Nested mappings as one, by the names that options have."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            prefix = "rpn_" if name == "rpn" else ""
+            found |= {prefix + inner: one for inner, one in value.items()}
+        else:
+            found[name] = value
+    return found

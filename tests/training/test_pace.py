@@ -1,0 +1,138 @@
+"""A time limit is kept on any machine: the schedule is fitted to it, and what does not fit is said."""
+
+import pytest
+
+from htc_fast.training.pace import Pace, process_age
+from htc_fast.training.report import Report
+from tests.training.clock import Clock, timed_loop
+
+LIMIT = 4.5 * 60
+
+
+@pytest.fixture(autouse=True)
+def without_curves(monkeypatch):
+    """They take longer than all else here."""
+    monkeypatch.setattr(Report, "draw", lambda self: None)
+
+
+def test_a_run_that_fits_is_left_as_it_is(tmp_path, capsys):
+    loop = timed_loop(tmp_path, lambda step: 9.0 if step == 0 else 0.2, 5.0, epochs=48, minutes=4.5, evaluate_every=16)
+    at = loop.run()
+    assert (at.iteration, at.epoch, at.batch, at.lead) == (480, 48, 0, 0.0)
+    assert loop.evaluated == [160, 320, 480]
+    assert loop.rates[2:384] == [0.005] * 382 and loop.rates[-1] == pytest.approx(5e-5)
+    assert "fit into" not in capsys.readouterr().out
+
+
+def test_a_slow_machine_does_what_fits(tmp_path, capsys):
+    loop = timed_loop(tmp_path, lambda step: 8.0 if step == 0 else 1.3, 60.0, epochs=48, minutes=4.5, evaluate_every=4)
+    at = loop.run()
+    took = loop.clock.now - loop.began
+    assert 0.85 * LIMIT < took <= LIMIT
+    assert 120 <= at.iteration <= 140 and at.lead == pytest.approx(1 - at.iteration / 480)
+    # Evaluations in between would have cost steps; the rate goes through both of its drops.
+    assert loop.evaluated == [at.iteration]
+    drops = [next(i for i, rate in enumerate(loop.rates) if i > 50 and rate < below) for below in (3e-3, 3e-4)]
+    assert [drop / at.iteration for drop in drops] == pytest.approx([0.8, 0.95], abs=0.02)
+    said = capsys.readouterr().out
+    assert "this machine takes 1.3 s a step: about 132 of 480 steps fit into 4.5 minutes" in said
+    assert "set max_minutes to 13 (--max-minutes 13)" in said and "near 0" not in said
+    assert said.count("no evaluations in between: one takes 60 s") == 1
+    assert f"finished after {at.iteration} of 480 iterations in 4." in said
+
+
+def test_that_many_minutes_are_enough(tmp_path):
+    loop = timed_loop(tmp_path, lambda step: 1.3, 60.0, epochs=48, minutes=13.0)
+    assert loop.run().iteration == 480
+    assert loop.clock.now - loop.began <= 13 * 60
+
+
+@pytest.mark.parametrize("slower", [2, 5])
+def test_a_machine_that_slows_down_midway(tmp_path, slower):
+    loop = timed_loop(tmp_path, lambda step: 0.4 if step < 200 else 0.4 * slower, 15.0, epochs=48, minutes=4.5)
+    at = loop.run()
+    assert loop.clock.now - loop.began <= LIMIT
+    assert 250 < at.iteration < 480 and at.lead > 0
+    assert loop.rates[-1] == pytest.approx(5e-5) and loop.evaluated == [at.iteration]
+
+
+def test_a_disturbance_of_seconds_ends_nothing(tmp_path):
+    loop = timed_loop(tmp_path, lambda step: 3.0 if 300 <= step < 305 else 0.3, 25.0, epochs=48, minutes=4.5)
+    assert loop.run().iteration > 450
+    assert loop.clock.now - loop.began <= LIMIT
+
+
+def test_a_slow_beginning_is_made_up_for(tmp_path):
+    # As where layers are compiled at the first pictures of each size: at first it looks as if 20 steps would fit.
+    loop = timed_loop(tmp_path, lambda step: 12.0 if step < 6 else 0.3, 10.0, epochs=48, minutes=4.5, warmup=20)
+    at = loop.run()
+    assert at.iteration == 480 and at.lead == pytest.approx(0)
+    assert loop.rates == sorted(loop.rates[:20]) + sorted(loop.rates[20:], reverse=True)
+
+
+def test_too_few_steps_are_called_so(tmp_path, capsys):
+    loop = timed_loop(tmp_path, lambda step: 8.0, 100.0, epochs=48, minutes=4.5)
+    at = loop.run()
+    assert 5 < at.iteration < 20 and loop.clock.now - loop.began <= LIMIT
+    said = capsys.readouterr().out
+    assert "fewer than 60 teach next to nothing, so expect an AP near 0; for all of them set max_minutes to 71" in said
+    assert f"finished after {at.iteration} of 480 iterations" in said and "raise max_minutes" in said
+
+
+def test_steps_of_minutes_end_in_time_too(tmp_path):
+    loop = timed_loop(tmp_path, lambda step: 100.0, 500.0, epochs=48, minutes=4.5)
+    assert loop.run().iteration == 2
+    assert loop.clock.now - loop.began <= LIMIT and loop.evaluated == []
+
+
+def test_an_evaluation_that_takes_most_of_the_time_is_left_out_and_said(tmp_path, capsys):
+    loop = timed_loop(tmp_path, lambda step: 0.2, 300.0, epochs=40, minutes=4.5, evaluate_every=10)
+    assert loop.run().iteration == 400
+    assert loop.evaluated == [] and loop.clock.now - loop.began <= LIMIT
+    assert "not evaluated: the time limit of 4.5 minutes has not left the 300 s" in capsys.readouterr().out
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_time_before_the_loop_and_before_a_resume_counts(tmp_path):
+    first = timed_loop(tmp_path, lambda step: 1.0, epochs=48, minutes=4.5)
+    first.spent = 100.0
+    assert first.run().iteration < 165
+    assert first.clock.now - first.began <= LIMIT - 100
+
+
+def test_a_stopped_run_ends_within_its_limit_and_with_more_time_does_the_rest(tmp_path):
+    first = timed_loop(tmp_path, lambda step: 1.3, 30.0, epochs=48, minutes=4.5)
+    after_step = first._after_step
+
+    def stop(*arguments):
+        first.asked = first.at.iteration == 50
+        after_step(*arguments)
+
+    first._after_step = stop
+    first.run()
+    second = timed_loop(tmp_path, lambda step: 1.3, 30.0, epochs=48, minutes=4.5)
+    second.resume()
+    assert 0 < second.at.lead < 0.5 and second.at.seconds == pytest.approx(66.5, abs=5)
+    at = second.run()
+    assert second.clock.now - second.began <= LIMIT - 65 and at.iteration > 140
+    third = timed_loop(tmp_path, lambda step: 1.3, 30.0, epochs=48, minutes=20.0)
+    third.resume()
+    assert third.at.lead == 0
+    assert third.run().iteration == 480
+
+
+def test_a_machine_without_a_limit_is_not_timed():
+    pace = Pace(None, clock=Clock())
+    assert pace.hurry(3, 0.5, 0.0, 100) == 0 and pace.affords(0.5, 100) and pace.ends_with_evaluation()
+
+
+def test_a_long_warm_up_is_made_to_fit(tmp_path):
+    loop = timed_loop(tmp_path, lambda step: 2.0, 10.0, epochs=48, minutes=4.5, evaluate_every=0, warmup=400)
+    at = loop.run()
+    assert 100 < at.iteration < 130
+    assert max(loop.rates) == pytest.approx(0.005)
+
+
+def test_this_process_began_some_time_ago():
+    first = process_age()
+    assert 0.01 < first < process_age() < 3600
