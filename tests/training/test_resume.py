@@ -22,14 +22,7 @@ def without_curves(monkeypatch):
 
 def part(folder, stop, **options):
     """A run of 4 epochs of 10 pictures, stopped after so many steps."""
-    loop = timed_loop(folder, lambda step: 1.0, **{"epochs": 4, **options})
-    after_step = loop._after_step
-
-    def stopping(*arguments):
-        loop.asked = loop.at.iteration == stop
-        after_step(*arguments)
-
-    loop._after_step = stopping
+    loop = timed_loop(folder, lambda step: 1.0, stop=stop, **{"epochs": 4, **options})
     loop.run()
     return loop
 
