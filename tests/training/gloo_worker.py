@@ -49,7 +49,7 @@ def main(folder):
     assert world.size == 2
     mine = INDICES[2 * world.rank : 2 * world.rank + 2]
     torch.save(gradients(mine, torch.nn.parallel.DistributedDataParallel), folder / f"gradients{world.rank}.pt")
-    recipe = tiny_recipe(iterations=4, accumulate=2, save_every=2)
+    recipe = tiny_recipe(iterations=2, accumulate=2, save_every=1)
     trainer = Loop(tiny_model(), tiny_batches(world=world), recipe, folder / "run", world)
     trainer.run()
     assert world.agree(2**32 - 5) and not world.agree(world.rank)

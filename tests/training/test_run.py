@@ -118,6 +118,18 @@ def test_a_folder_in_use_is_not_the_next_one(tmp_path, monkeypatch):
         choose_folder(TrainingRun(data="x", out=first), World())
 
 
+def test_one_process_chooses_the_folder(tmp_path, monkeypatch):
+    class Second(World):
+        def max(self, number):
+            return max(number, 1)
+
+    monkeypatch.chdir(tmp_path)
+    Path("runs/train").mkdir(parents=True)
+    with held(Path("runs/train-2")):
+        assert choose_folder(TrainingRun(data="x"), World()) == Path("runs/train")
+        assert choose_folder(TrainingRun(data="x"), Second(rank=1, size=2)) == Path("runs/train-2")
+
+
 def small_run(root, out, **options):
     size = {"backbone": "test_resnet", "pretrained": False, "image_size": (64, 96), "set": SMALL}
     return TrainingRun(data=root, out=out, **{**size, "lr": 1e-3, **options})
