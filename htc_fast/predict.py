@@ -15,7 +15,7 @@ from tqdm import tqdm
 from htc_fast.commands import entry
 from htc_fast.commands.network import Inference
 from htc_fast.commands.options import parse
-from htc_fast.commands.output import JsonList
+from htc_fast.commands.output import JsonList, writing
 from htc_fast.data.annotations import Annotations, read_annotations
 from htc_fast.data.classes import classes_of, few, names_for, near_misses, shared_labels
 from htc_fast.data.formats import pictures_in
@@ -83,7 +83,7 @@ def predict(run: PredictionRun) -> int:
                 failed += 1
                 bar.write(f"skipped: {found}", file=sys.stderr)
                 continue
-            say_full(model, found)
+            say_full(model, found, run.score)
             unlike += [(sources[index], found.size)] if sizes[index] not in (None, found.size) else []
             drawn += len(found)
             items = found.to_coco(ids[index], category_ids)
@@ -234,11 +234,9 @@ def save_overlay(source: Path, found: Instances, path: Path, boxes: bool, font: 
     raises  UserError if it cannot be written
     """
     picture = draw(load_listed(source, found.size), found, boxes=boxes, font=font)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, quality=92)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another --out.") from None
 
 
 if __name__ == "__main__":
