@@ -15,7 +15,7 @@ from tqdm import tqdm
 from htc_fast.commands import entry
 from htc_fast.commands.network import Inference
 from htc_fast.commands.options import parse
-from htc_fast.commands.output import JsonList
+from htc_fast.commands.output import JsonList, check_kept
 from htc_fast.data.annotations import Annotations, read_annotations
 from htc_fast.data.classes import classes_of, few, names_for, near_misses, shared_labels
 from htc_fast.data.formats import pictures_in
@@ -67,7 +67,8 @@ def predict(run: PredictionRun) -> int:
     sources = find_pictures(run.pictures)
     if run.font is not None:
         open_font(run.font)  # before the work that would be lost
-    overlays = name_overlays(sources, run.out)
+    overlays = name_overlays(sources, run.out) if run.overlays else []
+    check_kept(run.annotations, run.out, ["results.json"])
     known = read_annotations(run.annotations) if run.annotations else None
     file = run.annotations.name if run.annotations else ""
     ids, sizes = name_pictures(sources, known, file)
@@ -161,14 +162,16 @@ def name_overlays(sources: list[Path], out: Path) -> list[Path]:
     raises  UserError if an overlay would replace a picture
     """
     taken = {os.path.abspath(source) for source in sources}
+    # Beside the pictures a file of the overlay's name may be a picture too, though it is not predicted.
+    among = os.path.realpath(out) in {os.path.realpath(source.parent) for source in sources}
     used: set[Path] = set()
     overlays = []
     for source in sources:
         path, number = out / f"{source.stem}.jpg", 2
         while path in used:
             path, number = out / f"{source.stem}-{number}.jpg", number + 1
-        if os.path.abspath(path) in taken:
-            raise UserError(f"the overlay {path} would replace the picture itself: choose another --out.")
+        if os.path.abspath(path) in taken or (among and path.exists()):
+            raise UserError(f"the overlay {path} would replace a picture: choose another --out.")
         used.add(path)
         overlays.append(path)
     return overlays

@@ -52,7 +52,9 @@ def test_a_trial_draws_no_random_numbers():
     assert torch.equal(torch.rand(3), after)
 
 
-@pytest.mark.parametrize("error", [LocalEntryNotFoundError("no network\nsecond line"), OSError(), SafetensorError("cut")])
+@pytest.mark.parametrize(
+    "error", [LocalEntryNotFoundError("no network\nsecond line"), OSError(), SafetensorError("cut")]
+)
 def test_weights_that_cannot_be_had(error, monkeypatch):
     def create(*_, **options):
         assert options["pretrained"]
