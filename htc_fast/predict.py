@@ -142,18 +142,34 @@ def find_pictures(patterns: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)
-        if path.is_dir():
+        if os.path.isdir(path):
             found += pictures_in(path)
-        elif not path.exists() and glob.has_magic(pattern):
+        elif not os.path.exists(path) and glob.has_magic(pattern):
             matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
             if not matches:
                 raise UserError(f"nothing matches {pattern}: check the path.")
+            say_unreadable(pattern)
             found += matches
         else:
             found.append(path)
     if not found:
         raise UserError("no pictures to predict: name files, folders or globs.")
     return list({os.path.abspath(path): path for path in found}.values())
+
+
+def say_unreadable(pattern: str) -> None:
+    """Say which folders a pattern with ** did not look into, which glob does not."""
+    start, deep, _ = pattern.partition("**")
+    if not deep or glob.has_magic(start):
+        return
+    errors: list[OSError] = []
+    for _ in os.walk(os.path.dirname(start) or ".", onerror=errors.append):
+        pass
+    if errors:
+        say_once(
+            f"{len(errors)} folder{'' if len(errors) == 1 else 's'} that {pattern} leads to cannot be read "
+            f"({errors[0].filename}: {errors[0].strerror}), so the pictures in there are left out."
+        )
 
 
 def name_overlays(sources: list[Path], out: Path) -> list[Path]:
@@ -170,7 +186,7 @@ def name_overlays(sources: list[Path], out: Path) -> list[Path]:
         path, number = out / f"{source.stem}.jpg", 2
         while path in used:
             path, number = out / f"{source.stem}-{number}.jpg", number + 1
-        if os.path.abspath(path) in taken or (among and path.exists()):
+        if os.path.abspath(path) in taken or (among and os.path.exists(path)):
             raise UserError(f"the overlay {path} would replace a picture: choose another --out.")
         used.add(path)
         overlays.append(path)

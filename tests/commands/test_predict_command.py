@@ -1,6 +1,8 @@
 """`python -m htc_fast.predict`: what is found, what is written, and how it ends."""
 
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from htc_fast import predict as command
 from htc_fast.commands import entry, network
+from htc_fast.errors import UserError
 from tests.data.builder import CATEGORIES, image, write
 from tests.inference.fake import Fake
 
@@ -93,6 +96,26 @@ def test_no_file_that_is_there_already_is_lost(folder, run):
     status, _, err = run(folder, "--out", folder, "--no-overlays", "--annotations", folder / "results.json")
     assert status == 2 and "results.json would replace the annotation file itself" in err
     assert (folder / "000000000007.jpg").read_bytes() == b"another picture"
+
+
+def test_folders_without_rights(folder, monkeypatch, capsys):
+    (folder / "shut").mkdir()
+
+    def without(look):
+        def call(place="."):
+            if "shut" in os.fspath(place):
+                raise PermissionError(13, "Permission denied", os.fspath(place))
+            return look(place)
+
+        return call
+
+    monkeypatch.setattr(os, "scandir", without(os.scandir))
+    monkeypatch.setattr(os, "listdir", without(os.listdir))
+    found = command.find_pictures([f"{folder}/**/*.png"])
+    assert [path.name for path in found] == ["000000000007.png"]
+    assert re.search(r"1 folder that .* cannot be read \(.*shut: Permission denied\)", capsys.readouterr().err)
+    with pytest.raises(UserError, match=r"shut cannot be read \(Permission denied\): check its rights"):
+        command.find_pictures([str(folder / "shut")])
 
 
 def test_same_stems_do_not_collide(folder, run):
