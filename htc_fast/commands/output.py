@@ -21,6 +21,13 @@ def check_writable(folder: Path) -> None:
             pass
 
 
+def check_kept(source: Path | None, folder: Path, names: Iterable[str]) -> None:
+    """raises  UserError where one of the files to be written would replace what is read"""
+    for name in names:
+        if source is not None and os.path.realpath(folder / name) == os.path.realpath(source):
+            raise UserError(f"{folder / name} would replace the annotation file itself: choose another place (--out).")
+
+
 def write_json(path: Path, content: object) -> None:
     """Write JSON so that the name never holds half of it.
 

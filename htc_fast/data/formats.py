@@ -48,9 +48,12 @@ CONTAINERS = {
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures in a folder by their suffixes, sorted, without hidden files (such as ._a.jpg, which macOS leaves).
 
-    raises  UserError that counts what is there instead if there are none
+    raises  UserError that counts what is there instead if there are none, or where the folder cannot be read
     """
-    items = [item for item in sorted(folder.iterdir()) if not item.name.startswith(".")]
+    try:
+        items = [item for item in sorted(folder.iterdir()) if not item.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read ({error.strerror}): check its rights.") from None
     found = [item for item in items if item.suffix.lower() in SUFFIXES and item.is_file()]
     if found:
         return found
