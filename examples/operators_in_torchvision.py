@@ -1,6 +1,6 @@
 """Our operators inside torchvision's Mask R-CNN, whose code and weights stay as they are: the same results, sooner."""
 
-import sys
+import argparse
 import time
 
 import torch
@@ -9,8 +9,9 @@ import torchvision
 from htc_fast import ops
 from htc_fast.integrations.torchvision import replace_pooling
 
-SMALL = "--small" in sys.argv
-SIDE, PROPOSALS = (128, 50) if SMALL else (800, 1000)
+options = argparse.ArgumentParser(description=__doc__)
+options.add_argument("--small", action="store_true")
+SIDE, PROPOSALS = (128, 50) if options.parse_args().small else (800, 1000)
 
 
 def seconds(model, image: torch.Tensor) -> tuple[float, dict]:

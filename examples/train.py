@@ -1,11 +1,14 @@
 """Train from Python, on sample pictures that come with a package; --small: two steps, to see that all is in place."""
 
-import sys
+import argparse
 
+from htc_fast.commands import entry
 from htc_fast.data import make_sample_dataset
 from htc_fast.training import Trainer, TrainingRun
 
-SMALL = "--small" in sys.argv
+options = argparse.ArgumentParser(description=__doc__)
+options.add_argument("--small", action="store_true")
+SMALL = options.parse_args().small
 
 
 def main() -> None:
@@ -20,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":  # processes that load pictures import this file
-    main()
+    entry.run(main)

@@ -8,6 +8,7 @@ import torch
 
 from htc_fast.errors import UserError
 
+MOST_THREADS = 1024  # of which more end a process without a word where the system gives no more
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 

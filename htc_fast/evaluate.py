@@ -9,7 +9,7 @@ from tabulate import tabulate
 from htc_fast.commands import entry
 from htc_fast.commands.network import Inference
 from htc_fast.commands.options import parse
-from htc_fast.commands.output import write_json
+from htc_fast.commands.output import check_kept, write_json
 from htc_fast.data import CocoDataset
 from htc_fast.data.classes import names_for
 from htc_fast.data.instances import Instances
@@ -80,6 +80,11 @@ def evaluate(run: EvaluationRun) -> dict[str, dict | None]:
              that are not the main one
     """
     dataset = run.dataset()
+    if run.out:
+        names = (
+            f"results{stage}.{kind}" for stage in ("", ".stage1", ".stage2", ".stage3") for kind in ("bbox", "segm")
+        )
+        check_kept(dataset.path, run.out, ["metrics.json", *(f"{name}.json" for name in names)])
     if run.device is not None:
         find_device(run.device)
     world = distributed.start(run.device)

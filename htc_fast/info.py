@@ -145,6 +145,9 @@ def advice() -> list[str]:
         out.append(f"HTC_FAST_BACKEND={forced} names no backend: unset it, or give {' or '.join(_backend.BACKENDS)}.")
     elif forced:
         out.append(f"HTC_FAST_BACKEND={forced} forces that backend for every operator: unset it to choose by device.")
+    for name in ("HTC_FAST_RANGES", "HTC_FAST_AUTOTUNE"):
+        if os.environ.get(name, "") not in ("", "0", "1"):
+            out.append(f"{name}={os.environ[name]} has no effect: 1 turns it on, 0 or nothing off.")
     return out
 
 

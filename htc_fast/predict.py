@@ -15,7 +15,7 @@ from tqdm import tqdm
 from htc_fast.commands import entry
 from htc_fast.commands.network import Inference
 from htc_fast.commands.options import parse
-from htc_fast.commands.output import JsonList
+from htc_fast.commands.output import JsonList, check_kept, writing
 from htc_fast.data.annotations import Annotations, read_annotations
 from htc_fast.data.classes import classes_of, few, names_for, near_misses, shared_labels
 from htc_fast.data.formats import pictures_in
@@ -67,7 +67,8 @@ def predict(run: PredictionRun) -> int:
     sources = find_pictures(run.pictures)
     if run.font is not None:
         open_font(run.font)  # before the work that would be lost
-    overlays = name_overlays(sources, run.out)
+    overlays = name_overlays(sources, run.out) if run.overlays else []
+    check_kept(run.annotations, run.out, ["results.json"])
     known = read_annotations(run.annotations) if run.annotations else None
     file = run.annotations.name if run.annotations else ""
     ids, sizes = name_pictures(sources, known, file)
@@ -83,7 +84,7 @@ def predict(run: PredictionRun) -> int:
                 failed += 1
                 bar.write(f"skipped: {found}", file=sys.stderr)
                 continue
-            say_full(model, found)
+            say_full(model, found, run.score)
             unlike += [(sources[index], found.size)] if sizes[index] not in (None, found.size) else []
             drawn += len(found)
             items = found.to_coco(ids[index], category_ids)
@@ -141,12 +142,13 @@ def find_pictures(patterns: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)
-        if path.is_dir():
+        if os.path.isdir(path):
             found += pictures_in(path)
-        elif not path.exists() and glob.has_magic(pattern):
+        elif not os.path.exists(path) and glob.has_magic(pattern):
             matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
             if not matches:
                 raise UserError(f"nothing matches {pattern}: check the path.")
+            say_unreadable(pattern)
             found += matches
         else:
             found.append(path)
@@ -155,20 +157,37 @@ def find_pictures(patterns: Sequence[str]) -> list[Path]:
     return list({os.path.abspath(path): path for path in found}.values())
 
 
+def say_unreadable(pattern: str) -> None:
+    """Say which folders a pattern with ** did not look into, which glob does not."""
+    start, deep, _ = pattern.partition("**")
+    if not deep or glob.has_magic(start):
+        return
+    errors: list[OSError] = []
+    for _ in os.walk(os.path.dirname(start) or ".", onerror=errors.append):
+        pass
+    if errors:
+        say_once(
+            f"{len(errors)} folder{'' if len(errors) == 1 else 's'} that {pattern} leads to cannot be read "
+            f"({errors[0].filename}: {errors[0].strerror}), so the pictures in there are left out."
+        )
+
+
 def name_overlays(sources: list[Path], out: Path) -> list[Path]:
     """Where each picture's overlay goes; pictures of the same stem get numbers.
 
     raises  UserError if an overlay would replace a picture
     """
     taken = {os.path.abspath(source) for source in sources}
+    # Beside the pictures a file of the overlay's name may be a picture too, though it is not predicted.
+    among = os.path.realpath(out) in {os.path.realpath(source.parent) for source in sources}
     used: set[Path] = set()
     overlays = []
     for source in sources:
         path, number = out / f"{source.stem}.jpg", 2
         while path in used:
             path, number = out / f"{source.stem}-{number}.jpg", number + 1
-        if os.path.abspath(path) in taken:
-            raise UserError(f"the overlay {path} would replace the picture itself: choose another --out.")
+        if os.path.abspath(path) in taken or (among and os.path.exists(path)):
+            raise UserError(f"the overlay {path} would replace a picture: choose another --out.")
         used.add(path)
         overlays.append(path)
     return overlays
@@ -234,11 +253,9 @@ def save_overlay(source: Path, found: Instances, path: Path, boxes: bool, font: 
     raises  UserError if it cannot be written
     """
     picture = draw(load_listed(source, found.size), found, boxes=boxes, font=font)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, quality=92)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another --out.") from None
 
 
 if __name__ == "__main__":

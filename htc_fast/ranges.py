@@ -4,8 +4,9 @@
         ...
 
 Off, `part` returns one shared object that does nothing, and a graph that is compiled or exported never sees it. It is
-on while torch's profiler records, while somebody watches (`with watching(...)`), and always with HTC_FAST_RANGES=1,
-which is for profilers that look from outside: `HTC_FAST_RANGES=1 nsys profile python -m htc_fast.predict …`.
+on while torch's profiler records, while somebody watches (`with watching(...)`), and always with HTC_FAST_RANGES=1
+(anything else is off), which is for profilers that look from outside:
+`HTC_FAST_RANGES=1 nsys profile python -m htc_fast.predict …`.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-_ALWAYS = os.environ.get("HTC_FAST_RANGES", "0") not in ("", "0")
+_ALWAYS = os.environ.get("HTC_FAST_RANGES") == "1"
 _OFF = contextlib.nullcontext()
 _watchers: list["Watcher"] = []
 

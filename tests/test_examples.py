@@ -18,17 +18,22 @@ SAYS = {
 LEAVES = {"predict": "found/000001.png", "export": "model.pt2"}
 
 
-def run(name, folder, patch):
+def run(name, folder, patch, *more):
+    """The exit status."""
     patch.chdir(folder)
-    patch.setattr(sys, "argv", [f"{name}.py", "--small"])
-    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    patch.setattr(sys, "argv", [f"{name}.py", *([] if name == "evaluate" else ["--small"]), *more])
+    try:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
     with pytest.MonkeyPatch.context() as patch:
-        run("train", folder, patch)
+        assert run("train", folder, patch) == 0
     return folder
 
 
@@ -51,6 +56,20 @@ SLOW = ("export", "operators_in_torchvision")
 def test_runs(name, folder, monkeypatch, capsys):
     # One of the examples puts ours in its place.
     monkeypatch.setattr(torchvision.ops.boxes, "batched_nms", torchvision.ops.boxes.batched_nms)
-    run(name, folder, monkeypatch)
+    assert run(name, folder, monkeypatch) == 0
     assert SAYS[name] in capsys.readouterr().out
     assert name not in LEAVES or (folder / "runs" / "example" / LEAVES[name]).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["evaluate", "export", "predict", "train"])
+def test_what_is_missing_is_a_sentence(name, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").touch()  # a file, so that nothing can be read or written there
+    assert run(name, tmp_path, monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "runs/example" in err
+
+
+@pytest.mark.parametrize("name", ["train", *SAYS])
+def test_options_that_there_are_not(name, tmp_path, monkeypatch, capsys):
+    assert run(name, tmp_path, monkeypatch, "--nonsense") == 2
+    assert "unrecognized arguments: --nonsense" in capsys.readouterr().err

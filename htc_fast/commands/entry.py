@@ -5,9 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
-import torch
-
 from htc_fast.errors import UserError
+from htc_fast.inference.buckets import out_of_memory
 
 INTERRUPTED = 130  # as a shell names a program that Ctrl-C ended: `train && evaluate` must not go on
 
@@ -23,11 +22,10 @@ def run(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}{about_encoding(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or ["out of memory."])[0]
-        # The CPU's allocator has no error of its own.
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in first:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
+        first = next(iter(str(error).strip().splitlines()), "out of memory.")
         print(f"error: {first} Lower --batch-size or the image size, or use --amp.", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:

@@ -15,10 +15,17 @@ def check_writable(folder: Path) -> None:
 
     raises  UserError
     """
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+
+
+def check_kept(source: Path | None, folder: Path, names: Iterable[str]) -> None:
+    """raises  UserError where one of the files to be written would replace what is read"""
+    for name in names:
+        if source is not None and os.path.realpath(folder / name) == os.path.realpath(source):
+            raise UserError(f"{folder / name} would replace the annotation file itself: choose another place (--out).")
 
 
 def write_json(path: Path, content: object) -> None:
@@ -27,7 +34,7 @@ def write_json(path: Path, content: object) -> None:
     raises  UserError if it cannot be written
     """
     partial = path.with_name(path.name + ".partial")
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             partial.write_text(json.dumps(content), encoding="utf-8")
@@ -48,7 +55,7 @@ class JsonList:
         self.path, self.partial = path, path.with_name(path.name + ".partial")
 
     def __enter__(self) -> "JsonList":
-        with _writing(self.path):
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.partial, "w", encoding="utf-8")
         self.between = "["
@@ -56,7 +63,7 @@ class JsonList:
 
     def add(self, items: Iterable[object]) -> None:
         """Append items."""
-        with _writing(self.path):
+        with writing(self.path):
             for item in items:
                 self.file.write(self.between + json.dumps(item))
                 self.between = ",\n"
@@ -66,14 +73,15 @@ class JsonList:
             self.file.close()
             self.partial.unlink(missing_ok=True)
             return
-        with _writing(self.path):
+        with writing(self.path):
             self.file.write("[]" if self.between == "[" else "]")
             self.file.close()
             os.replace(self.partial, self.path)
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Whatever the system refuses within is one sentence."""
     try:
         yield
     except OSError as error:

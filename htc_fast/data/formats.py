@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from htc_fast.errors import UserError
+from htc_fast.models.weights.files import instead
 
 # What Pillow reads, and what it may not but a user means as a picture: one sentence is better than left out unseen.
 SUFFIXES = (
@@ -22,10 +23,8 @@ MAGIC = (
     (b"#?RADIANCE", f"a Radiance HDR picture, {CONVERT}"),
     (b"\x93NUMPY", "a NumPy file: save the array as PNG, or in Python give it as np.load(path)"),
     (b"PK\x03\x04", "a ZIP archive: unpack it"),
-    (b"\x1f\x8b", "compressed by gzip: unpack it"),
     (b"\x89HDF", f"HDF5, {CONVERT}"),
     (b"\x1aE\xdf\xa3", "a video: take pictures out of it"),
-    (b"version https://git-lfs", "a pointer of Git LFS and not the picture: fetch it with git lfs pull"),
     (b"\xff\xd8", "a JPEG that is truncated, or of 12 bits, lossless or arithmetic-coded, which Pillow does not read"),
     (b"\x89PNG", "a PNG that is truncated or damaged in its header"),
     (b"II*\0", "a TIFF that is truncated, or of channels and bits that Pillow does not read: convert it to 8-bit RGB"),
@@ -49,9 +48,12 @@ CONTAINERS = {
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures in a folder by their suffixes, sorted, without hidden files (such as ._a.jpg, which macOS leaves).
 
-    raises  UserError that counts what is there instead if there are none
+    raises  UserError that counts what is there instead if there are none, or where the folder cannot be read
     """
-    items = [item for item in sorted(folder.iterdir()) if not item.name.startswith(".")]
+    try:
+        items = [item for item in sorted(folder.iterdir()) if not item.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read ({error.strerror}): check its rights.") from None
     found = [item for item in items if item.suffix.lower() in SUFFIXES and item.is_file()]
     if found:
         return found
@@ -78,9 +80,7 @@ def kind_of_file(file: Any) -> str:
     start = head.lstrip().lower()
     if b"<svg" in start:
         return f"SVG, {CONVERT}"
-    if start.startswith((b"<!doctype html", b"<html")):
-        return "a web page and not a picture: fetch it again"
-    known = next((said for magic, said in MAGIC if head.startswith(magic)), None)
+    known = instead(head) or next((said for magic, said in MAGIC if head.startswith(magic)), None)
     if known:
         return known
     text = all(byte >= 32 or byte in b"\t\n\r" for byte in head)

@@ -5,11 +5,11 @@ Folders count, so that a/1.png and b/1.png stay apart. What may be two pictures 
 
 import os
 import posixpath
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from htc_fast.data.names import folded
 from htc_fast.errors import UserError
 
 Parts = tuple[str, ...]
@@ -95,7 +95,7 @@ def _parts(path: str) -> Parts:
 
 def _ends(parts: Parts) -> Iterable[tuple[int, Parts]]:
     """(length, the last parts as they are compared), longest first."""
-    alike = tuple(unicodedata.normalize("NFC", part).casefold() for part in parts)
+    alike = tuple(folded(part) for part in parts)
     return ((length, alike[-length:]) for length in range(len(alike), 0, -1))
 
 

@@ -68,6 +68,10 @@ class Folder:
                     missing[name] = [other.pop(name)]
         return other, missing
 
+    def file(self, name: str) -> Path:
+        """The file that one name means; as it says where there is none or more than one."""
+        return self.path / self.find([name])[0].get(name, name)
+
     def _has(self, name: str) -> bool:
         place, file = os.path.split(name)
         if place not in self._there:
@@ -82,14 +86,8 @@ class Folder:
         if place not in self._listed:
             self._listed[place] = {}
             for one in self._there[place]:
-                self._listed[place].setdefault(_folded(one), []).append(one)
-        return [os.path.join(place, one) for one in self._listed[place].get(_folded(file), [])]
-
-
-def find_file(folder: Path, name: str) -> Path:
-    """The file that one name means; as it says where there is none or more than one."""
-    path = folder / name
-    return path if os.path.isfile(path) else folder / Folder(folder).find([name])[0].get(name, name)
+                self._listed[place].setdefault(folded(one), []).append(one)
+        return [os.path.join(place, one) for one in self._listed[place].get(folded(file), [])]
 
 
 def _listing(place: Path) -> set[str]:
@@ -100,7 +98,8 @@ def _listing(place: Path) -> set[str]:
         return set()
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name as it is compared where capitals and the spelling of accents do not matter."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

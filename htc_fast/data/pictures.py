@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from htc_fast.data.decode import pixels_of, read_picture
 from htc_fast.data.pixels import from_array, from_batch
-from htc_fast.errors import UserError
+from htc_fast.errors import LONGEST_SIDE, UserError
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -159,7 +159,9 @@ def image_limits(sides: Sequence[int]) -> tuple[int, int]:
 
     raises  UserError for other numbers
     """
-    if not 1 <= len(sides) <= 2 or min(sides) < 32:
-        raise UserError(f"--image-size takes one or two sides of at least 32 pixels, got {' '.join(map(str, sides))}.")
+    if not 1 <= len(sides) <= 2 or not 32 <= min(sides) <= max(sides) <= LONGEST_SIDE:
+        raise UserError(
+            f"--image-size takes one or two sides of 32 to {LONGEST_SIDE} pixels, got {' '.join(map(str, sides))}."
+        )
     # One side alone keeps the paper's aspect, 1333 to 800.
     return sides[0], sides[1] if len(sides) == 2 else round(sides[0] * 1333 / 800)

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from htc_fast.errors import UserError
+from htc_fast.models.weights.files import instead
 
-# Of two values for one of these, either may be meant; what else a file holds is not looked at.
+# Of two values for one of these, wherever it stands, either may be meant; other keys twice do no harm.
 MEANT = set("images annotations categories segments_info id image_id category_id file_name name width height".split())
-MEANT |= set("bbox area iscrowd ignore segmentation counts size".split())
-PACKED = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
+MEANT |= set("bbox area iscrowd ignore segmentation".split())
 
 
 def read_json(path: str | Path) -> dict:
@@ -25,8 +25,9 @@ def read_json(path: str | Path) -> dict:
         raise UserError(f"annotation file {path} is a folder: name the JSON file in it.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"annotation file {path} cannot be read ({error}): check the path.") from None
-    if content[:2] in PACKED:
-        raise UserError(f"annotation file {path} is packed with {PACKED[content[:2]]}: unpack it first.")
+    kind = "a zip archive: unpack it first" if content[:4] == b"PK\3\4" else instead(content[:256])
+    if kind:
+        raise UserError(f"annotation file {path} is {kind}.")
     try:
         found = _parsed(content)
     except json.JSONDecodeError as error:

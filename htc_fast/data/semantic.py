@@ -10,7 +10,7 @@ from PIL import Image
 
 from htc_fast.data.annotations import Picture
 from htc_fast.data.masks import to_bitmaps, to_rle
-from htc_fast.data.names import check_inside, find_file
+from htc_fast.data.names import Folder, check_inside
 from htc_fast.data.numbers import brief, different, identity, shown, whole
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError
@@ -71,7 +71,7 @@ class PanopticMaps:
         folder = next((place for place in places if place.is_dir()), None)
         if folder is None:
             raise UserError(f"{path} has no folder of PNGs: expected {places[0]} or {places[1]}.")
-        self.folder = folder
+        self.folder = Folder(folder)
 
     def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
         key = identity(picture.id)
@@ -80,7 +80,7 @@ class PanopticMaps:
                 f"{self.path} has no segments for image {brief(picture.file_name)} (id {brief(str(picture.id))})."
             )
         name, ids, classes = self._segments[key]
-        path = find_file(self.folder, name)
+        path = self.folder.file(name)
         colour = _read_png(path, picture)
         if colour.ndim != 3 or colour.shape[2] < 3:
             raise UserError(f"panoptic map {path} is not RGB: expected id = R + 256 G + 65536 B.")

@@ -57,7 +57,7 @@ def export_file(
     """Write `detect` as one .pt2 file that runs with torch and `htc_fast.ops` alone, and run it once to be sure.
 
     model       in evaluation mode
-    path        torch.export's program; its extra file htc_fast.json names classes and normalisation
+    path        torch.export's program; its extra file htc_fast.json holds class names, category ids, normalisation
     image_size  (height, width), padded to sides that 32 divides
     stage       one stage of the cascade alone; None: the ensemble
     aot         compiled by AOTInductor, for which a C++ compiler is needed; htc_fast.json's content stands beside it
@@ -93,9 +93,10 @@ def load_file(path: str | Path, aot: bool = False) -> Callable[[Tensor, Tensor],
 def _notes(model: HTC, program: ExportedProgram) -> dict:
     """What a user of the file has to know: classes, and how pictures become inputs."""
     config = model.config
-    names = list(classes_of(config)[0])
+    names, ids = map(list, classes_of(config))
     shape = list(program.example_inputs[0][0].shape)
-    return {"model": config.name, "class_names": names, "mean": config.mean, "std": config.std, "images": shape}
+    classes = {"class_names": names, "category_ids": ids}
+    return {"model": config.name, **classes, "mean": config.mean, "std": config.std, "images": shape}
 
 
 @torch.no_grad()
@@ -127,7 +128,8 @@ def _write(path: Path, program: ExportedProgram, content: dict, aot: bool) -> No
         raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another place (--out).") from None
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot write {path} ({reason}): without aot (--aot) no compiler is needed.") from None
+        hint = "without aot (--aot) no compiler is needed" if aot else "make room or choose another place (--out)"
+        raise UserError(f"cannot write {path} ({reason}): {hint}.") from None
 
 
 def export_detect(model: HTC, image_size: tuple[int, int] = (800, 1344), batch_size: int = 1) -> ExportedProgram:

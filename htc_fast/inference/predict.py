@@ -64,8 +64,7 @@ def predict(
     for index, result in results:
         if isinstance(result, UserError):
             raise result
-        if score_threshold > 0:  # without one, it is always full
-            say_full(model, result)
+        say_full(model, result, score_threshold)
         found[index] = result
     return [found[index] for index in range(len(sources))]
 
@@ -120,10 +119,10 @@ def stream(
         model.train(training)
 
 
-def say_full(model: DetectorLike, found: Instances) -> None:
+def say_full(model: DetectorLike, found: Instances, threshold: float) -> None:
     """Say once that a picture has as many instances as the model gives, so that it may hold more."""
     limit = model.config.detections
-    if len(found) >= limit:
+    if threshold > 0 and len(found) >= limit:  # without a threshold every picture is full
         say_once(
             f"a picture has {limit} objects, which is the limit, so there may be more in it: --detections raises that "
             "(in Python model.config = dataclasses.replace(model.config, detections=...))."

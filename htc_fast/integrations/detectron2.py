@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from htc_fast import ops
 from htc_fast.integrations import _pooling
-from htc_fast.ops.roi_align import grid_size
+from htc_fast.ops._arguments import items
+from htc_fast.ops.roi_align import grid_size, scales_of
 
 
 class ROIPooler(nn.Module):
@@ -33,7 +34,7 @@ class ROIPooler(nn.Module):
         super().__init__()
         if pooler_type not in ("ROIAlign", "ROIAlignV2"):
             raise ValueError(f"pooler_type must be ROIAlign or ROIAlignV2, got {pooler_type!r}.")
-        self.output_size, self.scales = grid_size(output_size), [float(scale) for scale in scales]
+        self.output_size, self.scales = grid_size(output_size), scales_of(scales)
         self.sampling_ratio, self.aligned = sampling_ratio, pooler_type == "ROIAlignV2"
         self.canonical_box_size, self.canonical_level = canonical_box_size, canonical_level
 
@@ -45,12 +46,10 @@ class ROIPooler(nn.Module):
         returns    [K, C, h, w]
         raises     ValueError, TypeError
         """
-        boxes = [getattr(one, "tensor", one) for one in box_lists]
-        if len(boxes) != len(x[0]):
-            raise ValueError(f"box_lists must be one per image, got {len(boxes)} for {len(x[0])} images.")
+        boxes = [getattr(one, "tensor", one) for one in items("box_lists", box_lists)]
         return ops.multi_level_roi_align(
             x,
-            _pooling.numbered(boxes),
+            _pooling.numbered(boxes, x),
             self.output_size,
             self.scales,
             sampling_ratio=self.sampling_ratio,
@@ -63,10 +62,11 @@ class ROIPooler(nn.Module):
 def replace_pooling(model: nn.Module) -> int:
     """Swap every ROIPooler of a detectron2 model for ours, in place.
 
-    returns  how many were swapped
-    raises   ValueError where one pools otherwise than by RoIAlign
+    returns  how many are ours now
+    raises   TypeError where the model is no module; ValueError where it holds none, or one that pools otherwise than
+             by RoIAlign
     """
-    return _pooling.replace(model, "ROIPooler", _like)
+    return _pooling.replace(model, ROIPooler, _like)
 
 
 def _like(old: Any) -> ROIPooler:

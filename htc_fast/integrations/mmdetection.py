@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from htc_fast import ops
 from htc_fast.integrations import _pooling
+from htc_fast.ops._arguments import check_tensor, items, positive
 from htc_fast.ops.roi_align import grid_size
 
 
@@ -33,7 +34,8 @@ class SingleRoIExtractor(nn.Module):
     ):
         super().__init__()
         self.output_size = grid_size(output_size)
-        self.featmap_strides, self.finest_scale = list(featmap_strides), finest_scale
+        self.featmap_strides = [positive("a stride", one) for one in items("featmap_strides", featmap_strides)]
+        self.finest_scale = positive("finest_scale", finest_scale)
         self.sampling_ratio, self.aligned, self.out_channels = sampling_ratio, aligned, out_channels
 
     @property
@@ -48,15 +50,16 @@ class SingleRoIExtractor(nn.Module):
         rois              [K, 5]  image number, x1, y1, x2, y2 in pixels
         roi_scale_factor  boxes are made so many times larger around their centres, after their levels were chosen
         returns           [K, C, h, w]
-        raises            ValueError for a roi_scale_factor that is not 1
+        raises            ValueError, also for a roi_scale_factor that is not 1; TypeError
         """
         if roi_scale_factor not in (None, 1, 1.0):
             raise ValueError(
                 f"roi_scale_factor must be None: one launch chooses levels by the boxes it pools, got "
                 f"{roi_scale_factor}; scale the boxes beforehand."
             )
+        check_tensor("rois", rois)
         return ops.multi_level_roi_align(
-            feats[: self.num_inputs],
+            items("feats", feats)[: self.num_inputs],
             rois.float(),
             self.output_size,
             [1 / stride for stride in self.featmap_strides],
@@ -70,10 +73,11 @@ class SingleRoIExtractor(nn.Module):
 def replace_pooling(model: nn.Module) -> int:
     """Swap every SingleRoIExtractor of an mmdetection model for ours, in place; the semantic one too.
 
-    returns  how many were swapped
-    raises   ValueError where one pools otherwise than by RoIAlign's mean
+    returns  how many are ours now
+    raises   TypeError where the model is no module; ValueError where it holds none, or one that pools otherwise than
+             by RoIAlign's mean
     """
-    return _pooling.replace(model, "SingleRoIExtractor", _like)
+    return _pooling.replace(model, SingleRoIExtractor, _like)
 
 
 def _like(old: Any) -> SingleRoIExtractor:

@@ -1,12 +1,13 @@
 """torchvision's R-CNN family: one launch for all levels instead of a loop that waits at each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from htc_fast import ops
 from htc_fast.integrations import _pooling
+from htc_fast.ops._arguments import check_tensor, items, short, sides
 from htc_fast.ops.roi_align import grid_size
 
 
@@ -29,8 +30,8 @@ class MultiScaleRoIAlign(nn.Module):
         canonical_level: int = 4,
     ):
         super().__init__()
-        self.featmap_names = list(featmap_names)
-        self.output_size = grid_size(output_size if isinstance(output_size, int) else (output_size[0], output_size[1]))
+        self.featmap_names = items("featmap_names", featmap_names)
+        self.output_size = grid_size(output_size)
         self.sampling_ratio = sampling_ratio
         self.canonical_scale, self.canonical_level = canonical_scale, canonical_level
 
@@ -43,17 +44,20 @@ class MultiScaleRoIAlign(nn.Module):
         returns       [K, C, h, w]
         raises        ValueError, TypeError
         """
+        if not isinstance(x, Mapping):
+            raise TypeError(f"x must be a dict of maps by name, got {short(x)}.")
         features = [x[name] for name in self.featmap_names if name in x]
-        if not features or not image_shapes:
+        sizes = [sides("a size of image_shapes", size) for size in items("image_shapes", image_shapes)]
+        if not features or not sizes:
             raise ValueError(
                 f"expected maps {', '.join(self.featmap_names)} and the images' sizes, "
-                f"got maps {', '.join(x)} and {len(image_shapes)} sizes."
+                f"got maps {', '.join(map(str, x))} and {len(sizes)} sizes."
             )
-        height = max(size[0] for size in image_shapes)
-        scales = [2.0 ** round(math.log2(one.shape[-2] / height)) for one in features]
+        rois, height = _pooling.numbered(boxes, features), max(size[0] for size in sizes)
+        scales = [_scale(one, height) for one in features]
         return ops.multi_level_roi_align(
             features,
-            _pooling.numbered(boxes),
+            rois,
             self.output_size,
             scales,
             sampling_ratio=self.sampling_ratio,
@@ -67,11 +71,12 @@ def replace_pooling(model: nn.Module) -> int:
     """Swap every MultiScaleRoIAlign of a torchvision model for ours, in place.
 
     model    Mask R-CNN, Faster R-CNN, Keypoint R-CNN, or anything that holds one
-    returns  how many were swapped
+    returns  how many are ours now
+    raises   TypeError where the model is no module; ValueError where it holds none
     """
     return _pooling.replace(
         model,
-        "MultiScaleRoIAlign",
+        MultiScaleRoIAlign,
         lambda old: MultiScaleRoIAlign(
             old.featmap_names,
             old.output_size,
@@ -80,3 +85,13 @@ def replace_pooling(model: nn.Module) -> int:
             canonical_level=old.canonical_level,
         ),
     )
+
+
+def _scale(level: Tensor, height: int) -> float:
+    """Pixels of a level per pixel of the images, to the nearest power of two."""
+    check_tensor("a feature map", level)
+    if level.dim() != 4 or not level.shape[2] or not height:
+        raise ValueError(
+            f"maps must be [N, C, H, W] of images with pixels, got {list(level.shape)} for images {height} pixels high."
+        )
+    return 2.0 ** round(math.log2(level.shape[2] / height))

@@ -6,10 +6,12 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from htc_fast.errors import UserError, choose
+from htc_fast.models.weights import imagenet
 
 STRIDES = (4, 8, 16, 32)
 TRIAL = (32, 160)  # odd multiples of 32, and unequal: a window or grid that fits these fits every size
@@ -24,7 +26,7 @@ class Backbone(nn.Module):
     norm_eval      batch norms keep their running statistics, also in training
     stride_in_1x1  bottleneck blocks of a ResNet take their step in the first convolution instead of the second
     raises         UserError if timm has no such model, its features lack one of the strides, it takes only pictures of
-                   certain sizes, or it has no bottlenecks
+                   certain sizes, it has no bottlenecks, or its weights cannot be had
     """
 
     def __init__(self, name: str, pretrained: bool, frozen_stages: int, norm_eval: bool, stride_in_1x1: bool = False):
@@ -124,3 +126,9 @@ def _create(name: str, pretrained: bool) -> nn.Module:
         return timm.create_model(name, **options)
     except (RuntimeError, TypeError, AssertionError, AttributeError, ValueError) as error:
         raise UserError(f"timm cannot give feature maps of {name!r} ({error}): choose another backbone.") from error
+    except (OSError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"the ImageNet weights of {name} cannot be had ({reason}): go online once, or start without them, with "
+            f"pretrained=False (--no-pretrained); those of {imagenet.PACKAGED} come as a package for training."
+        ) from error

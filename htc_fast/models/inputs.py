@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.models.structures import may_wait
+from htc_fast.ops._arguments import FLOATS
 
 SIZES = (torch.int64, torch.int32, torch.int16)  # of 8 bits no picture's side fits
 
@@ -32,8 +33,9 @@ def check_images(images: Tensor, image_sizes: Tensor, like: Tensor | None = None
     check_tensor("image_sizes", image_sizes, SIZES)
     if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(f"images must be [N, 3, H, W], none of them zero, got {list(images.shape)}.")
-    if not images.is_floating_point():
-        raise TypeError(f"images must be normalised and floating point, got {images.dtype}: predict takes pictures.")
+    if images.dtype not in FLOATS:
+        wanted = "normalised and floating point of 16, 32 or 64 bits"
+        raise TypeError(f"images must be {wanted}, got {images.dtype}: predict takes pictures.")
     if like is not None and images.device != like.device:
         raise ValueError(f"images are on {images.device} and the model on {like.device}: move them together.")
     if like is not None and images.dtype != like.dtype and not torch.is_autocast_enabled(images.device.type):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
+from htc_fast.ops._arguments import MOST, check_tensor, flag, integer, items, short
+from htc_fast.ops._convolutions import check_maps, check_same, check_weight
 from htc_fast.ops._declare import declare, maps_like
 from htc_fast.ops.reference import convolution as reference
 
@@ -38,8 +40,16 @@ def convolution(
     bias     [O] or None
     other    [N, O, h, w] or None
     returns  [N, O, h, w], channels-last in memory
+    raises   ValueError, TypeError
     """
-    return torch.ops.htc_fast.convolution(x, weight, bias, other, stride, padding, dilation, groups, relu)
+    geometry = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
+    groups = integer("groups", groups, 1, MOST)
+    _check(x, weight, bias, other, groups)
+    if other is not None:
+        wanted = _size(x, weight, [side for pair in geometry for side in pair])
+        if other.shape != wanted:
+            raise ValueError(f"other must be {list(wanted)}, got {list(other.shape)}.")
+    return torch.ops.htc_fast.convolution(x, weight, bias, other, *geometry, groups, flag("relu", relu))
 
 
 def lateral(x: Tensor, weight: Tensor, bias: Tensor, coarser: Tensor) -> Tensor:
@@ -49,9 +59,35 @@ def lateral(x: Tensor, weight: Tensor, bias: Tensor, coarser: Tensor) -> Tensor:
     weight   [O, C, 1, 1], bias [O]
     coarser  [N, O, h, w]
     returns  [N, O, H, W], channels-last in memory
+    raises   ValueError, TypeError
     source   FPN, figure 3; the nearest pixel is that of torch's `interpolate`
     """
+    check_weight("weight", weight, bias, 1)
+    check_tensor("coarser", coarser)
+    _check(x, weight, bias, coarser, 1)
+    if coarser.dim() != 4 or coarser.shape[:2] != (len(x), len(weight)) or 0 in coarser.shape[2:]:
+        raise ValueError(f"coarser must be [{len(x)}, {len(weight)}, h, w], got {list(coarser.shape)}.")
     return torch.ops.htc_fast.lateral(x, weight, bias, coarser)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, groups: int) -> None:
+    check_tensor("weight", weight)
+    if weight.dim() != 4 or 0 in weight.shape or len(weight) % groups:
+        raise ValueError(f"weight must be [O, C / groups, kh, kw] for {groups} groups, got {list(weight.shape)}.")
+    check_maps("x", x, weight.shape[1] * groups)
+    for name, one in (("bias", bias), ("other", other)):
+        if one is not None:
+            check_tensor(name, one)
+    if bias is not None and (bias.dim() != 1 or len(bias) != len(weight)):
+        raise ValueError(f"bias must be [{len(weight)}], got {list(bias.shape)}.")
+    check_same(x, weight=weight, bias=bias, other=other)
+
+
+def _pair(name: str, value: Sequence[int], least: int) -> list[int]:
+    given = items(name, value)
+    if len(given) != 2:
+        raise ValueError(f"{name} must be two numbers, down and across, got {short(value)}.")
+    return [integer(name, one, least, MOST) for one in given]
 
 
 def _convolution(x, weight, bias, other, stride, padding, dilation, groups, relu):

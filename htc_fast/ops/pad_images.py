@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
+from htc_fast.ops._arguments import FLOATS, check_floats, check_tensor, integer, short
 from htc_fast.ops._declare import declare, maps_like
 from htc_fast.ops.reference import pad_images as reference
 
@@ -14,8 +15,13 @@ def pad_images(images: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
     images    [N, C, H, W], lying in memory in any way
     channels  C or more; more: a power of two
     returns   [N, channels, H, W] of dtype, channels-last in memory
-    raises    ValueError
+    raises    ValueError, TypeError
     """
+    check_tensor("images", images)
+    check_floats("images", images)
+    channels = integer("channels", channels, 1, 2**15)
+    if dtype not in FLOATS:
+        raise TypeError(f"dtype must be one of {', '.join(map(str, FLOATS))}, got {short(dtype)}.")
     if images.dim() != 4 or images.shape[1] > channels:
         raise ValueError(f"images must be [N, C, H, W] of at most {channels} channels, got {list(images.shape)}.")
     if images.shape[1] == channels:

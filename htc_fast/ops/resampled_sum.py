@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend, _native
+from htc_fast.ops._arguments import check_tensor, items, short
 from htc_fast.ops._declare import declare, maps_like, once
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -32,14 +33,34 @@ def resampled_sum(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 
     maps     1 to 8 of [N, C, H_l, W_l], none empty
     returns  [N, C, *size], channels-last in memory
-    raises   RuntimeError if they do not fit each other
+    raises   ValueError, TypeError; RuntimeError if they do not fit each other
     """
-    return torch.ops.htc_fast.resampled_sum(list(maps), *size, True, _watched(maps))[0]
+    maps = items("maps", maps)
+    _check(maps, size)
+    return torch.ops.htc_fast.resampled_sum(maps, *size, True, _watched(maps))[0]
 
 
 def resample(source: Tensor, size: tuple[int, int]) -> Tensor:
-    """source [N, C, h, w] -> [N, C, *size], bilinear with corners aligned."""
+    """source [N, C, h, w] -> [N, C, *size], bilinear with corners aligned.
+
+    raises  ValueError, TypeError
+    """
+    _check([source], size)
     return torch.ops.htc_fast.resampled_sum([source], *size, False, False)[0]
+
+
+def _check(maps: list, size: tuple[int, int]) -> None:
+    # Lengths and kinds alone: a side may be a symbol in a traced program.
+    if not 1 <= len(maps) <= 8:
+        raise ValueError(f"maps must be 1 to 8 of [N, C, H, W], got {len(maps)}.")
+    if len(items("size", size)) != 2:
+        raise ValueError(f"size must be height, width, got {short(size)}.")
+    for one in maps:
+        check_tensor("a map", one)
+        if one.dim() != 4 or one.dtype not in TYPES:
+            raise TypeError(
+                f"maps must be [N, C, H, W] of {', '.join(map(str, TYPES))}, got {list(one.shape)} {one.dtype}."
+            )
 
 
 def _watched(maps: Sequence[Tensor]) -> bool:

@@ -41,7 +41,7 @@ def roi_align(
     source          Mask R-CNN, section 3; torchvision's signature and results
     """
     if not isinstance(boxes, Tensor):
-        boxes = _with_numbers(boxes, input)
+        boxes = with_numbers(boxes, input)
     size, rois, spatial_scale = grid_size(output_size), boxes, positive("spatial_scale", spatial_scale)
     check_inputs([input], rois, [spatial_scale], None)
     sampling_ratio, aligned = integer("sampling_ratio", sampling_ratio, -MOST, MOST_SAMPLES), flag("aligned", aligned)
@@ -98,8 +98,11 @@ def _call(backend, features, rois, size, scales, *arguments) -> Tensor:
     return operator(features, rois.detach(), *size, scales, *arguments)
 
 
-def _with_numbers(boxes: Sequence[Tensor], like: Tensor) -> Tensor:
-    """One tensor [L, 4] per image -> [K, 5]."""
+def with_numbers(boxes: Sequence[Tensor], like: Tensor) -> Tensor:
+    """One tensor [L, 4] per image of `like` [N, C, H, W] -> [K, 5].
+
+    raises  ValueError, TypeError
+    """
     check_tensor("input", like)
     boxes = items("boxes", boxes)
     if like.dim() != 4 or len(boxes) != len(like):

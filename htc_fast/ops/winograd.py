@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _native
+from htc_fast.ops._arguments import check_floats, check_tensor, flag
 from htc_fast.ops._declare import declare, maps_like
 
 TYPES = (torch.float32, torch.bfloat16)
@@ -28,8 +29,19 @@ def pays(weight: Tensor, dtype: torch.dtype) -> bool:
 
 @torch.no_grad()
 def pack(weight: Tensor) -> Tensor:
-    """weight [O, C, 3, 3], C a multiple of 16, O of 32 -> what `convolution` takes, laid out for this processor."""
-    return torch.ops.htc_fast.winograd_weights(weight)
+    """weight [O, C, 3, 3], C a multiple of 16, O of 32 -> what `convolution` takes, laid out for this processor.
+
+    returns  [O, C, 36] float32; the shape says for which maps, not how it is laid out
+    raises   ValueError, TypeError
+    """
+    check_tensor("weight", weight)
+    check_floats("weight", weight)
+    shape = weight.shape
+    if len(shape) != 4 or shape[2] != 3 or shape[3] != 3 or shape[0] % 32 or shape[1] % 16 or 0 in shape:
+        raise ValueError(f"weight must be [O, C, 3, 3], O a multiple of 32 and C of 16, got {list(shape)}.")
+    if weight.device.type not in ("cpu", "meta"):
+        raise ValueError(f"weight must be on the CPU, got {weight.device}.")
+    return torch.ops.htc_fast.winograd_weights(weight).view(shape[0], shape[1], 36)
 
 
 def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
@@ -37,9 +49,23 @@ def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> T
 
     x        [N, C, H, W] float32 or bfloat16;  packed: of `pack`;  bias [O] or None
     returns  [N, O, H, W], channels-last in memory; no gradient
-    raises   RuntimeError if they do not fit
+    raises   ValueError, TypeError
     """
-    return torch.ops.htc_fast.winograd(x, packed, bias, packed.numel() // (36 * x.shape[1]), relu)
+    check_tensor("x", x)
+    check_tensor("packed", packed)
+    if x.dtype not in TYPES or packed.dtype != torch.float32:
+        raise TypeError(f"x must be float32 or bfloat16 and packed float32, got {x.dtype} and {packed.dtype}.")
+    if x.dim() != 4 or not x.shape[1]:
+        raise ValueError(f"x must be [N, C, H, W] with channels, got {list(x.shape)}.")
+    outputs = len(packed) if packed.dim() else 0
+    if packed.shape != (outputs, x.shape[1], 36) or not outputs or outputs % 32 or x.device != packed.device:
+        raise ValueError(f"packed must be of a weight of {x.shape[1]} channels and on {x.device}, like x.")
+    if bias is not None:
+        check_tensor("bias", bias)
+        check_floats("bias", bias)
+        if bias.dim() != 1 or len(bias) != outputs:
+            raise ValueError(f"bias must be [{outputs}], got {list(bias.shape)}.")
+    return torch.ops.htc_fast.winograd(x, packed, bias, outputs, flag("relu", relu))
 
 
 class Packed:

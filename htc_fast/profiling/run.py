@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import torch
 
 from htc_fast.data.pictures import image_limits
-from htc_fast.device import find_device, supports
-from htc_fast.errors import UserError, choose, settle
+from htc_fast.device import MOST_THREADS, find_device, supports
+from htc_fast.errors import UserError, check_count, choose, settle
 from htc_fast.inference.buckets import out_of_memory
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
@@ -48,10 +48,9 @@ class ProfileRun:
     def __post_init__(self):
         settle(self)
         object.__setattr__(self, "set", {name: as_tuples(value) for name, value in self.set.items()})
-        for name in ("batch_size", "rounds", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} takes a number of at least 1, got {value}.")
+        for name, most in (("batch_size", None), ("rounds", None), ("threads", MOST_THREADS)):
+            if getattr(self, name) is not None:
+                check_count(f"--{name.replace('_', '-')}", getattr(self, name), most=most)
         # Older scripts spell it the British way.
         object.__setattr__(self, "modes", tuple(mode.replace("optimised", "optimized") for mode in self.modes))
         known = {"models": zoo.list_models(), "modes": (*MODES, "peers"), "dtypes": DTYPES}

@@ -52,8 +52,9 @@ def start(device: str | None = None) -> World:
     """Join the processes torchrun started, or stand alone.
 
     device  "cpu", "cuda", "cuda:1"; None: this process's GPU if there is one
+    raises  UserError where there is no such GPU, or the environment asks for processes in a way that is no torchrun's
     """
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    local, size = _from_environment("LOCAL_RANK", 0), _from_environment("WORLD_SIZE", 1)
     if device is None:
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(device)
@@ -65,10 +66,26 @@ def start(device: str | None = None) -> World:
                 "start torchrun with that --nproc-per-node."
             )
         torch.cuda.set_device(chosen)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if size <= 1:
         return World(device=chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    except ValueError as error:  # RANK, MASTER_ADDR or MASTER_PORT is missing, or no number
+        raise UserError(
+            f"the environment's WORLD_SIZE={size} asks for several processes ({str(error).splitlines()[0]}): start "
+            "them with torchrun, or unset it."
+        ) from None
     return World(dist.get_rank(), dist.get_world_size(), chosen)
+
+
+def _from_environment(name: str, otherwise: int) -> int:
+    value = os.environ.get(name) or str(otherwise)
+    if not value.isdecimal():
+        raise UserError(
+            f"the environment's {name} is a whole number where torchrun sets it, got {value!r}: start with torchrun, "
+            "or unset it."
+        )
+    return int(value)
 
 
 def stop() -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from htc_fast.data.pictures import image_limits
-from htc_fast.errors import UserError, choose, settle
+from htc_fast.device import MOST_THREADS
+from htc_fast.errors import UserError, check_count, choose, settle
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
 from htc_fast.training.optimizer import OPTIMIZERS, Schedule, scaled_rate
 from htc_fast.training.recipe import Recipe
 
-POSITIVE = ("epochs", "iterations", "max_minutes", "batch_size", "accumulate", "lr", "clip", "crop", "threads", "keep")
+POSITIVE = ("epochs", "iterations", "max_minutes", "batch_size", "accumulate", "lr", "clip", "crop", "keep")
 NOT_NEGATIVE = ("warmup", "weight_decay", "evaluate_every", "save_every", "workers")
 # What `set` leaves alone, and who decides it.
 DECIDED = {"name": "--model", "pretrained": "--pretrained", "image_size": "--image-size"}
@@ -123,6 +124,8 @@ class TrainingRun:
     def __post_init__(self) -> None:
         settle(self)
         object.__setattr__(self, "set", {name: as_tuples(value) for name, value in self.set.items()})
+        if self.threads is not None:
+            check_count("--threads", self.threads, most=MOST_THREADS)
         choose(self.model, zoo.list_models(), "model")
         choose(self.optimizer, OPTIMIZERS, "optimizer")
         for name in (*POSITIVE, *NOT_NEGATIVE):

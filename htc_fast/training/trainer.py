@@ -184,13 +184,7 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
         image_size=image_limits(run.image_size),
     )
     torch.manual_seed(run.seed)
-    try:
-        model = Detector(config)
-    except OSError as error:
-        raise UserError(
-            f"the ImageNet weights of {config.backbone} cannot be had ({str(error).splitlines()[0]}): go online once, "
-            f"or train with --no-pretrained or --backbone {imagenet.PACKAGED}, whose weights a package carries."
-        ) from error
+    model = Detector(config)
     if file is not None:
         imagenet.load_packaged(model.backbone.net, file)
     if run.weights is not None and not run.resume:

@@ -47,6 +47,13 @@ def test_a_forced_backend_is_reported(monkeypatch):
     assert any("HTC_FAST_BACKEND=reference" in line for line in report["advice"])
 
 
+def test_switches_that_are_none_are_reported(monkeypatch):
+    monkeypatch.setenv("HTC_FAST_RANGES", "yes")
+    monkeypatch.setenv("HTC_FAST_AUTOTUNE", "1")
+    told = [line for line in info.everything()["advice"] if "HTC_FAST" in line]
+    assert told == ["HTC_FAST_RANGES=yes has no effect: 1 turns it on, 0 or nothing off."]
+
+
 @pytest.mark.parametrize(
     "device, built, answer",
     [

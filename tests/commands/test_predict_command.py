@@ -1,6 +1,8 @@
 """`python -m htc_fast.predict`: what is found, what is written, and how it ends."""
 
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from htc_fast import predict as command
 from htc_fast.commands import entry, network
+from htc_fast.errors import UserError
 from tests.data.builder import CATEGORIES, image, write
 from tests.inference.fake import Fake
 
@@ -78,6 +81,43 @@ def test_bad_pictures_are_reported_and_skipped(folder, run):
     assert (folder / "out" / "000000000007.jpg").is_file() and (folder / "out" / "results.json").is_file()
 
 
+def test_without_overlays_results_may_lie_among_the_pictures(folder, run):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run(folder, "--out", folder, "--no-overlays")[0] == 0
+    assert {path.name for path in folder.iterdir()} == {*before, "results.json"}
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
+
+
+def test_no_file_that_is_there_already_is_lost(folder, run):
+    (folder / "000000000007.jpg").write_bytes(b"another picture")  # which is not predicted
+    (folder / "results.json").write_text('{"images": [], "categories": [], "annotations": []}')
+    status, _, err = run(folder / "000000000007.png", "--out", folder)
+    assert status == 2 and "000000000007.jpg would replace a picture: choose another --out" in err
+    status, _, err = run(folder, "--out", folder, "--no-overlays", "--annotations", folder / "results.json")
+    assert status == 2 and "results.json would replace the annotation file itself" in err
+    assert (folder / "000000000007.jpg").read_bytes() == b"another picture"
+
+
+def test_folders_without_rights(folder, monkeypatch, capsys):
+    (folder / "shut").mkdir()
+
+    def without(look):
+        def call(place="."):
+            if "shut" in os.fspath(place):
+                raise PermissionError(13, "Permission denied", os.fspath(place))
+            return look(place)
+
+        return call
+
+    monkeypatch.setattr(os, "scandir", without(os.scandir))
+    monkeypatch.setattr(os, "listdir", without(os.listdir))
+    found = command.find_pictures([f"{folder}/**/*.png"])
+    assert [path.name for path in found] == ["000000000007.png"]
+    assert re.search(r"1 folder that .* cannot be read \(.*shut: Permission denied\)", capsys.readouterr().err)
+    with pytest.raises(UserError, match=r"shut cannot be read \(Permission denied\): check its rights"):
+        command.find_pictures([str(folder / "shut")])
+
+
 def test_same_stems_do_not_collide(folder, run):
     (folder / "000000000007.png").rename(folder / "000000000012.png")
     assert run(folder, "--out", folder / "out")[0] == 0
@@ -90,9 +130,9 @@ ERRORS = {
     "nothing": ([], "no pictures to predict"),
     "empty folder": (["{empty}"], "holds no pictures"),
     "glob without match": (["{folder}/*.gif"], "nothing matches"),
-    "overlay on the picture": (["{folder}", "--out", "{folder}"], "would replace the picture"),
+    "overlay on the picture": (["{folder}", "--out", "{folder}"], "would replace a picture"),
     "score": (["{folder}", "--score", "3"], "from 0 to 1"),
-    "image size": (["{folder}", "--image-size", "9", "--out", "{folder}/out"], "at least 32"),
+    "image size": (["{folder}", "--image-size", "9", "--out", "{folder}/out"], "32 to 65536 pixels"),
     "out is a file": (["{folder}", "--out", "{folder}/notes.txt"], "cannot write"),
     "stage": (["{folder}", "--stage", "4", "--out", "{folder}/out"], "there is no stage 4: fake has stages 1 to 3"),
     "font": (["{folder}", "--font", "{folder}/notes.txt", "--out", "{folder}/out"], "notes.txt cannot be used"),

@@ -102,7 +102,7 @@ def test_detectron2_swap():
     assert detectron2.replace_pooling(model) == 1
     new = model["box_pooler"]
     assert (new.output_size, new.scales, new.aligned) == ((14, 14), list(SCALES), True)
-    with pytest.raises(ValueError, match="one per image"):
+    with pytest.raises(ValueError, match="one tensor per image"):
         new(pyramid(), [Boxes(boxes(3, 0))])
     with pytest.raises(ValueError, match="ROIAlignV2"):
         detectron2.ROIPooler(7, SCALES, 0, "ROIPool")

@@ -3,8 +3,10 @@
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError
 
-from htc_fast import UserError
+from htc_fast import UserError, create_model
 from htc_fast.models.backbone import Backbone
 
 REFUSED = {
@@ -48,3 +50,18 @@ def test_a_trial_draws_no_random_numbers():
     torch.manual_seed(0)
     Backbone("test_resnet", pretrained=False, frozen_stages=0, norm_eval=False)
     assert torch.equal(torch.rand(3), after)
+
+
+@pytest.mark.parametrize(
+    "error", [LocalEntryNotFoundError("no network\nsecond line"), OSError(), SafetensorError("cut")]
+)
+def test_weights_that_cannot_be_had(error, monkeypatch):
+    def create(*_, **options):
+        assert options["pretrained"]
+        raise error
+
+    monkeypatch.setattr(timm, "create_model", create)
+    sentence = r"^the ImageNet weights of resnet50 cannot be had \((no network|OSError|cut)\): go online once, or start"
+    with pytest.raises(UserError, match=sentence) as caught:
+        create_model("htc_r50", pretrained=True)
+    assert "\n" not in str(caught.value) and "--no-pretrained" in str(caught.value)

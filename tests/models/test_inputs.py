@@ -34,7 +34,8 @@ WRONG_IMAGES = [
     *((bad, "must be a dense tensor, got ") for bad in (None, "a.jpg", [1], IMAGES.numpy(), IMAGES.to_sparse())),
     *((bad, "must be [N, 3, H, W], none of them zero, got [") for bad in
       (IMAGES[0], IMAGES[:, :1], IMAGES.permute(0, 2, 3, 1), IMAGES[:0], IMAGES[:, :, :0])),
-    *((bad, "must be normalised and floating point, got ") for bad in (IMAGES.byte(), IMAGES.long(), IMAGES > 0.5)),
+    *((bad, "must be normalised and floating point of 16, 32 or 64 bits, got ")
+      for bad in (IMAGES.byte(), IMAGES.long(), IMAGES > 0.5, IMAGES.to(torch.float8_e4m3fn))),
     (IMAGES.to(torch.complex64), "must be real numbers, got complex64"),
     (IMAGES[:, :, :60], "must be padded to sides that 32 divides, got 60 x 96"),
 ]  # fmt: skip
@@ -60,6 +61,8 @@ def test_images_and_sizes_are_told_alike_by_both_forms(model):
                 form.detect(IMAGES, bad)
             assert str(caught.value).startswith(f"image_sizes {wanted}")
         assert form.detect(IMAGES, SIZES.int()).count.shape == (2,)
+    want = forms[1].detect(IMAGES, SIZES)
+    assert torch.equal(forms[1].detect(IMAGES.double(), SIZES).scores, want.scores), "images are cast to its type"
     with pytest.raises(TypeError, match=r"^images must be torch\.float32 like the weights, got torch\.float16"):
         model.detect(IMAGES.half(), SIZES)
     with pytest.raises(ValueError, match=r"^images are on meta and the model on cpu: move them together"):

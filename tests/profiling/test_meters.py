@@ -94,7 +94,7 @@ def test_exported_and_compiled_graphs_have_none(watched):
     assert not [name for name in names + seen if "record_function" in name or "profiler" in name]
 
 
-@pytest.mark.parametrize("value, found", [("1", "_Range"), ("0", "nullcontext")])
+@pytest.mark.parametrize("value, found", [("1", "_Range"), ("0", "nullcontext"), ("off", "nullcontext")])
 def test_the_environment_turns_them_on(monkeypatch, value, found):
     monkeypatch.setenv("HTC_FAST_RANGES", value)
     spec = importlib.util.spec_from_file_location("ranges_anew", ranges.__file__)

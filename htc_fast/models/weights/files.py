@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from htc_fast.errors import UserError
@@ -11,11 +12,15 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl", ".bin", ".ckpt")
 # What a run or a hub leaves in a folder under a name that says which file is the model.
 USUAL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 EXPECTED = "expected a .pth, .pkl or .safetensors file of weights"
-# How a file begins, what it then is, and what to do.
-KINDS = (
+# How a file begins, what it then is, and what to do: first what may lie in place of any file.
+ANYWHERE = (
     (rb"version https://git-lfs", "a Git LFS pointer instead of the file it points to", "fetch that with git lfs pull"),
-    (rb"\s*<(!doctype|html|head|\?xml)", "a web page, probably an error in place of the download", "download it again"),
+    (rb"\s*<(!doctype|html|head)", "a web page, probably an error in place of the download", "download it again"),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|\x28\xb5\x2f\xfd|Rar!", "a compressed file", "unpack it first"),
+)
+KINDS = (
+    *ANYWHERE,
+    (rb"\s*<\?xml", "an XML file, probably an error in place of the download", "download it again"),
     (rb"\x89HDF", "an HDF5 file, as Keras writes", EXPECTED),
     (rb"GGUF", "a GGUF file", EXPECTED),
     (rb"....TFL3", "a TensorFlow Lite model", EXPECTED),
@@ -47,6 +52,12 @@ def found(path: Path) -> Path:
     raise UserError(f"{path} is a folder: name one of its files ({shown or 'none is of weights'}).")
 
 
+def instead(head: bytes, kinds: Sequence[tuple[bytes, str, str]] = ANYWHERE) -> str | None:
+    """What a file is by its first bytes, and what to do, where it is none of what it should be."""
+    known = (kind for kind in kinds if re.match(kind[0], head, re.IGNORECASE | re.DOTALL))
+    return next((f"{what}: {advice}" for _, what, advice in known), None)
+
+
 def check_kind(path: Path) -> None:
     """See that a file may be a checkpoint.
 
@@ -56,9 +67,8 @@ def check_kind(path: Path) -> None:
         head = file.read(256)
     if not head:
         raise UserError(f"{path} is empty: save or download it again.")
-    for start, what, advice in KINDS:
-        if re.match(start, head, re.IGNORECASE | re.DOTALL):
-            raise UserError(f"{path} is {what}: {advice}.")
+    if what := instead(head, KINDS):
+        raise UserError(f"{path} is {what}.")
     if head.startswith(b"PK"):
         _check_archive(path)
 

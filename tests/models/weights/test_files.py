@@ -33,7 +33,7 @@ def equal(path):
         ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         ("a.pth", b"<!DOCTYPE html><html>404</html>", "is a web page"),
         ("a.pth", b"\n <html>404</html>", "is a web page"),
-        ("a.pth", b"<?xml version='1.0'?><Error/>", "is a web page"),
+        ("a.pth", b"<?xml version='1.0'?><Error/>", "is an XML file"),
         ("a.pth", b"", "is empty"),
         ("a.pth", PK, "its table of contents is missing"),
         ("a.pth.gz", gzip.compress(b"x", mtime=0), "is a compressed file: unpack it first"),
