@@ -13,8 +13,10 @@ from htc_fast.models.config import as_tuples
 from htc_fast.training.optimizer import OPTIMIZERS, Schedule, scaled_rate
 from htc_fast.training.recipe import Recipe
 
+# The largest that make sense: larger ones would end in a lack of memory or of digits.
+MOST = {"batch_size": 65_536, "epochs": 10**9, "workers": 4096}
 POSITIVE = ("epochs", "iterations", "max_minutes", "batch_size", "accumulate", "lr", "clip", "crop", "keep")
-NOT_NEGATIVE = ("warmup", "weight_decay", "evaluate_every", "save_every", "workers")
+NOT_NEGATIVE = ("warmup", "weight_decay", "evaluate_every", "save_every", "workers", "seed")
 # What `set` leaves alone, and who decides it.
 DECIDED = {"name": "--model", "pretrained": "--pretrained", "image_size": "--image-size"}
 DECIDED |= dict.fromkeys(("num_classes", "semantic_classes", "class_names", "category_ids"), "the data")
@@ -129,7 +131,9 @@ class TrainingRun:
         choose(self.model, zoo.list_models(), "model")
         choose(self.optimizer, OPTIMIZERS, "optimizer")
         for name in (*POSITIVE, *NOT_NEGATIVE):
-            value = getattr(self, name)
+            value, most = getattr(self, name), MOST.get(name, 2**63 - 1)
+            if value is not None and most < value < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} must be at most {most}, got {value}.")
             enough = value is None or (math.isfinite(value) and (value > 0 or (value == 0 and name in NOT_NEGATIVE)))
             if not enough:
                 least = "at least 0" if name in NOT_NEGATIVE else "more than 0"
