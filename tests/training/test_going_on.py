@@ -72,9 +72,7 @@ def test_the_last_step_takes_the_mean_over_what_is_left(tmp_path):
 
 def test_steps_without_accumulation_are_of_one_batch():
     recipe, places = tiny_recipe(epochs=3, iterations=None), ((0, 0), (2, 9), (3, 0))
-    assert [recipe.taken(Position(epoch=epoch, batch=batch), 10) for epoch, batch in places] == [
-        1
-    ] * 3
+    assert [recipe.taken(Position(epoch=epoch, batch=batch), 10) for epoch, batch in places] == [1] * 3
     assert tiny_recipe(epochs=1e9, iterations=None, accumulate=4).taken(Position(), 10) == 4
 
 

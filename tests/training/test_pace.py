@@ -7,7 +7,9 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
+from htc_fast.data.instances import Instances
 from htc_fast.training.distributed import World
 from htc_fast.training.evaluation import Forecast, make_picture
 from htc_fast.training.pace import Pace
@@ -197,10 +199,13 @@ def test_curves_and_the_picture_count(tmp_path, monkeypatch, capsys):
     assert "2 of 6 pictures fit" in capsys.readouterr().out
 
 
+NOTHING = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), [], (40, 40))
+
+
 class Shown:
     """Six pictures, of which a model predicts as many as it is given."""
 
-    classes = ["cat"]
+    classes = ("cat",)
 
     def __len__(self):
         return 6
@@ -209,7 +214,7 @@ class Shown:
         return np.full((40, 40, 3), index, np.uint8)
 
     def truth(self, index):
-        return instances(0)
+        return NOTHING
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(math.inf, 6), (100.0, 6), (2.7, 2), (1.0, 0), (-3.0, 0)])
@@ -220,7 +225,7 @@ def test_as_many_pictures_as_fit(tmp_path, seconds, count):
     class Model:
         def predict(self, pictures, **_):
             asked.append(len(pictures))
-            return [instances(0) for _ in pictures]
+            return [NOTHING for _ in pictures]
 
     said = make_picture(Shown(), forecast)(Model(), tmp_path / "predictions.png", seconds)
     assert asked == ([count] if count else []) and (tmp_path / "predictions.png").exists() == bool(count)
