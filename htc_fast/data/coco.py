@@ -162,7 +162,9 @@ class CocoDataset(Dataset):
         kept = [i for i in large if counts[i]]
         if not kept:
             raise nothing_to_train_on(self)
-        left_out = [(len(large) - len(kept), "without instances")]
+        empty = [i for i in large if not counts[i]]
+        crowded = sum(any(item.crowd for item in self.pictures[i].annotations) for i in empty)
+        left_out = [(len(empty) - crowded, "without instances"), (crowded, "with crowds alone")]
         left_out += [(len(everything) - len(large), f"of less than {SMALLEST_SIDE} pixels a side")]
         if len(kept) < len(everything):
             said = " and ".join(f"{count} picture{'s' * (count > 1)} {what}" for count, what in left_out if count)

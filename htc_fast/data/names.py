@@ -22,8 +22,8 @@ def check_inside(name: str, path: Path) -> None:
     raises  UserError that says what to write instead
     """
     parts, depth = PurePosixPath(name.replace("\\", "/")), 0
-    # A drive, the scheme of an address, a root; 12:30.jpg is a name.
-    if re.match(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]+://|[\\/]", name):
+    # A drive, the scheme of an address, a root; 12:30.jpg and a:b.jpg are names.
+    if re.match(r"[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]+://|[\\/]", name):
         raise UserError(
             f"{path}: file_name {shown(name)} leaves the image folder, as it begins at the root of a machine: write it "
             f"relative to that folder, such as {brief(parts.name or 'a.jpg')}."

@@ -1,5 +1,6 @@
 """Numbers, flags and ids as files write them: text and whole floats are taken where they can mean one thing only."""
 
+import math
 import re
 import reprlib
 from collections.abc import Sequence
@@ -39,9 +40,11 @@ def whole(value: object) -> int | None:
 
 
 def flag(value: object) -> bool | None:
-    """Whether a flag is set: 0 or 1, true or false, also as text; nothing is False; None for anything else."""
+    """Whether a flag is set: 0 or 1, true or false, also as text; null and NaN are not; None for the rest."""
     if isinstance(value, bool) or value is None:
         return bool(value)
+    if isinstance(value, float) and math.isnan(value):
+        return False  # as a table writes what is not there
     if isinstance(value, str) and value.strip().lower() in _FLAGS:
         return _FLAGS[value.strip().lower()]
     found = number(value)
