@@ -9,7 +9,7 @@ import torch
 
 from htc_fast.data.pictures import image_limits
 from htc_fast.device import find_device, supports
-from htc_fast.errors import UserError, choose, settle
+from htc_fast.errors import UserError, check_count, choose, option, settle
 from htc_fast.inference.buckets import out_of_memory
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
@@ -49,9 +49,8 @@ class ProfileRun:
         settle(self)
         object.__setattr__(self, "set", {name: as_tuples(value) for name, value in self.set.items()})
         for name in ("batch_size", "rounds", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} takes a number of at least 1, got {value}.")
+            if getattr(self, name) is not None:
+                check_count(option(name), getattr(self, name))
         # Older scripts spell it the British way.
         object.__setattr__(self, "modes", tuple(mode.replace("optimised", "optimized") for mode in self.modes))
         known = {"models": zoo.list_models(), "modes": (*MODES, "peers"), "dtypes": DTYPES}
@@ -60,7 +59,7 @@ class ProfileRun:
                 choose(one, choices, name.removesuffix("s"))
         if self.image_size is not None:
             image_limits(self.image_size)
-        zoo.asked_for((self.models or tuple(FPS))[0], self.set)
+        zoo.config((self.models or tuple(FPS))[0], **self.set)
         if self.trace is not None and self.trace.is_dir():
             raise UserError(f"--trace {self.trace} is a folder: choose another name.")
         find_device(self.device)

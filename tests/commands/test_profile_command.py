@@ -82,7 +82,7 @@ def test_from_python(tmp_path, monkeypatch):
     assert {(row["case"], row["mode"]) for row in result["rows"]} == {("mask_rcnn_r50", "optimized")}
     assert "mask_rcnn_r50: counting" in told and json.loads(json.dumps(result)) == result
     assert not list(tmp_path.iterdir()), "only the command writes, where it is told to"
-    with pytest.raises(UserError, match="--rounds takes a number of at least 1"):
+    with pytest.raises(UserError, match="--rounds takes a whole number of at least 1"):
         ProfileRun(rounds=0)
 
 
