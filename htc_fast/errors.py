@@ -52,7 +52,7 @@ def choose(name: str, options: Iterable[str], what: str) -> str:
     if name in options:
         return name
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.4) if isinstance(name, str) else []
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(options)}."
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {few(options, most=40)}."
     raise UserError(f"unknown {what} {short(name)}: {hint}")
 
 
@@ -176,7 +176,7 @@ def _settled(value: Any, kind: Any) -> Any:
     """raises  TypeError that says what is wanted"""
     if get_origin(kind) is Literal:
         # A command line has text for what is a number in Python.
-        value = str(value) if type(value) is int and str(value) in get_args(kind) else value
+        value = next((one for one in get_args(kind) if type(value) is int and one == short(value)), value)
         if value not in get_args(kind):
             raise TypeError(f"one of {', '.join(map(str, get_args(kind)))}")
         return value

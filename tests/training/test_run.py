@@ -157,7 +157,7 @@ def test_a_warm_up_longer_than_the_run_is_said(root, tmp_path, capsys):
 
 
 WRONG = {
-    "schedule": ("foo", "one of step, cosine"),
+    "schedule": (10**5000, r"one of step, cosine, got a value too long to show \(int\)"),
     "flip": (True, "one of none, horizontal, both"),
     "optimizer": ("sdg", "did you mean sgd"),
     "model": ("htc_r5O", "did you mean htc_r50"),
