@@ -14,13 +14,13 @@ from pycocotools import mask as coco_mask
 
 from htc_fast.data.masks import Segmentation, is_blank, to_rle, usable
 from htc_fast.data.names import check_inside
-from htc_fast.data.numbers import as_written, brief, different, flag, identity, number, offending, shown, whole
+from htc_fast.data.numbers import as_json, as_written, different, flag, identity, number, offending, whole
 from htc_fast.data.packed import Packed
 from htc_fast.data.reading import read_json
-from htc_fast.errors import UserError, say_once
+from htc_fast.errors import UserError, brief, few, say_once, short
 
 # What pycocotools can count in an int, five steps to a pixel along a side.
-LONGEST_SIDE = 1_000_000
+MOST_ALONG = 1_000_000
 MOST_PIXELS = 2**31 - 1
 CROWD = "marked 'iscrowd'"
 MANY = 0.1  # of a file's annotations; COCO has a hundredth of crowds
@@ -85,7 +85,7 @@ class Tally:
     def add(self, reason: str, *example: object) -> None:
         self.counts[reason] += 1
         if example and reason not in self._examples:
-            self._examples[reason] = f", such as {shown(example[0])}"
+            self._examples[reason] = f", such as {as_json(example[0])}"
 
     def __str__(self) -> str:
         return "; ".join(f"{count} {one}{self._examples.get(one, '')}" for one, count in self.counts.most_common())
@@ -104,12 +104,12 @@ def read_annotations(path: str | Path, classes: Sequence[str] | None = None) -> 
         found = content.get(key)
         if not isinstance(found, list):
             raise UserError(
-                f"{path} has no list of {key!r}, but {shown(found)}: expected the COCO format "
+                f"{path} has no list of {key!r}, but {as_json(found)}: expected the COCO format "
                 "(images, annotations, categories)."
             )
         wrong = next((one for one in found if not isinstance(one, dict)), found)
         if wrong is not found:
-            raise UserError(f"{path} has no list of {key!r} alone: it holds {shown(wrong)}, expected objects.")
+            raise UserError(f"{path} has no list of {key!r} alone: it holds {as_json(wrong)}, expected objects.")
     category_ids, names, labels = _categories(content["categories"], classes, path)
     pictures = _pictures(content["images"], path)
     dropped, untrained, mended = Tally(), Tally(), Tally()
@@ -148,7 +148,7 @@ def _semantic_classes(info: object, path: Path) -> int | None:
     given = info.get("semantic_classes") if isinstance(info, dict) else None
     count = whole(given)
     if given is not None and (count is None or not 1 <= count <= 255):
-        raise UserError(f"{path}: info.semantic_classes is {shown(given)}: expected a number from 1 to 255.")
+        raise UserError(f"{path}: info.semantic_classes is {as_json(given)}: expected a number from 1 to 255.")
     return count
 
 
@@ -172,7 +172,7 @@ def _categories(
     if classes is not None:
         missing = [name for name in classes if name not in names]
         if missing:
-            raise UserError(f"{path} has no category {missing[0]!r}: it has {', '.join(names)}.")
+            raise UserError(f"{path} has no category {short(missing[0])}: it has {few(names)}.")
         order, names = [order[names.index(name)] for name in classes], list(classes)
     labels: dict[int | str, int | None] = dict.fromkeys(keys)
     labels.update({keys[i]: label for label, i in enumerate(order)})
@@ -185,7 +185,7 @@ def _name(category: dict, path: Path) -> str:
         return str(as_written(category["id"]))
     if isinstance(name, bool) or not isinstance(name, (str, int, float)):
         raise UserError(
-            f"{path}: the category of id {brief(str(category['id']))} has the name {shown(name)}: expected text."
+            f"{path}: the category of id {brief(str(category['id']))} has the name {as_json(name)}: expected text."
         )
     return unicodedata.normalize("NFC", str(name))
 
@@ -201,7 +201,7 @@ def _pictures(images: list[dict], path: Path) -> dict[int | str, Picture]:
             name = "/".join(image["coco_url"].split("/")[-2:])
         if not isinstance(name, str) or not name:
             raise UserError(
-                f"{path}: the image of id {brief(str(key))} lacks 'file_name': expected text, got {shown(name)}."
+                f"{path}: the image of id {brief(str(key))} lacks 'file_name': expected text, got {as_json(name)}."
             )
         check_inside(name, path)
         height, width = whole(image.get("height")), whole(image.get("width"))
@@ -209,11 +209,11 @@ def _pictures(images: list[dict], path: Path) -> dict[int | str, Picture]:
             wrong = "width" if height is not None and height >= 1 else "height"
             raise UserError(
                 f"{path}: image {brief(name)} needs a positive 'height' and 'width' in whole pixels, "
-                f"but its {wrong} is {shown(image.get(wrong))}."
+                f"but its {wrong} is {as_json(image.get(wrong))}."
             )
-        if max(height, width) > LONGEST_SIDE or height * width > MOST_PIXELS:
+        if max(height, width) > MOST_ALONG or height * width > MOST_PIXELS:
             raise UserError(
-                f"{path}: image {brief(name)} is said to be {width} x {height} pixels: expected at most {LONGEST_SIDE} "
+                f"{path}: image {brief(name)} is said to be {width} x {height} pixels: expected at most {MOST_ALONG} "
                 f"a side and {MOST_PIXELS} in all; correct the file, or cut the picture into tiles."
             )
         pictures[key] = Picture(as_written(image["id"]), name, height, width)

@@ -2,10 +2,9 @@
 
 import math
 import re
-import reprlib
 from collections.abc import Sequence
 
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, brief, short
 
 # Beyond it, doubles no longer tell fifths of a pixel apart, and nothing in a picture is as large.
 LARGEST = 1e15
@@ -15,9 +14,6 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _ID = re.compile(r"(0|-?[1-9][0-9]{0,99})(\.0+)?")
 _FLAGS = {"": False, "false": False, "no": False, "true": True, "yes": True}
 _KINDS = {bool: "boolean", int: "number", float: "number", str: "text", list: "list", dict: "object"}
-
-_short = reprlib.Repr()
-_short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring, _short.maxlong = 3, 5, 3, 50, 30
 
 
 def number(value: object) -> float | None:
@@ -77,21 +73,18 @@ def different(ids: Sequence[object], sentence: str) -> list[int | str]:
     for one in ids:
         key = identity(one)
         if key is None:
-            raise UserError(f"{sentence}, numbers or text, but one has {shown(one)}.")
+            raise UserError(f"{sentence}, numbers or text, but one has {as_json(one)}.")
         if key in found:
             raise UserError(
-                f"{sentence}, but {shown(found[key])} and {shown(one)} are one: id {brief(str(key))} appears twice."
+                f"{sentence}, but {as_json(found[key])} and {as_json(one)} are one: id {brief(str(key))} appears twice."
             )
         found[key] = one
     return list(found)
 
 
-def shown(value: object) -> str:
-    """A value and its type, for a sentence."""
-    if value is None:
-        return "nothing"
-    text = _short.repr(value)
-    return f"{text if len(text) <= 100 else text[:97] + '...'} ({_KINDS.get(type(value), type(value).__name__)})"
+def as_json(value: object) -> str:
+    """A value and its type in JSON's words, for a sentence."""
+    return "nothing" if value is None else f"{short(value)} ({_KINDS.get(type(value), type(value).__name__)})"
 
 
 def offending(value: object, depth: int = 3) -> object:
@@ -101,8 +94,3 @@ def offending(value: object, depth: int = 3) -> object:
         if not isinstance(inner, list) and number(inner) is None:
             return inner
     return value
-
-
-def brief(name: str) -> str:
-    """A name, for a sentence of one line."""
-    return name if name.isprintable() and len(name) <= 100 else _short.repr(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from htc_fast.data.classes import default_classes, few, near_misses
+from htc_fast.data.classes import default_classes, near_misses
 from htc_fast.data.coco import CocoDataset, nothing_to_train_on, say_maps
 from htc_fast.data.loader import Collate
 from htc_fast.data.pictures import image_limits
@@ -20,7 +20,7 @@ from htc_fast.data.semantic import Derived
 from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
 from htc_fast.device import autocast, find_device, supports
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, few
 from htc_fast.evaluation import coco
 from htc_fast.inference.draw import side_by_side
 from htc_fast.models import zoo
@@ -166,8 +166,7 @@ def make_config(run: TrainingRun) -> Model:
     if str(run.semantic) == "none":
         # Without maps there is nothing for the branch to learn.
         overrides["semantic"] = "none"
-    zoo.check_kinds(zoo.config(run.model), overrides)
-    config = zoo.asked_for(run.model, overrides)
+    config = zoo.config(run.model, **overrides)
     if run.pretrained and imagenet.packaged_file(config.backbone):
         config = replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
     return config
