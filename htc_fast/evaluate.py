@@ -15,7 +15,7 @@ from htc_fast.data.classes import names_for
 from htc_fast.data.instances import Instances
 from htc_fast.detector import Detector
 from htc_fast.device import find_device
-from htc_fast.errors import MOST_DETECTIONS, check_count, check_score, say_once
+from htc_fast.errors import MOST_DETECTIONS, check_count, check_score
 from htc_fast.evaluation import coco
 from htc_fast.training import distributed
 
@@ -62,9 +62,8 @@ class EvaluationRun(Inference):
     def load(self, device: str | None = None) -> Detector:
         """The detector, which gives as many objects as count where these are more than COCO's 100."""
         model = super().load(device)
-        if self.detections is None and self.max_dets > max(model.config.detections, coco.MAX_DETECTIONS):
-            say_once(f"--max-dets {self.max_dets}: the model gives as many objects in a picture, too.")
-            model.config = replace(model.config, detections=self.max_dets)
+        if self.detections is None:
+            model.config = replace(model.config, detections=coco.detections_for(model, self.max_dets))
         return model
 
 

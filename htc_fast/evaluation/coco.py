@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch.distributed as dist
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
@@ -63,8 +62,7 @@ def evaluate(
     """
     check_count("max_detections", max_detections, most=MOST_DETECTIONS)
     _check_kinds(model, dataset)
-    given = model.config.detections
-    with changed(model, detections=max(given, max_detections) if max_detections > MAX_DETECTIONS else given):
+    with changed(model, detections=detections_for(model, max_detections)):
         found = collect(
             model, dataset, size=size, batch_size=batch_size, workers=workers, limit=limit, progress=progress
         )
@@ -93,7 +91,7 @@ def collect(
     names = names_for(model.config, dataset.annotations, dataset.path.name)
     shared_labels(dataset.annotations, names, dataset.path.name)
     count = len(dataset) if limit is None else min(check_count("limit", limit), len(dataset))
-    _say_crowded(dataset, count, model.config.detections)
+    _say_crowded(dataset, model.config.detections)
     # Upright and lying pictures apart: a batch is padded to its largest.
     groups = dataset.groups
     order = sorted(range(rank, count, world), key=lambda index: groups[index]) if batch_size > 1 else None
@@ -119,6 +117,15 @@ def collect(
             found[index] = instances
             bar.update()
     return found
+
+
+def detections_for(model: DetectorLike, max_detections: int) -> int:
+    """Detections that a model is to give in a picture: its own number, or as many as count where that is raised."""
+    own = model.config.detections
+    if max_detections <= max(own, MAX_DETECTIONS):
+        return own
+    say_once(f"{max_detections} detections count (--max-dets): the model gives as many objects in a picture, too.")
+    return max_detections
 
 
 def gather(found: dict[int, Instances]) -> dict[int, Instances]:
@@ -148,7 +155,7 @@ def score(
     if not dataset.annotations.labelled:
         raise UserError(f"{dataset.path} has no annotations: AP needs the truth, so only predictions can be written.")
     truth = truth_of(dataset, sorted(found))
-    _say_cut(truth, limit)
+    _say_cut(dataset, limit)
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {name: {} for name in dataset.classes}
     for kind, task in (("box", "bbox"), ("mask", "segm")):
@@ -205,9 +212,9 @@ def _check_kinds(model: DetectorLike, dataset: CocoDataset) -> None:
         raise UserError(f"model must be a detector, as htc_fast.load gives it, got {shown(model)}.")
 
 
-def _say_crowded(dataset: CocoDataset, count: int, limit: int) -> None:
-    """Say once that pictures hold more objects than the model gives."""
-    held = [number for number in (dataset.annotations.trainable[i] for i in dataset.keep[:count]) if number > limit]
+def _say_crowded(dataset: CocoDataset, limit: int) -> None:
+    """Say once that pictures of the data set, asked for or not, hold more objects than the model gives."""
+    held = [number for number in (dataset.annotations.trainable[i] for i in dataset.keep) if number > limit]
     if held:
         say_once(
             f"{dataset.path.name}: {_pictures(len(held), max(held), 'objects')}, of which the model finds at most "
@@ -215,16 +222,16 @@ def _say_crowded(dataset: CocoDataset, count: int, limit: int) -> None:
         )
 
 
-def _say_cut(truth: COCO, limit: int) -> None:
-    """Say once that pictures hold more objects of a class than count."""
-    sizes = Counter((one["image_id"], one["category_id"]) for one in truth.dataset["annotations"] if not one["iscrowd"])
-    held = [number for number in sizes.values() if number > limit]
+def _say_cut(dataset: CocoDataset, limit: int) -> None:
+    """Say once that pictures of the data set, predicted or not, hold more objects of a class than count."""
+    crowded = [index for index, kept in enumerate(dataset.keep) if dataset.annotations.trainable[kept] > limit]
+    sizes = [Counter(one.label for one in dataset.picture(i).annotations if one.trainable) for i in crowded]
+    held = [most for most in (max(labels.values()) for labels in sizes) if most > limit]
     if held:
-        pictures = len({image for (image, _), number in sizes.items() if number > limit})
         protocol = ", as in COCO's protocol" if limit == MAX_DETECTIONS else ""
         say_once(
-            f"{_pictures(pictures, max(held), 'objects of a class')}, but only the best {limit} detections "
-            f"count{protocol}: --max-dets (in Python max_detections=) lets more count."
+            f"{dataset.path.name}: {_pictures(len(held), max(held), 'objects of a class')}, but only the best {limit} "
+            f"detections count{protocol}: --max-dets (in Python max_detections=) lets more count."
         )
 
 

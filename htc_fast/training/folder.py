@@ -20,8 +20,9 @@ def choose_folder(run: TrainingRun, world: World) -> Path:
     folder = Path(run.out) if run.out else Path("runs") / ("sample" if run.on_sample else "train")
     numbered = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))]
     _check_place(folder)
-    free = next(number for number, each in enumerate(numbered) if not _taken(each))
-    world.barrier()
+    # One process looks, as the look of one makes a folder look taken to another.
+    free = next(number for number, each in enumerate(numbered) if not _taken(each)) if world.is_main else 0
+    free = int(world.max(free))
     if run.out is not None:
         if (folder / "checkpoints").is_dir() and not run.resume:
             raise UserError(f"{folder} holds a run already: go on with --resume, or give another --out.")

@@ -146,7 +146,7 @@ class Loop(Generic[Model]):
             self.at = Position(before.iteration + 1, before.epoch + epochs, batch, seconds, before.lead)
             hurry = self.pace.hurry(self.at.iteration, self._share(), before.lead, steps)
             if hurry > 0 and self.pace.fitting is not None:
-                self._say_once("pace", self.pace.describe(self._share(), steps))
+                self._say_first("pace", self.pace.describe(self._share(), steps))
             self.at = replace(self.at, lead=before.lead + hurry)
             share = self._share()
             self._after_step(window, share, before.epoch)
@@ -208,7 +208,7 @@ class Loop(Generic[Model]):
         if share < 1 and evaluates and self.evaluate is not None:
             evaluates = self.pace.affords(share, recipe.steps(len(self.batches)))
             if not evaluates:
-                self._say_once(
+                self._say_first(
                     "between", f"no evaluations in between: one takes {self.pace.ending:.0f} s of the time limit."
                 )
         if share < 1 and (evaluates or (recipe.save_every and iteration % recipe.save_every == 0)):
@@ -288,7 +288,7 @@ class Loop(Generic[Model]):
         if self.report is not None:
             self.report.say(sentence)
 
-    def _say_once(self, kind: str, sentence: str) -> None:
+    def _say_first(self, kind: str, sentence: str) -> None:
         if kind not in self.told:
             self.told.add(kind)
             self._say(sentence)

@@ -2,12 +2,14 @@
 
 What the end costs, evaluation and picture, is foreseen on a few pictures and kept free. A run that fits is left as it
 is, so that it can be repeated exactly; one that does not moves faster through its schedule, at each step as much as
-the time left asks for, so that it reaches the end of its learning rate also on a machine that slows down midway.
+the time left asks for, so that it reaches the end of its learning rate also on a machine that slows down midway. Where
+the machine turns out quicker, the forecast is repeated, and what was left out of the schedule is taken back.
 """
 
 import contextlib
 import math
 import os
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +22,12 @@ from htc_fast.training.optimizer import Schedule
 MEASURED = 3  # steps that a pace is known from, after the first, which is slow
 FEW = 60  # steps of the sample after which mask AP50 is 0.06; it is 0.22 after 100, 0.37 after 150
 SHORTEST = 10  # warm-up that a slow beginning may lead to
+RECENT = 20  # steps that the pace is known from
+LOST = 0.2  # of the run: what is left out beyond this, without need, is taken back at once
+CHANGED = 2.0  # times quicker or slower: the forecast is repeated
+REPEATS = 0.05  # of the limit, for repeated forecasts
+DEAR = 0.2  # of the limit: an end that takes more is foreseen a second time
+AFTER = 0.125  # of the limit, as the first may have been a bad moment
 MARGIN = 1.15  # on what the evaluation is foreseen to take
 LAST = 6  # steps' worth of time for checkpoint, weights and curves, and
 SPARE = 3.0  # seconds, and
@@ -30,7 +38,8 @@ class Pace:
     """The clock of one run.
 
     minutes   limit of all that the run does; None: none, and everything here is without effect
-    forecast  seconds that evaluation and picture will take; called once, in all processes; None: there are neither
+    forecast  seconds that evaluation and picture will take; called in all processes, again where the pace changes;
+              None: there are neither
     clock     seconds, from any beginning
     """
 
@@ -43,9 +52,11 @@ class Pace:
     ):
         self.limit = None if minutes is None else 60 * minutes
         self.world, self.forecast, self.clock = world or World(), forecast, clock
-        self.steps: deque[float] = deque(maxlen=100)
+        self.steps: deque[float] = deque(maxlen=RECENT)
         # Of evaluation and picture: seconds, and the seconds of a step at that time; one slows down with the other.
         self.cost: tuple[float, float] | None = None if forecast else (0.0, 1.0)
+        # Of the last forecast: seconds of making it, those of a step, when; and seconds of making all repeated ones.
+        self.look, self.repeated = (0.0, 1.0, 0.0), 0.0
         self.fitting: int | None = None
         self.begin(0.0)
 
@@ -81,12 +92,12 @@ class Pace:
     @property
     def per_step(self) -> float:
         """Seconds, lately; 1 before the second step."""
-        return _mean(list(self.steps)[-20:])
+        return max(statistics.fmean(self.steps), 1e-6) if self.steps else 1.0
 
     @property
     def usual(self) -> float:
-        """Seconds, over more steps: a moment's disturbance must not end a run."""
-        return _mean(list(self.steps))
+        """Seconds of the median step: neither a moment's disturbance nor a slow beginning that is over counts."""
+        return max(statistics.median(self.steps), 1e-6) if self.steps else 1.0
 
     @property
     def ending(self) -> float:
@@ -104,7 +115,7 @@ class Pace:
 
         iteration  steps done
         share      of the run that is done or left out
-        lead       what of it is left out; where the machine turns out quicker, some of that is taken back
+        lead       what of it is left out; where the machine turns out quicker, that is taken back as far as it can be
         steps      of the whole run without a limit; what is left of them is the share that is not done
         """
         if self.limit is None or share >= 1:
@@ -112,17 +123,44 @@ class Pace:
         if len(self.steps) < MEASURED:
             return 1 - share if self.now + (self.per_step if self.steps else 0.0) >= self.limit else 0.0
         self.foresee()
-        fitting, left = self._left() / self.per_step, (1 - share) * steps
+        left = (1 - share) * steps
+        if left > self._left() / self.per_step or lead or not self.evaluates:
+            self._foresee_again()
+        fitting = self._left() / self.per_step
         if left <= fitting and not lead:
             return 0.0
         self.fitting = iteration + max(int(fitting), 0)
-        return 1 - share if fitting < 1 else max((1 - share) * (1 / fitting - 1 / left), -lead)
+        if fitting < 1:
+            return 1 - share
+        due = iteration / (iteration + fitting)
+        if share - due > LOST:
+            return max(due - share, -lead)
+        return max((1 - share) * (1 / fitting - 1 / left), -lead)
 
     def foresee(self) -> None:
         """Find out what the end will take, unless it is known."""
-        if self.limit is not None and self.cost is None and self.forecast is not None:
-            self.cost = (self.world.max(self.forecast()), self.usual)
-            self.now = self.seconds()
+        if self.limit is not None and self.cost is None:
+            self._look()
+
+    def _foresee_again(self) -> None:
+        """Once more, where the pace has changed or the end takes much, if that is cheap."""
+        if self.limit is None or self.cost is None or self.forecast is None:
+            return
+        seconds, then, when = self.look
+        changed = not 1 / CHANGED < self.usual / self.cost[1] < CHANGED
+        dear = not self.repeated and self.ending > DEAR * self.limit and self.now - when > AFTER * self.limit
+        expected = seconds * max(self.usual, self.per_step) / then
+        if (changed or dear) and self.repeated + expected <= REPEATS * self.limit:
+            self.repeated += self._look()
+
+    def _look(self) -> float:
+        """Forecast; returns the seconds of doing so."""
+        assert self.forecast is not None
+        before = self.seconds()
+        self.cost = (self.world.max(self.forecast()), self.usual)
+        self.now = self.seconds()
+        self.look = (self.now - before, self.usual, self.now)
+        return self.now - before
 
     def affords(self, share: float, steps: float) -> bool:
         """Whether an evaluation in the middle leaves the steps their time, or is short beside what was done since."""
@@ -173,7 +211,3 @@ def process_age() -> float:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return age if 0 < age < 3600 else 0.0
-
-
-def _mean(seconds: list[float]) -> float:
-    return max(sum(seconds) / len(seconds), 1e-6) if seconds else 1.0

@@ -5,7 +5,6 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +18,8 @@ from htc_fast.data.sample import make_sample_dataset
 from htc_fast.data.semantic import Derived
 from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
-from htc_fast.device import autocast, find_device, supports
+from htc_fast.device import find_device, supports
 from htc_fast.errors import UserError, few
-from htc_fast.evaluation import coco
-from htc_fast.inference.draw import side_by_side
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
 from htc_fast.models.weights import imagenet, rows
@@ -31,22 +28,22 @@ from htc_fast.training import checkpoint, distributed
 from htc_fast.training.batches import Batches
 from htc_fast.training.compiled import compile_layers
 from htc_fast.training.distributed import World
+from htc_fast.training.evaluation import make_evaluation, make_forecast, make_picture
 from htc_fast.training.folder import choose_folder
 from htc_fast.training.loop import Loop
 from htc_fast.training.run import TrainingRun
-
-DRAWN = 6  # held-out pictures that the picture at the end shows
 
 
 class Trainer:
     """All that a run needs, made and ready; its folder is written to by `run` alone.
 
+    run         everything that it is told
+    world       this process among others; None: what torchrun started, or this one alone
     spent       seconds before this that count for the limit of time
-
-    settings    the run as it was asked for
-    train, val  data sets; val is None where none is named
-    model       the detector that learns
-    loop        steps, checkpoints, evaluation
+    settings    attribute: the run as it was asked for
+    train, val  attributes: data sets; val is None where none is named
+    model       attribute: the detector that learns
+    loop        attribute: steps, checkpoints, evaluation
     raises      UserError for data, options or weights that cannot be used
     """
 
@@ -216,7 +213,7 @@ def _start_from(model: Detector, weights: str | Path, train: CocoDataset) -> Non
 
 def _match_classes(file: Weights, model: Detector, train: CocoDataset) -> str:
     """Bring the rows of a file's classes to where the model has these classes; returns what there is to say of it."""
-    new, count = train.classes, len(file.tensors.get("box_heads.0.classes.bias", ())) - 1
+    new, count = train.classes, file.num_classes or 0
     old, coco = list(file.described(count).get("class_names", ())), default_classes(count)[0]
     if not old and count == 80 and set(new) & set(coco):
         old = list(coco)
@@ -229,45 +226,6 @@ def _match_classes(file: Weights, model: Detector, train: CocoDataset) -> str:
     parts = [f"{few(both)} from the file"] if both else []
     parts += [f"{few(fresh)} start fresh{near_misses(fresh, old)}"] if fresh else []
     return f"; classes by name: {', '.join(parts)}"
-
-
-def make_evaluation(val: CocoDataset, world: World) -> Callable[[Detector], dict[str, float]]:
-    """Model -> AP of boxes and masks; every process predicts its share, the main one gets the numbers."""
-
-    def evaluate(model: Detector) -> dict[str, float]:
-        found = coco.collect(model, val, rank=world.rank, world=world.size, progress=sys.stderr.isatty())
-        found = coco.gather(found)
-        return coco.score(val, found).metrics if world.is_main else {}
-
-    return evaluate
-
-
-def make_forecast(val: CocoDataset, world: World, amp: bool, count: int = 3) -> Callable[[Detector], float]:
-    """Model -> seconds that evaluation and picture will take, by a few pictures' time in each process."""
-
-    def foresee(model: Detector) -> float:
-        with torch.no_grad(), autocast(world.device, amp):
-            # The first picture pays for what is made once.
-            for limit in (1, count):
-                began, limit = time.monotonic(), min(limit * world.size, len(val))
-                found = coco.collect(model, val, limit=limit, rank=world.rank, world=world.size, progress=False)
-                if found:
-                    coco.score(val, found)
-        return (time.monotonic() - began) / limit * (len(val) + DRAWN)
-
-    return foresee
-
-
-def make_picture(val: CocoDataset, count: int = DRAWN) -> Callable[[Detector, Path], None]:
-    """(model, path) -> predictions beside the truth, for pictures spread over the validation set."""
-
-    def draw(model: Detector, path: Path) -> None:
-        chosen = sorted({round(i * (len(val) - 1) / max(count - 1, 1)) for i in range(count)})
-        pictures = [val.image(index) for index in chosen]
-        found = model.predict(pictures, score_threshold=0.5, class_names=val.classes)
-        side_by_side([(p, one, val.truth(i)) for p, one, i in zip(pictures, found, chosen)]).save(path)
-
-    return draw
 
 
 def make_batches(run: TrainingRun, train: CocoDataset, config: Model, world: World) -> Batches:

@@ -31,6 +31,7 @@ def tries(usual):
         max_examples=CASES or usual,
         deadline=None,
         database=None,
+        derandomize=not CASES,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 

@@ -49,11 +49,27 @@ def test_by_coco_s_protocol_and_said(dataset, capsys):
     assert "--max-dets" in said
 
 
+def test_the_whole_data_set_is_counted_whichever_pictures_are_asked_for(tmp_path, capsys):
+    say_once.cache_clear()
+    annotations = [instance(number, 3, x, y, SIDE, SIDE) for number in (1, 2) for x, y in BOXES]
+    images = [image(1, 150, 100), image(2, 150, 100)]
+    root = write(tmp_path, {"images": images, "annotations": annotations, "categories": CATEGORIES[1:2]})
+    for limit in (1, None):
+        coco.evaluate(
+            Perfect(1), CocoDataset(root, "val", semantic="none"), size=(100, 150), limit=limit, progress=False
+        )
+    said = capsys.readouterr().err
+    assert said.count("2 pictures hold up to 150 objects,") == said.count(" hold up to 150 objects,") == 1
+    assert said.count("2 pictures hold up to 150 objects of a class") == said.count("objects of a class") == 1
+
+
 def test_with_more_detections(dataset, capsys):
     metrics = coco.evaluate(Perfect(1), dataset, size=(100, 150), max_detections=150, progress=False)
     assert metrics["box_AP"] == metrics["mask_AP"] == metrics["box_AP_small"] == pytest.approx(1)
     assert metrics["box_AR150"] == pytest.approx(1) and metrics["box_AR10"] == pytest.approx(10 / 150)
-    assert "box_AR100" not in metrics and "150 objects" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "150 detections count (--max-dets): the model gives as many objects in a picture, too." in said
+    assert "box_AR100" not in metrics and "150 objects" not in said
 
 
 def test_the_model_s_limit_stays_what_it_was(dataset):

@@ -13,8 +13,7 @@ from htc_fast.detector import create_model
 from htc_fast.errors import say_once
 from htc_fast.training import Trainer, TrainingRun
 from tests.data.builder import image, instance, two_pictures, write
-
-SMALL = {"channels": 16, "box_channels": 32, "samples": 16, "rpn_proposals": 30, "rpn_train_proposals": 30}
+from tests.training.tiny import SMALL
 
 
 def with_negatives():

@@ -2,16 +2,17 @@
 
 import os
 import signal
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from htc_fast import UserError
 from htc_fast.detector import create_model
-from htc_fast.training import checkpoint
+from htc_fast.training import checkpoint, resume
 from htc_fast.training.report import Report
 from tests.training.clock import timed_loop
-from tests.training.tiny import tiny_model
+from tests.training.tiny import tiny_model, tiny_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -22,14 +23,7 @@ def without_curves(monkeypatch):
 
 def part(folder, stop, **options):
     """A run of 4 epochs of 10 pictures, stopped after so many steps."""
-    loop = timed_loop(folder, lambda step: 1.0, **{"epochs": 4, **options})
-    after_step = loop._after_step
-
-    def stopping(*arguments):
-        loop.asked = loop.at.iteration == stop
-        after_step(*arguments)
-
-    loop._after_step = stopping
+    loop = timed_loop(folder, lambda step: 1.0, stop=stop, **{"epochs": 4, **options})
     loop.run()
     return loop
 
@@ -39,6 +33,11 @@ def rest(folder, **options):
     loop = timed_loop(folder, lambda step: 1.0, **{"epochs": 4, **options})
     assert loop.resume()
     return loop
+
+
+def test_every_name_that_is_compared_is_a_field():
+    options = resume._flat(asdict(tiny_model().config)).keys() | resume._flat(asdict(tiny_recipe())).keys()
+    assert (resume.FREE | resume.OPTIONS.keys() | resume.QUIET | resume.LENGTH) - options == set()
 
 
 @pytest.mark.parametrize("stop", [20, 27])

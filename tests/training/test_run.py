@@ -14,7 +14,8 @@ from htc_fast.training import Trainer, TrainingRun, trainer
 from htc_fast.training.distributed import World
 from htc_fast.training.folder import choose_folder, held
 from htc_fast.training.trainer import make_config, make_datasets
-from tests.data.builder import two_pictures, write
+from tests.data.builder import instance, two_pictures, write
+from tests.training.tiny import SMALL
 
 
 @pytest.fixture
@@ -117,10 +118,36 @@ def test_a_folder_in_use_is_not_the_next_one(tmp_path, monkeypatch):
         choose_folder(TrainingRun(data="x", out=first), World())
 
 
+def test_one_process_chooses_the_folder(tmp_path, monkeypatch):
+    class Second(World):
+        def max(self, number):
+            return max(number, 1)
+
+    monkeypatch.chdir(tmp_path)
+    Path("runs/train").mkdir(parents=True)
+    with held(Path("runs/train-2")):
+        assert choose_folder(TrainingRun(data="x"), World()) == Path("runs/train")
+        assert choose_folder(TrainingRun(data="x"), Second(rank=1, size=2)) == Path("runs/train-2")
+
+
 def small_run(root, out, **options):
-    small = {"channels": 16, "box_channels": 32, "samples": 16, "rpn_proposals": 30, "rpn_train_proposals": 30}
-    size = {"backbone": "test_resnet", "pretrained": False, "image_size": (64, 96), "set": small}
+    size = {"backbone": "test_resnet", "pretrained": False, "image_size": (64, 96), "set": SMALL}
     return TrainingRun(data=root, out=out, **{**size, "lr": 1e-3, **options})
+
+
+def test_a_limit_of_time_foresees_the_end_on_the_held_out_pictures(root, tmp_path, capsys):
+    say_once.cache_clear()
+    content = two_pictures()
+    content["annotations"] += [instance(11, 3, 2 + n, 1, 9, 9) for n in range(12)]
+    write(root, content, "val")
+    settings = {**SMALL, "detections": 10}
+    trainer = Trainer(small_run(root, tmp_path / "run", epochs=1, max_minutes=5, set=settings))
+    trainer.run()
+    seconds, _ = trainer.loop.pace.cost
+    assert trainer.loop.at.epoch == 1 and 0 < seconds < 60
+    assert (tmp_path / "run" / "evaluations.csv").exists() and (tmp_path / "run" / "predictions.png").exists()
+    # Seen by the forecast and by the evaluation.
+    assert capsys.readouterr().err.count("of which the model finds at most 10") == 1
 
 
 def test_weights_of_the_backbone_come_where_there_is_nothing_to_resume(root, tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ from htc_fast.training.optimizer import Schedule
 from htc_fast.training.recipe import Recipe
 
 SIZE, CLASSES = 64, 3
+# What makes a model of any architecture quick to train.
+SMALL = {"channels": 16, "box_channels": 32, "samples": 16, "rpn_proposals": 30, "rpn_train_proposals": 30}
 
 
 def tiny_model(seed=0):
