@@ -73,7 +73,8 @@ def names_for(config: Model, found: Annotations, name: str) -> list[str]:
     if len(found.classes) != config.num_classes:
         raise UserError(
             f"the model has {config.num_classes} classes, none with a name, and {name} has {len(found.classes)} "
-            f"({few(found.classes)}): choose other weights or another annotation file."
+            f"({few(found.classes)}){near_misses(names, found.classes)}: choose other weights or another annotation "
+            "file."
         )
     say_once(f"the weights name no classes: they are taken for those of {name} in its order ({few(found.classes)}).")
     return list(found.classes)

@@ -123,7 +123,7 @@ def _faces(font: str | None, wanted: frozenset[str]) -> tuple[tuple[Face, ...], 
     if left:
         codes = few(f"U+{ord(char):04X}" for char in sorted(left))
         say_once(
-            f"no font here has {len(left)} characters of the class names ({codes}), so these are drawn as class "
+            f"no font here has some characters of the class names ({codes}), so these names are drawn as class "
             "numbers: give a font that has them (predict --font FILE; in Python font=)."
         )
     return tuple(faces), left
@@ -137,7 +137,8 @@ def open_font(path: str | Path) -> Face:
     from matplotlib.ft2font import FT2Font  # half a second, for names beyond ASCII alone
 
     if not os.path.isfile(path):
-        raise UserError(f"font {path} is missing: expected a .ttf, .otf or .ttc file.")
+        what = "a folder" if os.path.isdir(path) else "missing"
+        raise UserError(f"font {path} is {what}: expected a .ttf, .otf or .ttc file.")
     try:
         ImageFont.truetype(path, 20).getlength("a")
         return Face(str(path), frozenset(map(chr, FT2Font(str(path)).get_charmap())))

@@ -1,5 +1,6 @@
 """What a detector is made of. Frozen: a variant is a copy with other values (`zoo.py` names them)."""
 
+import unicodedata
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -92,6 +93,8 @@ class Model:
                     f"{name} must be a models.config.{kind.__name__}, got {type(getattr(self, name)).__name__}."
                 )
         check_fields(self)
+        # An accent may be stored in two ways, and is one.
+        object.__setattr__(self, "class_names", tuple(unicodedata.normalize("NFC", one) for one in self.class_names))
         count = len(self.stages.match_iou)
         if isinstance(self.category_ids, list):
             object.__setattr__(self, "category_ids", tuple(self.category_ids))

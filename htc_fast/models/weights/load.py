@@ -85,7 +85,7 @@ class Weights:
             )
         if None not in (num_classes, self.num_classes) and num_classes != self.num_classes:
             raise UserError(
-                f"{self.path} has {self.num_classes} classes and {num_classes} were asked for: "
+                f"{self.path} has {self.num_classes} classes and the model is to have {num_classes}: "
                 f"give num_classes={self.num_classes}, or other weights."
             )
 
