@@ -6,7 +6,7 @@ from typing import Any
 
 from htc_fast.criterion.losses import losses
 from htc_fast.device import find_device
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, shown
 from htc_fast.inference.predict import predict
 from htc_fast.models import zoo
 from htc_fast.models.htc import HTC
@@ -86,5 +86,5 @@ def load(
 
 def _path(weights: Any) -> str | Path:
     if not isinstance(weights, (str, Path)):
-        raise UserError(f"weights must be a path, got {weights!r}.")
+        raise UserError(f"weights must be a path, got {shown(weights)}.")
     return weights

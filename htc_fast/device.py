@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, short
 
 MOST_THREADS = 1024  # of which more end a process without a word where the system gives no more
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -26,9 +26,9 @@ def find_device(name: str | None) -> torch.device:
         if found.type == "meta":
             raise RuntimeError("it holds no numbers")
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).strip().splitlines()[0] or type(error).__name__
-        raise UserError(f"device {name!r} cannot be used ({reason}): choose cpu, cuda or cuda:N.") from None
+        raise UserError(f"device {short(name)} cannot be used ({reason}): choose cpu, cuda or cuda:N.") from None
     return found
 
 

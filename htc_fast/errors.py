@@ -1,18 +1,31 @@
-"""The one exception for bad input from outside (files, options, data sets), and the checks that raise it."""
+"""The one exception for bad input from outside (files, options, data sets), and the sentences that it says.
+
+Checks of an argument or option by itself (`check_...`, `choose`, `settle`), and how sentences show values (`short`,
+`shown`) and lists (`few`): on one line, however large they are.
+"""
 
 import difflib
 import functools
+import math
 import operator
 import os
+import reprlib
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-LONGEST_SIDE = 65_536
+LONGEST_SIDE = 65_536  # of a picture as a network sees it
+MOST = 2**31 - 1  # of what is counted in 32 bits
+MOST_DETECTIONS = 10_000  # in a picture: each takes the mask heads 200 KB
+
+_writer = reprlib.Repr()
+_writer.maxlevel = 3
+_writer.maxtuple = _writer.maxlist = _writer.maxdict = _writer.maxset = _writer.maxfrozenset = 30
+_writer.maxstring = _writer.maxlong = _writer.maxother = 200
 
 
 class UserError(ValueError):
@@ -39,24 +52,35 @@ def choose(name: str, options: Iterable[str], what: str) -> str:
     if name in options:
         return name
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.4) if isinstance(name, str) else []
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(options)}."
-    raise UserError(f"unknown {what} {name!r}: {hint}")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {few(options, most=40)}."
+    raise UserError(f"unknown {what} {short(name)}: {hint}")
 
 
-def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """A whole number of at least `least` and, where there is one, at most `most`.
+def check_count(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
+    """A whole number from `least` to `most`.
 
     name    of the argument or the option
     raises  UserError
     """
-    limits = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
     try:
         number = operator.index(None if isinstance(value, bool) else value)  # type: ignore[arg-type]
-    except TypeError:
-        raise UserError(f"{name} takes {limits}, got {shown(value)}.") from None
-    if number < least or (most is not None and number > most):
-        raise UserError(f"{name} takes {limits}, got {number}.")
+    except (TypeError, ValueError, RuntimeError):
+        number = None
+    if number is None or not least <= number <= most:
+        open_ended = most == MOST and (number is None or number < least)
+        limits = f"of at least {least}" if open_ended else f"from {least} to {most}"
+        raise UserError(f"{name} takes a whole number {limits}, got {shown(value)}.")
     return number
+
+
+def check_number(name: str, value: float, zero: bool = False) -> float:
+    """A finite number above 0, or also 0 where `zero`.
+
+    raises  UserError
+    """
+    if not (0 < value < math.inf or (zero and value == 0)):
+        raise UserError(f"{name} takes a finite number {'of at least' if zero else 'above'} 0, got {shown(value)}.")
+    return value
 
 
 def check_score(name: str, value: Any) -> float:
@@ -64,27 +88,57 @@ def check_score(name: str, value: Any) -> float:
 
     raises  UserError
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+    if not _real(value) or not 0 <= value <= 1:
         raise UserError(f"{name} takes a number from 0 to 1, got {shown(value)}.")
     return float(value)
 
 
-def check_sides(name: str, value: Any, meaning: str = "(short side, limit of the long side)") -> tuple[int, int]:
-    """Two sides in pixels.
+def check_sides(
+    name: str, value: Any, meaning: str = "short side, limit of the long side", ordered: bool = True
+) -> tuple[int, int]:
+    """Two sides of pictures in pixels, whole numbers; 800.0 is one.
 
-    raises  UserError
+    ordered  the first must not be longer than the second
+    raises   UserError
     """
-    sides = list(value) if isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0 else []
-    numbers = all(isinstance(one, Real) and not isinstance(one, bool) for one in sides)
-    if len(sides) != 2 or not numbers or not all(32 <= one <= LONGEST_SIDE for one in sides):
-        raise UserError(f"{name} takes two sides of 32 to {LONGEST_SIDE} pixels, {meaning}, got {shown(value)}.")
+    sides = list(value) if isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1 else []
+    fit = all(_real(one) and 32 <= one <= LONGEST_SIDE and one == int(one) for one in sides)
+    if len(sides) != 2 or not fit or (ordered and sides[0] > sides[1]):
+        order = ", the smaller first" if ordered else ""
+        raise UserError(
+            f"{name} takes two sides of 32 to {LONGEST_SIDE} pixels ({meaning}){order}, got {shown(value)}."
+        )
     return int(sides[0]), int(sides[1])
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def short(value: Any) -> str:
+    """As Python writes it, on one line of at most 60 letters."""
+    try:
+        text = " ".join(_writer.repr(value).split())
+    except (ValueError, RecursionError):  # thousands of digits
+        return "a value too long to show"
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def shown(value: Any) -> str:
     """A value and its type, for a sentence."""
-    text = " ".join(repr(value).split())
-    return f"{text if len(text) <= 60 else f'{text[:60]}…'} ({type(value).__name__})"
+    return f"{short(value)} ({type(value).__name__})"
+
+
+def brief(name: str) -> str:
+    """A name without quotes, as long as it is on one line and not very long."""
+    return name if name.isprintable() and len(name) <= 200 else short(name)
+
+
+def few(names: Iterable[object], most: int = 5) -> str:
+    """Some of a list of names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(brief(str(one)) for one in names[:most]) + more
 
 
 def kind_of(hint: Any) -> tuple[Any, bool]:
@@ -108,15 +162,21 @@ def settle(run: Any) -> None:
             continue
         try:
             object.__setattr__(run, name, _settled(value, kind))
-        except TypeError as error:
-            raise UserError(f"--{name.replace('_', '-')} takes {error}, got {value!r}.") from None
+        except (TypeError, OverflowError) as error:
+            wanted = error if isinstance(error, TypeError) else "a smaller number"
+            raise UserError(f"{option(name)} takes {wanted}, got {shown(value)}.") from None
+
+
+def option(name: str) -> str:
+    """A field's name as command lines have it."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _settled(value: Any, kind: Any) -> Any:
     """raises  TypeError that says what is wanted"""
     if get_origin(kind) is Literal:
         # A command line has text for what is a number in Python.
-        value = str(value) if type(value) is int and str(value) in get_args(kind) else value
+        value = next((one for one in get_args(kind) if type(value) is int and one == short(value)), value)
         if value not in get_args(kind):
             raise TypeError(f"one of {', '.join(map(str, get_args(kind)))}")
         return value

@@ -15,7 +15,7 @@ from htc_fast.data.classes import names_for
 from htc_fast.data.instances import Instances
 from htc_fast.detector import Detector
 from htc_fast.device import find_device
-from htc_fast.errors import check_count, check_score
+from htc_fast.errors import MOST_DETECTIONS, check_count, check_score
 from htc_fast.evaluation import coco
 from htc_fast.training import distributed
 
@@ -46,7 +46,7 @@ class EvaluationRun(Inference):
         if self.limit is not None:
             check_count("--limit", self.limit)
         check_score("--score", self.score)
-        check_count("--max-dets", self.max_dets, most=coco.MOST_DETECTIONS)
+        check_count("--max-dets", self.max_dets, most=MOST_DETECTIONS)
 
     def dataset(self) -> CocoDataset:
         """The pictures and what is in them."""

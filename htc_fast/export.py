@@ -9,6 +9,7 @@ from htc_fast.commands import entry
 from htc_fast.commands.network import Network
 from htc_fast.commands.options import parse
 from htc_fast.commands.output import check_writable
+from htc_fast.errors import check_sides
 from htc_fast.inference.export import check_name, export_file
 
 ABOUT = "Write a detector as one torch.export program."
@@ -26,6 +27,8 @@ class ExportRun(Network):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_name(self.out)
+        sides = self.image_size * 2 if len(self.image_size) == 1 else self.image_size  # one alone: a square
+        object.__setattr__(self, "image_size", check_sides("--image-size", sides, "height, width", ordered=False))
 
 
 def main() -> int:

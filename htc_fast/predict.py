@@ -17,14 +17,14 @@ from htc_fast.commands.network import Inference
 from htc_fast.commands.options import parse
 from htc_fast.commands.output import JsonList, check_kept, writing
 from htc_fast.data.annotations import Annotations, read_annotations
-from htc_fast.data.classes import classes_of, few, names_for, near_misses, shared_labels
+from htc_fast.data.classes import classes_of, names_for, near_misses, shared_labels
 from htc_fast.data.formats import pictures_in
 from htc_fast.data.instances import Instances
 from htc_fast.data.listed import find_listed, fresh_ids, numbers_in_names
 from htc_fast.data.numbers import identity
 from htc_fast.data.pictures import load_image
 from htc_fast.detector import Detector
-from htc_fast.errors import UserError, check_score, say_once
+from htc_fast.errors import UserError, check_score, few, say_once
 from htc_fast.inference.draw import draw
 from htc_fast.inference.fonts import open_font
 from htc_fast.inference.predict import say_full, stream

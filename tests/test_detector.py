@@ -65,9 +65,9 @@ def test_the_classes_are_the_file_s(saved, tmp_path):
     for file in (path, tmp_path / "plain.pth"):
         made = create_model("htc_r50", num_classes=3, weights=file, backbone="test_resnet")
         assert (made.config.num_classes, made.config.semantic_classes, made.config.channels) == (3, 4, 16)
-        with pytest.raises(UserError, match=r"has 3 classes and 80 were asked for: give num_classes=3"):
+        with pytest.raises(UserError, match=r"has 3 classes and the model is to have 80: give num_classes=3"):
             create_model("htc_r50", weights=file, backbone="test_resnet")
-        with pytest.raises(UserError, match="has 3 classes and 5 were asked for"):
+        with pytest.raises(UserError, match="has 3 classes and the model is to have 5"):
             load(file, name="htc_r50", num_classes=5)
 
 

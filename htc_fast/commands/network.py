@@ -9,9 +9,9 @@ from typing import Annotated
 from htc_fast.data.pictures import image_limits
 from htc_fast.detector import Detector, load
 from htc_fast.device import autocast
-from htc_fast.errors import check_count, settle
+from htc_fast.errors import MOST_DETECTIONS, check_count, settle
 from htc_fast.inference.optimize import Optimized, optimized
-from htc_fast.inference.predict import MOST_DETECTIONS, at_stage
+from htc_fast.inference.predict import at_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,6 @@ class Network:
         check_count("--batch-size", self.batch_size)
         if self.detections is not None:
             check_count("--detections", self.detections, most=MOST_DETECTIONS)
-        if self.image_size is not None:
-            image_limits(self.image_size)
 
     def load(self, device: str | None = None) -> Detector:
         """The detector, on its device."""
@@ -59,6 +57,8 @@ class Inference(Network):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("--workers", self.workers, least=0)
+        if self.image_size is not None:
+            image_limits(self.image_size)
 
     @property
     def size(self) -> tuple[int, int] | None:

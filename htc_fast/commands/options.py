@@ -35,7 +35,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One sentence, without a page of usage before it."""
-        self.exit(2, f"error: {message}\n")
+        # A value of thousands of digits is not to fill the screen.
+        self.exit(2, f"error: {message if len(message) <= 2000 else f'{message[:200]}… {message[-200:]}'}\n")
 
 
 def given(kind: type, command: str, description: str, words: Sequence[str] | None = None) -> dict[str, Any]:

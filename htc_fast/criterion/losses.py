@@ -19,7 +19,7 @@ from htc_fast.criterion.targets import check_targets
 from htc_fast.models.config import RPN, Model
 from htc_fast.models.geometry import encode_boxes, to_rois
 from htc_fast.models.htc import HTC
-from htc_fast.models.structures import Targets, trim
+from htc_fast.models.structures import UNLABELLED, Targets, trim
 from htc_fast.ranges import part
 
 MASK_SIZE = 28
@@ -122,11 +122,11 @@ def rpn_losses(
 
 
 def semantic_loss(logits: Tensor, target: Tensor, weight: float) -> Term:
-    """Cross-entropy over the stride-8 map, divided by all pixels, ignored ones (255) included.
+    """Cross-entropy over the stride-8 map, divided by all pixels, unlabelled ones (255) included.
 
     logits  [N, C, h, w];  target  [N, h, w] int64
     """
-    total = F.cross_entropy(logits.float(), target, ignore_index=255, reduction="sum")
+    total = F.cross_entropy(logits.float(), target, ignore_index=UNLABELLED, reduction="sum")
     return Term(weight * total, torch.full((), target.numel(), device=logits.device))
 
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from htc_fast.models.config import Model
-from htc_fast.models.inputs import check_tensor
-from htc_fast.models.structures import Targets, may_wait
-
-IGNORED = 255  # of a semantic map
+from htc_fast.models.inputs import check_numbers
+from htc_fast.models.structures import UNLABELLED, Targets, may_wait
+from htc_fast.ops._arguments import check_device
 
 
 def check_targets(config: Model, images: Tensor, targets: Any) -> Targets:
@@ -20,52 +19,31 @@ def check_targets(config: Model, images: Tensor, targets: Any) -> Targets:
     """
     if not all(hasattr(targets, name) for name in ("boxes", "labels", "masks", "semantic")):
         raise TypeError(f"targets must be models.structures.Targets, got {type(targets).__name__}.")
-    check_tensor("targets.boxes", targets.boxes)
-    check_tensor("targets.labels", targets.labels, (torch.int64,))
-    check_tensor("targets.masks", targets.masks)
+    check_numbers("targets.boxes", targets.boxes)
+    check_numbers("targets.labels", targets.labels, (torch.int64,))
+    check_numbers("targets.masks", targets.masks)
     count, (height, width) = targets.labels.shape[-1] if targets.labels.dim() else 0, images.shape[2:]
     shapes = {
         "labels": [len(images), count],
         "boxes": [len(images), count, 4],
         "masks": [len(images), count, height, width],
     }
-    _check_semantic(config, images, targets.semantic)
+    if config.semantic != "none":
+        if targets.semantic is None:
+            raise ValueError(
+                "the model has a semantic branch, but the targets hold no semantic map: give Targets.semantic, "
+                'or build the model with semantic="none".'
+            )
+        check_numbers("targets.semantic", targets.semantic, (torch.int64,))
+        shapes["semantic"] = [len(images), height // 8, width // 8]
     for name, wanted in shapes.items():
         one = getattr(targets, name)
         if list(one.shape) != wanted:
             raise ValueError(f"targets.{name} must be {wanted} for these images and labels, got {list(one.shape)}.")
-        if one.device != images.device:
-            raise ValueError(
-                f"targets.{name} is on {one.device} and the images on {images.device}: move them together."
-            )
+        check_device(f"targets.{name}", one, "the images", images)
     if may_wait(targets.labels):
         _check_values(config, targets)
     return targets if count else _with_room(targets)
-
-
-def _check_semantic(config: Model, images: Tensor, semantic: Any) -> None:
-    if config.semantic == "none":
-        return
-    if semantic is None:
-        raise ValueError(
-            "the model has a semantic branch, but the targets hold no semantic map: give Targets.semantic, "
-            'or build the model with semantic="none".'
-        )
-    check_tensor("targets.semantic", semantic, (torch.int64,))
-    wanted = [len(images), images.shape[2] // 8, images.shape[3] // 8]
-    if list(semantic.shape) != wanted:
-        raise ValueError(f"targets.semantic must be [N, H/8, W/8] = {wanted}, got {list(semantic.shape)}.")
-    if semantic.device != images.device:
-        raise ValueError(
-            f"targets.semantic is on {semantic.device} and the images on {images.device}: move them together."
-        )
-    if may_wait(semantic):
-        wrong = ((semantic < 0) | (semantic >= config.semantic_classes)) & (semantic != IGNORED)
-        if wrong.any():
-            raise ValueError(
-                f"targets.semantic must be classes below {config.semantic_classes} or {IGNORED}, got "
-                f"{int(semantic[wrong][0])}."
-            )
 
 
 def _check_values(config: Model, targets: Targets) -> None:
@@ -79,6 +57,11 @@ def _check_values(config: Model, targets: Targets) -> None:
     wrong = boxes[~(boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1))]
     if len(wrong):
         raise ValueError(f"targets.boxes must be x1, y1, x2, y2 with x1 < x2 and y1 < y2, got {wrong[0].tolist()}.")
+    semantic, classes = targets.semantic, config.semantic_classes
+    if config.semantic != "none" and semantic is not None:
+        wrong = semantic[((semantic < 0) | (semantic >= classes)) & (semantic != UNLABELLED)]
+        if len(wrong):
+            raise ValueError(f"targets.semantic must be classes below {classes} or {UNLABELLED}, got {int(wrong[0])}.")
 
 
 def _with_room(targets: Targets) -> Targets:

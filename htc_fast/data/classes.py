@@ -11,7 +11,7 @@ from typing import Any
 
 from htc_fast.data.annotations import Annotations
 from htc_fast.data.packed import Packed
-from htc_fast.errors import UserError, say_once, shown
+from htc_fast.errors import UserError, few, say_once, short, shown
 from htc_fast.models.config import Model
 from htc_fast.models.weights.rows import check_order
 
@@ -32,11 +32,16 @@ _GROUPS = {
 _BY_ID = {first + i: name for first, names in _GROUPS.items() for i, name in enumerate(names.split(","))}
 
 
+def numbered(label: int) -> str:
+    """What a class is called that has no name, or none that can be written: numbers begin at 1; padding is no class."""
+    return f"class {label + 1}" if label >= 0 else f"label {label}"
+
+
 def default_classes(count: int) -> tuple[Sequence[str], Sequence[int]]:
     """Names and category ids by label: COCO's for 80 classes, else numbers from 1."""
     if count == len(_BY_ID):
         return list(_BY_ID.values()), list(_BY_ID)
-    return [f"class {i + 1}" for i in range(count)], list(range(1, count + 1))
+    return [numbered(label) for label in range(count)], list(range(1, count + 1))
 
 
 def classes_of(config: Model) -> tuple[Sequence[str], Sequence[int | str | None]]:
@@ -68,7 +73,8 @@ def names_for(config: Model, found: Annotations, name: str) -> list[str]:
     if len(found.classes) != config.num_classes:
         raise UserError(
             f"the model has {config.num_classes} classes, none with a name, and {name} has {len(found.classes)} "
-            f"({few(found.classes)}): choose other weights or another annotation file."
+            f"({few(found.classes)}){near_misses(names, found.classes)}: choose other weights or another annotation "
+            "file."
         )
     say_once(f"the weights name no classes: they are taken for those of {name} in its order ({few(found.classes)}).")
     return list(found.classes)
@@ -82,7 +88,9 @@ def shared_labels(found: Annotations, classes: Sequence[str], name: str) -> dict
     labels = {one: label for label, one in enumerate(classes)}
     if len(labels) < len(classes):
         twice = next(one for label, one in enumerate(classes) if labels[one] != label)
-        raise UserError(f"two classes are called {twice!r}, so {name} cannot be matched by name: rename one of them.")
+        raise UserError(
+            f"two classes are called {short(twice)}, so {name} cannot be matched by name: rename one of them."
+        )
     both = {label: labels[one] for label, one in enumerate(found.classes) if one in labels}
     if not both:
         raise UserError(
@@ -96,7 +104,7 @@ def near_misses(names: Sequence[str], others: Iterable[str]) -> str:
     """A remark on names that differ in nothing but capitals, spaces, hyphens or underscores; "" if none do."""
     alike = {_plain(one): one for one in others if _plain(one)}
     pairs = [(one, alike[_plain(one)]) for one in names if alike.get(_plain(one), one) != one]
-    return f" (is {pairs[0][0]!r} the same as its {pairs[0][1]!r}? then call them alike)" if pairs else ""
+    return f" (is {short(pairs[0][0])} the same as its {short(pairs[0][1])}? then call them alike)" if pairs else ""
 
 
 def check_names(names: Any, config: Model) -> Sequence[str]:
@@ -153,8 +161,3 @@ def relabelled(found: Annotations, classes: Sequence[str], name: str) -> Annotat
 
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
-
-
-def few(names: Sequence[object], most: int = 5) -> str:
-    """Some of a list of names, for a sentence."""
-    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

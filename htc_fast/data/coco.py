@@ -17,9 +17,8 @@ from htc_fast.data.classes import relabelled
 from htc_fast.data.instances import Instances
 from htc_fast.data.masks import to_bitmaps, to_rle
 from htc_fast.data.names import Folder
-from htc_fast.data.numbers import brief
 from htc_fast.data.pictures import load_image
-from htc_fast.errors import UserError, say_once
+from htc_fast.errors import UserError, brief, few, say_once
 
 SMALLEST_SIDE = 32
 
@@ -162,7 +161,9 @@ class CocoDataset(Dataset):
         kept = [i for i in large if counts[i]]
         if not kept:
             raise nothing_to_train_on(self)
-        left_out = [(len(large) - len(kept), "without instances")]
+        empty = [i for i in large if not counts[i]]
+        crowded = sum(any(item.crowd for item in self.pictures[i].annotations) for i in empty)
+        left_out = [(len(empty) - crowded, "without instances"), (crowded, "with crowds alone")]
         left_out += [(len(everything) - len(large), f"of less than {SMALLEST_SIDE} pixels a side")]
         if len(kept) < len(everything):
             said = " and ".join(f"{count} picture{'s' * (count > 1)} {what}" for count, what in left_out if count)
@@ -225,7 +226,7 @@ def find_annotations(root: Path, split: str) -> Path:
     there = sorted(str(path.relative_to(root)) for path in [*root.glob("*.json"), *root.glob("annotations/*.json")])
     raise UserError(
         f"{root} has no annotation file for split {split!r}: looked for {tried[0]}, {tried[1]} and others, "
-        f"found {', '.join(there[:5]) or 'no JSON file'}; name one with --annotations "
+        f"found {few(there) or 'no JSON file'}; name one with --annotations "
         "(in training --train-json, --val-json)."
     )
 
@@ -265,12 +266,12 @@ def _find_files(path: Path, folder: Path, names: list[str]) -> dict[str, str]:
     """
     other, missing = Folder(folder).find(names)
     if missing:
-        few = ", ".join(
+        told = [
             brief(name) + (f", which may mean {' or '.join(map(brief, found[:2]))}" if found else "")
-            for name, found in list(missing.items())[:3]
-        )
+            for name, found in missing.items()
+        ]
         raise UserError(
-            f"{len(missing)} of {len(names)} pictures are missing in {folder} ({few}{', ...' * (len(missing) > 3)}): "
+            f"{len(missing)} of {len(names)} pictures are missing in {folder} ({few(told, most=3)}): "
             f"fetch them or take them out of {path.name}."
         )
     return other

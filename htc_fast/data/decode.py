@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from htc_fast.data.formats import RAW, kind_of_file
 from htc_fast.data.pixels import remark, say_transparent, to_bytes
@@ -202,10 +202,14 @@ def _without_limit() -> Iterator[None]:
     """Pillow's limit is one for all threads, and its warning goes past every command's own messages."""
     with _opening:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        texts = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+        # Colour profiles and the settings of a picture's program may be longer than Pillow likes.
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = LIMIT
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+            PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = texts
 
 
 def _check_limit(picture: Image.Image, what: str) -> None:
@@ -273,6 +277,8 @@ def _explained(what: str, file: Any, picture: Image.Image | None = None) -> Iter
     # Pillow's decoders raise whatever the damage leads to: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "data too large" in reason or "Too much memory used in text" in reason:
+            raise UserError(f"{what} carries texts beyond Pillow's limits ({reason}): save it without them.") from None
         if picture is not None and file is None:
             raise UserError(f"{what} cannot be read ({reason}): it is closed or damaged; open it again.") from error
         raise UserError(

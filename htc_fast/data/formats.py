@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, few
 from htc_fast.models.weights.files import instead
 
 # What Pillow reads, and what it may not but a user means as a picture: one sentence is better than left out unseen.
@@ -59,7 +59,7 @@ def pictures_in(folder: Path) -> list[Path]:
         return found
     folders = sum(item.is_dir() for item in items)
     suffixes = sorted({item.suffix or item.name for item in items if not item.is_dir()})
-    there = f"{len(items) - folders} other files ({', '.join(suffixes[:5])})" if suffixes else "no files"
+    there = f"{len(items) - folders} other files ({few(suffixes)})" if suffixes else "no files"
     inside = f" and {folders} folders, whose pictures {folder / '**' / '*.jpg'} would name" if folders else ""
     raise UserError(f"folder {folder} holds no pictures: expected files such as .jpg or .png, found {there}{inside}.")
 

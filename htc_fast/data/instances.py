@@ -8,6 +8,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from htc_fast.data.classes import numbered
 from htc_fast.errors import UserError
 
 
@@ -76,7 +77,7 @@ class Instances:
     def name(self, index: int) -> str:
         """The class name of one instance."""
         label = int(self.labels[index])
-        return self.class_names[label] if 0 <= label < len(self.class_names) else f"class {label}"
+        return self.class_names[label] if 0 <= label < len(self.class_names) else numbered(label)
 
     def to_coco(self, image_id: int | str, category_ids: Sequence[int | str | None] | None = None) -> list[dict]:
         """COCO result dicts, ready for JSON.

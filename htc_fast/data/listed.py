@@ -30,7 +30,8 @@ class Found:
 def find_listed(sources: Sequence[Path], listed: Sequence[str], name: str) -> Found:
     """Match files with listed pictures by the longest end of their paths.
 
-    A listed path that a file's path ends with goes before one that agrees in its last parts only.
+    A listed path that a file's path ends with goes before one that agrees in its last parts only, which is for folders
+    that were moved: it counts where no file lies as it is listed.
 
     listed   file_name as annotation files have it: / or \\ between parts
     name     of the annotation file, for what is said
@@ -39,6 +40,8 @@ def find_listed(sources: Sequence[Path], listed: Sequence[str], name: str) -> Fo
     have, want = [_parts(os.path.abspath(one)) for one in sources], [_parts(one) for one in listed]
     found = Found([None] * len(sources))
     for whole in (True, False):
+        if not whole and any(place is not None for place in found.places):
+            break  # where some lie as they are listed, the others are other pictures of the same name
         taken = {place for place in found.places if place is not None}
         index = _by_end((place for place in range(len(want)) if place not in taken), want, whole)
         claims: dict[int, list[tuple[int, bool, int]]] = {}

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.data.pictures import MEAN, STD, normalise_and_pad
-from htc_fast.data.semantic import IGNORE
-from htc_fast.models.structures import Targets
+from htc_fast.models.structures import UNLABELLED, Targets
 
 STRIDE = 8
 
@@ -43,7 +42,7 @@ def pad_targets(samples: list[dict], size: Sequence[int]) -> Targets:
     masks = torch.zeros(len(samples), slots, *size, dtype=torch.uint8)
     semantic = None
     if "semantic" in samples[0]:
-        semantic = torch.full((len(samples), size[0] // STRIDE, size[1] // STRIDE), IGNORE, dtype=torch.int64)
+        semantic = torch.full((len(samples), size[0] // STRIDE, size[1] // STRIDE), UNLABELLED, dtype=torch.int64)
     for n, sample in enumerate(samples):
         count = len(sample["labels"])
         boxes[n, :count] = sample["boxes"].as_subclass(Tensor)

@@ -29,6 +29,25 @@ def usable(segmentation: object, height: int, width: int) -> Segmentation | None
     return [one for one in found if one] if all(one is not None for one in found) and any(found) else None
 
 
+def is_blank(segmentation: Segmentation, height: int, width: int) -> bool:
+    """True for a mask without a pixel in the picture: beyond it, in shares of it from 0 to 1, or all background."""
+    if isinstance(segmentation, list):
+        spans = (
+            [_span(part[0::2], width) for part in segmentation],
+            [_span(part[1::2], height) for part in segmentation],
+        )
+        if any(min(x, y) >= 1 for x, y in zip(*spans)):
+            return False
+        if all(0 <= min(part) and max(part) <= 1 for part in segmentation):
+            return True
+    return int(coco_mask.area(to_rle(segmentation, height, width))) == 0
+
+
+def _span(values: Sequence[float], side: int) -> float:
+    """How much of a side coordinates cover."""
+    return min(max(values), side) - max(min(values), 0)
+
+
 def to_rle(segmentation: Segmentation, height: int, width: int) -> dict:
     """Any COCO segmentation as one compressed RLE, counts as bytes; see `usable`."""
     if isinstance(segmentation, list):

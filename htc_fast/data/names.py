@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from htc_fast.data.numbers import brief, shown
-from htc_fast.errors import UserError
+from htc_fast.data.numbers import as_json
+from htc_fast.errors import UserError, brief
 
 
 def check_inside(name: str, path: Path) -> None:
@@ -22,11 +22,11 @@ def check_inside(name: str, path: Path) -> None:
     raises  UserError that says what to write instead
     """
     parts, depth = PurePosixPath(name.replace("\\", "/")), 0
-    # A drive, the scheme of an address, a root; 12:30.jpg is a name.
-    if re.match(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]+://|[\\/]", name):
+    # A drive, the scheme of an address, a root; 12:30.jpg and a:b.jpg are names.
+    if re.match(r"[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]+://|[\\/]", name):
         raise UserError(
-            f"{path}: file_name {shown(name)} leaves the image folder, as it begins at the root of a machine: write it "
-            f"relative to that folder, such as {brief(parts.name or 'a.jpg')}."
+            f"{path}: file_name {as_json(name)} leaves the image folder, as it begins at the root of a machine: write "
+            f"it relative to that folder, such as {brief(parts.name or 'a.jpg')}."
         )
     for part in parts.parts:
         depth += -1 if part == ".." else 1
@@ -34,7 +34,7 @@ def check_inside(name: str, path: Path) -> None:
             break
     if depth <= 0 or "\0" in name:
         raise UserError(
-            f"{path}: file_name {shown(name)} leaves the image folder: expected a path relative to it, without '..'."
+            f"{path}: file_name {as_json(name)} leaves the image folder: expected a path relative to it, without '..'."
         )
 
 

@@ -1,10 +1,10 @@
 """Numbers, flags and ids as files write them: text and whole floats are taken where they can mean one thing only."""
 
+import math
 import re
-import reprlib
 from collections.abc import Sequence
 
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, brief, short
 
 # Beyond it, doubles no longer tell fifths of a pixel apart, and nothing in a picture is as large.
 LARGEST = 1e15
@@ -14,9 +14,6 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _ID = re.compile(r"(0|-?[1-9][0-9]{0,99})(\.0+)?")
 _FLAGS = {"": False, "false": False, "no": False, "true": True, "yes": True}
 _KINDS = {bool: "boolean", int: "number", float: "number", str: "text", list: "list", dict: "object"}
-
-_short = reprlib.Repr()
-_short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring, _short.maxlong = 3, 5, 3, 50, 30
 
 
 def number(value: object) -> float | None:
@@ -39,9 +36,11 @@ def whole(value: object) -> int | None:
 
 
 def flag(value: object) -> bool | None:
-    """Whether a flag is set: 0 or 1, true or false, also as text; nothing is False; None for anything else."""
+    """Whether a flag is set: 0 or 1, true or false, also as text; null and NaN are not; None for the rest."""
     if isinstance(value, bool) or value is None:
         return bool(value)
+    if isinstance(value, float) and math.isnan(value):
+        return False  # as a table writes what is not there
     if isinstance(value, str) and value.strip().lower() in _FLAGS:
         return _FLAGS[value.strip().lower()]
     found = number(value)
@@ -74,21 +73,18 @@ def different(ids: Sequence[object], sentence: str) -> list[int | str]:
     for one in ids:
         key = identity(one)
         if key is None:
-            raise UserError(f"{sentence}, numbers or text, but one has {shown(one)}.")
+            raise UserError(f"{sentence}, numbers or text, but one has {as_json(one)}.")
         if key in found:
             raise UserError(
-                f"{sentence}, but {shown(found[key])} and {shown(one)} are one: id {brief(str(key))} appears twice."
+                f"{sentence}, but {as_json(found[key])} and {as_json(one)} are one: id {brief(str(key))} appears twice."
             )
         found[key] = one
     return list(found)
 
 
-def shown(value: object) -> str:
-    """A value and its type, for a sentence."""
-    if value is None:
-        return "nothing"
-    text = _short.repr(value)
-    return f"{text if len(text) <= 100 else text[:97] + '...'} ({_KINDS.get(type(value), type(value).__name__)})"
+def as_json(value: object) -> str:
+    """A value and its type in JSON's words, for a sentence."""
+    return "nothing" if value is None else f"{short(value)} ({_KINDS.get(type(value), type(value).__name__)})"
 
 
 def offending(value: object, depth: int = 3) -> object:
@@ -98,8 +94,3 @@ def offending(value: object, depth: int = 3) -> object:
         if not isinstance(inner, list) and number(inner) is None:
             return inner
     return value
-
-
-def brief(name: str) -> str:
-    """A name, for a sentence of one line."""
-    return name if name.isprintable() and len(name) <= 100 else _short.repr(name)

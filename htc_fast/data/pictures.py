@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from htc_fast.data.decode import pixels_of, read_picture
 from htc_fast.data.pixels import from_array, from_batch
-from htc_fast.errors import LONGEST_SIDE, UserError
+from htc_fast.errors import LONGEST_SIDE, UserError, check_count, check_sides, short
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -151,17 +151,17 @@ def _hint(source: Any) -> str:
         return ": give predict its pictures in an order, such as list(pictures.values())"
     if isinstance(source, (list, tuple)):
         return ": make numbers one array with np.asarray(…)"
-    return "" if source is None else f" {source!r:.60}"
+    return "" if source is None else f" {short(source)}"
 
 
 def image_limits(sides: Sequence[int]) -> tuple[int, int]:
-    """One or two sides in pixels as (short side, limit of the long side).
+    """The option --image-size: one or two sides in pixels as (short side, limit of the long side).
 
     raises  UserError for other numbers
     """
-    if not 1 <= len(sides) <= 2 or not 32 <= min(sides) <= max(sides) <= LONGEST_SIDE:
-        raise UserError(
-            f"--image-size takes one or two sides of 32 to {LONGEST_SIDE} pixels, got {' '.join(map(str, sides))}."
-        )
+    name = "--image-size"
+    if len(sides) != 1:
+        return check_sides(name, sides)
     # One side alone keeps the paper's aspect, 1333 to 800.
-    return sides[0], sides[1] if len(sides) == 2 else round(sides[0] * 1333 / 800)
+    side = check_count(name, sides[0], least=32, most=LONGEST_SIDE)
+    return side, min(round(side * 1333 / 800), LONGEST_SIDE)

@@ -114,7 +114,7 @@ def to_bytes(values: np.ndarray, what: str, depth: int | None = None) -> np.ndar
             f"{advice}: expected uint8 from 0 to 255, up to 16 bits, or floats from 0 to 1; undo a normalisation, "
             "replace NaN and infinity, and scale it to uint8."
         )
-    if floats and 1.001 < high < 2:
+    if floats and (1.001 < high < 2 or 255.5 <= high < 512):  # a little beyond a scale, as resizing by cubics leaves it
         raise UserError(f"{advice}, neither from 0 to 1 nor from 0 to 255: clip it, or scale it to uint8.")
     if floats and high <= 1.001:
         remark("0 to 1", f"{advice}: 1 is taken for white, 255.")

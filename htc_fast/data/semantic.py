@@ -11,11 +11,11 @@ from PIL import Image
 from htc_fast.data.annotations import Picture
 from htc_fast.data.masks import to_bitmaps, to_rle
 from htc_fast.data.names import Folder, check_inside
-from htc_fast.data.numbers import brief, different, identity, shown, whole
+from htc_fast.data.numbers import as_json, different, identity, whole
 from htc_fast.data.reading import read_json
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, brief
+from htc_fast.models.structures import UNLABELLED
 
-IGNORE = 255
 STUFF_CLASSES = 183
 
 
@@ -39,11 +39,11 @@ class PixelMaps:
         values = _read_png(path, picture)
         if values.ndim != 2:
             raise UserError(f"semantic map {path} is a colour picture: expected one 8-bit class number per pixel.")
-        wrong = values[(values >= self.classes) & (values != IGNORE)]
+        wrong = values[(values >= self.classes) & (values != UNLABELLED)]
         if wrong.size:
             raise UserError(
-                f"semantic map {path} holds class {wrong[0]}: expected below {self.classes}, or 255 for unlabelled; "
-                "give the number of classes as semantic_classes."
+                f"semantic map {path} holds class {wrong[0]}: expected below {self.classes}, or {UNLABELLED} for "
+                "unlabelled; give the number of classes as semantic_classes."
             )
         return values.astype(np.uint8)
 
@@ -60,7 +60,7 @@ class PanopticMaps:
         sentence = f"{path}: 'categories' must have different ids"
         keys = different([one.get("id") for one in categories], sentence)
         ids = sorted(keys, key=lambda key: (isinstance(key, str), key))
-        if not 0 < len(ids) < IGNORE:
+        if not 0 < len(ids) < UNLABELLED:
             raise UserError(f"{path} has {len(ids)} categories: at least 1 and at most 254 can be semantic classes.")
         ranks: dict[int | str | None, int] = {category: rank for rank, category in enumerate(ids)}
         sentence = f"{path}: 'annotations' must have different image ids"
@@ -88,10 +88,10 @@ class PanopticMaps:
         pixels = colour[..., 0] + 256 * colour[..., 1] + 65536 * colour[..., 2]
         order = np.argsort(ids)
         if not len(ids):
-            return np.full(pixels.shape, IGNORE, dtype=np.uint8)
+            return np.full(pixels.shape, UNLABELLED, dtype=np.uint8)
         place = np.searchsorted(ids[order], pixels).clip(max=len(ids) - 1)
         known = ids[order][place] == pixels
-        return np.where(known, classes[order][place], IGNORE).astype(np.uint8)
+        return np.where(known, classes[order][place], UNLABELLED).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Derived:
 
     @property
     def classes(self) -> int:
-        return (self.labels if self.labels < IGNORE - 1 else 1) + 1
+        return (self.labels if self.labels < UNLABELLED - 1 else 1) + 1
 
     def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
         background = self.classes - 1
@@ -114,7 +114,7 @@ class Derived:
             painted[masks[i] > 0] = labels[i] if background == self.labels else 0
         crowds = [to_rle(item.segmentation, *painted.shape) for item in picture.annotations if item.crowd]
         if crowds:
-            painted[(to_bitmaps(crowds, *painted.shape).any(axis=0)) & (painted == background)] = IGNORE
+            painted[(to_bitmaps(crowds, *painted.shape).any(axis=0)) & (painted == background)] = UNLABELLED
         return painted
 
 
@@ -155,7 +155,9 @@ def open_maps(path: Path, classes: int | None) -> Maps:
 def _objects(content: dict, key: str, path: Path) -> list[dict]:
     found = content.get(key)
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise UserError(f"{path} is no COCO panoptic file: expected a list of objects as {key!r}, got {shown(found)}.")
+        raise UserError(
+            f"{path} is no COCO panoptic file: expected a list of objects as {key!r}, got {as_json(found)}."
+        )
     return found
 
 
@@ -163,7 +165,7 @@ def _segments(item: dict, ranks: Mapping[int | str | None, int], path: Path) -> 
     """File name, ids and classes of one picture's segments."""
     name = item.get("file_name")
     if not isinstance(name, str) or not name:
-        raise UserError(f"{path} is no COCO panoptic file: expected the name of a PNG, got {shown(name)}.")
+        raise UserError(f"{path} is no COCO panoptic file: expected the name of a PNG, got {as_json(name)}.")
     check_inside(name, path)
     found = _objects(item, "segments_info", path)
     ids, classes = (
@@ -174,7 +176,7 @@ def _segments(item: dict, ranks: Mapping[int | str | None, int], path: Path) -> 
         if number is None or rank is None:
             key = "id" if number is None else "category_id"
             raise UserError(
-                f"{path}: a segment of {brief(name)} has the {key!r} {shown(one.get(key))}: expected "
+                f"{path}: a segment of {brief(name)} has the {key!r} {as_json(one.get(key))}: expected "
                 f"{'a whole number' if number is None else 'one that is listed'}."
             )
     return name, np.array(ids, dtype=np.int64), np.array(classes, dtype=np.uint8)

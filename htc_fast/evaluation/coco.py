@@ -16,9 +16,9 @@ from tqdm import tqdm
 from htc_fast.data.classes import names_for, shared_labels
 from htc_fast.data.coco import CocoDataset
 from htc_fast.data.instances import Instances
-from htc_fast.errors import UserError, check_count, say_once, shown
+from htc_fast.errors import MOST_DETECTIONS, UserError, check_count, say_once, shown
 from htc_fast.evaluation.records import guesses_of, truth_of
-from htc_fast.inference.predict import MOST_DETECTIONS, changed, stream
+from htc_fast.inference.predict import changed, stream
 from htc_fast.models.structures import DetectorLike
 
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")

@@ -67,7 +67,7 @@ def export_file(
     if not isinstance(model, HTC):
         raise UserError(f"what is exported is a detector, as htc_fast.load gives it, got {shown(model)}.")
     path = check_name(Path(path))
-    image_size = check_sides("image_size", image_size, "(height, width)")
+    image_size = check_sides("image_size", image_size, "height, width", ordered=False)
     batch_size = check_count("batch_size", batch_size)
     with at_stage(model, stage):
         program = export_detect(model, image_size, batch_size)

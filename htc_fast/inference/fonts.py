@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-from htc_fast.errors import UserError, say_once
+from htc_fast.data.classes import numbered
+from htc_fast.errors import UserError, few, say_once
 
 ASCII = frozenset(map(chr, range(32, 127)))
 LONGEST = 60  # characters of a name
@@ -61,8 +62,8 @@ class Lettering:
         """A name as it can be written: without what has no letters, or else its class number."""
         text = readable(name)
         if any(char in self.missing and unicodedata.category(char)[0] in "LNM" for char in text):
-            return f"class {label}"
-        return "".join(char for char in text if char not in self.missing).strip() or f"class {label}"
+            return numbered(label)
+        return "".join(char for char in text if char not in self.missing).strip() or numbered(label)
 
     def pieces(self, text: str, size: int) -> list[Piece]:
         """Text in one font where one has all of it, else in pieces on one line."""
@@ -120,10 +121,10 @@ def _faces(font: str | None, wanted: frozenset[str]) -> tuple[tuple[Face, ...], 
         if not left:
             break
     if left:
-        few = ", ".join(f"U+{ord(char):04X}" for char in sorted(left)[:5]) + (", ..." if len(left) > 5 else "")
+        codes = few(f"U+{ord(char):04X}" for char in sorted(left))
         say_once(
-            f"no font here has {len(left)} characters of the class names ({few}), so these are drawn as class numbers: "
-            "give a font that has them (predict --font FILE; in Python font=)."
+            f"no font here has some characters of the class names ({codes}), so these names are drawn as class "
+            "numbers: give a font that has them (predict --font FILE; in Python font=)."
         )
     return tuple(faces), left
 
@@ -136,7 +137,8 @@ def open_font(path: str | Path) -> Face:
     from matplotlib.ft2font import FT2Font  # half a second, for names beyond ASCII alone
 
     if not os.path.isfile(path):
-        raise UserError(f"font {path} is missing: expected a .ttf, .otf or .ttc file.")
+        what = "a folder" if os.path.isdir(path) else "missing"
+        raise UserError(f"font {path} is {what}: expected a .ttf, .otf or .ttc file.")
     try:
         ImageFont.truetype(path, 20).getlength("a")
         return Face(str(path), frozenset(map(chr, FT2Font(str(path)).get_charmap())))

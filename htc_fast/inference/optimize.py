@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from htc_fast.device import supports, usable_cores
+from htc_fast.errors import check_count, check_sides
 from htc_fast.inference.buckets import describe, out_of_memory
 from htc_fast.inference.graphs import graph_buckets
 from htc_fast.inference.layout import prepare
@@ -40,15 +41,8 @@ def optimize(
         raise TypeError(f"model must be a detector from htc_fast.create_model, got {type(model).__name__}.")
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
-    try:
-        height, width, batch_size = map(operator.index, (*image_size, batch_size))
-    except (TypeError, ValueError):
-        height = width = 0
-    if min(height, width) < 32 or batch_size < 1:
-        raise ValueError(
-            f"image_size takes two integers of at least 32, batch_size an integer of at least 1: got {image_size!r}, "
-            f"{batch_size!r}."
-        )
+    image_size = check_sides("image_size", image_size, "height, width", ordered=False)
+    batch_size = check_count("batch_size", batch_size)
     device = next(model.parameters()).device
     if not supports(dtype, device):
         name = str(dtype).removeprefix("torch.")
@@ -56,7 +50,7 @@ def optimize(
         dtype = torch.float32
     if device.type == "cpu" and torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())
-    return Optimized(model, (height, width), batch_size, dtype)
+    return Optimized(model, image_size, batch_size, dtype)
 
 
 def optimized(model: HTC, size: tuple[int, int] | None, batch_size: int, amp: bool) -> "Optimized":

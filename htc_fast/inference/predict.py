@@ -17,14 +17,13 @@ from htc_fast.data.classes import check_names, classes_of
 from htc_fast.data.instances import Instances
 from htc_fast.data.pictures import list_pictures, load_image, normalise_and_pad, resize, resized_size, shrink, to_device
 from htc_fast.device import usable_cores
-from htc_fast.errors import UserError, check_count, check_score, check_sides, say_once
+from htc_fast.errors import UserError, check_count, check_score, check_sides, say_once, short
 from htc_fast.inference.threads import ahead
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import DetectorLike
 from htc_fast.ranges import part
 
 SIZE = (800, 1333)
-MOST_DETECTIONS = 10_000  # that may be asked for: each takes the mask heads 200 KB
 
 
 def predict(
@@ -137,7 +136,7 @@ def at_stage(model: DetectorLike, stage: int | None) -> contextlib.AbstractConte
     count = len(model.config.stages.match_iou)
     if stage is not None and (isinstance(stage, bool) or stage not in range(1, count + 1)):
         stages = f"stages 1 to {count}" if count > 1 else "one stage"
-        raise UserError(f"there is no stage {stage!r}: {model.config.name} has {stages}.")
+        raise UserError(f"there is no stage {short(stage)}: {model.config.name} has {stages}.")
     return changed(model, test_stage=stage)
 
 

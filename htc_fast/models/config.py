@@ -1,9 +1,10 @@
 """What a detector is made of. Frozen: a variant is a copy with other values (`zoo.py` names them)."""
 
+import unicodedata
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, check_sides, short
 from htc_fast.models.fields import check_fields
 
 SEMANTIC = ("none", "loss", "box", "mask", "both")
@@ -92,22 +93,23 @@ class Model:
                     f"{name} must be a models.config.{kind.__name__}, got {type(getattr(self, name)).__name__}."
                 )
         check_fields(self)
+        # An accent may be stored in two ways, and is one.
+        object.__setattr__(self, "class_names", tuple(unicodedata.normalize("NFC", one) for one in self.class_names))
         count = len(self.stages.match_iou)
         if isinstance(self.category_ids, list):
             object.__setattr__(self, "category_ids", tuple(self.category_ids))
         if not isinstance(self.category_ids, tuple):
-            raise UserError(f"category_ids must be a tuple, got {self.category_ids!r}.")
-        size = self.image_size
-        if size is not None and size[0] > size[1]:
-            raise UserError(f"image_size must be a short side and a limit of the long side, got {size!r}.")
+            raise UserError(f"category_ids must be a tuple, got {short(self.category_ids)}.")
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", check_sides("image_size", self.image_size))
         for name in ("class_names", "category_ids"):
             if len(getattr(self, name)) not in (0, self.num_classes):
                 found = len(getattr(self, name))
                 raise UserError(f"{name} must have one entry per class, got {found} for {self.num_classes} classes.")
         if self.semantic not in SEMANTIC:
-            raise UserError(f"semantic must be one of {', '.join(SEMANTIC)}, got {self.semantic!r}.")
+            raise UserError(f"semantic must be one of {', '.join(SEMANTIC)}, got {short(self.semantic)}.")
         if self.score_average not in ("logits", "probabilities"):
-            raise UserError(f"score_average must be logits or probabilities, got {self.score_average!r}.")
+            raise UserError(f"score_average must be logits or probabilities, got {short(self.score_average)}.")
         if len(self.stages.loss_weight) < count or len(self.stages.delta_std) < count:
             raise UserError(f"{count} stages (match_iou) need as many loss weights and delta stds.")
         if self.test_stage is not None and not 1 <= self.test_stage <= count:

@@ -8,24 +8,24 @@ import operator
 from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
-from htc_fast.errors import UserError, kind_of
+from htc_fast.errors import MOST, MOST_DETECTIONS, UserError, kind_of, short
 
-COUNT, SHARE, POSITIVE, WEIGHT = (1, 2**31 - 1), (0.0, 1.0), (math.ulp(0.0), 1e9), (0.0, 1e9)
+COUNT, SHARE, POSITIVE, WEIGHT = (1, MOST), (0.0, 1.0), (math.ulp(0.0), 1e9), (0.0, 1e9)
 LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("channels", "box_channels"), (1, 2**16)),
     **dict.fromkeys(("num_classes", "semantic_classes"), (1, 10**6)),
     **dict.fromkeys(("samples", "train_proposals_per_level", "train_proposals", "proposals_per_level"), COUNT),
-    **dict.fromkeys(("proposals", "detections", "test_stage"), COUNT),
+    **dict.fromkeys(("proposals", "test_stage"), COUNT),
+    "detections": (1, MOST_DETECTIONS),
     **dict.fromkeys(("positive_iou", "negative_iou", "low_quality_iou", "nms_iou", "match_iou"), SHARE),
     **dict.fromkeys(("positive_fraction", "score_threshold"), SHARE),
     **dict.fromkeys(("anchor_scale", "anchor_ratios", "delta_std", "std"), POSITIVE),
     **dict.fromkeys(("loss_weight", "semantic_loss_weight"), WEIGHT),
     "frozen_stages": (-1, 4),  # below 1: none, as other libraries say it
     "roi_samples": (-1, 2**15),
-    "image_size": (32, 2**16),
 }
 # How many entries a tuple has; where nothing stands, any number.
-LENGTHS = {"anchor_ratios": (1, 25), "match_iou": (1, 8), "delta_std": (1, 8), "image_size": (2, 2)}
+LENGTHS = {"anchor_ratios": (1, 25), "match_iou": (1, 8), "delta_std": (1, 8)}
 LENGTHS |= dict.fromkeys(("mean", "std"), (3, 3))
 
 
@@ -36,7 +36,9 @@ def check_fields(config: Any, prefix: str = "") -> None:
     raises  UserError naming the first field whose value is of another kind or out of bounds
     """
     for name, hint in get_type_hints(type(config)).items():
-        if name in ("rpn", "stages", "category_ids") or name not in {field.name for field in fields(config)}:
+        if name in ("rpn", "stages", "category_ids", "image_size") or name not in {
+            field.name for field in fields(config)
+        }:
             continue
         value, (kind, optional) = getattr(config, name), kind_of(hint)
         if value is None and optional:
@@ -45,7 +47,7 @@ def check_fields(config: Any, prefix: str = "") -> None:
             object.__setattr__(config, name, _fitted(name, value, kind))
         except (TypeError, ValueError, OverflowError) as error:
             what = str(error) if type(error) is TypeError else "something else"
-            raise UserError(f"{prefix}{name} must be {what}, got {_shown(value)}.") from None
+            raise UserError(f"{prefix}{name} must be {what}, got {short(value)}.") from None
 
 
 def _fitted(name: str, value: Any, kind: Any) -> Any:
@@ -104,11 +106,3 @@ def _bounds(low: float, high: float) -> str:
     if (low, high) in (COUNT, WEIGHT):
         return f" of at least {low:g}"
     return "" if low == -1e9 else f" from {low:g} to {high:.7g}"
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # thousands of digits
-        text = "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:60]}…"

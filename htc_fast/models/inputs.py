@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from htc_fast.models.structures import may_wait
-from htc_fast.ops._arguments import FLOATS
+from htc_fast.ops._arguments import FLOATS, check_device, check_tensor
 
 SIZES = (torch.int64, torch.int32, torch.int16)  # of 8 bits no picture's side fits
 
 
-def check_tensor(name: str, value: Any, kinds: tuple[torch.dtype, ...] = ()) -> None:
+def check_numbers(name: str, value: Any, kinds: tuple[torch.dtype, ...] = ()) -> None:
     """raises  TypeError where it is no dense tensor, or holds others than `kinds` (none: real numbers)"""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_nested or value.is_quantized:
-        shown = value.layout if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name} must be a dense tensor, got {shown}.")
+    check_tensor(name, value)
     if value.is_complex() or (kinds and value.dtype not in kinds):
         wanted = " or ".join(str(one).removeprefix("torch.") for one in kinds) or "real numbers"
         raise TypeError(f"{name} must be {wanted}, got {str(value.dtype).removeprefix('torch.')}.")
@@ -29,23 +27,21 @@ def check_images(images: Tensor, image_sizes: Tensor, like: Tensor | None = None
 
     like  a weight, of whose type and device the images must be; None: any floating point
     """
-    check_tensor("images", images)
-    check_tensor("image_sizes", image_sizes, SIZES)
+    check_numbers("images", images)
+    check_numbers("image_sizes", image_sizes, SIZES)
     if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(f"images must be [N, 3, H, W], none of them zero, got {list(images.shape)}.")
     if images.dtype not in FLOATS:
         wanted = "normalised and floating point of 16, 32 or 64 bits"
         raise TypeError(f"images must be {wanted}, got {images.dtype}: predict takes pictures.")
-    if like is not None and images.device != like.device:
-        raise ValueError(f"images are on {images.device} and the model on {like.device}: move them together.")
+    if like is not None:
+        check_device("images", images, "the model", like)
     if like is not None and images.dtype != like.dtype and not torch.is_autocast_enabled(images.device.type):
         raise TypeError(f"images must be {like.dtype} like the weights, got {images.dtype}.")
     if image_sizes.dim() != 2 or image_sizes.shape[0] != images.shape[0] or image_sizes.shape[1] != 2:
         raise ValueError(f"image_sizes must be [N, 2] = [{images.shape[0]}, 2], got {list(image_sizes.shape)}.")
-    if like is not None and image_sizes.device != images.device:
-        raise ValueError(
-            f"image_sizes is on {image_sizes.device} and the images on {images.device}: move them together."
-        )
+    if like is not None:
+        check_device("image_sizes", image_sizes, "the images", images)
     if torch.compiler.is_compiling():
         return
     height, width = images.shape[2:]

@@ -10,6 +10,8 @@ from torch.utils import _pytree
 
 from htc_fast.models.config import Model
 
+UNLABELLED = 255  # in a semantic map
+
 
 @dataclass
 class Detections:
@@ -36,7 +38,7 @@ class Targets:
     boxes     [N, G, 4]          pixels of the network's input
     labels    [N, G] int64       -1 where padded
     masks     [N, G, H, W] uint8 at the network's input size
-    semantic  [N, H/8, W/8] int64, 255 = ignore; or None
+    semantic  [N, H/8, W/8] int64, 255 = unlabelled; or None
     """
 
     boxes: Tensor

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
-from htc_fast.errors import UserError, choose
+from htc_fast.errors import choose
 from htc_fast.models.config import RPN, Cascade, Model
 
 BACKBONES = {"r50": "resnet50", "r101": "resnet101", "x101_32x4d": "resnext101_32x4d", "x101_64x4d": "resnext101_64x4d"}
@@ -70,36 +70,8 @@ def config(name: str, /, **overrides: Any) -> Model:
         choose(key, [*sorted(own | stages), *rpn], "model option")
         where, field = ("", key) if key in own else ("stages", key) if key in stages else ("rpn", rpn[key])
         parts[where][field] = value
-    parts[""].setdefault("rpn", replace(base.rpn, **parts["rpn"]))
-    parts[""].setdefault("stages", replace(base.stages, **parts["stages"]))
+    for where, kind in (("rpn", RPN), ("stages", Cascade)):
+        whole = parts[""].get(where, getattr(base, where))
+        if isinstance(whole, kind):
+            parts[""][where] = replace(whole, **parts[where])
     return replace(base, **parts[""])
-
-
-def asked_for(name: str, overrides: dict) -> Model:
-    """`config` for fields that a user set: whatever is wrong with them is one sentence.
-
-    raises  UserError
-    """
-    try:
-        return config(name, **overrides)
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"--set: {error}") from error
-
-
-def check_kinds(base: Model, values: dict) -> None:
-    """A value that was set must be of the kind that stands there, and counts must count something.
-
-    raises  UserError naming the field
-    """
-    known = {**vars(base.stages), **{f"rpn_{name}": value for name, value in vars(base.rpn).items()}, **vars(base)}
-    for name, value in values.items():
-        before = known.get(name)
-        if before is None:
-            continue
-        kinds = (int, float) if isinstance(before, float) else (type(before),)
-        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(before, bool):
-            raise UserError(f"--set {name} takes {type(before).__name__}, such as {before!r}, got {value!r}.")
-        if type(before) is int and value < (name != "frozen_stages"):
-            raise UserError(f"--set {name} takes a number of at least {int(name != 'frozen_stages')}, got {value}.")

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOST = 2**31 - 1  # of what kernels count
+from htc_fast.errors import MOST, short
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of what maps are made
 
 
@@ -29,6 +30,12 @@ def check_tensor(name: str, value: Any) -> None:
     if value.layout != torch.strided or value.is_nested or value.is_quantized:
         kind = "nested" if value.is_nested else "quantized" if value.is_quantized else value.layout
         raise TypeError(f"{name} must be a dense tensor, got one that is {kind}.")
+
+
+def check_device(name: str, value: Tensor, others: str, like: Tensor) -> None:
+    """raises  ValueError where a tensor is not where `like` is"""
+    if value.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like {others}, got {value.device}: move them together.")
 
 
 def check_integers(**named: Tensor) -> None:
@@ -178,12 +185,3 @@ def sides(name: str, value: Any) -> tuple[int, int]:
         raise ValueError(f"{name} must be height, width, got {short(value)}.")
     height, width = (int(one) if isinstance(one, float) and one.is_integer() else one for one in given)
     return count(f"{name}'s height", height), count(f"{name}'s width", width)
-
-
-def short(value: Any) -> str:
-    """As Python writes it, on one line of at most 60 letters."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:60]}…"

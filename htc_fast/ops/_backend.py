@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 from torch.autograd import forward_ad
 
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, short
 from htc_fast.ops import _native
 
 BACKENDS = ("cpp", "cuda", "triton", "reference")
@@ -29,7 +29,7 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("htc_fast_b
 
 def _check(name: str) -> str:
     if not isinstance(name, str) or name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}: expected one of {', '.join(BACKENDS)}.")
+        raise ValueError(f"unknown backend {short(name)}: expected one of {', '.join(BACKENDS)}.")
     return name
 
 

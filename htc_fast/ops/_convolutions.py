@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from htc_fast.ops import _onednn, winograd
-from htc_fast.ops._arguments import check_floats, check_tensor
+from htc_fast.ops._arguments import check_device, check_floats, check_tensor
 
 
 def check_maps(name: str, maps: Tensor, channels: int | None = None) -> None:
@@ -44,8 +44,7 @@ def check_labels(labels: Tensor, maps: Tensor) -> None:
         raise ValueError(
             f"labels must be [{len(maps)}] integers (int32 or int64), got {list(labels.shape)} {labels.dtype}."
         )
-    if labels.device != maps.device:
-        raise ValueError(f"labels is on {labels.device} and the input on {maps.device}: move them together.")
+    check_device("labels", labels, "the input", maps)
 
 
 def check_same(first: Tensor, **others: Tensor | None) -> None:
@@ -53,8 +52,7 @@ def check_same(first: Tensor, **others: Tensor | None) -> None:
     for name, other in others.items():
         if other is None:
             continue
-        if other.device != first.device:
-            raise ValueError(f"{name} is on {other.device} and the input on {first.device}: move them together.")
+        check_device(name, other, "the input", first)
         if other.dtype != first.dtype:
             if not torch.is_autocast_enabled(first.device.type):
                 raise TypeError(f"{name} must be {first.dtype} like the input, got {other.dtype}.")

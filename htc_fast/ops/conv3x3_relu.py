@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend, _convolutions
-from htc_fast.ops._arguments import check_tensor
+from htc_fast.ops._arguments import check_device, check_tensor
 from htc_fast.ops._declare import declare, maps_like, once
 from htc_fast.ops.reference import conv3x3_relu as reference
 from htc_fast.ops.winograd import Packed
@@ -63,8 +63,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, cou
     check_tensor("count", count)
     if count.dim() != 1 or count.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"count must be [N] int32 or int64, got {list(count.shape)} {count.dtype}.")
-    if count.device != x.device:
-        raise ValueError(f"count is on {count.device} and the input on {x.device}: move them together.")
+    check_device("count", count, "the input", x)
     if not len(count) or len(x) % len(count):
         raise ValueError(f"count must have one number per image of equally many maps, got {len(count)} for {len(x)}.")
 

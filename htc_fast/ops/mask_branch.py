@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from htc_fast.errors import short
 from htc_fast.ops import _backend, _convolutions
 from htc_fast.ops._arguments import integer, items
 from htc_fast.ops._declare import declare
@@ -45,7 +46,7 @@ def mask_head_weights(*modules: nn.Module) -> MaskHeadWeights:
     """
     for module in modules:
         if not isinstance(module, nn.Module):
-            raise TypeError(f"modules must be torch modules, got {module!r}.")
+            raise TypeError(f"modules must be torch modules, got {short(module)}.")
     layers: list[Any] = [one for module in modules for one in module.modules() if one._parameters or one._buffers]
     kinds = [_kind(one) for one in layers]
     last = ["ConvTranspose2d 2x2 stride 2", "Conv2d 1x1"]

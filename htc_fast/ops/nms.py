@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_floats, check_integers, check_tensors, count, real
+from htc_fast.ops._arguments import check_device, check_floats, check_integers, check_tensors, count, real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import nms as reference
 
@@ -88,8 +88,7 @@ def _check(boxes: Tensor, scores: Tensor, idxs: Tensor | None, rank: int) -> Non
             continue
         if value.shape != boxes.shape[:-1]:
             raise ValueError(f"{name} must be {list(boxes.shape[:-1])} like boxes, got {list(value.shape)}.")
-        if value.device != boxes.device:
-            raise ValueError(f"{name} is on {value.device} and boxes on {boxes.device}: move them together.")
+        check_device(name, value, "boxes", boxes)
     if idxs is not None:
         check_integers(idxs=idxs)
 

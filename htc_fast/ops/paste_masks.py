@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_floats, check_tensors, real, sides
+from htc_fast.ops._arguments import check_device, check_floats, check_tensors, real, sides
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import paste_masks as reference
 
@@ -37,8 +37,7 @@ def check_masks(masks: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tu
         raise ValueError(f"boxes must be [K, 4] = [{masks.shape[0]}, 4] like masks, got {list(boxes.shape)}.")
     check_floats("masks", masks)
     check_floats("boxes", boxes)
-    if masks.device != boxes.device:
-        raise ValueError(f"masks are on {masks.device} and boxes on {boxes.device}: move them together.")
+    check_device("masks", masks, "boxes", boxes)
     return sides("image_size", image_size)
 
 

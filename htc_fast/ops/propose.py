@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from htc_fast.errors import short
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import check_floats, check_sizes, check_tensors, count, items, real, reals, short
+from htc_fast.ops._arguments import check_floats, check_sizes, check_tensors, count, items, real, reals
 from htc_fast.ops._declare import declare
 from htc_fast.ops.reference import propose as reference
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from htc_fast.errors import MOST, short
 from htc_fast.ops import _backend
-from htc_fast.ops._arguments import MOST, check_floats, check_tensor, flag, integer, items, positive, real, short
+from htc_fast.ops._arguments import check_device, check_floats, check_tensor, flag, integer, items, positive, real
 from htc_fast.ops._declare import declare, maps_like
 from htc_fast.ops.reference import roi_align as reference
 
@@ -176,8 +177,7 @@ def check_inputs(features: list[Tensor], rois: Tensor, scales: list[float], sema
             raise ValueError(f"{name} must be [N, C, H, W]{beside}, got {list(found.shape)}.")
         if found.dtype != first.dtype:
             raise TypeError(f"{name} must be {first.dtype} like level 0, got {found.dtype}.")
-        if found.device != rois.device:
-            raise ValueError(f"{name} is on {found.device} and the rois on {rois.device}: move them together.")
+        check_device(name, found, "the rois", rois)
     if not ((rois.dim() == 2 and rois.shape[1] == 5) or (rois.dim() == 3 and rois.shape[2] == 4)):
         raise ValueError(f"rois must be [K, 5] (image number first) or [N, R, 4], got {list(rois.shape)}.")
     if rois.dim() == 3 and rois.shape[0] != first.shape[0]:

@@ -9,7 +9,7 @@ import torch
 
 from htc_fast.data.pictures import image_limits
 from htc_fast.device import MOST_THREADS, find_device, supports
-from htc_fast.errors import UserError, check_count, choose, settle
+from htc_fast.errors import UserError, check_count, choose, option, settle
 from htc_fast.inference.buckets import out_of_memory
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
@@ -48,9 +48,9 @@ class ProfileRun:
     def __post_init__(self):
         settle(self)
         object.__setattr__(self, "set", {name: as_tuples(value) for name, value in self.set.items()})
-        for name, most in (("batch_size", None), ("rounds", None), ("threads", MOST_THREADS)):
+        for name, most in (("batch_size", 2**31 - 1), ("rounds", 2**31 - 1), ("threads", MOST_THREADS)):
             if getattr(self, name) is not None:
-                check_count(f"--{name.replace('_', '-')}", getattr(self, name), most=most)
+                check_count(option(name), getattr(self, name), most=most)
         # Older scripts spell it the British way.
         object.__setattr__(self, "modes", tuple(mode.replace("optimised", "optimized") for mode in self.modes))
         known = {"models": zoo.list_models(), "modes": (*MODES, "peers"), "dtypes": DTYPES}
@@ -59,7 +59,7 @@ class ProfileRun:
                 choose(one, choices, name.removesuffix("s"))
         if self.image_size is not None:
             image_limits(self.image_size)
-        zoo.asked_for((self.models or tuple(FPS))[0], self.set)
+        zoo.config((self.models or tuple(FPS))[0], **self.set)
         if self.trace is not None and self.trace.is_dir():
             raise UserError(f"--trace {self.trace} is a folder: choose another name.")
         find_device(self.device)

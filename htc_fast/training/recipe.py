@@ -78,6 +78,6 @@ class Recipe:
 
     def _batches(self, batches_per_epoch: int) -> float:
         """Batches of all epochs."""
-        batches = max(1, self.epochs * batches_per_epoch)
+        batches = min(max(1, self.epochs * batches_per_epoch), 1e15)
         # 0.7 times 10 is a little more than 7, and no batch.
         return round(batches) if math.isclose(batches, round(batches), rel_tol=1e-9) else batches

@@ -14,8 +14,7 @@ from typing import Any
 import safetensors
 import torch
 
-from htc_fast.data.classes import few
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, few
 from htc_fast.models.htc import HTC
 from htc_fast.training import checkpoint
 from htc_fast.training.recipe import Position, Recipe

@@ -7,16 +7,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from htc_fast.data.pictures import image_limits
 from htc_fast.device import MOST_THREADS
-from htc_fast.errors import UserError, check_count, choose, settle
+from htc_fast.errors import MOST, UserError, check_count, check_number, check_sides, choose, option, settle
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
 from htc_fast.training.optimizer import OPTIMIZERS, Schedule, scaled_rate
 from htc_fast.training.recipe import Recipe
 
-# The largest that make sense: larger ones would end in a lack of memory or of digits.
-MOST = {"batch_size": 65_536, "epochs": 10**9, "workers": 4096}
-POSITIVE = ("epochs", "iterations", "max_minutes", "batch_size", "accumulate", "lr", "clip", "crop", "keep")
-NOT_NEGATIVE = ("warmup", "weight_decay", "evaluate_every", "save_every", "workers", "seed")
+# The least that may be asked for of each.
+COUNTS = dict.fromkeys(("iterations", "batch_size", "accumulate", "crop", "keep"), 1)
+COUNTS |= dict.fromkeys(("warmup", "evaluate_every", "save_every", "workers"), 0)
+# The most, of those that would end in a lack of memory.
+LIMITS = {"batch_size": 65_536, "workers": 4096}
+NUMBERS = ("epochs", "max_minutes", "lr", "clip", "weight_decay")
 # What `set` leaves alone, and who decides it.
 DECIDED = {"name": "--model", "pretrained": "--pretrained", "image_size": "--image-size"}
 DECIDED |= dict.fromkeys(("num_classes", "semantic_classes", "class_names", "category_ids"), "the data")
@@ -130,19 +132,18 @@ class TrainingRun:
             check_count("--threads", self.threads, most=MOST_THREADS)
         choose(self.model, zoo.list_models(), "model")
         choose(self.optimizer, OPTIMIZERS, "optimizer")
-        for name in (*POSITIVE, *NOT_NEGATIVE):
-            value, most = getattr(self, name), MOST.get(name, 2**63 - 1)
-            if value is not None and most < value < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must be at most {most}, got {value}.")
-            enough = value is None or (math.isfinite(value) and (value > 0 or (value == 0 and name in NOT_NEGATIVE)))
-            if not enough:
-                least = "at least 0" if name in NOT_NEGATIVE else "more than 0"
-                finite = "" if math.isfinite(value) else "a finite number, "
-                raise UserError(f"--{name.replace('_', '-')} must be {finite}{least}, got {value}.")
+        for name, least in COUNTS.items():
+            if getattr(self, name) is not None:
+                check_count(option(name), getattr(self, name), least, LIMITS.get(name, MOST))
+        for name in NUMBERS:
+            if getattr(self, name) is not None:
+                check_number(option(name), getattr(self, name), zero=name == "weight_decay")
+        check_count("--seed", self.seed, least=-(2**63), most=2**63 - 1)
         if not 0 < self.scales[0] <= self.scales[1] < math.inf:
             raise UserError(f"--scales takes two factors, the smaller first, got {self.scales[0]} {self.scales[1]}.")
-        if self.train_sizes is not None and not 32 <= self.train_sizes[0] <= self.train_sizes[1]:
-            raise UserError(f"--train-sizes takes LOW HIGH LONG with 32 <= LOW <= HIGH, got {list(self.train_sizes)}.")
+        if self.train_sizes is not None:
+            check_sides("--train-sizes", self.train_sizes[:2], "LOW, HIGH")
+            check_sides("--train-sizes", self.train_sizes[1:], "HIGH, LONG")
         if (self.train_json is None) != (self.train_images is None) and self.data is None:
             raise UserError(
                 "--train-json and --train-images belong together: give both, or --data with the root folder."

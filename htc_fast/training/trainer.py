@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from htc_fast.data.classes import default_classes, few, near_misses
+from htc_fast.data.classes import default_classes, near_misses
 from htc_fast.data.coco import CocoDataset, nothing_to_train_on, say_maps
 from htc_fast.data.loader import Collate
 from htc_fast.data.pictures import image_limits
@@ -21,7 +21,7 @@ from htc_fast.data.semantic import Derived
 from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
 from htc_fast.device import find_device, supports
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, few
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
 from htc_fast.models.weights import imagenet, rows
@@ -190,8 +190,7 @@ def make_config(run: TrainingRun) -> Model:
     if str(run.semantic) == "none":
         # Without maps there is nothing for the branch to learn.
         overrides["semantic"] = "none"
-    zoo.check_kinds(zoo.config(run.model), overrides)
-    config = zoo.asked_for(run.model, overrides)
+    config = zoo.config(run.model, **overrides)
     if run.pretrained and imagenet.packaged_file(config.backbone):
         config = replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
     return config

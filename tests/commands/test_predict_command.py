@@ -132,7 +132,10 @@ ERRORS = {
     "glob without match": (["{folder}/*.gif"], "nothing matches"),
     "overlay on the picture": (["{folder}", "--out", "{folder}"], "would replace a picture"),
     "score": (["{folder}", "--score", "3"], "from 0 to 1"),
-    "image size": (["{folder}", "--image-size", "9", "--out", "{folder}/out"], "32 to 65536 pixels"),
+    "image size": (
+        ["{folder}", "--image-size", "9", "--out", "{folder}/out"],
+        "takes a whole number from 32 to 65536, got 9",
+    ),
     "out is a file": (["{folder}", "--out", "{folder}/notes.txt"], "cannot write"),
     "stage": (["{folder}", "--stage", "4", "--out", "{folder}/out"], "there is no stage 4: fake has stages 1 to 3"),
     "font": (["{folder}", "--font", "{folder}/notes.txt", "--out", "{folder}/out"], "notes.txt cannot be used"),

@@ -8,7 +8,7 @@ from htc_fast import UserError
 from htc_fast.data.annotations import read_annotations
 from htc_fast.data.classes import relabelled
 from htc_fast.errors import say_once
-from tests.data.builder import CATEGORIES, image, instance, two_pictures
+from tests.data.builder import CATEGORIES, image, instance, rectangle, two_pictures
 
 
 @pytest.fixture
@@ -88,6 +88,32 @@ def test_equal_names_stay_apart(write):
     assert again.category_ids == [3, 7, 90] and again.trainable == [2, 1]
 
 
+def test_a_groups_only_member_keeps_its_name(write):
+    group = [{"id": 0, "name": "cat", "supercategory": "none"}, {"id": 3, "name": "cat", "supercategory": "cat"}]
+    content = {**two_pictures(), "categories": [*group, {"id": 7, "name": "dog"}, {"id": 90, "name": "Ba\u0308r"}]}
+    assert read_annotations(write(content)).classes == ["cat (0)", "cat", "dog", "B\xe4r"]
+
+
+def test_ids_as_text_count_as_numbers_do(write):
+    ids = ["10", 2, "1", "b", "11"]
+    content = {**two_pictures(), "categories": [{"id": one, "name": f"n{one}"} for one in ids]}
+    assert read_annotations(write(content)).classes == ["n1", "n2", "n10", "n11", "nb"]
+
+
+@pytest.mark.parametrize("other", ["a/1.png", "./a/1.png", "a//1.png", "a\\1.png"])
+def test_one_picture_twice(write, other):
+    content = {**two_pictures(), "images": [image(10, name="a/1.png"), image(11, name=other)]}
+    with pytest.raises(UserError, match=r"lists .*1\.png'? .*twice, as ids 10 and 11|lists .* twice, as ids 10 and 11"):
+        read_annotations(write(content))
+
+
+def test_lvis_names_pictures_by_address(write):
+    content = two_pictures()
+    for one in content["images"]:
+        one["coco_url"] = f"http://images.cocodataset.org/train2017/{one.pop('file_name')}"
+    assert read_annotations(write(content)).file_names == ["train2017/000000000010.png", "train2017/000000000011.png"]
+
+
 def test_the_same_file_in_another_list_of_classes(write, capsys):
     say_once.cache_clear()
     found = read_annotations(write(two_pictures()))
@@ -104,14 +130,21 @@ def test_the_same_file_in_another_list_of_classes(write, capsys):
 
 DROPPED = {
     "without area": {"area": 0},
-    "without area, thin": {"bbox": [1, 1, 0.5, 9]},
-    "outside the image": {"bbox": [64, 0, 9, 9]},
+    "with a box below a pixel": {"bbox": [1, 1, 0.5, 9]},
+    "with a box outside the image": {"bbox": [64, 0, 9, 9]},
     "of an unknown category": {"category_id": 4},
     "of an image that is not listed": {"image_id": 99},
     "without a mask": {"segmentation": []},
+    "with a mask of no pixel in its picture, beyond it": {"segmentation": rectangle(900, 900, 9, 9)},
+    "with a mask of no pixel in its picture, in shares": {"segmentation": [[0.1, 0.1, 0.5, 0.1, 0.5, 0.9]]},
+    "with a mask of no pixel in its picture, background": {"segmentation": {"size": [48, 64], "counts": [3072]}},
+    "with a mask of no pixel in its picture, text": {"segmentation": {"size": [48, 64], "counts": "PP3"}},
     "with a malformed mask": {"segmentation": [[1, 2, 3, 4]]},
     "marked to be ignored": {"ignore": 1},
 }
+
+
+LOST = ("of an", "without a mask", "with a malformed mask", "with a mask")
 
 
 @pytest.mark.parametrize("reason, change", DROPPED.items(), ids=DROPPED)
@@ -123,7 +156,8 @@ def test_dropped_counted_and_said_once(write, capsys, reason, change):
     assert sum(read_annotations(path).trainable) == 3
     read_annotations(path)
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "1 of 4 annotations are not used" in said[0] and f"1 {reason.split(',')[0]}" in said[0]
+    lost = "not used" if reason.startswith(LOST) else "not trained on, but count in an evaluation as pycocotools has it"
+    assert len(said) == 1 and f"1 of 4 annotations are {lost} (1 {reason.split(',')[0]}" in said[0]
 
 
 def test_crowds_are_kept_for_evaluation_only(write, capsys):
@@ -131,6 +165,10 @@ def test_crowds_are_kept_for_evaluation_only(write, capsys):
     content["annotations"][0]["iscrowd"] = 1
     found = read_annotations(write(content))
     assert found.trainable == [1, 1] and len(found.pictures[0].annotations) == 2
+    assert "1 of 3 annotations are not trained on" in capsys.readouterr().err
+    # Few of them are as COCO has it.
+    content["annotations"] += [instance(11, 7, 5, 40, 16, 24)] * 8
+    read_annotations(write(content))
     assert capsys.readouterr().err == ""
 
 
@@ -166,7 +204,7 @@ def test_a_box_that_is_given_stays(write, capsys):
     content["annotations"][1]["bbox"] = [0, 0, 0, 9]
     found = read_annotations(write(content))
     assert found.pictures[0].annotations[0].box == (1, 2, 31, 6) and found.trainable == [1, 1]
-    assert "1 without area" in capsys.readouterr().err
+    assert "1 with a box below a pixel, such as [0, 0, 0, 9] (list)" in capsys.readouterr().err
 
 
 def test_a_mask_of_no_pixel_has_no_box(write):

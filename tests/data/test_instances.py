@@ -23,7 +23,7 @@ def test_masks_and_names():
     bitmaps, found = three()
     assert (found.masks.numpy() == bitmaps).all() and found.masks.dtype == torch.bool
     assert found.areas.tolist() == [24, 77, 1]
-    assert [found.name(i) for i in range(3)] == ["b", "a", "class 7"]
+    assert [found.name(i) for i in range(3)] == ["b", "a", "class 8"]
 
 
 def test_selection():
@@ -54,5 +54,5 @@ def test_coco_results():
     with pytest.raises(UserError, match="label 7 has no id: got 2 category_ids"):
         found.to_coco(5, [30, 90])
     found.labels[2] = -1
-    assert found.name(2) == "class -1", "padding is no class"
+    assert found.name(2) == "label -1", "padding is no class"
     assert results[1]["segmentation"]["size"] == [12, 16] and results[1]["score"] == 0.5

@@ -51,6 +51,13 @@ def test_the_better_end_wins():
     assert found.places == [0, None] and found.roughly == [0]
 
 
+def test_where_folders_hold_others_are_unlisted():
+    found = find_listed([Path("im/a/1.png"), Path("im/c/1.png")], ["a/1.png", "d/1.png"], "f.json")
+    assert found.places == [0, None] and found.roughly == []
+    found = find_listed([Path("im/a/1.png"), Path("im/c/1.png")], ["a/1.png", "d/1.png", "e/1.png"], "f.json")
+    assert found.places == [0, None]
+
+
 AMBIGUOUS = {
     "two listed": (["1.png"], ["a/1.png", "b/1.png"], r"1.png may be a/1.png or b/1.png of f.json"),
     "listed twice": (["a/1.png"], ["a/1.png", "a\\1.png"], "a/1.png may be a/1.png or a\\1.png of f.json"),

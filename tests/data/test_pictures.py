@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from htc_fast import UserError
 from htc_fast.data import decode, load_image, pixels
@@ -205,6 +205,18 @@ def test_larger_than_pillows_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "LIMIT", 2000)
     with pytest.raises(UserError, match="cut it into tiles"):
         load_image(tmp_path / "a.tif")
+
+
+def test_long_texts_and_profiles(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "a" * 2_000_000, zip=True)
+    red = Image.new("RGB", (8, 8), "red")
+    red.save(tmp_path / "text.png", pnginfo=info)
+    red.save(tmp_path / "profile.png", icc_profile=bytes(3_000_000))
+    for name in ("text.png", "profile.png"):
+        assert load_image(tmp_path / name)[0, 0].tolist() == [255, 0, 0]
+    with pytest.raises(ValueError, match="too large"):
+        Image.open(tmp_path / "text.png")
 
 
 def test_files_without_rights_or_memory(tmp_path, monkeypatch):

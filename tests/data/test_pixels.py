@@ -97,6 +97,7 @@ REFUSED = {
     "NaN": (np.full((6, 5), np.nan), "from nan to nan"),
     "infinite": (np.full((6, 5), np.inf), "from inf to inf"),
     "neither scale": (PIXELS / 200, "neither from 0 to 1 nor from 0 to 255"),
+    "beyond 255 by cubics": (np.float32([[0, 255, 256]]), "from 0 to 256, neither from 0 to 1 nor from 0 to 255: clip"),
     "int8 below 0": (PIXELS.astype(np.int8), "int8 from -"),
     "beyond 16 bits": (PIXELS.astype(np.int64) << 10, "int64 from .* to 261120"),
     "complex": (PIXELS * 1j, "holds complex128"),

@@ -91,7 +91,7 @@ def test_a_label_without_an_id_is_a_sentence(dataset):
     with pytest.raises(UserError, match="label 1 has no id: got 1 category_ids"):
         of(dataset, 1).to_coco(1, [5])
     assert of(dataset, 1).to_coco(1, [5, None]) == []
-    assert of(dataset, -1, ["cat"]).name(0) == "class -1"
+    assert of(dataset, -1, ["cat"]).name(0) == "label -1"
 
 
 WRONG = {

@@ -16,13 +16,21 @@ from tests.models.test_zoo import tiny
 
 PICTURE = np.zeros((48, 64, 3), dtype=np.uint8)
 WRONG = {
-    "size, a number": ({"size": 640}, r"size takes two sides of 32 to 65536 pixels, .*got 640 \(int\)"),
+    "size, a number": ({"size": 640}, r"size takes two sides of 32 to 65536 pixels .*got 640 \(int\)"),
     "size, text": ({"size": "640"}, r"size takes two sides.*got '640' \(str\)"),
     "size, one": ({"size": (640,)}, "size takes two sides"),
     "size, small": ({"size": (9, 64)}, "size takes two sides"),
     "size, no numbers": ({"size": (64, None)}, "size takes two sides"),
     "size, endless": ({"size": (64, float("inf"))}, "size takes two sides"),
     "size, of many digits": ({"size": (10**400, 64)}, "size takes two sides"),
+    "size, the longer first": ({"size": (1333, 800)}, r"size takes two sides .*, the smaller first, got \(1333, 800\)"),
+    "size, parts of pixels": ({"size": (64.5, 96)}, "size takes two sides"),
+    "size, in no order": ({"size": {64, 96}}, "size takes two sides"),
+    "batch size, of many digits": (
+        {"batch_size": 10**5000},
+        r"batch_size takes .* from 1 to 2147483647, got a value too",
+    ),
+    "score, of many digits": ({"score_threshold": 10**400}, "score_threshold takes a number from 0 to 1, got 1000"),
     "batch size, none": ({"batch_size": 0}, "batch_size takes a whole number of at least 1, got 0"),
     "batch size, half": ({"batch_size": 1.5}, r"batch_size takes .*, got 1.5 \(float\)"),
     "batch size, yes": ({"batch_size": True}, r"batch_size takes .*, got True \(bool\)"),

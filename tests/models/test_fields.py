@@ -11,7 +11,7 @@ from htc_fast.models.config import RPN, Cascade
 
 NAN, INF = float("nan"), float("inf")
 HUGE = 10**5000  # more digits than Python writes
-COUNTS = ("rpn_proposals", "rpn_proposals_per_level", "rpn_samples", "rpn_train_proposals", "detections", "samples")
+COUNTS = ("rpn_proposals", "rpn_proposals_per_level", "rpn_samples", "rpn_train_proposals", "samples")
 SHARES = ("score_threshold", "nms_iou", "positive_fraction", "rpn_nms_iou", "rpn_positive_iou", "rpn_positive_fraction")
 SWITCHES = ("interleaved", "information_flow", "class_agnostic", "pretrained", "norm_eval", "roi_aligned")
 WRONG = [
@@ -20,11 +20,8 @@ WRONG = [
     *((one, bad, "an integer of at least 1, got") for one in COUNTS for bad in ("a", -1, 0, 1.5, True, None, INF)),
     *((one, bad, "a number from 0 to 1, got") for one in SHARES for bad in ("a", -1, 2, NAN, None, True, (0.5,))),
     *((one, bad, "True or False, got") for one in SWITCHES for bad in ("no", "yes", None, 2, [], (True,))),
-    *(("image_size", bad, "a tuple of ")
-      for bad in (64, "abc", (64,), (1, 2, 3), (0, 0), ("a", "b"), (NAN, 64), 800.0)),
+    *(("detections", bad, "an integer from 1 to 10000, got ") for bad in ("a", -1, 0, 1.5, True, None, 10_001, HUGE)),
     ("name", 5, "text, got 5"),
-    ("image_size", (100, 64), "a short side and a limit of the long side, got (100, 64)"),
-    ("image_size", (64.5, 100), "a tuple of which each is an integer from 32 to 65536, got (64.5, 100)"),
     *(("stages", bad, "a models.config.Cascade, got ") for bad in (None, 3, (0.5,), {"match_iou": (0.5,)})),
     *(("rpn", bad, "a models.config.RPN, got ") for bad in (None, "a", {"proposals": 9})),
     *(("match_iou", bad, "a tuple of 1 to 8 numbers, got ") for bad in (0.5, (), None, "abc", [0.5] * 9)),
@@ -47,8 +44,22 @@ WRONG = [
     *(("std", bad, "a tuple of ") for bad in (0, (1, 2), (0, 0, 0), (-1, 1, 1), None)),
     *(("backbone", bad, "text, got ") for bad in (None, 5, ["resnet50"])),
     *(("class_names", bad, "") for bad in ("abc", ("a",), None, {"a", "b", "c"}, range(80), [1] * 80)),
-    *(("category_ids", bad, "a tuple, got ") for bad in (None, "abc", 5)),
+    *(("category_ids", bad, "a tuple, got ") for bad in (None, "abc", 5, HUGE)),
 ]  # fmt: skip
+SIZES = (
+    64,
+    "abc",
+    (64,),
+    (1, 2, 3),
+    (0, 0),
+    ("a", "b"),
+    (NAN, 64),
+    800.0,
+    (100, 64),
+    (64.5, 100),
+    (64, HUGE),
+    {64, 100},
+)
 
 
 @pytest.mark.parametrize("field", sorted({one[0] for one in WRONG}))
@@ -59,6 +70,23 @@ def test_another_kind_is_told_before_anything_is_built(field):
         sentence = str(caught.value)
         assert sentence.startswith(f"{field} must ") and wanted in sentence and len(sentence) < 220, sentence
         assert "\n" not in sentence and sentence.endswith(".")
+
+
+@pytest.mark.parametrize("bad", SIZES, ids=range(len(SIZES)))
+def test_a_size_is_told_as_everywhere(bad):
+    with pytest.raises(
+        UserError, match=r"^image_size takes two sides of 32 to 65536 pixels \(short .*first, got "
+    ) as caught:
+        zoo.config("htc_r50", image_size=bad)
+    assert len(str(caught.value)) < 220
+
+
+def test_a_part_and_its_fields_are_both_taken():
+    config = zoo.config("htc_r50", rpn=RPN(samples=9), rpn_proposals=7, stages=Cascade((0.4,)), loss_weight=(2, 1, 1))
+    assert (config.rpn.samples, config.rpn.proposals) == (9, 7)
+    assert (config.stages.match_iou, config.stages.loss_weight) == ((0.4,), (2.0, 1.0, 1.0))
+    with pytest.raises(UserError, match=r"^rpn must be a models\.config\.RPN, got Cascade"):
+        zoo.config("htc_r50", rpn=Cascade(), rpn_proposals=7)
 
 
 def test_other_libraries_numbers_become_python_s():

@@ -31,7 +31,8 @@ def model():
 
 
 WRONG_IMAGES = [
-    *((bad, "must be a dense tensor, got ") for bad in (None, "a.jpg", [1], IMAGES.numpy(), IMAGES.to_sparse())),
+    *((bad, "must be a tensor, got ") for bad in (None, "a.jpg", [1], IMAGES.numpy())),
+    (IMAGES.to_sparse(), "must be a dense tensor, got one that is torch.sparse_coo"),
     *((bad, "must be [N, 3, H, W], none of them zero, got [") for bad in
       (IMAGES[0], IMAGES[:, :1], IMAGES.permute(0, 2, 3, 1), IMAGES[:0], IMAGES[:, :, :0])),
     *((bad, "must be normalised and floating point of 16, 32 or 64 bits, got ")
@@ -40,7 +41,7 @@ WRONG_IMAGES = [
     (IMAGES[:, :, :60], "must be padded to sides that 32 divides, got 60 x 96"),
 ]  # fmt: skip
 WRONG_SIZES = [
-    *((bad, "must be a dense tensor, got ") for bad in (None, SIZES.tolist(), SIZES.numpy())),
+    *((bad, "must be a tensor, got ") for bad in (None, SIZES.tolist(), SIZES.numpy())),
     *((SIZES.to(kind), "must be int64 or int32 or int16, got ") for kind in
       (torch.float32, torch.bool, torch.uint8, torch.int8, torch.complex64)),
     *((bad, "must be [N, 2] = [2, 2], got [") for bad in (SIZES[0], SIZES[:1], SIZES.flatten(), SIZES[:, :1])),
@@ -65,7 +66,7 @@ def test_images_and_sizes_are_told_alike_by_both_forms(model):
     assert torch.equal(forms[1].detect(IMAGES.double(), SIZES).scores, want.scores), "images are cast to its type"
     with pytest.raises(TypeError, match=r"^images must be torch\.float32 like the weights, got torch\.float16"):
         model.detect(IMAGES.half(), SIZES)
-    with pytest.raises(ValueError, match=r"^images are on meta and the model on cpu: move them together"):
+    with pytest.raises(ValueError, match=r"^images must be on cpu like the model, got meta: move them together"):
         model.detect(IMAGES.to("meta"), SIZES)
 
 
@@ -83,8 +84,8 @@ WRONG_TARGETS = [
     ("semantic", SEMANTIC + 5, "must be classes below 5 or 255, got 5"),
     ("semantic", SEMANTIC - 1, "must be classes below 5 or 255, got -1"),
     ("semantic", SEMANTIC.byte(), "must be int64, got uint8"),
-    ("semantic", torch.zeros(2, 64, 96, dtype=torch.int64), "must be [N, H/8, W/8] = [2, 8, 12], got [2, 64, 96]"),
-    *((name, bad, "must be a dense tensor, got ") for name in ("boxes", "labels", "masks")
+    ("semantic", torch.zeros(2, 64, 96, dtype=torch.int64), "must be [2, 8, 12] for these images and labels, got ["),
+    *((name, bad, "must be a tensor, got ") for name in ("boxes", "labels", "masks")
       for bad in (None, [1], np.ones(3))),
 ]  # fmt: skip
 

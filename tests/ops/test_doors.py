@@ -137,7 +137,7 @@ NUMBERS = [
       for one in LEVELLED),
     *((one, "features", [LEVELS[0], LEVELS[1].half()], "level 1 must be torch.float32 like level 0")
       for one in LEVELLED),
-    *((one, "features", [LEVELS[0], LEVELS[1].to("meta")], "level 1 is on meta") for one in LEVELLED),
+    *((one, "features", [LEVELS[0], LEVELS[1].to("meta")], "level 1 must be on cpu like") for one in LEVELLED),
     *(("multi_level_roi_align", "semantic_scale", bad, "semantic_scale must be a") for bad in (0, -1, NAN, INF, None)),
     *(("multi_level_roi_align", "semantic_grid", bad, "semantic_grid must be an integer")
       for bad in (0, 1.5, None, 2**40)),

@@ -73,7 +73,7 @@ def test_the_last_step_takes_the_mean_over_what_is_left(tmp_path):
 def test_steps_without_accumulation_are_of_one_batch():
     recipe, places = tiny_recipe(epochs=3, iterations=None), ((0, 0), (2, 9), (3, 0))
     assert [recipe.taken(Position(epoch=epoch, batch=batch), 10) for epoch, batch in places] == [1] * 3
-    assert tiny_recipe(epochs=1e9, iterations=None, accumulate=4).taken(Position(), 10) == 4
+    assert tiny_recipe(epochs=1e308, iterations=None, accumulate=4).taken(Position(), 10) == 4
 
 
 def best(folder):
@@ -182,10 +182,10 @@ def test_all_that_differs_is_said(tmp_path, capsys):
 
 
 NUMBERS = {
-    "batch_size": (65_537, "--batch-size must be at most 65536, got 65537"),
-    "seed": (99999999999999999999999, "--seed must be at most 9223372036854775807"),
-    "accumulate": (10**400, "--accumulate must be at most"),
-    "epochs": (1e300, "--epochs must be at most 1000000000"),
+    "batch_size": (65_537, "--batch-size takes a whole number from 1 to 65536, got 65537"),
+    "workers": (10**6, "--workers takes a whole number from 0 to 4096"),
+    "seed": (99999999999999999999999, "--seed takes a whole number from .* to 9223372036854775807"),
+    "accumulate": (10**400, "--accumulate takes a whole number from 1 to"),
 }
 
 
@@ -194,8 +194,6 @@ def test_numbers_beyond_sense_are_one_sentence(name):
     value, sentence = NUMBERS[name]
     with pytest.raises(UserError, match=sentence):
         TrainingRun(**{name: value})
-    with pytest.raises(UserError, match="--seed must be at least 0, got -1"):
-        TrainingRun(seed=-1)
     assert TrainingRun(batch_size=65_536, seed=2**63 - 1).seed == 2**63 - 1
 
 

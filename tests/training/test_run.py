@@ -184,7 +184,7 @@ def test_a_warm_up_longer_than_the_run_is_said(root, tmp_path, capsys):
 
 
 WRONG = {
-    "schedule": ("foo", "one of step, cosine"),
+    "schedule": (10**5000, r"one of step, cosine, got a value too long to show \(int\)"),
     "flip": (True, "one of none, horizontal, both"),
     "optimizer": ("sdg", "did you mean sgd"),
     "model": ("htc_r5O", "did you mean htc_r50"),
@@ -194,7 +194,15 @@ WRONG = {
     "amp": (1, "a value of type bool"),
     "data": (3, "a path"),
     "set": ("channels=3", "a dict"),
-    "lr": (float("nan"), "more than 0"),
+    "lr": (float("nan"), r"--lr takes a finite number above 0, got nan \(float\)"),
+    "epochs": (10**400, "--epochs takes a smaller number, got 1000"),
+    "warmup": (10**400, "--warmup takes a whole number from 0 to 2147483647, got 1000"),
+    "accumulate": (10**5000, r"--accumulate takes .*, got a value too long to show \(int\)"),
+    "seed": (10**400, "--seed takes a whole number from -"),
+    "train_sizes": (
+        (400, 300, 600),
+        r"--train-sizes .*\(LOW, HIGH\), the smaller first, got \(400, 300\)",
+    ),
 }
 
 

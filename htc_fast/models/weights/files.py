@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, few, short
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl", ".bin", ".ckpt")
 # What a run or a hub leaves in a folder under a name that says which file is the model.
@@ -48,8 +48,8 @@ def found(path: Path) -> Path:
             f"{path} is a distributed checkpoint: make one file of it with "
             "torch.distributed.checkpoint.format_utils.dcp_to_torch_save."
         )
-    shown = ", ".join(str(one.relative_to(path)) for one in inside[:5]) + (", …" if len(inside) > 5 else "")
-    raise UserError(f"{path} is a folder: name one of its files ({shown or 'none is of weights'}).")
+    there = few(one.relative_to(path) for one in inside)
+    raise UserError(f"{path} is a folder: name one of its files ({there or 'none is of weights'}).")
 
 
 def instead(head: bytes, kinds: Sequence[tuple[bytes, str, str]] = ANYWHERE) -> str | None:
@@ -83,7 +83,7 @@ def _check_archive(path: Path) -> None:
     elif any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
         what = "an exported program (.pt2)"
     elif not any(name.endswith("data.pkl") for name in names):
-        what = f"a zip archive of {', '.join(names[:3]) or 'nothing'}"
+        what = f"a zip archive of {few(names, most=3) or 'nothing'}"
     else:
         return
     raise UserError(f"{path} is {what}, no checkpoint: save the model's state_dict, or unpack the archive it lies in.")
@@ -102,5 +102,5 @@ def shards(path: Path) -> list[Path]:
         raise UserError(f"{path} is no index of a checkpoint's files: {EXPECTED}.") from None
     for name in names or [""]:
         if not isinstance(name, str) or Path(name).name != name or not (path.parent / name).is_file():
-            raise UserError(f"{path} names {name!r}, which is not beside it: copy all of the checkpoint's files.")
+            raise UserError(f"{path} names {short(name)}, which is not beside it: copy all of the checkpoint's files.")
     return [path.parent / name for name in names]

@@ -138,10 +138,16 @@ def _named(content: Any, path: object) -> tuple[dict[str, Any], Counter[str]]:
     """Everything that may be a tensor by its dotted name, and how many tensors each container holds."""
     names: dict[str, Any] = {}
     containers: Counter[str] = Counter()
+    wrapped: dict[str, str] = {}  # plain name -> the one that it was made of
     for container, key, value in _leaves(content, path):
         full = container + key
         plain = WRAPPED.sub("", full)
+        if full == plain and plain in wrapped:
+            # The file has the plain name too: both networks count, whichever comes first.
+            names[wrapped.pop(plain)] = names.pop(plain)
         name = full if plain in names else plain
+        if name != full:
+            wrapped[name] = full
         names[name] = value
         containers[name.removesuffix(WRAPPED.sub("", key))] += isinstance(value, Tensor)
     return names, containers

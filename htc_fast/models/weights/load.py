@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from htc_fast.errors import UserError, say_once
+from htc_fast.errors import UserError, few, say_once
 from htc_fast.models.config import Model, from_dict
 from htc_fast.models.weights import files, find, fit, foreign, unpickle
 
@@ -78,14 +78,14 @@ class Weights:
         raises  UserError saying what it has instead
         """
         if not any(fit.HEADS.match(name) for name in self.tensors):
-            names = ", ".join(list(self.tensors)[:3])
             raise UserError(
-                f"{self.path} looks like {fit.looks_like(self.tensors)} ({len(self.tensors)} tensors: {names}, …): "
-                "expected HTC, Cascade Mask R-CNN or Mask R-CNN, with backbone, FPN, RPN, box and mask heads."
+                f"{self.path} looks like {fit.looks_like(self.tensors)} ({len(self.tensors)} tensors: "
+                f"{few(self.tensors, most=3)}): expected HTC, Cascade Mask R-CNN or Mask R-CNN, "
+                "with backbone, FPN, RPN, box and mask heads."
             )
         if None not in (num_classes, self.num_classes) and num_classes != self.num_classes:
             raise UserError(
-                f"{self.path} has {self.num_classes} classes and {num_classes} were asked for: "
+                f"{self.path} has {self.num_classes} classes and the model is to have {num_classes}: "
                 f"give num_classes={self.num_classes}, or other weights."
             )
 
@@ -108,8 +108,7 @@ class Report:
             ("options of the file's network that this model lacks", self.differing),
         ):
             if keys:
-                more = f", and {len(keys) - 4} more" if len(keys) > 4 else ""
-                parts.append(f"{len(keys)} {what} ({', '.join(keys[:4])}{more})")
+                parts.append(f"{len(keys)} {what} ({few(keys, most=4)})")
         return "; ".join(parts) or "every tensor fitted"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, few, short
 
 # Rows by class, and how many a class has; the classes' layer has the background's behind them.
 LAST = re.compile(r"^(box_heads|mask_heads)\.\d+\.(classes|deltas|logits)\.(weight|bias)$")
@@ -49,6 +49,6 @@ def check_order(given: Sequence[str], own: Sequence[str]) -> None:
     elsewhere = [one for place, one in enumerate(given) if one in own and list(own).index(one) != place]
     if elsewhere and len(set(own)) == len(own):
         raise UserError(
-            f"class_names puts {elsewhere[0]!r} in another place than the model, whose classes are "
-            f"{', '.join(own)}: leave class_names out, or keep the order."
+            f"class_names puts {short(elsewhere[0])} in another place than the model, whose classes are "
+            f"{few(own)}: leave class_names out, or keep the order."
         )

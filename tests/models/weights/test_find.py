@@ -167,6 +167,11 @@ def test_two_networks_are_refused_unless_they_are_one(state, tmp_path, capsys):
     torch.save({"student": state, "teacher": zeros(state)}, tmp_path / "two.pth")
     with pytest.raises(UserError, match="holds two networks, under 'student' and under 'teacher'"):
         read(tmp_path / "two.pth")
+    both = [prefixed("module.", zeros(state)), state]
+    for one, other in (both, both[::-1]):
+        torch.save({**one, **other}, tmp_path / "two.pth")
+        with pytest.raises(UserError, match="holds two networks"):
+            read(tmp_path / "two.pth")
     less = {key: value for key, value in zeros(state).items() if not key.startswith("semantic_head.")}
     for one, other in ((state, less), (less, state)):
         torch.save({"student": one, "teacher": other}, tmp_path / "two.pth")

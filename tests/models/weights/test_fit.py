@@ -45,7 +45,7 @@ def test_classes_are_counted_by_rows(tmp_path, names, capsys):
     assert file.num_classes == 7 and fit.sizes(file.tensors)["class_agnostic"] is False
     assert len(file.tensors["mask_heads.0.logits.bias"]) == 7 and capsys.readouterr().err == ""
     file.check(7)
-    with pytest.raises(UserError, match="has 7 classes and 80 were asked for: give num_classes=7"):
+    with pytest.raises(UserError, match="has 7 classes and the model is to have 80: give num_classes=7"):
         file.check(80)
 
 

@@ -92,7 +92,7 @@ def test_report_names_what_does_not_fit(tmp_path):
     report = load_weights(model, tmp_path / "odd.pth", strict=False)
     assert report.missing == ["rpn.conv.bias"] and report.unexpected == ["fpn.extra"]
     assert report.wrong_shape == ["box_heads.0.classes.weight [9, 32] for [4, 32]"]
-    with pytest.raises(UserError, match="has 8 classes and 3 were asked for"):
+    with pytest.raises(UserError, match="has 8 classes and the model is to have 3"):
         load_weights(model, tmp_path / "odd.pth")
     torch.save({**state, "box_heads.0.classes.weight": torch.zeros(4, 9)}, tmp_path / "odd.pth")
     with pytest.raises(UserError, match=r"another architecture than htc_r50: 1 missing \(rpn.conv.bias\)"):
