@@ -56,10 +56,14 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise UserError(
-            f"could not save {path} ({error.strerror}): the previous checkpoint is intact, "
-            "so make room and continue with --resume."
-        ) from None
+        raise UserError(f"could not save {path} ({error.strerror}): {remedy(path)}") from None
+
+
+def remedy(path: Path) -> str:
+    """What to do where a file of a run, or its folder, could not be written."""
+    if any(whole(place) for place in (path.parent, path.parent / "checkpoints", path / "checkpoints")):
+        return "the previous checkpoint is intact, so make room and continue with --resume."
+    return "nothing is saved yet, so make room, or choose another folder (--out)."
 
 
 def save(folder: Path, iteration: int, model: HTC, state: dict, keep: int) -> Path:
@@ -87,17 +91,31 @@ def load(weights: Path, model: nn.Module) -> dict:
 
     raises  UserError if a file is damaged or of another model
     """
+    damaged = f"{weights.name} is damaged"
     try:
-        model.load_state_dict(safetensors.torch.load_file(weights))
-        return torch.load(weights.with_suffix(".state"), map_location="cpu", weights_only=True)
+        tensors = safetensors.torch.load_file(weights)
+        damaged = f"{weights.stem}.state is damaged"
+        state = torch.load(weights.with_suffix(".state"), map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(f"cannot continue from {weights}: {error.strerror}.") from None
     except Exception as error:
-        raise unusable(weights, error) from error
+        reason = (str(error).strip().splitlines() or ["it is empty or cut off"])[0]
+        raise unusable(weights, f"{damaged} ({reason})") from error
+    try:
+        model.load_state_dict(tensors)
+    except (RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"cannot continue from {weights} ({reason}): give the options of the run that wrote it."
+        ) from error
+    return state
 
 
-def unusable(weights: Path, error: Exception) -> UserError:
-    """What to say of a checkpoint that could not be used."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(
-        f"cannot continue from {weights} ({reason}): give the options of the run that wrote it, "
-        "or delete this checkpoint to continue from the one before."
-    )
+def unusable(weights: Path, reason: str) -> UserError:
+    """What to say of a checkpoint whose files are at fault."""
+    others = [one for one in whole(weights.parent) if one != weights]
+    advice = "there is no other one there, so start anew in another folder (--out)."
+    if others:
+        both = f"{weights.name} and {weights.stem}.state"
+        advice = f"delete both files, {both}, to continue from the one before, {others[-1].stem}."
+    return UserError(f"cannot continue from {weights}, as {reason}: {advice}")

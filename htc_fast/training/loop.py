@@ -4,7 +4,6 @@ All randomness is a function of (seed, rank, iteration), so a stopped run goes o
 """
 
 import contextlib
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from htc_fast.models.structures import Targets
 from htc_fast.ranges import part
 from htc_fast.training import checkpoint
 from htc_fast.training.batches import Batches
+from htc_fast.training.best import keep_best
 from htc_fast.training.distributed import World
 from htc_fast.training.folder import held
 from htc_fast.training.interrupts import heard
@@ -34,7 +34,6 @@ from htc_fast.training.resume import FORMAT, nothing_left, restore
 from htc_fast.training.step import Step, fetch
 
 Model = TypeVar("Model", bound=HTC)
-SCORE = "mask_AP"
 
 
 class Loop(Generic[Model]):
@@ -42,9 +41,10 @@ class Loop(Generic[Model]):
 
     batches   of (images, image_sizes, targets, names of the images)
     evaluate  model -> {"mask_AP": 0.4, ...}, called in all processes; None: never
-    picture   called with (model, path of a PNG) at the end; None: no picture
+    picture   (model, path of a PNG, seconds that it may take) -> what there is to say of it, at the end; None: none
     forecast  model -> seconds that both will take; asked where minutes are limited, in all processes
     spent     seconds before the loop was made that count too
+    about     name -> what the data are and how they are fed; on resume, what differs is said
     """
 
     def __init__(
@@ -55,9 +55,10 @@ class Loop(Generic[Model]):
         folder: str | Path,
         world: World | None = None,
         evaluate: Callable[[Model], dict[str, float]] | None = None,
-        picture: Callable[[Model, Path], None] | None = None,
+        picture: Callable[[Model, Path, float], str] | None = None,
         forecast: Callable[[Model], float] | None = None,
         spent: float = 0.0,
+        about: dict[str, Any] | None = None,
     ):
         self.world = world or World()
         self.model = model.to(self.world.device).to(memory_format=torch.channels_last)
@@ -73,10 +74,10 @@ class Loop(Generic[Model]):
         self.at = Position()
         self.alarm = Alarm()
         self.pace = Pace(recipe.minutes, self.world, None if forecast is None else lambda: forecast(self.model))
-        self.spent = spent
+        self.spent, self.about = spent, {"batch_size": batches.batch_size, **(about or {})}
         self.report: Report | None = None
         self.asked = self.stopping = self.evaluating = False
-        self.saved = -1
+        self.saved, self.scored = -1, False
         self.told: set[str] = set()
 
     def resume(self) -> bool:
@@ -86,8 +87,9 @@ class Loop(Generic[Model]):
         """
         found = checkpoint.whole(self.checkpoints)
         if found:
-            self.at, said = restore(found[-1], self.model, self.optimizer, self.recipe, self._batches_shape())
-            self.saved = self.at.iteration
+            feed = self._batches_shape()
+            self.at, said = restore(found[-1], self.model, self.optimizer, self.recipe, feed, self.about)
+            self.saved, self.scored = self.at.iteration, True
             done = self.at.epoch + self.at.batch / len(self.batches)
             said.insert(0, f"continuing from {found[-1]}: {self.at.iteration} steps, {done:.4g} epochs done.")
             self._print("\n".join(said))
@@ -110,7 +112,7 @@ class Loop(Generic[Model]):
         return self.at
 
     def _run(self, done: bool) -> None:
-        self.pace.begin(self.at.seconds + self.spent)
+        self.pace.begin(self.at.seconds + self.spent, None if self.report is None else self.report.draw)
         if done:
             # Its time may be spent; the evaluation that is still to come is what was asked for.
             self.pace.limit = None
@@ -141,7 +143,7 @@ class Loop(Generic[Model]):
             set_rate(self.optimizer, self.pace.fitted(self.recipe.schedule)(self.at.iteration, share))
             window.add(*self.update(batches))
             before = self.at
-            epochs, batch = divmod(before.batch + self.recipe.accumulate, len(self.batches))
+            epochs, batch = divmod(before.batch + self._taken(), len(self.batches))
             seconds = self.pace.step_ended()
             self.at = Position(before.iteration + 1, before.epoch + epochs, batch, seconds, before.lead)
             hurry = self.pace.hurry(self.at.iteration, self._share(), before.lead, steps)
@@ -153,26 +155,26 @@ class Loop(Generic[Model]):
 
     def update(self, batches: Iterator) -> tuple[dict[str, Tensor], int]:
         """One update of the weights; returns the mean loss terms and how many images all processes saw."""
-        recipe, seen = self.recipe, 0
+        recipe, count, seen = self.recipe, self._taken(), 0
         total: dict[str, Tensor] = {}
         seed = (recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration
         torch.manual_seed(seed % 2**63)
-        for batch in range(recipe.accumulate):
+        for batch in range(count):
             with part("data"):
                 images, image_sizes, targets, names = self._fetch(batches)
                 images = images.to(self.world.device, non_blocking=True, memory_format=torch.channels_last)
                 image_sizes = image_sizes.to(self.world.device, non_blocking=True)
                 targets = targets.to(self.world.device, non_blocking=True)
-            waits = self.world.size > 1 and batch < recipe.accumulate - 1
+            waits = self.world.size > 1 and batch < count - 1
             step: Any = self.step  # wrapped where there are several processes
             with step.no_sync() if waits else contextlib.nullcontext():
                 with part("forward"), self._autocast():
                     terms = step(images, image_sizes, targets)
                 self.alarm.look(terms, self.at.iteration, names)
                 with part("backward"):
-                    (sum(terms.values()) / recipe.accumulate).backward()
+                    (sum(terms.values()) / count).backward()
             for name, value in terms.items():
-                share = value.detach() / recipe.accumulate
+                share = value.detach() / count
                 total[name] = total[name] + share if name in total else share
             seen += len(images)
         with part("optimizer"):
@@ -181,6 +183,9 @@ class Loop(Generic[Model]):
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return total, seen * self.world.size
+
+    def _taken(self) -> int:
+        return self.recipe.taken(self.at, len(self.batches))
 
     def _fetch(self, batches: Iterator) -> tuple[Tensor, Tensor, Targets, list[str]]:
         try:
@@ -201,7 +206,7 @@ class Loop(Generic[Model]):
             numbers["learning_rate"] = self.optimizer.param_groups[0]["lr"]
             numbers["memory_mb"] = memory_mb(self.world.device)
             self.report.losses(iteration, numbers)
-            self.report.progress(share, self.at.epoch, iteration, numbers)
+            self.report.progress(share, self.at.epoch + bool(self.at.batch), iteration, numbers)
         every = recipe.evaluate_every
         # A step of many batches may jump over the end of an epoch, or over several.
         evaluates = bool(every) and self.at.epoch // every > epoch // every
@@ -237,6 +242,7 @@ class Loop(Generic[Model]):
                 "optimizer": self.optimizer.state_dict(),
                 "position": asdict(self.at),
                 "feed": self._batches_shape(),
+                "about": self.about,
             }
             checkpoint.save(self.checkpoints, self.at.iteration, self.model, state, self.recipe.keep)
         self.world.barrier()
@@ -256,18 +262,14 @@ class Loop(Generic[Model]):
             self.evaluating = False
         if self.report is not None:
             self.report.evaluation(self.at.iteration, numbers)
-            best = self.folder / "best.json"
-            if not best.exists() or numbers[SCORE] > json.loads(best.read_text())[SCORE]:
-                checkpoint.write_whole(self.folder / "best.safetensors", checkpoint.weights_bytes(self.model))
-                checkpoint.write_whole(best, json.dumps({"iteration": self.at.iteration, **numbers}).encode())
+            held_out = self.about.get("held-out data")
+            self._say(keep_best(self.folder, self.model, self.at.iteration, numbers, held_out, not self.scored))
+            self.scored = True
         self.world.barrier()
 
     def _finish(self) -> None:
         if self.evaluate is not None and not self.pace.ends_with_evaluation():
-            self._say(
-                f"not evaluated: the time limit of {self.recipe.minutes:g} minutes has not left the "
-                f"{self.pace.ending:.0f} s or so that this would take; htc_fast.evaluate does it afterwards."
-            )
+            self._say(f"not evaluated: {self.pace.why_not()}; htc_fast.evaluate does it afterwards.")
         else:
             self._evaluate()
         if self.stopping or not self.world.is_main:
@@ -277,7 +279,7 @@ class Loop(Generic[Model]):
         if self.picture is not None:
             self.model.eval()
             with writing(self.folder / "predictions.png"):
-                self.picture(self.model, self.folder / "predictions.png")
+                self._say(self.picture(self.model, self.folder / "predictions.png", self.pace.for_picture()))
         steps, planned = self.at.iteration, math.ceil(self.recipe.steps(len(self.batches)))
         of = f" of {planned}" if self.at.lead and steps < planned else ""
         few = f"; fewer than {FEW} teach next to nothing: raise max_minutes" if of and steps < FEW else ""
@@ -285,7 +287,7 @@ class Loop(Generic[Model]):
         self._say(f"finished after {steps}{of} iterations in {minutes:.1f} minutes{few}: {final}")
 
     def _say(self, sentence: str) -> None:
-        if self.report is not None:
+        if sentence and self.report is not None:
             self.report.say(sentence)
 
     def _say_first(self, kind: str, sentence: str) -> None:

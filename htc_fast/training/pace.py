@@ -29,6 +29,7 @@ REPEATS = 0.05  # of the limit, for repeated forecasts
 DEAR = 0.2  # of the limit: an end that takes more is foreseen a second time
 AFTER = 0.125  # of the limit, as the first may have been a bad moment
 MARGIN = 1.15  # on what the evaluation is foreseen to take
+TIGHT = 0.2  # of the limit: the most that is kept for what follows, as steps may be long beside it
 LAST = 6  # steps' worth of time for checkpoint, weights and curves, and
 SPARE = 3.0  # seconds, and
 UNSEEN = 0.03  # of the limit, for what nobody foresees
@@ -60,8 +61,12 @@ class Pace:
         self.fitting: int | None = None
         self.begin(0.0)
 
-    def begin(self, spent: float) -> None:
-        """Start the clock at the seconds that are spent already."""
+    def begin(self, spent: float, closing: Callable[[], None] | None = None) -> None:
+        """Start the clock at the seconds that are spent already.
+
+        closing  what is done after all else, to see with the forecast how long it takes; None: nothing
+        """
+        self.rehearse, self.closing = closing, 0.0
         self.started = self.clock() - spent
         self.now = self.evaluated = spent
         self.first = True
@@ -156,6 +161,11 @@ class Pace:
     def _look(self) -> float:
         """Forecast; returns the seconds of doing so."""
         assert self.forecast is not None
+        if self.cost is None:
+            began = self.clock()
+            if self.rehearse is not None:
+                self.rehearse()
+            self.closing = self.world.max(self.clock() - began)
         before = self.seconds()
         self.cost = (self.world.max(self.forecast()), self.usual)
         self.now = self.seconds()
@@ -176,7 +186,19 @@ class Pace:
             return True
         if self.seconds() < self.limit:
             self.foresee()
-        return self.evaluates and self.seconds() + self.ending <= self.limit
+        return self.evaluates and self.seconds() + self.ending + self.closing <= self.limit
+
+    def why_not(self) -> str:
+        """Why the run is not to end with an evaluation."""
+        assert self.limit is not None
+        limit = f"the time limit of {self.limit / 60:g} minutes"
+        if self.cost is None:
+            return f"{limit} was spent before, after {self.elapsed:.0f} s"
+        return f"{limit} has not left the {self.ending:.0f} s or so that this would take"
+
+    def for_picture(self) -> float:
+        """Seconds that the picture at the end may take."""
+        return math.inf if self.limit is None else self.limit - self.elapsed - self.closing
 
     def fitted(self, schedule: Schedule) -> Schedule:
         """The schedule with a warm-up that leaves most of the steps that fit for what comes after it."""
@@ -200,7 +222,8 @@ class Pace:
         """Seconds for steps: those to the limit without what the end takes."""
         assert self.limit is not None
         ending = MARGIN * self.ending if self.evaluates else 0.0
-        return self.limit - self.now - ending - LAST * self.per_step - SPARE - UNSEEN * self.limit
+        last = min(LAST * self.per_step + SPARE, TIGHT * self.limit)
+        return self.limit - self.now - ending - self.closing - last - UNSEEN * self.limit
 
 
 def process_age() -> float:

@@ -1,5 +1,6 @@
 """How a run is meant to go, and where it stands."""
 
+import math
 from dataclasses import dataclass
 
 from htc_fast.training.optimizer import Schedule
@@ -29,7 +30,7 @@ class Recipe:
 
     epochs, iterations, minutes  the run ends at whichever comes first; minutes are those of all that a run does
     schedule                     learning rate over the run
-    accumulate                   batches per step
+    accumulate                   batches per step; the last step takes those that are left
     amp                          bf16 autocast, where the device computes in bf16
     clip                         largest L2 norm of the gradient; None: no clipping
     evaluate_every               epochs; 0: only at the end
@@ -56,7 +57,7 @@ class Recipe:
     def shares(self, at: Position, batches_per_epoch: int) -> dict[str, float]:
         """How much of the run is done, 0 to 1 or more, by each limit that does not depend on the clock."""
         batches = at.epoch * batches_per_epoch + at.batch
-        shares = {"epochs": batches / max(1, self.epochs * batches_per_epoch)}
+        shares = {"epochs": batches / self._batches(batches_per_epoch)}
         if self.iterations is not None:
             shares["iterations"] = at.iteration / max(1, self.iterations)
         return shares
@@ -67,5 +68,16 @@ class Recipe:
 
     def steps(self, batches_per_epoch: int) -> float:
         """Steps of a whole run without a limit of time."""
-        steps = max(1, self.epochs * batches_per_epoch) / self.accumulate
+        steps = self._batches(batches_per_epoch) / self.accumulate
         return steps if self.iterations is None else min(steps, self.iterations)
+
+    def taken(self, at: Position, batches_per_epoch: int) -> int:
+        """Batches of the step that begins there: no more than are left of the epochs, a begun one included."""
+        left = self._batches(batches_per_epoch) - at.epoch * batches_per_epoch - at.batch
+        return self.accumulate if left >= self.accumulate else max(math.ceil(left), 1)
+
+    def _batches(self, batches_per_epoch: int) -> float:
+        """Batches of all epochs."""
+        batches = min(max(1, self.epochs * batches_per_epoch), 1e15)
+        # 0.7 times 10 is a little more than 7, and no batch.
+        return round(batches) if math.isclose(batches, round(batches), rel_tol=1e-9) else batches

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from htc_fast.errors import UserError
+from htc_fast.training.checkpoint import remedy
 from htc_fast.training.metrics import EVALUATIONS, LOSSES, SHOWN, append_row, drop_rows_after
 from htc_fast.training.plots import draw_curves
 
@@ -45,13 +46,13 @@ class Report:
         self.draw()
 
     def progress(self, share: float, epoch: int, iteration: int, numbers: dict[str, float]) -> None:
-        """Show the run's state in the one line."""
+        """Show the run's state in the one line; epoch is the one that this step was in, from 1."""
         if self.first_share is None:
             self.first_share, self.started = share, time.monotonic()
         done = share - self.first_share
         left = (time.monotonic() - self.started) / done * (1 - share) if done > 0 else 0.0
         text = [
-            f"epoch {epoch + 1} it {iteration}",
+            f"epoch {epoch} it {iteration}",
             f"loss {numbers['loss']:.2f} ({short_terms(numbers)})",
             f"{numbers['images_per_second']:.2f} img/s",
             f"{numbers['memory_mb'] / 1024:.1f} GB",
@@ -67,9 +68,8 @@ class Report:
 
     def draw(self) -> None:
         """Draw the curves so far."""
-        if (self.folder / LOSSES).exists():
-            with writing(self.folder / "curves.png"):
-                draw_curves(self.folder / LOSSES, self.folder / EVALUATIONS, self.folder / "curves.png")
+        with writing(self.folder / "curves.png"):
+            draw_curves(self.folder / LOSSES, self.folder / EVALUATIONS, self.folder / "curves.png")
 
     def close(self) -> None:
         """Draw the curves and close the files."""
@@ -78,7 +78,8 @@ class Report:
         with contextlib.suppress(OSError, UserError):
             if self.board is not None:
                 self.board.close()
-            self.draw()
+            if (self.folder / LOSSES).exists():
+                self.draw()
 
     def _write(self, name: str, iteration: int, numbers: dict[str, float], group: str) -> None:
         with writing(self.folder / name):
@@ -114,10 +115,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): the last checkpoint is intact, "
-            "so make room and continue with --resume."
-        ) from None
+        raise UserError(f"cannot write {path} ({error.strerror or error}): {remedy(path)}") from None
 
 
 def _tensorboard(folder: Path, iteration: int) -> Any:

@@ -5,7 +5,9 @@ share of an epoch, so batch size, number of processes and data may be others.
 """
 
 import json
+import math
 from dataclasses import asdict, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,12 @@ LENGTH = {"epochs", "iterations", "minutes"}
 
 
 def restore(
-    weights: Path, model: HTC, optimizer: torch.optim.Optimizer, recipe: Recipe, feed: list[int]
+    weights: Path, model: HTC, optimizer: torch.optim.Optimizer, recipe: Recipe, feed: list[int], about: dict[str, Any]
 ) -> tuple[Position, list[str]]:
     """Put a checkpoint into model and optimizer.
 
     feed     batches per epoch and process, number of processes
+    about    what else the run is made of, by name
     returns  where the run stands, and sentences on what differs from the run so far
     raises   UserError if the checkpoint is damaged, or of another network or optimizer
     """
@@ -46,16 +49,16 @@ def restore(
         if state.get("format", 1) > FORMAT:
             raise UserError(f"{weights} was written by a newer htc_fast: update this one to continue from it.")
         # "feed" is what files of version 0.1 call it.
-        saved, (batches, processes), place = state["optimizer"], map(int, state["feed"]), state["position"]
-        position = Position(
-            place["iteration"], place["epoch"], place["batch"], place["seconds"], place.get("lead", 0.0)
-        )
+        saved, (batches, processes), position = state["optimizer"], map(index, state["feed"]), _position(state)
+        if batches < 1:
+            raise ValueError(f"{batches} batches in an epoch")
         then, now = _flat(state.get("recipe", {})), _flat(asdict(recipe))
+        then, now = then | dict(state.get("about", {})), now | about
         _restore_optimizer(weights, optimizer, saved, recipe)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise checkpoint.unusable(weights, error) from error
+        raise checkpoint.unusable(weights, f"{weights.stem}.state is no state of a run of ours") from error
     names = [name for name in then if name in now and then[name] != now[name] and name not in QUIET]
     changed += [_change(name, then[name], now[name]) for name in names]
     said = [f"going on with other settings than so far: {', '.join(changed)}."] if changed else []
@@ -71,6 +74,16 @@ def restore(
         )
         position = converted
     return position, said
+
+
+def _position(state: dict) -> Position:
+    """raises  KeyError, TypeError or ValueError where it is none"""
+    place = state["position"]
+    counts = [index(place[name]) for name in ("iteration", "epoch", "batch")]
+    seconds = [float(place["seconds"]), float(place.get("lead", 0.0))]
+    if not all(0 <= one < math.inf for one in (*counts, *seconds)):
+        raise ValueError("a place before the beginning")
+    return Position(*counts, *seconds)
 
 
 def nothing_left(recipe: Recipe, at: Position, batches_per_epoch: int, folder: Path) -> tuple[str, bool]:
@@ -120,7 +133,7 @@ def _compare_networks(weights: Path, model: HTC) -> list[str]:
         with safetensors.safe_open(weights, "pt") as file:
             then = _flat(json.loads((file.metadata() or {}).get("config", "{}")))
     except (OSError, safetensors.SafetensorError, ValueError, AttributeError) as error:
-        raise checkpoint.unusable(weights, error) from error
+        raise checkpoint.unusable(weights, f"{weights.name} is damaged ({error})") from error
     now = _flat(json.loads(json.dumps(asdict(model.config))))
     names = [name for name in then if name in now and then[name] != now[name]]
     if "class_names" in names and then["class_names"]:

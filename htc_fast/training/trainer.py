@@ -1,12 +1,14 @@
 """From a `TrainingRun` to data, model and loop: a training run as an object."""
 
 import json
+import math
 import os
 import sys
 import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +30,7 @@ from htc_fast.training import checkpoint, distributed
 from htc_fast.training.batches import Batches
 from htc_fast.training.compiled import compile_layers
 from htc_fast.training.distributed import World
-from htc_fast.training.evaluation import make_evaluation, make_forecast, make_picture
+from htc_fast.training.evaluation import Forecast, make_evaluation, make_picture
 from htc_fast.training.folder import choose_folder
 from htc_fast.training.loop import Loop
 from htc_fast.training.run import TrainingRun
@@ -62,6 +64,7 @@ class Trainer:
         if not self.world.agree(fingerprint(self.train)):
             raise UserError(f"{self.train.path} is not the same for all processes: give each of them the same files.")
         resumes = run.resume and bool(checkpoint.whole(folder / "checkpoints"))
+        forecast = None if self.val is None else Forecast(self.val, self.world, run.amp)
         self.model = make_model(config, replace(run, resume=resumes), self.train)
         self.loop = Loop(
             self.model,
@@ -70,9 +73,10 @@ class Trainer:
             folder,
             self.world,
             evaluate=None if self.val is None else make_evaluation(self.val, self.world),
-            picture=None if self.val is None else make_picture(self.val),
-            forecast=None if self.val is None else make_forecast(self.val, self.world, run.amp),
+            picture=None if self.val is None else make_picture(self.val, forecast),
+            forecast=forecast,
             spent=time.monotonic() - began,
+            about=describe_data(run, self.train, self.val),
         )
 
     def run(self) -> Detector:
@@ -82,11 +86,11 @@ class Trainer:
         """
         if self.world.is_main:
             print(self.describe(), file=sys.stderr)
-            steps, warmup = self.loop.recipe.steps(len(self.loop.batches)), self.loop.recipe.schedule.warmup
+            steps, warmup = math.ceil(self.loop.recipe.steps(len(self.loop.batches))), self.loop.recipe.schedule.warmup
             if warmup >= steps:
                 print(
-                    f"the warm-up is {warmup} of {steps:.0f} steps, so the learning rate never reaches its value: "
-                    f"set warmup to {max(int(steps / 10), 1)} or so (--warmup).",
+                    f"the warm-up is {warmup} of {steps} steps, so the learning rate never reaches its value: "
+                    f"set warmup to {max(steps // 10, min(1, steps - 1))} or so (--warmup).",
                     file=sys.stderr,
                 )
         if self.settings.resume and not self.loop.resume() and self.world.is_main:
@@ -138,7 +142,10 @@ def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDa
         transform=transform,
     )
     if not any(train.annotations.trainable):
-        raise nothing_to_train_on(train)
+        sentence = str(nothing_to_train_on(train))
+        if run.keep_empty:
+            sentence += " Pictures without instances (--keep-empty) teach something only beside others."
+        raise UserError(sentence)
     if run.semantic is None:
         say_maps(train)
     if run.data is None and run.val_json is None:
@@ -153,6 +160,26 @@ def fingerprint(data: CocoDataset) -> int:
     """A number that differs where pictures or classes do."""
     names = [data.annotations.file_names[index] for index in data.keep]
     return zlib.crc32(json.dumps([list(data.classes), names], default=str).encode())
+
+
+def describe_data(run: TrainingRun, train: CocoDataset, val: CocoDataset | None) -> dict[str, Any]:
+    """What a run that goes on compares, besides its recipe and its network: the data, and how they are fed."""
+    names = ("flip", "scales", "turn", "crop", "keep_empty", "train_sizes")
+    sets = {"training data": train, "held-out data": val}
+    return {
+        **{name: getattr(run, name) for name in names},
+        **{name: "none" if data is None else _checked(data) for name, data in sets.items()},
+        "semantic maps": "none" if train.maps is None else type(train.maps).__name__,
+    }
+
+
+def _checked(data: CocoDataset) -> str:
+    """A data set in words that differ where its annotation file does."""
+    checksum = 0
+    with open(data.path, "rb") as file:
+        while part := file.read(2**24):
+            checksum = zlib.crc32(part, checksum)
+    return f"{len(data)} pictures (checksum {checksum:08x})"
 
 
 def make_config(run: TrainingRun) -> Model:

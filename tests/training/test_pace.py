@@ -1,11 +1,17 @@
 """A time limit is kept on any machine: the schedule is fitted to it, and what does not fit is said."""
 
+import math
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 
+from htc_fast.data.instances import Instances
+from htc_fast.training.distributed import World
+from htc_fast.training.evaluation import Forecast, make_picture
 from htc_fast.training.pace import Pace
 from htc_fast.training.report import Report
 from tests.training.clock import Clock, timed_loop
@@ -160,3 +166,68 @@ def test_a_process_began_when_it_was_started():
     began = time.monotonic()
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert 0.2 < float(said) <= time.monotonic() - began + 0.1
+
+
+def test_time_that_was_spent_before_is_said_plainly(tmp_path, capsys):
+    loop = timed_loop(tmp_path, lambda step: 100.0, 500.0, epochs=48, minutes=1.0)
+    assert loop.run().iteration == 1 and loop.evaluated == [] and loop.forecasts == 0
+    said = capsys.readouterr().out
+    assert "not evaluated: the time limit of 1 minutes was spent before, after 100 s; htc_fast.evaluate" in said
+
+
+def test_a_small_limit_is_used_too(tmp_path):
+    loop = timed_loop(tmp_path, lambda step: 1.2, epochs=48, minutes=0.2)
+    loop.run()
+    assert 8.0 < loop.clock.now - loop.began <= 12.0
+
+
+def test_curves_and_the_picture_count(tmp_path, monkeypatch, capsys):
+    loop = timed_loop(tmp_path, lambda step: 1.0, 80.0, epochs=48, minutes=1.0)
+    monkeypatch.setattr(Report, "draw", lambda self: loop.clock.spend(5.0))
+    given = []
+
+    def picture(model, path, seconds):
+        given.append(seconds)
+        loop.clock.spend(seconds)
+        return "predictions.png: 2 of 6 pictures fit into the time limit."
+
+    loop.picture = picture
+    loop.run()
+    assert loop.evaluated == [] and 0 < given[0] < 60
+    # Curves once to see what they take, and once after the picture.
+    assert loop.clock.now - loop.began == pytest.approx(60.0)
+    assert "2 of 6 pictures fit" in capsys.readouterr().out
+
+
+NOTHING = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), [], (40, 40))
+
+
+class Shown:
+    """Six pictures, of which a model predicts as many as it is given."""
+
+    classes = ("cat",)
+
+    def __len__(self):
+        return 6
+
+    def image(self, index):
+        return np.full((40, 40, 3), index, np.uint8)
+
+    def truth(self, index):
+        return NOTHING
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(math.inf, 6), (100.0, 6), (2.7, 2), (1.0, 0), (-3.0, 0)])
+def test_as_many_pictures_as_fit(tmp_path, seconds, count):
+    forecast, asked = Forecast(Shown(), World(), amp=False), []
+    forecast.each = 1.0
+
+    class Model:
+        def predict(self, pictures, **_):
+            asked.append(len(pictures))
+            return [NOTHING for _ in pictures]
+
+    said = make_picture(Shown(), forecast)(Model(), tmp_path / "predictions.png", seconds)
+    assert asked == ([count] if count else []) and (tmp_path / "predictions.png").exists() == bool(count)
+    wanted = "" if count == 6 else f"predictions.png: {count or 'none'} of 6 pictures fit into the time limit."
+    assert said == wanted

@@ -75,8 +75,8 @@ def test_accumulation_counts_batches(tmp_path, capsys):
     loop = rest(tmp_path, accumulate=3, evaluate_every=1)
     assert "going on with other settings than so far: accumulate was 1 and is now 3." in capsys.readouterr().err
     at = loop.run()
-    # The last step is a whole one.
-    assert at.iteration == 27 and (at.epoch, at.batch) == (4, 1)
+    # The last step takes the two batches that are left.
+    assert at.iteration == 27 and (at.epoch, at.batch) == (4, 0)
     assert loop.evaluated == [24, 27]
 
 
@@ -183,7 +183,7 @@ def newest(folder):
 def test_a_checkpoint_of_an_earlier_version(tmp_path):
     part(tmp_path, 13, optimizer="adamw")
     state = torch.load(newest(tmp_path))
-    del state["format"], state["recipe"], state["position"]["lead"]
+    del state["format"], state["recipe"], state["about"], state["position"]["lead"]
     assert state.keys() == {"optimizer", "position", "feed"}
     torch.save(state, newest(tmp_path))
     with pytest.raises(UserError, match="made with optimizer adamw"):
@@ -191,14 +191,18 @@ def test_a_checkpoint_of_an_earlier_version(tmp_path):
     assert rest(tmp_path, optimizer="adamw").run().iteration == 40
 
 
+OURS = "000003.state is no state of a run of ours: there is no other one there, so start anew"
+PLACE = ("iteration", "epoch", "batch", "seconds", "lead")
 DAMAGE = {
-    "empty": (lambda path: path.write_bytes(b""), "cannot continue from"),
-    "cut": (lambda path: path.write_bytes(path.read_bytes()[:500]), "cannot continue from"),
-    "another file": (lambda path: torch.save({"weights": 1}, path), "cannot continue from"),
-    "a list": (lambda path: torch.save([1], path), "cannot continue from"),
-    "no position": (lambda path: torch.save({**torch.load(path), "position": {}, "feed": 3}, path), "cannot continue"),
+    "empty": (lambda path: path.write_bytes(b""), "000003.state is damaged"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:500]), "000003.state is damaged"),
+    "another file": (lambda path: torch.save({"weights": 1}, path), OURS),
+    "a list": (lambda path: torch.save([1], path), OURS),
+    "no position": (lambda path: torch.save({**torch.load(path), "position": {}, "feed": 3}, path), OURS),
+    "None": (lambda path: torch.save({**torch.load(path), "position": dict.fromkeys(PLACE)}, path), OURS),
+    "before": (lambda path: torch.save({**torch.load(path), "position": dict.fromkeys(PLACE, -1)}, path), OURS),
     "newer": (lambda path: torch.save({**torch.load(path), "format": 3}, path), "written by a newer htc_fast"),
-    "no weights": (lambda path: path.with_suffix(".safetensors").write_bytes(b""), "cannot continue from"),
+    "no weights": (lambda path: path.with_suffix(".safetensors").write_bytes(b""), "000003.safetensors is damaged"),
 }
 
 
