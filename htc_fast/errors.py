@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 LONGEST_SIDE = 65_536  # of a picture as a network sees it
 MOST = 2**31 - 1  # of what is counted in 32 bits
 MOST_DETECTIONS = 10_000  # in a picture: each takes the mask heads 200 KB
+MOST_PICTURES = 65_536  # in a batch
 
 _writer = reprlib.Repr()
 _writer.maxlevel = 3

@@ -9,7 +9,7 @@ from typing import Annotated
 from htc_fast.data.pictures import image_limits
 from htc_fast.detector import Detector, load
 from htc_fast.device import autocast
-from htc_fast.errors import MOST_DETECTIONS, check_count, settle
+from htc_fast.errors import MOST_DETECTIONS, MOST_PICTURES, check_count, settle
 from htc_fast.inference.optimize import Optimized, optimized
 from htc_fast.inference.predict import at_stage
 
@@ -34,7 +34,7 @@ class Network:
 
     def __post_init__(self) -> None:
         settle(self)
-        check_count("--batch-size", self.batch_size)
+        check_count("--batch-size", self.batch_size, most=MOST_PICTURES)
         if self.detections is not None:
             check_count("--detections", self.detections, most=MOST_DETECTIONS)
 

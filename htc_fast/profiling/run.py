@@ -9,7 +9,7 @@ import torch
 
 from htc_fast.data.pictures import image_limits
 from htc_fast.device import MOST_THREADS, find_device, supports
-from htc_fast.errors import UserError, check_count, choose, option, settle
+from htc_fast.errors import MOST_PICTURES, UserError, check_count, choose, option, settle
 from htc_fast.inference.buckets import out_of_memory
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
@@ -48,7 +48,7 @@ class ProfileRun:
     def __post_init__(self):
         settle(self)
         object.__setattr__(self, "set", {name: as_tuples(value) for name, value in self.set.items()})
-        for name, most in (("batch_size", 2**31 - 1), ("rounds", 2**31 - 1), ("threads", MOST_THREADS)):
+        for name, most in (("batch_size", MOST_PICTURES), ("rounds", 2**31 - 1), ("threads", MOST_THREADS)):
             if getattr(self, name) is not None:
                 check_count(option(name), getattr(self, name), most=most)
         # Older scripts spell it the British way.

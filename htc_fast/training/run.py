@@ -7,7 +7,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from htc_fast.data.pictures import image_limits
 from htc_fast.device import MOST_THREADS
-from htc_fast.errors import MOST, UserError, check_count, check_number, check_sides, choose, option, settle
+from htc_fast.errors import (
+    MOST,
+    MOST_PICTURES,
+    UserError,
+    check_count,
+    check_number,
+    check_sides,
+    choose,
+    option,
+    settle,
+)
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
 from htc_fast.training.optimizer import OPTIMIZERS, Schedule, scaled_rate
@@ -17,7 +27,7 @@ from htc_fast.training.recipe import Recipe
 COUNTS = dict.fromkeys(("iterations", "batch_size", "accumulate", "crop", "keep"), 1)
 COUNTS |= dict.fromkeys(("warmup", "evaluate_every", "save_every", "workers"), 0)
 # The most, of those that would end in a lack of memory.
-LIMITS = {"batch_size": 65_536, "workers": 4096}
+LIMITS = {"batch_size": MOST_PICTURES, "workers": 4096}
 NUMBERS = ("epochs", "max_minutes", "lr", "clip", "weight_decay")
 # What `set` leaves alone, and who decides it.
 DECIDED = {"name": "--model", "pretrained": "--pretrained", "image_size": "--image-size"}

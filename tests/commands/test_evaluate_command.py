@@ -117,7 +117,7 @@ ERRORS = {
     "no such split": (["--data", "{root}", "--split", "test"], "no annotation file for split 'test'"),
     "device": (["--data", "{root}", "--device", "cuda:77"], "cannot be used"),
     "device name": (["--data", "{root}", "--device", "gpu"], "cannot be used"),
-    "batch size": (["--data", "{root}", "--batch-size", "0"], "at least 1"),
+    "batch size": (["--data", "{root}", "--batch-size", "0"], "from 1 to 65536, got 0"),
     "stage": (["--data", "{root}", "--stage", "5"], "invalid choice"),
     "out": (["--data", "{root}", "--out", "{root}/val2017/000000000010.png"], "cannot write"),
 }

@@ -26,7 +26,7 @@ WRONG = {
     "train: optimizer": (["train", "--optimizer", "sdg"], "did you mean sgd"),
     "train: device": (["train", "--device", "toaster"], "choose cpu"),
     "train: no data": (["train", "--data", "nowhere"], "nowhere"),
-    "train: empty batch": (["train", "--batch-size", "0"], "--batch-size takes a whole number of at least 1, got 0"),
+    "train: empty batch": (["train", "--batch-size", "0"], "--batch-size takes a whole number from 1 to 65536, got 0"),
     "train: the longer side first": (["train", "--image-size", "1333", "800"], "the smaller first, got (1333, 800)"),
     "train: sizes": (
         ["train", "--train-sizes", "400", "1400", "600"],
@@ -79,7 +79,7 @@ WRONG = {
     "profile: size": (["profile", "--image-size", "3"], "--image-size"),
     "profile: huge": (["profile", "--image-size", "1000000", "1000000"], "65536"),
     "profile: threads": (["profile", "--threads", "100000"], "--threads takes a whole number from 1 to 1024"),
-    "profile: batch": (["profile", "--batch-size", "0"], "--batch-size takes a whole number of at least 1, got 0"),
+    "profile: batch": (["profile", "--batch-size", "0"], "--batch-size takes a whole number from 1 to 65536, got 0"),
     "profile: out": (["profile", "--out", "/dev/null/x"], "cannot write /dev/null/x"),
     "train: threads": (["train", "--threads", "100000"], "--threads takes a whole number from 1 to 1024"),
     "profile: rounds": (["profile", "--rounds", "0"], "--rounds takes a whole number of at least 1, got 0"),
