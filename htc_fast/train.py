@@ -2,9 +2,10 @@
 
 import os
 
-# Threads that wait for one another spin for microseconds, not milliseconds: beside other work on two cores a step took
-# more than 20 s and takes 4. To be said before torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Beside other work, threads that wait for one another are to spin for microseconds, not milliseconds: on two cores a step
+# took more than 20 s and takes 4. Alone, it would cost a fifth. To be said before torch is imported.
+if os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from htc_fast.commands import entry
 from htc_fast.commands.options import changed, given
