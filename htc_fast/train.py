@@ -2,8 +2,8 @@
 
 import os
 
-# Beside other work, threads that wait for one another are to spin for microseconds, not milliseconds: on two cores a step
-# took more than 20 s and takes 4. Alone, it would cost a fifth. To be said before torch is imported.
+# Beside other work, threads that wait for one another are to spin for microseconds, not milliseconds: on two cores a
+# step took more than 20 s and takes 4. Alone, it would cost a fifth. To be said before torch is imported.
 if os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
