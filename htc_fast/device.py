@@ -10,6 +10,8 @@ from htc_fast.errors import UserError, short
 
 MOST_THREADS = 1024  # of which more end a process without a word where the system gives no more
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
+# What libraries say when they want memory and get none; cuDNN and cuBLAS have their own words.
+NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED", "ALLOCATION_FAILED")
 
 
 def find_device(name: str | None) -> torch.device:
@@ -59,3 +61,12 @@ def usable_cores(quota: Path = QUOTA) -> int:
         return max(1, min(bound, math.ceil(int(share) / int(period))))
     except (OSError, ValueError):  # no such limit
         return bound
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether that is what went wrong, on any device; also where ending a capture failed because of it."""
+    if error is None:
+        return False
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in NO_MEMORY):
+        return True
+    return out_of_memory(error.__context__)

@@ -5,8 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from htc_fast.device import out_of_memory
 from htc_fast.errors import UserError
-from htc_fast.inference.buckets import out_of_memory
 
 INTERRUPTED = 130  # as a shell names a program that Ctrl-C ended: `train && evaluate` must not go on
 

@@ -7,12 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from htc_fast.device import out_of_memory
 from htc_fast.models.structures import Detections
 
 Shape = tuple[int, int, int]  # images, height, width
 Detect = Callable[[Tensor, Tensor], Detections]
-# What libraries say when they want memory and get none; cuDNN and cuBLAS have their own words.
-NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED", "ALLOCATION_FAILED")
 
 
 class Buckets:
@@ -81,15 +80,6 @@ class Buckets:
             self.made[shape] = self.make(shape)
         self.made.move_to_end(shape)
         return self.made[shape]
-
-
-def out_of_memory(error: BaseException | None) -> bool:
-    """Whether that is what went wrong, on any device; also where ending a capture failed because of it."""
-    if error is None:
-        return False
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in NO_MEMORY):
-        return True
-    return out_of_memory(error.__context__)
 
 
 def describe(shape: Shape) -> str:

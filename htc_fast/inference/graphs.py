@@ -10,7 +10,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from htc_fast.inference.buckets import Buckets, Detect, Shape, out_of_memory
+from htc_fast.device import out_of_memory
+from htc_fast.inference.buckets import Buckets, Detect, Shape
 from htc_fast.models.branches import offering
 from htc_fast.models.structures import Detections
 

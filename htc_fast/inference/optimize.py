@@ -7,9 +7,9 @@ import weakref
 import torch
 from torch import Tensor, nn
 
-from htc_fast.device import supports, usable_cores
+from htc_fast.device import out_of_memory, supports, usable_cores
 from htc_fast.errors import check_count, check_sides
-from htc_fast.inference.buckets import describe, out_of_memory
+from htc_fast.inference.buckets import describe
 from htc_fast.inference.graphs import graph_buckets
 from htc_fast.inference.layout import prepare
 from htc_fast.inference.predict import SIZE, predict

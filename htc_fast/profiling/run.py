@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import torch
 
 from htc_fast.data.pictures import image_limits
-from htc_fast.device import MOST_THREADS, find_device, supports
+from htc_fast.device import MOST_THREADS, find_device, out_of_memory, supports
 from htc_fast.errors import MOST_PICTURES, UserError, check_count, choose, option, settle
-from htc_fast.inference.buckets import out_of_memory
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
 from htc_fast.profiling import limits
