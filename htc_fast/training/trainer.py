@@ -1,6 +1,5 @@
 """From a `TrainingRun` to data, model and loop: a training run as an object."""
 
-import json
 import math
 import os
 import sys
@@ -61,7 +60,8 @@ class Trainer:
         config = make_config(run)
         self.settings = replace(run, data=make_sample_dataset()) if run.on_sample else run
         self.train, self.val = make_datasets(self.settings, semantic=config.semantic != "none")
-        if not self.world.agree(fingerprint(self.train)):
+        about = describe_data(run, self.train, self.val)
+        if not self.world.agree(zlib.crc32(about["training data"].encode())):
             raise UserError(f"{self.train.path} is not the same for all processes: give each of them the same files.")
         resumes = run.resume and bool(checkpoint.whole(folder / "checkpoints"))
         forecast = None if self.val is None else Forecast(self.val, self.world, run.amp)
@@ -76,7 +76,7 @@ class Trainer:
             picture=None if self.val is None else make_picture(self.val, forecast),
             forecast=forecast,
             spent=time.monotonic() - began,
-            about=describe_data(run, self.train, self.val),
+            about=about,
         )
 
     def run(self) -> Detector:
@@ -154,12 +154,6 @@ def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDa
     if not val.annotations.labelled:
         raise UserError(f"{val.path} has no annotations, so there is no AP: name another file with --val-json.")
     return train, val.relabelled(train.classes)
-
-
-def fingerprint(data: CocoDataset) -> int:
-    """A number that differs where pictures or classes do."""
-    names = [data.annotations.file_names[index] for index in data.keep]
-    return zlib.crc32(json.dumps([list(data.classes), names], default=str).encode())
 
 
 def describe_data(run: TrainingRun, train: CocoDataset, val: CocoDataset | None) -> dict[str, Any]:
