@@ -1,11 +1,11 @@
 #!/bin/bash
 # A machine with a GPU, used well: four commands of less than ten minutes each, in this order.
-#   scripts/gpu_check.sh call1   correctness: GPU tests of operators and runtime; compute-sanitizer beside them
+#   scripts/gpu_check.sh call1   correctness: GPU tests, compute-sanitizer beside them, what the benchmarks compare
 #   scripts/gpu_check.sh call2   numbers: the detector, kernel by kernel, and the operators; nothing else may run
 #   scripts/gpu_check.sh call3   tuning: the tiles of the 3x3 convolution, and ncu where it is installed
 #   scripts/gpu_check.sh call4   rivals, Triton's irregular kernels, memory, the tests that are left
-#   OUT=folder     what comes back, six files at most: summary.txt, logs, results, tiles.json, Triton's cache (build/gpu_check/CALL)
-#   CACHE=folder   where an earlier call's triton_cache.tar.gz lies, so that nothing is compiled twice (build/gpu_cache)
+#   OUT=folder     what comes back, six files at most: summary.txt, logs, results, tiles.json, compilers' caches (build/gpu_check/CALL)
+#   CACHE=folder   where an earlier call's caches lie, *_cache.tar.xz, so that nothing is compiled twice (build/gpu_cache)
 #   PYTHON=python3, DRY=1: every command on tiny sizes without a GPU; LIST=1: names, limits and commands alone
 # It needs torch, Triton, pytest and the built libhtc_fast_ops.so (the stable ABI serves any torch from 2.11 on); what is
 # missing besides is left out and said. What a killed call had measured is in OUT: it is packed after every step.
@@ -13,7 +13,8 @@ cd "$(dirname "$0")/.." || exit 1
 PYTHON=${PYTHON:-python3} OUT=${OUT:-build/gpu_check/$1} CACHE=${CACHE:-build/gpu_cache} WORK=${WORK:-build/gpu_work}
 [[ $WORK == /* ]] || WORK=$PWD/$WORK
 call=$1 failed=0
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$WORK/triton
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$WORK/triton TORCHINDUCTOR_CACHE_DIR=$WORK/inductor
+[ -z "$DRY" ] && export TRITON_INTERPRET=0  # whatever a machine with a GPU looks like
 
 # Matrix operators run on Triton and cuDNN, the others on kernels of our own in CUDA and in Triton.
 MATRIX="convolution pad_images conv3x3_relu mask_flow mask_predict mask_branch semantic_merge winograd tma tiles tf32x3"
@@ -76,18 +77,24 @@ sanitizers() {  # beside the tests, one after the other; a machine that forbids 
 tests=("$PYTHON" -m pytest -v -p no:cacheprovider --continue-on-collection-errors -m gpu)
 bench=("$PYTHON" -m pytest --benchmark-only -q -p no:cacheprovider)
 small=("$PYTHON" -m tests.ops.small)
+detector=("$PYTHON" -m benchmarks.kernels --trace "$WORK/logs")
 dry=()
-if [ -n "$DRY" ]; then dry=(--dry); bench+=(--tiny --device cpu); small+=(--device cpu); else bench+=(--quick); fi
+if [ -n "$DRY" ]; then dry=(--dry); detector+=(--tiny --device cpu); bench+=(--tiny --device cpu); small+=(--device cpu); else bench+=(--quick); fi
 [ -z "$DRY" ] && has xdist && tests+=(-n 14 --dist worksteal)
-if has pytest_timeout; then tests+=(--timeout 120); else tests+=(-o faulthandler_timeout=120); fi
+# A host that waits for a kernel hears no signal: a thread ends its process.
+if has pytest_timeout; then tests+=(--timeout 60 --timeout-method thread); else tests+=(-o faulthandler_timeout=60); fi
 
 call1() {
-  step info 60 "$PYTHON" -m htc_fast.info
+  local agree=("$PYTHON" -m pytest -q -p no:cacheprovider --quick --no-store benchmarks)
+  if [ -n "$DRY" ]; then agree+=(--tiny --device cpu --benchmark-disable -k refine); elif has xdist; then agree+=(-n 14 --dist worksteal); fi
+  step info 30 "$PYTHON" -m htc_fast.info
   [ -z "$LIST" ] && sanitizers memcheck racecheck synccheck >"$WORK/sanitizers.txt" 2>&1 &
-  step cuda_operators 90 "${tests[@]}" -k "cuda and not triton" $(pick tests/ops test_ other)
-  step runtime 90 "${tests[@]}" tests/inference tests/models tests/training
-  step matrix_operators 150 "${tests[@]}" $(pick tests/ops test_ matrix)
-  step triton_operators 80 "${tests[@]}" -k "not (cuda and not triton)" $(pick tests/ops test_ other)
+  step cuda_operators 75 "${tests[@]}" -k "cuda and not triton" $(pick tests/ops test_ other)
+  step runtime 75 "${tests[@]}" tests/inference tests/models tests/training
+  step matrix_operators 110 "${tests[@]}" $(pick tests/ops test_ matrix)
+  step triton_operators 70 "${tests[@]}" -k "not (cuda and not triton)" $(pick tests/ops test_ other)
+  step benchmarks_agree 90 "${agree[@]}"  # whatever they compare; beside one another nothing is timed
+  step detector 75 "${detector[@]}"
   if [ -z "$LIST" ]; then
     timeout 60 tail --pid=$! -f /dev/null || said "compute-sanitizer was not done in time"
     said "$(cat "$WORK/sanitizers.txt")"
@@ -96,7 +103,7 @@ call1() {
 }
 
 call2() {
-  step detector 150 "$PYTHON" scripts/gpu_profile.py --out "$WORK/logs" "${dry[@]}"
+  step detector 100 "${detector[@]}"
   step cuda_times 200 "${bench[@]}" $(pick benchmarks bench_ other)
   step matrix_times 180 "${bench[@]}" $(pick benchmarks bench_ matrix)
 }
@@ -139,17 +146,20 @@ if [ -z "$LIST" ]; then
     echo "gpu_check: torch sees no GPU here; DRY=1 rehearses without one"
     exit 1
   fi
-  rm -rf "$WORK/logs" && mkdir -p "$OUT" "$WORK/logs" "$TRITON_CACHE_DIR" && OUT=$(cd "$OUT" && pwd)
+  rm -rf "$WORK/logs" && mkdir -p "$OUT" "$WORK/logs" && OUT=$(cd "$OUT" && pwd)
   touch "$WORK/began"
   : >"$OUT/summary.txt"
-  [ -f "$CACHE/triton_cache.tar.gz" ] && tar -xzf "$CACHE/triton_cache.tar.gz" -C "$TRITON_CACHE_DIR"
+  for compiler in triton inductor; do
+    mkdir -p "$WORK/$compiler"
+    [ -f "$CACHE/${compiler}_cache.tar.xz" ] && tar -xf "$CACHE/${compiler}_cache.tar.xz" -C "$WORK/$compiler"
+  done
   for module in pytest xdist pytest_timeout pytest_benchmark triton torchvision timm pycocotools; do
     has $module || said "not installed: $module"
   done
 fi
 $call
 [ -n "$LIST" ] && exit 0
-tar -czf "$OUT/triton_cache.tar.gz" -C "$TRITON_CACHE_DIR" .
+for compiler in triton inductor; do tar -C "$WORK/$compiler" -cf - . | xz -T0 -2 >"$OUT/${compiler}_cache.tar.xz"; done
 pack
 said "$call took $SECONDS s"
 exit $failed

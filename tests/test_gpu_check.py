@@ -81,14 +81,15 @@ def test_a_rehearsal_runs_to_its_end(call, tmp_path):
     work, cache = tmp_path / "work", tmp_path / "cache"
     (cache / "kept").mkdir(parents=True)
     (cache / "kept" / "kernel.json").write_text("{}")
-    with tarfile.open(cache / "triton_cache.tar.gz", "w:gz") as made:
+    with tarfile.open(cache / "triton_cache.tar.xz", "w:xz") as made:
         made.add(cache / "kept", "kept")
     done = run(call, DRY="1", OUT=str(tmp_path / "out"), WORK=str(work), CACHE=str(cache))
     assert done.returncode == 0 and "FAILED" not in done.stdout, done.stdout + done.stderr
     assert [name for name, _, _ in steps(call) if f"{name}: passed" not in done.stdout] == []
     found = {path.name for path in (tmp_path / "out").iterdir()}
     tiles = {"tiles.json"} if call == "call3" else set()
-    assert found == {"summary.txt", "logs.tar.gz", "results.tar.gz", "triton_cache.tar.gz"} | tiles
+    caches = {"triton_cache.tar.xz", "inductor_cache.tar.xz"}
+    assert found == {"summary.txt", "logs.tar.gz", "results.tar.gz"} | caches | tiles
     assert (work / "triton" / "kept" / "kernel.json").exists()
-    extra = {"call1": ["small.log"], "call2": ["detector.json"], "call3": ["tune.json"], "call4": []}[call]
+    extra = {"call1": ["small.log"], "call2": ["replay_1.json"], "call3": ["tune.json"], "call4": []}[call]
     assert all((work / "logs" / name).exists() for name in extra)
