@@ -1,9 +1,10 @@
-"""Measure every tile of the 3x3 convolution as a mask head runs it: four in a row, in a CUDA graph, activations hot.
+"""Measure tiles of the matrix kernels as the detector runs them, in a CUDA graph, beside cuDNN: convolutions of 256
+channels four in a row, activations hot; a mask head's flow; the pyramid's laterals.
 
     python scripts/gpu_tune.py --out FOLDER [--processes 14] [--seconds 380] [--dry]
 
-Candidates are compiled beforehand by many processes into Triton's cache (TRITON_CACHE_DIR). FOLDER/tune.json has a row
-for each tile and grows as they are measured; FOLDER/tiles.json has the best of each problem, as
+Tiles are compiled beforehand by many processes into Triton's cache (TRITON_CACHE_DIR). FOLDER/tune.json has a row for
+each tile and for cuDNN, and grows as they are measured; FOLDER/tiles.json has the best tile of each problem, as
 htc_fast/ops/triton/tiles.json wants them. --dry: two tiles of one tiny problem, on a CPU in Triton's interpreter.
 """
 
@@ -13,95 +14,164 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 if "--dry" in sys.argv:
     os.environ["TRITON_INTERPRET"] = "1"
 import torch
+import triton
 
 from htc_fast.ops.triton import matrix, tiles, tma
-from htc_fast.ops.triton.epilogue import ALL, RELU
-from htc_fast.ops.triton.tiles import Tile
+from htc_fast.ops.triton.epilogue import FLOW, NEAREST, RELU
+from htc_fast.ops.triton.tiles import BOXES, Tile
+
+COUNT, ROUNDS = 4, 15
+LAST = {"memory_format": torch.channels_last}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`count` maps [channels, height, width] to `outputs` by 9 taps, or by 1 with a flow's or a lateral's epilogue."""
+
+    count: int
+    height: int
+    width: int
+    channels: int = 256
+    epilogue: int = RELU
+    dtype: torch.dtype = torch.bfloat16
+    device: str = "cuda"
+    outputs: int = 256
+
+    @property
+    def taps(self) -> int:
+        return 9 if self.epilogue == RELU else 1
+
+    def tensors(self) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor, torch.Tensor | None]:
+        """x, four weights, bias and what comes in at the end."""
+        torch.manual_seed(0)
+        side, like = 3 if self.taps == 9 else 1, {"device": self.device, "dtype": self.dtype}
+        x = torch.randn(self.count, self.channels, self.height, self.width).to(**like).contiguous(**LAST)
+        weights = torch.randn(COUNT, self.outputs, self.channels, side, side) * (self.taps * self.channels) ** -0.5
+        extra = None
+        if self.taps == 1:
+            size = [-(-one // (2 if self.epilogue == NEAREST else 1)) for one in (self.height, self.width)]
+            extra = torch.randn(self.count, self.outputs, *size).to(**like).contiguous(**LAST)
+        return x, [one.to(**like).contiguous(**LAST) for one in weights], torch.zeros(self.outputs, **like), extra
+
+    def name(self, x: torch.Tensor) -> str:
+        return tiles.problem_of(x, self.taps, self.outputs, self.copied(x), self.taps == 1)
+
+    def copied(self, x: torch.Tensor) -> bool:
+        return self.taps == 9 and tiles.device_of(x).tma and self.channels % (128 // x.element_size()) == 0
+
 
 PROBLEMS = [
-    (1, 14, 14),
-    (10, 14, 14),
-    (100, 14, 14),
-    (800, 14, 14),
-    (1, 100, 168),
-    (8, 100, 168),
-]  # maps, height, width
-CHAIN, ROUNDS = 4, 20
+    *(Problem(count, 14, 14) for count in (100, 800)),
+    *(Problem(count, height, width) for height, width in ((200, 336), (100, 168), (50, 84), (25, 42), (13, 21))
+      for count in (1, 8)),
+    *(Problem(count, 14, 14, epilogue=FLOW) for count in (100, 800)),
+    *(Problem(count, height, width, channels, NEAREST) for height, width, channels in (
+        (200, 336, 256), (100, 168, 512), (50, 84, 1024)) for count in (1, 8)),
+    *(Problem(count, height, width, channels, outputs=channels) for height, width, channels in (
+        (200, 336, 64), (100, 168, 128), (25, 42, 512)) for count in (1, 8)),
+    *(Problem(count, 14, 14) for count in (1, 10, 128, 512)),
+]  # fmt: skip
 
 
-class Problem:
-    """Convolutions of 256 channels over maps [count, 256, height, width]."""
+SHAPES = ((128, 256, 8), (256, 128, 8), (128, 128, 8), (128, 128, 4), (64, 256, 4), (64, 256, 8), (64, 128, 4),
+          (128, 64, 4), (64, 64, 4), (32, 64, 4))  # fmt: skip
+FLIGHT = ((64, 4), (64, 3), (64, 2), (128, 2))  # depth, stages
 
-    def __init__(self, count: int, height: int, width: int, dtype: torch.dtype, device: str, channels: int = 256):
-        torch.manual_seed(0)
-        last = {"memory_format": torch.channels_last}
-        self.x = torch.randn(count, channels, height, width).to(device, dtype).contiguous(**last)
-        weights = torch.randn(CHAIN, channels, channels, 3, 3) * (9 * channels) ** -0.5
-        self.weights = [one.to(device, dtype).contiguous(**last) for one in weights]
-        self.bias = torch.zeros(channels, device=device, dtype=dtype)
-        self.steps = 1, 9 * channels, channels
-        self.tma = tiles.device_of(self.x).tma and tma.takes(self.x, self.weights[0], channels, False)
-        self.name = tiles.problem_of(self.x, 9, channels, self.tma, False)
 
-    def candidates(self) -> list[Tile]:
-        return tiles.candidates(self.x, self.x.shape[1], tiles.device_of(self.x), self.tma)
+def offered(problem: Problem, x: torch.Tensor) -> list[Tile]:
+    """More tiles than `tiles.candidates` has: of every shape, with fewer and more steps in flight."""
+    device, size, found = tiles.device_of(x), x.element_size(), []
+    for rows, outputs, warps in SHAPES:
+        for depth, stages in FLIGHT:
+            made = Tile(rows, outputs, depth, warps, stages)
+            if made.shared(size) + 1024 > device.shared or problem.channels % depth or outputs > problem.outputs:
+                continue
+            if stages > 2 or rows * outputs == 128 * 128:
+                found.append(made)
+            if problem.copied(x) and rows in BOXES and depth == 64 and stages > 2:
+                found += [replace(made, box=box) for box in BOXES[rows] if (box[0] == 1) == (problem.height > 14)]
+    return found
 
-    def run(self, tile: Tile) -> torch.Tensor:
-        """The chain with this tile alone."""
-        if tile.box is not None and not tma.trusted(self.x, tile, False, RELU, False, ALL):
+
+def calls(problem: Problem) -> tuple[torch.Tensor, Callable[[Tile], None], Callable[[], None]]:
+    """x, four products with a tile, and the same by cuDNN or cuBLAS without what comes in at the end."""
+    x, weights, bias, extra = problem.tensors()
+    steps = (1, 9 * problem.channels, problem.channels) if problem.taps == 9 else (1, problem.channels, 0)
+
+    def ours(tile: Tile) -> None:
+        if tile.box is not None and not tma.trusted(x, tile, False, RELU, False, 0):
             raise RuntimeError("its results differ from torch's")
-        usual, matrix.tile_for, x = matrix.tile_for, lambda *_: tile, self.x
+        usual, matrix.tile_for, out = matrix.tile_for, lambda *_: tile, x
         try:
-            for weight in self.weights:
-                x = matrix.product(x, weight, x.shape[1], self.steps, 9, RELU, self.bias)
+            for weight in weights:
+                given = out if problem.channels == problem.outputs and problem.taps == 9 else x
+                out = matrix.product(given, weight, problem.outputs, steps, problem.taps, problem.epilogue, bias, extra)
         finally:
             matrix.tile_for = usual
-        return x
 
-    def milliseconds(self, tile: Tile) -> float:
-        """Of one convolution, the median of replayed chains."""
-        self.run(tile)
-        if self.x.device.type != "cuda":
-            began = time.perf_counter()
-            self.run(tile)
-            return (time.perf_counter() - began) / CHAIN * 1e3
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(5):
-                self.run(tile)
+    def theirs() -> None:
+        out = x
+        for weight in weights:
+            if problem.taps == 9:
+                out = torch.cudnn_convolution_relu(out, weight, bias, [1, 1], [1, 1], [1, 1], 1)
+            else:
+                torch._addmm_activation(bias, x.permute(0, 2, 3, 1).flatten(0, 2), weight.flatten(1).t())
+
+    return x, ours, theirs
+
+
+def milliseconds(call: Callable[[], None], device: str) -> float:
+    """Of one of the four, the median of replays."""
+    call()
+    if device != "cuda":
+        began = time.perf_counter()
+        call()
+        return (time.perf_counter() - began) / COUNT * 1e3
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+        call()
+    graph.replay()
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(ROUNDS)]
+    for start, end in events:
+        start.record()
         graph.replay()
-        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(ROUNDS)]
-        for start, end in events:
-            start.record()
-            graph.replay()
-            end.record()
-        torch.cuda.synchronize()
-        return statistics.median(start.elapsed_time(end) for start, end in events) / (5 * CHAIN)
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in events) / (2 * COUNT)
 
 
-def problems(dry: bool) -> list[tuple]:
-    """What `Problem` takes; bf16 first, which the detector runs in."""
-    if dry:
-        return [(1, 3, 5, torch.float16, "cpu", 64)]
-    return [(*shape, dtype, "cuda") for dtype in (torch.bfloat16, torch.float16) for shape in PROBLEMS]
-
-
-def compile_one(job: tuple) -> str | None:
+def compile_one(job: tuple[Problem, Tile]) -> str | None:
     """Run one tile once, which puts it into Triton's cache; what went wrong, if anything did."""
-    given, tile = job
+    problem, tile = job
     try:
-        Problem(*given).run(tile)
+        calls(problem)[1](tile)
     except Exception as error:  # a tile that this GPU does not take is no reason to stop
-        return f"{tile}: {error}"
+        return f"{tile}: {str(error).splitlines()[0] if str(error) else error!r}"
     return None
+
+
+def measured(problem: Problem, dry: bool) -> Iterator[tuple[str, str, Tile | None, float]]:
+    """Device, problem, tile (None: cuDNN's or cuBLAS's) and milliseconds."""
+    x, ours, theirs = calls(problem)
+    about = tiles.device_of(x).name, problem.name(x)
+    if problem.device == "cuda":
+        yield *about, None, milliseconds(theirs, problem.device)
+    for tile in offered(problem, x)[-2:] if dry else offered(problem, x):
+        try:
+            yield *about, tile, milliseconds(partial(ours, tile), problem.device)
+        except (RuntimeError, torch.OutOfMemoryError, triton.runtime.errors.TritonError) as error:
+            print(f"{about[1]}: {tile} was left out: {error}", flush=True)
 
 
 def main() -> None:
@@ -113,33 +183,32 @@ def main() -> None:
     options = parser.parse_args()
     began, rows, best = time.monotonic(), [], {}
     options.out.mkdir(parents=True, exist_ok=True)
+    problems = [Problem(1, 3, 5, 64, dtype=torch.float16, device="cpu", outputs=64)] if options.dry else PROBLEMS
     # Kernels are compiled for types, tiles and channels, not for numbers of maps: one small problem stands for all.
-    kinds = {given[3]: (1, *given[1:]) for given in reversed(problems(options.dry))}
-    jobs = [(given, tile) for given in kinds.values() for tile in Problem(*given).candidates()]
+    kinds = {(one.epilogue, one.channels, one.height > 14): replace(one, count=1) for one in problems}.values()
+    jobs = [(one, tile) for one in kinds for tile in offered(one, one.tensors()[0])]
     jobs = jobs[-2:] if options.dry else jobs
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         told = [one for one in pool.map(compile_one, jobs) if one is not None]
     print(f"{len(jobs)} kernels compiled in {time.monotonic() - began:.0f} s", *told, sep="\n", flush=True)
-    for given in problems(options.dry):
+    for problem in problems:
         if time.monotonic() - began > options.seconds:
-            print("out of time: the problems from here on were not measured", given[:4], flush=True)
+            print("out of time: the problems from here on were not measured", problem, flush=True)
             break
-        problem = Problem(*given)
-        device = tiles.device_of(problem.x).name
-        found = {}
-        for tile in problem.candidates()[-2:] if options.dry else problem.candidates():
-            try:
-                found[tile] = problem.milliseconds(tile)
-            except (RuntimeError, torch.OutOfMemoryError) as error:
-                print(f"{problem.name}: {tile} was left out: {error}", flush=True)
-                continue
-            rows.append({"device": device, "problem": problem.name, "tile": asdict(tile), "ms": found[tile]})
-            (options.out / "tune.json").write_text(json.dumps(rows, indent=1) + "\n")
+        found, rival = {}, None
+        for device, name, tile, taken in measured(problem, options.dry):
+            rows.append({"device": device, "problem": name, "tile": tile and asdict(tile), "ms": taken})
+            if tile is None:
+                rival = taken
+            else:
+                found[tile] = taken
+        (options.out / "tune.json").write_text(json.dumps(rows, indent=1) + "\n")
         if found:
             fastest = min(found, key=found.__getitem__)
-            best.setdefault(device, {})[problem.name] = asdict(fastest)
+            best.setdefault(device, {})[name] = asdict(fastest)
             (options.out / "tiles.json").write_text(json.dumps(best, indent=1) + "\n")
-            print(f"{problem.name}: {found[fastest]:.4f} ms with {fastest}", flush=True)
+            beside = "" if rival is None else f", cuDNN or cuBLAS {rival:.4f}"
+            print(f"{name}: {found[fastest]:.4f} ms with {fastest}{beside}", flush=True)
 
 
 if __name__ == "__main__":

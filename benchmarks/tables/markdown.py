@@ -2,6 +2,8 @@
 
 from tabulate import tabulate
 
+VERSIONS = "torch", "torchvision", "cuda", "driver"
+
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     sides = ["left"] + ["right"] * (len(head) - 1)
@@ -20,7 +22,7 @@ def caption(result: dict) -> str:
     """The machine, the days and the limits that were measured."""
     machine, limits = result["machine"], result.get("limits", {})
     words = "; measured limits: " + ", ".join(f"{rate:g} {name}" for name, rate in limits.items()) if limits else ""
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "torchvision") if name in machine)
+    versions = ", ".join(f"{name} {machine[name]}" for name in VERSIONS if name in machine)
     days = sorted({machine["date"], *(row["date"] for row in result.get("rows", []) if "date" in row)})
     return f"{machine['device']}, {' to '.join(dict.fromkeys((days[0], days[-1])))}, {versions}{words}"
 

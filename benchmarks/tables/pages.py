@@ -27,6 +27,7 @@ TABLES = {
     **{f"operator:{name}": (operators.line, name) for name in OPERATORS},
     "model": (operators.models, *DETECTORS),
     "profile": (runs.profile, "profile"),
+    "kernels": (runs.kernels, "kernels"),
     "sweep": (runs.sweep, "sweep"),
     "training": (runs.training, "training"),
     "precision": (runs.precision, "precision"),

@@ -112,6 +112,55 @@ def buckets_of(result: dict) -> str:
     return table(head, rows) + f"\n\n{result['what']}; {caption(result)}"
 
 
+def kernels(suites: tuple[str, ...]) -> str:
+    """A detector on a GPU: milliseconds, then operators and kernels of one replay beside their limits."""
+    return blocks(suites, lambda results: kernels_of(results["kernels"]))
+
+
+def kernels_of(result: dict) -> str:
+    head = ["HTC R-50, 800×1344", "ms of a call", "ms in a row", "images/s", "ms at least", "reached", "launches"]
+    lines, tables = [], []
+    for row in result["rows"]:
+        least, launched = sum(one["limit us"] for one in row.get("operators", ())) / 1e3, "–"
+        if least:
+            launched = str(sum(one["count"] for one in row["replay"]))
+            tables += [operators_of(row), replay_of(row)]
+        share = [f"{least:.2f}", f"{least / row['ms in a row']:.0%}"] if least else ["–", "–"]
+        name = f"{row['mode']}, {short(row['dtype'])}, batch {row['batch']}"
+        speed = [f"{row['ms']:.2f}", f"{row['ms in a row']:.2f}", f"{row['batch'] * 1e3 / row['ms in a row']:.0f}"]
+        lines.append([name, *speed, *share, launched])
+    return paragraphs(table(head, lines), *tables, caption(result))
+
+
+def operators_of(row: dict) -> str:
+    """Of a run without a graph, one operator after the other."""
+    lines = []
+    for one in row["operators"]:
+        name = one["operator"].removeprefix("htc_fast::").replace("htc_fast_triton::", "Triton's ")
+        launched = sum(count for count, _ in one["kernels"].values())
+        sums = [f"{one['gflop']:.1f}", f"{one['mb']:.0f}", f"{one['us']:.0f}", f"{one['limit us']:.0f}"]
+        share = f"{one['limit us'] / one['us']:.0%}"
+        lines.append([f"{one['part']}: {name}", str(one["calls"]), str(launched), *sums, share])
+    head = [f"batch {row['batch']}, operator", "calls", "launches", "GFLOP", "MB", "µs", "at least, µs", "reached"]
+    return table(head, lines)
+
+
+def replay_of(row: dict, most: int = 24) -> str:
+    """The kernels of one replay, longest first."""
+    lines = []
+    for one in row["replay"][:most]:
+        name = one["kernel"].removeprefix("void ").replace("(anonymous namespace)::", "").split("(")[0].split("<")[0]
+        limit = one.get("limit us")
+        share = [f"{limit:.0f}", f"{limit / one['us']:.0%}"] if limit is not None else ["–", "–"]
+        lines.append([f"`{name[:90]}`", str(one["count"]), f"{one['us']:.0f}", *share])
+    rest = row["replay"][most:]
+    if rest:
+        lines.append(
+            ["all others", str(sum(one["count"] for one in rest)), f"{sum(one['us'] for one in rest):.0f}", "–", "–"]
+        )
+    return table([f"batch {row['batch']}, kernel of a replay", "launches", "µs", "at least, µs", "reached"], lines)
+
+
 def training(suites: tuple[str, ...]) -> str:
     """What a run reached, beside its rival."""
     path = stored.RESULTS / f"{suites[0]}.json"

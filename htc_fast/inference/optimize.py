@@ -109,8 +109,12 @@ class Optimized(nn.Module):
                      torch.OutOfMemoryError
         """
         self._check(images, image_sizes)
+        if self.buckets is None:
+            self._source.check()
         parts = zip(images.split(self.batch_size), image_sizes.split(self.batch_size))
         found = [self._bucket(*part) for part in parts]
+        if self.buckets is not None:  # the GPU is at work meanwhile
+            self._source.check()
         if len(found) == 1:
             return found[0]
         return Detections(*(torch.cat(values) for values in zip(*(vars(one).values() for one in found))))
@@ -152,7 +156,6 @@ class Optimized(nn.Module):
                 f"images of {height} x {width} are larger than the {self.largest[0]} x {self.largest[1]} the model was "
                 "optimized for: call optimize with a larger image_size."
             )
-        self._source.check()
 
 
 class _Watched:

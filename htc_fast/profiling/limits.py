@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import platform
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,7 +119,19 @@ def cpuinfo(word: str) -> str | None:
 def machine(device: torch.device | None = None) -> dict[str, str]:
     """Device (None: a GPU if there is one), date and versions, for results."""
     about = {"device": device_name(device), "date": str(datetime.date.today()), "python": platform.python_version()}
+    if device.type == "cuda" if device is not None else torch.cuda.is_available():
+        about |= {"driver": driver(), "cuda": str(torch.version.cuda)}
     return about | {name: found for name in PACKAGES if (found := version(name))}
+
+
+def driver() -> str:
+    """Of the GPU, as its own tool says."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):
+        said = []
+    return said[0] if said else "unknown"
 
 
 def version(package: str) -> str | None:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.epilogue import ALL, COUNTED, PLAIN, RELU, epilogue, nearest, wanted_rows
+from htc_fast.ops.triton.epilogue import ALL, COUNTED, PLAIN, RELU, SUM, epilogue, nearest, wanted_rows
 from htc_fast.ops.triton.launch import launch
 from htc_fast.ops.triton.tiles import Tile, device_of, gradient_tile, precision, tile_for
 from htc_fast.ops.triton.tma import takes, tma_product, trusted
@@ -205,7 +205,7 @@ def product(
     start = weight.as_strided((1,), (1,), weight.storage_offset() - (taps - 1) * min(steps[2], 0))
     per_image = 1 if choice is None or not len(choice) else max(count // len(choice), 1)
     turned = steps[2] < 0
-    tma = taps == 9 and device_of(x).tma and epilogue in (PLAIN, RELU) and takes(x, weight, outputs, turned)
+    tma = taps == 9 and device_of(x).tma and epilogue in (PLAIN, RELU, SUM) and takes(x, weight, outputs, turned)
 
     def agrees(tile: Tile) -> bool:
         return tile.box is None or trusted(x, tile, turned, epilogue, extra is not None, wanted)

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from htc_fast.ops.triton.epilogue import ALL, COUNTED, PLAIN, RELU, epilogue, wanted_rows
+from htc_fast.ops.triton.epilogue import ALL, COUNTED, PLAIN, RELU, SUM, epilogue, wanted_rows
 from htc_fast.ops.triton.launch import launch
 from htc_fast.ops.triton.tiles import Tile, precision
 
@@ -201,8 +201,9 @@ def _agrees(device: torch.device, variant: Variant) -> bool:
     convolve = torch.nn.functional.conv_transpose2d if variant.turned else torch.nn.functional.conv2d
     with torch.autocast(device.type, enabled=False):
         wanted = convolve(x.float(), weight.float(), padding=1)
-    if variant.epilogue == RELU:
-        wanted = (wanted + bias.float()[:, None, None] + (extra.float() if variant.has_extra else 0)).relu()
+    if variant.epilogue in (RELU, SUM):
+        wanted = wanted + bias.float()[:, None, None] + (extra.float() if variant.has_extra else 0)
+        wanted = wanted.relu() if variant.epilogue == RELU else wanted
     if variant.wanted != ALL:
         wanted[maps:] = 0
     return bool((wanted - found).abs().amax() <= 0.02 * wanted.abs().amax())
