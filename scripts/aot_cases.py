@@ -17,7 +17,8 @@ def record(architecture: str) -> None:
     """Make the launchers note what they would launch there."""
     from htc_fast.ops.triton import tiles
 
-    tiles.AHEAD = replace(tiles.AHEAD, shared=SHARED.get(architecture, SHARED["80"]))
+    shared, warpgroups = SHARED.get(architecture, SHARED["80"]), architecture in ("90", "100")
+    tiles.AHEAD = replace(tiles.AHEAD, shared=shared, warpgroups=warpgroups)
     for file in (ROOT / "htc_fast" / "ops" / "triton").glob("[a-z]*.py"):
         module = importlib.import_module(f"htc_fast.ops.triton.{file.stem}")
         module.launch = lambda kernel, programs, device, *arguments, **options: launched.append(

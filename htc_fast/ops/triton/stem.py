@@ -11,17 +11,18 @@ from torch import Tensor
 
 from htc_fast.ops.triton.epilogue import relu
 from htc_fast.ops.triton.launch import launch
+from htc_fast.ops.triton.tiles import device_of
 
 ROWS, SPAN = 64, 16
 
 
 @triton.jit
-def keep(sums, bias, out, start, mask, RELU: tl.constexpr):
+def keep(sums, bias, places, mask, RELU: tl.constexpr):
     """Store a finished line of results."""
     value = sums + bias[None, :]
     if RELU:
         value = relu(value)
-    tl.store(out + start[:, None] + tl.arange(0, 64)[None, :], value.to(out.dtype.element_ty), mask=mask[:, None])
+    tl.store(places, value.to(places.dtype.element_ty), mask=mask[:, None])
 
 
 @triton.jit(do_not_specialize=["rows", "height", "width", "spans"])
@@ -36,27 +37,24 @@ def stem_kernel(
     spans,  # that cover height
     RELU: tl.constexpr,
     ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
     SPAN: tl.constexpr,
 ):
-    """One program: ROWS columns of SPAN pixels, all outputs."""
-    row, d = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, 64)
+    """One program: ROWS columns of SPAN pixels, OUTPUTS of their outputs."""
+    row, o = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     # Columns and lines beyond the last read the last: no load needs a mask.
     column = tl.minimum(row, rows - 1)
     image, top, x = column // (spans * width), column // width % spans * SPAN, column % width
     start = (image * (height + 3) + top).to(tl.int64) * (width + 3) + x
-    here, lines = folded + (start * 16)[:, None] + d[None, :], height + 2 - top
-    columns = weight + d[None, :] * 256 + d[:, None]
-    first, second, third, fourth = (
-        tl.load(columns),
-        tl.load(columns + 64),
-        tl.load(columns + 128),
-        tl.load(columns + 192),
-    )
-    offset = tl.load(bias + d).to(tl.float32)
-    place = ((image * height + top).to(tl.int64) * width + x) * 64
-    a = tl.zeros((ROWS, 64), tl.float32)
-    b = tl.zeros((ROWS, 64), tl.float32)
-    c = tl.zeros((ROWS, 64), tl.float32)
+    d, lines = tl.arange(0, 64), height + 2 - top
+    here, columns = folded + (start * 16)[:, None] + d[None, :], weight + o[None, :] * 256 + d[:, None]
+    first, second = tl.load(columns), tl.load(columns + 64)
+    third, fourth = tl.load(columns + 128), tl.load(columns + 192)
+    offset = tl.load(bias + o).to(tl.float32)
+    places = out + (((image * height + top).to(tl.int64) * width + x) * 64)[:, None] + o[None, :]
+    a = tl.zeros((ROWS, OUTPUTS), tl.float32)
+    b = tl.zeros((ROWS, OUTPUTS), tl.float32)
+    c = tl.zeros((ROWS, OUTPUTS), tl.float32)
     for line in range(SPAN + 3):
         pixels = tl.load(here + (tl.minimum(line, lines) * (width + 3) * 16)[:, None])
         new = tl.dot(pixels, first)
@@ -65,7 +63,7 @@ def stem_kernel(
         done = tl.dot(pixels, fourth, a)
         a, b, c = b, c, new
         y = line - 3
-        keep(done, offset, out, place + y * width * 64, (row < rows) & (y >= 0) & (top + y < height), RELU)
+        keep(done, offset, places + y * width * 64, (row < rows) & (y >= 0) & (top + y < height), RELU)
 
 
 def stem(folded: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
@@ -74,9 +72,10 @@ def stem(folded: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     out = folded.new_empty(count, height, width, 64)
     spans = triton.cdiv(height, SPAN)
     rows = count * spans * width
-    kind = {"RELU": relu, "ROWS": ROWS, "SPAN": SPAN, "num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
-    numbers = rows, height, width, spans
-    launch(
-        stem_kernel, triton.cdiv(rows, ROWS), folded.device, folded, weight, bias.contiguous(), out, *numbers, **kind
-    )
+    # Where warps multiply on their own, weights lie in registers, and all of them would not fit.
+    outputs = 64 if device_of(folded).warpgroups else 32
+    kind = {"RELU": relu, "ROWS": ROWS, "OUTPUTS": outputs, "SPAN": SPAN}
+    options = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
+    grid, given = (triton.cdiv(rows, ROWS), 64 // outputs), (folded, weight, bias.contiguous(), out)
+    launch(stem_kernel, grid, folded.device, *given, rows, height, width, spans, **kind, **options)
     return out.permute(0, 3, 1, 2)
