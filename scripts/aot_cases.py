@@ -17,7 +17,8 @@ def record(architecture: str) -> None:
     """Make the launchers note what they would launch there."""
     from htc_fast.ops.triton import tiles
 
-    tiles.AHEAD = replace(tiles.AHEAD, shared=SHARED.get(architecture, SHARED["80"]))
+    shared, warpgroups = SHARED.get(architecture, SHARED["80"]), architecture in ("90", "100")
+    tiles.AHEAD = replace(tiles.AHEAD, shared=shared, warpgroups=warpgroups)
     for file in (ROOT / "htc_fast" / "ops" / "triton").glob("[a-z]*.py"):
         module = importlib.import_module(f"htc_fast.ops.triton.{file.stem}")
         module.launch = lambda kernel, programs, device, *arguments, **options: launched.append(
@@ -78,13 +79,16 @@ def matrix_cases(name: str, empty, take) -> None:
     from htc_fast.ops.triton import (
         conv3x3_relu,
         convolution,
+        fold_images,
         mask_branch,
         mask_flow,
         mask_predict,
         mask_predict_backward,
+        max_pool,
         pad_images,
         resample,
         semantic_merge,
+        stem,
     )
 
     def maps(count: int, channels: int, height: int, width: int) -> Tensor:
@@ -127,6 +131,10 @@ def matrix_cases(name: str, empty, take) -> None:
     if name != "exact fp32":
         images = torch.empty(1, 800, 1344, 3, device="meta").permute(0, 3, 1, 2)
         take(name, pad_images.pad_images, images, 16 // bias.element_size(), bias.dtype)
+        take(name, max_pool.max_pool, maps(1, 64, 400, 672))
+    if name in ("bf16", "fp16"):
+        take(name, fold_images.fold_images, images, bias.dtype)
+        take(name, stem.stem, maps(1, 16, 403, 675), maps(64, 16, 4, 4), empty(64), True)
     lines, shape = empty(100, 84, 256, dtype=torch.float32), (1, 100, 50, 84)
     take(f"merge backward, lines, {name}", resample.fold_axis, [lines], None, levels[2:3], [shape], 256)
     odd = [maps(3, 19, h, w) for h, w in ((5, 7), (2, 9), (3, 2))]

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_map_only
 
 from htc_fast import create_model
 from htc_fast.inference.layout import prepare
-from htc_fast.ops import _backend, convolution, pad_images
+from htc_fast.ops import _backend, convolution, fold_images, max_pool, pad_images
 from htc_fast.profiling.meters import CostMeter
 from htc_fast.ranges import watching
 from scripts.launch_recorder import Call, Described, Recorder, bytes_of, pretending
@@ -73,7 +73,13 @@ EMULATED: dict[str, Any] = {
 
 
 # And those that call other operators in turn.
-INSIDE = {"convolution": convolution._convolution, "lateral": convolution._lateral, "pad_images": pad_images._run}
+INSIDE = {
+    "convolution": convolution._convolution,
+    "lateral": convolution._lateral,
+    "pad_images": pad_images._run,
+    "fold_images": fold_images._run,
+    "max_pool": max_pool._run,
+}
 
 
 @dataclass

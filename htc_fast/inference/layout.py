@@ -15,6 +15,8 @@ from htc_fast.models.htc import HTC
 from htc_fast.models.rpn import RPN
 from htc_fast.ops import winograd
 from htc_fast.ops.convolution import lateral
+from htc_fast.ops.fold_images import fold_images, fold_weight
+from htc_fast.ops.max_pool import max_pool
 from htc_fast.ops.pad_images import pad_images
 from htc_fast.ranges import part
 
@@ -44,7 +46,8 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
     network.fpn, network.rpn = FusedFPN(network.fpn, gpu), MergedRPN(network.rpn)
     if network.semantic_head is not None:
         network.semantic_head.embedding = _with_relu(network.semantic_head.embedding)
-    channels = _widen_stem(network.backbone.net, 16 // dtype.itemsize) if gpu else 3
+    folded = gpu and dtype != torch.float32 and _fold_stem(network.backbone.net)
+    channels = _widen_stem(network.backbone.net, 16 // dtype.itemsize) if gpu and not folded else 3
     # Taken from the weights as they were trained, before these lose bits.
     packed = _pack(network, dtype, device)
     for module in network.modules():
@@ -57,41 +60,44 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
         owner.packed = winograd.Packed(conv.weight, values)
     if gpu:
         _use_gpu(network)
-    network.backbone = ReadyBackbone(network.backbone, dtype, channels)
+    network.backbone = ReadyBackbone(network.backbone, dtype, channels, folded)
 
 
 class ReadyBackbone(nn.Module):
     """Images [N, 3, H, W] of any type and layout -> maps of `dtype`.
 
     channels  that the first convolution takes; those behind the images' own are zeros
+    folded    it takes folded images instead
     """
 
-    def __init__(self, backbone: Backbone, dtype: torch.dtype, channels: int):
+    def __init__(self, backbone: Backbone, dtype: torch.dtype, channels: int, folded: bool = False):
         super().__init__()
-        self.backbone, self.dtype, self.channels = backbone, dtype, channels
-        self.autocasts = dtype != torch.float32 and not _is_all(backbone, dtype, channels)
+        self.backbone, self.dtype, self.channels, self.folded = backbone, dtype, channels, folded
+        self.autocasts = dtype != torch.float32 and not self._is_all()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         if self.autocasts:
             # Weights are stored in their type: nothing is left for its cache, which a captured graph cannot use.
             with torch.autocast(images.device.type, self.dtype, cache_enabled=False):
-                maps = self.backbone(pad_images(images, self.channels, images.dtype))
+                maps = self.backbone(self._taken(images, images.dtype))
         else:
-            maps = self.backbone(pad_images(images, self.channels, self.dtype))
+            maps = self.backbone(self._taken(images, self.dtype))
         return [one.to(self.dtype) for one in maps]
 
+    def _taken(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        return fold_images(images, dtype) if self.folded else pad_images(images, self.channels, dtype)
 
-def _is_all(backbone: Backbone, dtype: torch.dtype, channels: int) -> bool:
-    """Whether everything with weights is in that type, and nothing between asks for another; tried on a CPU."""
-    tensors = [*backbone.parameters(), *backbone.buffers()]
-    if any(one.is_floating_point() and one.dtype != dtype for one in tensors):
-        return False
-    tried, images = copy.deepcopy(backbone).to("cpu"), torch.zeros(1, channels, 64, 64, dtype=dtype)
-    try:
-        with torch.no_grad():
-            return all(one.dtype == dtype for one in tried(images))
-    except Exception:  # whatever a backbone stumbles over
-        return False
+    def _is_all(self) -> bool:
+        """Whether everything with weights is in that type, and nothing between asks for another; tried on a CPU."""
+        tensors = [*self.backbone.parameters(), *self.backbone.buffers()]
+        if any(one.is_floating_point() and one.dtype != self.dtype for one in tensors):
+            return False
+        tried, images = copy.deepcopy(self.backbone).to("cpu"), torch.zeros(1, 3, 64, 64)
+        try:
+            with torch.no_grad():
+                return all(one.dtype == self.dtype for one in tried(self._taken(images, self.dtype)))
+        except Exception:  # whatever a backbone stumbles over
+            return False
 
 
 class FusedFPN(nn.Module):
@@ -182,20 +188,55 @@ def _stacked(first: nn.Module, second: nn.Module) -> tuple[Tensor, Tensor]:
     return torch.cat([weight, weight.new_zeros(missing, *weight.shape[1:])]), F.pad(bias, (0, missing))
 
 
-def _widen_stem(net: nn.Module, channels: int) -> int:
-    """Give the convolutions that read the images input channels of zeros; how many there are then."""
+def _stems(net: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions that read the images; none if anything else does."""
     if not isinstance(net, fx.GraphModule):
-        return 3
+        return []
     images = next(node for node in net.graph.nodes if node.op == "placeholder")
     readers = [net.get_submodule(node.target) if node.op == "call_module" else None for node in images.users]
     stems = [one.conv if isinstance(one, FusedConvolution) else one for one in readers]
     for node, stem in zip(images.users, stems):
         if node.args != (images,) or type(stem) is not nn.Conv2d or stem.groups != 1:
-            return 3
+            return []
+    return stems
+
+
+def _widen_stem(net: nn.Module, channels: int) -> int:
+    """Give the convolutions that read the images input channels of zeros; how many there are then."""
+    stems = _stems(net)
     for stem in stems:
         stem.weight = nn.Parameter(F.pad(stem.weight.detach(), (0, 0, 0, 0, 0, channels - stem.in_channels)))
         stem.in_channels = channels
-    return channels
+    return channels if stems else 3
+
+
+def _fold_stem(net: nn.Module) -> bool:
+    """Make a ResNet's first convolution one over folded images; whether there is one."""
+    stems = _stems(net)
+    if len(stems) != 1 or not fusible(stems[0]):
+        return False
+    (stem,) = stems
+    geometry = stem.kernel_size, stem.stride, stem.padding, stem.dilation
+    if geometry != ((7, 7), (2, 2), (3, 3), (1, 1)) or tuple(stem.weight.shape[:2]) != (64, 3):
+        return False
+    stem.weight = nn.Parameter(fold_weight(stem.weight.detach()))
+    stem.in_channels, stem.kernel_size, stem.stride, stem.padding = 16, (4, 4), (1, 1), (0, 0)
+    return True
+
+
+class MaxPool(nn.Module):
+    """The one behind a ResNet's first convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W] -> [N, C, ceil(H / 2), ceil(W / 2)]."""
+        return max_pool(x)
+
+
+def _pools(module: nn.Module) -> bool:
+    if type(module) is not nn.MaxPool2d or module.ceil_mode or module.return_indices:
+        return False
+    sides = module.kernel_size, module.stride, module.padding, module.dilation
+    return [one if isinstance(one, tuple) else (one, one) for one in sides] == [(3, 3), (2, 2), (1, 1), (1, 1)]
 
 
 def _use_gpu(network: HTC) -> None:
@@ -206,6 +247,8 @@ def _use_gpu(network: HTC) -> None:
             for name, conv in list(module.named_children()):
                 if not isinstance(module, FusedConvolution) and isinstance(conv, nn.Conv2d) and fusible(conv):
                     setattr(module, name, FusedConvolution(conv, None))
+                elif _pools(conv):
+                    setattr(module, name, MaxPool())
     for module in network.modules():
         if isinstance(module, FusedConvolution):
             module.on_gpu = True

@@ -1,7 +1,8 @@
 """Convolutions with what follows them in one launch on a GPU, for inference: bias, sum with another map, ReLU.
 
 Who does it there depends on the layer: a 1x1 is a matrix product with cuBLASLt's epilogue, a ReLU at the end is
-cuDNN's, and a 3x3 or 1x1 without ReLU is the Triton kernel of the heads. What none of them takes goes as torch does it.
+cuDNN's, and a 3x3 or 1x1 without ReLU is the Triton kernel of the heads. A 4x4 over folded images has its own, also in
+Triton. What none of them takes goes as torch does it.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from htc_fast.ops._declare import declare, maps_like
 from htc_fast.ops.reference import convolution as reference
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+FOLDED = 4, 4, 1, 1, 0, 0, 1, 1, 1  # kernel, stride, padding, dilation and groups over folded images
 # What cuDNN was seen to do right, by device and shapes.
 _seen: dict[tuple, bool] = {}
 
@@ -114,11 +116,18 @@ def _in_one_launch(
     pointwise, square = whole == (1, 1, 1, 1, 0, 0, 1, 1, 1), whole == (3, 3, 1, 1, 1, 1, 1, 1, 1)
     if pointwise and other is None and x.dtype != torch.float32:  # which cuBLAS would not multiply in TF32
         return _product(x, weight, bias, relu)
+    if whole == FOLDED and _is_stem(x, weight, other) and _backend.in_triton(x):
+        return torch.ops.htc_fast_triton.stem(x, weight, bias, relu)
     if relu and _cudnn_takes(x, weight, bias, other, geometry):
         return _cudnn(x, weight, bias, other, geometry)
     if (pointwise or square) and _backend.in_triton(x):
         return torch.ops.htc_fast_triton.convolution_sum(x, weight, bias, other, relu)
     return None
+
+
+def _is_stem(x: Tensor, weight: Tensor, other: Tensor | None) -> bool:
+    whole = x.shape[2] > 3 and x.shape[3] > 3
+    return x.dtype != torch.float32 and tuple(weight.shape[:2]) == (64, 16) and other is None and whole
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
@@ -200,6 +209,10 @@ def _fake_sum(x, weight, bias, other, relu):
     return maps_like(x, x.shape[0], weight.shape[0], *x.shape[2:])
 
 
+def _fake_stem(x, weight, bias, relu):
+    return maps_like(x, x.shape[0], weight.shape[0], x.shape[2] - 3, x.shape[3] - 3)
+
+
 def _fake_lateral(x, weight, bias, coarser):
     return maps_like(x, x.shape[0], weight.shape[0], *x.shape[2:])
 
@@ -216,6 +229,12 @@ declare(
     _fake_sum,
     native=False,
     triton="convolution",
+)
+declare(
+    "stem(Tensor x, Tensor weight, Tensor bias, bool relu) -> Tensor",
+    _fake_stem,
+    native=False,
+    triton="stem",
 )
 declare(
     "lateral(Tensor x, Tensor weight, Tensor bias, Tensor coarser) -> Tensor",

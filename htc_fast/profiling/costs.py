@@ -169,6 +169,14 @@ def _convolution(x: Tensor, weight: Tensor, bias: Any, other: Any, stride, paddi
     return 2.0 * len(x) * math.prod(out.shape[2:]) * weight.numel()
 
 
+def _stem(x: Tensor, weight: Tensor, *rest) -> float:
+    return 2.0 * len(x) * (x.shape[2] - 3) * (x.shape[3] - 3) * weight.numel()
+
+
+def _max_pool(x: Tensor) -> float:
+    return float(x.numel() // 4)
+
+
 def _mask_flow(x: Tensor, m: Tensor, weight: Tensor, *rest) -> float:
     return 2.0 * len(m) * math.prod(m.shape[2:]) * weight.numel()
 
@@ -221,6 +229,8 @@ OWN: dict[str, Callable[..., Any]] = {
     "conv3x3_relu": _conv3x3_relu,
     "convolution": _convolution,
     "convolution_sum": _conv3x3_relu,
+    "stem": _stem,
+    "max_pool": _max_pool,
     "lateral": _conv3x3_relu,
     "mask_flow": _mask_flow,
     "mask_predict": _mask_predict,

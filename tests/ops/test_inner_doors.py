@@ -5,6 +5,8 @@ import torch
 
 from htc_fast.ops import resampled_sum, winograd
 from htc_fast.ops.convolution import convolution, lateral
+from htc_fast.ops.fold_images import fold_images, fold_weight
+from htc_fast.ops.max_pool import max_pool
 from htc_fast.ops.pad_images import pad_images
 
 X, W, B = torch.randn(1, 16, 8, 8), torch.randn(32, 16, 3, 3), torch.randn(32)
@@ -32,6 +34,11 @@ WRONG = [
     *((pad_images, (X, one, torch.float32), {}, "channels must be") for one in
       (None, 32.0, True, "32", -1, 0, 2**40, 48)),
     *((pad_images, (X, 16, one), {}, "dtype must be one of") for one in (None, "float", torch.int32, EIGHT)),
+    *((fold_images, (one, torch.float32), {}, "images must be") for one in
+      (None, X.int(), X.to(EIGHT), X.to_sparse(), X, MAPS[0][0])),
+    *((fold_images, (MAPS[0], one), {}, "dtype must be one of") for one in (None, "float", torch.int32, EIGHT)),
+    *((fold_weight, (one,), {}, "weight must be") for one in (None, X.int(), X.to(EIGHT), W, W[0])),
+    *((max_pool, (one,), {}, "x must be") for one in (None, X.int(), X.to(EIGHT), X.to_sparse(), X[0], X[:, :, :0])),
     *((lateral, (one, W1, B, COARSE), {}, "x must") for one in (None, X[0], X.int(), X[:, :8], X.to(EIGHT))),
     *((lateral, (X, one, B, COARSE), {}, "weight must") for one in (None, W, W1[0], W1.half(), W1[:, :0])),
     *((lateral, (X, W1, one, COARSE), {}, "bias ") for one in (None, B[:1], B.double())),

@@ -93,6 +93,7 @@ class Device:
     processors: int
     shared: int
     tma: bool = False  # whether it copies tiles by itself (bulk copies)
+    warpgroups: bool = False  # whether it multiplies what lies in shared memory (sm_90, sm_100)
 
     @property
     def cramped(self) -> bool:
@@ -103,7 +104,8 @@ class Device:
 @functools.cache
 def _gpu(index: int | None) -> Device:
     found: Any = torch.cuda.get_device_properties(index)
-    return Device(found.name, found.multi_processor_count, found.shared_memory_per_block_optin, found.major >= 9)
+    shared, major = found.shared_memory_per_block_optin, found.major
+    return Device(found.name, found.multi_processor_count, shared, major >= 9, major in (9, 10))
 
 
 # Ahead of time: the smallest supported data-centre GPU. In the interpreter one program runs at a time.
