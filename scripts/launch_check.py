@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_map_only
 
 from htc_fast import create_model
 from htc_fast.inference.layout import prepare
-from htc_fast.ops import _backend, convolution, fold_images, max_pool, pad_images
+from htc_fast.ops import _backend, _cudnn, convolution, fold_images, max_pool, pad_images
 from htc_fast.profiling.meters import CostMeter
 from htc_fast.ranges import watching
 from scripts.launch_recorder import Call, Described, Recorder, bytes_of, pretending
@@ -125,15 +125,13 @@ def of_python(operator: Callable, call: Call) -> dict[str, list[int]]:
     found: list[tuple[str, int]] = []
 
     def cudnn(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, geometry: tuple) -> Tensor:
-        out = convolution.maps_like(x, *convolution._size(x, weight, geometry))
+        out = convolution.maps_like(x, *_cudnn.size(x, weight, geometry))
         found.append(("cudnn_convolution_relu", bytes_of(x, weight, bias, other, out)))
         return out
 
     with pretending(), contextlib.ExitStack() as stack:
-        stack.enter_context(
-            mock.patch.object(convolution, "_cudnn_takes", lambda x, weight, bias, *_: bias is not None)
-        )
-        stack.enter_context(mock.patch.object(convolution, "_cudnn", cudnn))
+        stack.enter_context(mock.patch.object(_cudnn, "takes", lambda x, weight, bias, *_: bias is not None))
+        stack.enter_context(mock.patch.object(_cudnn, "run", cudnn))
         arguments, options = tree_map_only(Described, lambda one: one.on("cuda"), (call.arguments, call.options))
         with Recorder() as recorder:
             operator(*arguments, **options)

@@ -6,12 +6,11 @@ Triton. What none of them takes goes as torch does it.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from htc_fast.ops import _backend
+from htc_fast.ops import _backend, _cudnn
 from htc_fast.ops._arguments import MOST, check_tensor, flag, integer, items, short
 from htc_fast.ops._convolutions import check_maps, check_same, check_weight
 from htc_fast.ops._declare import declare, maps_like
@@ -19,8 +18,6 @@ from htc_fast.ops.reference import convolution as reference
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 FOLDED = 4, 4, 1, 1, 0, 0, 1, 1, 1  # kernel, stride, padding, dilation and groups over folded images
-# What cuDNN was seen to do right, by device and shapes.
-_seen: dict[tuple, bool] = {}
 
 
 def convolution(
@@ -48,7 +45,7 @@ def convolution(
     groups = integer("groups", groups, 1, MOST)
     _check(x, weight, bias, other, groups)
     if other is not None:
-        wanted = _size(x, weight, [side for pair in geometry for side in pair])
+        wanted = _cudnn.size(x, weight, [side for pair in geometry for side in pair])
         if other.shape != wanted:
             raise ValueError(f"other must be {list(wanted)}, got {list(other.shape)}.")
     return torch.ops.htc_fast.convolution(x, weight, bias, other, *geometry, groups, flag("relu", relu))
@@ -118,8 +115,8 @@ def _in_one_launch(
         return _product(x, weight, bias, relu)
     if whole == FOLDED and _is_stem(x, weight, other) and _backend.in_triton(x):
         return torch.ops.htc_fast_triton.stem(x, weight, bias, relu)
-    if relu and _cudnn_takes(x, weight, bias, other, geometry):
-        return _cudnn(x, weight, bias, other, geometry)
+    if relu and _cudnn.takes(x, weight, bias, other, geometry):
+        return _cudnn.run(x, weight, bias, other, geometry)
     if (pointwise or square) and _backend.in_triton(x):
         return torch.ops.htc_fast_triton.convolution_sum(x, weight, bias, other, relu)
     return None
@@ -137,63 +134,6 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     return out.view(len(x), *x.shape[2:], len(weight)).permute(0, 3, 1, 2)
 
 
-def _cudnn(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple) -> Tensor:
-    layer = bias, geometry[0:2], geometry[2:4], geometry[4:6], geometry[6]
-    if other is None:
-        return torch.cudnn_convolution_relu(x, weight, *layer)
-    return torch.cudnn_convolution_add_relu(x, weight, other, 1.0, *layer)
-
-
-def _cudnn_takes(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple) -> bool:
-    """Whether cuDNN computes this layer with ReLU, and rightly: tried once per shape, which waits for the GPU."""
-    flags: Any = torch.backends.cudnn
-    exact = flags.deterministic or torch.are_deterministic_algorithms_enabled()
-    if not x.numel() or exact or not (flags.enabled and flags.is_available()):
-        return False
-    precision = flags.conv.fp32_precision if x.dtype == torch.float32 else ""
-    key = x.device, x.dtype, x.shape, weight.shape, geometry, other is None, precision, flags.benchmark
-    if key not in _seen:
-        if torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode() == 2:
-            return False  # trying means waiting: not now
-        _seen[key] = _cudnn_is_right(x, weight, bias, other, geometry)
-    return _seen[key]
-
-
-def _cudnn_is_right(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple) -> bool:
-    """cuDNN's result for images of zeros is relu(bias + sum).
-
-    Without a sum torch hands it the unfilled output as one, times zero: if that were read, garbage that happens to be
-    NaN would stay. So NaN is what it gets here.
-    """
-    zeros = torch.zeros_like(x)
-    shape = _size(x, weight, geometry)
-    summand = x.new_full((1,), 1.0 if other is not None else torch.nan).expand(shape)
-    summand = summand.contiguous(memory_format=torch.channels_last)
-    layer = bias, geometry[0:2], geometry[2:4], geometry[4:6], geometry[6]
-    try:
-        found = torch.cudnn_convolution_add_relu(zeros, weight, summand, float(other is not None), *layer)
-        # The call itself too, with its own way to the library.
-        _cudnn(zeros, weight, bias, other, geometry)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, AttributeError):
-        return False
-    wanted = (bias + (other is not None)).relu()[:, None, None]
-    apart = found.sub_(wanted).abs_().sub_(0.02 * wanted.abs())  # in place: what fits must fit here too
-    return bool((apart.amax() <= 1e-3).item())
-
-
-def _size(x: Tensor, weight: Tensor, geometry: Sequence[int]) -> tuple[int, int, int, int]:
-    """[N, O, h, w] of the result."""
-    sides = [
-        (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for side, kernel, stride, padding, dilation in zip(
-            x.shape[2:], weight.shape[2:], geometry[0:2], geometry[2:4], geometry[4:6]
-        )
-    ]
-    return x.shape[0], weight.shape[0], sides[0], sides[1]
-
-
 def _lateral(x, weight, bias, coarser):
     if _backend.in_triton(x) and x.dtype in FLOATS:
         return torch.ops.htc_fast_triton.lateral(x, weight, bias, coarser)
@@ -201,7 +141,7 @@ def _lateral(x, weight, bias, coarser):
 
 
 def _fake(x, weight, bias, other, stride, padding, dilation, groups, relu):
-    count, outputs, height, width = _size(x, weight, (*stride, *padding, *dilation))
+    count, outputs, height, width = _cudnn.size(x, weight, (*stride, *padding, *dilation))
     return maps_like(x, count, outputs, height, width)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from htc_fast.ops import _backend
+from htc_fast.ops import _backend, _cudnn
 from htc_fast.ops import convolution as operator
 from htc_fast.ops.convolution import convolution, lateral
 from htc_fast.ops.reference import convolution as reference
@@ -117,7 +117,7 @@ class Library:
         monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
         monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
-        monkeypatch.setattr(operator, "_seen", {})
+        monkeypatch.setattr(_cudnn, "_seen", {})
 
     def relu(self, x, weight, bias, *geometry):
         self.calls.append("relu")
@@ -158,7 +158,7 @@ def test_what_cudnn_does_not_take_is_left_to_others(summed, monkeypatch):
     Library(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(torch.OutOfMemoryError):
         one_launch("stem", summed)
-    assert not operator._seen
+    assert not _cudnn._seen
 
 
 def test_a_library_that_reads_unfilled_memory_is_not_used(monkeypatch):
@@ -170,7 +170,7 @@ def test_a_library_that_reads_unfilled_memory_is_not_used(monkeypatch):
 
 def test_nothing_is_tried_during_a_capture(monkeypatch):
     library = Library(monkeypatch, capturing=True)
-    assert one_launch("stem", summed=False)[0] is None and not library.calls and not operator._seen
+    assert one_launch("stem", summed=False)[0] is None and not library.calls and not _cudnn._seen
 
 
 def test_deterministic_algorithms_are_not_cudnn_s_fused_ones(monkeypatch):
