@@ -10,8 +10,9 @@ from torch import Tensor
 
 from htc_fast.ops.triton.epilogue import relu
 from htc_fast.ops.triton.launch import check_floats, launch
+from htc_fast.ops.triton.mask_predict_resident import plan_for, predict_class_resident
 from htc_fast.ops.triton.matrix import new_maps, rows_of
-from htc_fast.ops.triton.tiles import chain_tile, precision
+from htc_fast.ops.triton.tiles import chain_tile, device_of, precision
 
 SIZES = ["rows", "height", "width"]
 
@@ -165,9 +166,13 @@ def predict_class(
     """Fill out [K, 2H, 2W] with the logits of labels [K]; mean 1, 2: set to, or add, share * sigmoid."""
     x, up_weight, sizes = rows_of(x), rows_of(up_weight), sizes_of(x, up_weight, weight)
     rows, channels = sizes[0], sizes[3]
+    given = [x, up_weight, *(one.contiguous() for one in (up_bias, weight, bias, labels))]
+    plan = plan_for(x, sizes[4], device_of(x))
+    if plan is not None and rows:
+        predict_class_resident(given, out, sizes, plan, mean, share)
+        return out
     tile = chain_tile(x, 64 if x.element_size() == 4 else 128, 128)
     programs, options = 4 * triton.cdiv(rows, tile.rows), tile.options(channels, x.dtype)
-    given = [x, up_weight, *(one.contiguous() for one in (up_bias, weight, bias, labels))]
     launch(predict_class_kernel, programs, x.device, *given, out, *sizes, share, MEAN=mean, **options)
     return out
 
