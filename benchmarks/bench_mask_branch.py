@@ -100,5 +100,5 @@ def bench_training(compare, draw, device, count):
     mine, theirs = matrix.steps(leaves, ours, layers)
     case = f"a head forward and backward under autocast, {count} RoIs"
     calls = {"htc_fast": mine, "PyTorch": theirs}
-    # The convolutions and the prediction have the same backends; five layers' roundings add up.
-    matrix.run(compare, case, calls, "mask_predict", torch.bfloat16, tolerance=6e-2)
+    # ReLUs near zero open or close by rounding: PyTorch's own gradient is 0.09 off that in float64, and so is ours.
+    matrix.run(compare, case, calls, "mask_predict", torch.bfloat16, tolerance=0.15)

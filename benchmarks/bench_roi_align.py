@@ -82,7 +82,11 @@ def as_defined(features, rois, call, tolerance):
 
 
 def checked(features, rois, size, tolerance):
-    """mmcv and detectron2 shift by half a pixel, half precision rounds the boxes: compared with ours that does."""
+    """mmcv and detectron2 shift by half a pixel: compared with ours that does.
+
+    In half precision boxes are rounded, ours then too, and places on a map, to an eighth of a cell from 128 on, which
+    moves a tenth of these maps' values, as they know no neighbours.
+    """
     same = close(tolerance)
 
     def check(ours, other, who):
@@ -90,6 +94,8 @@ def checked(features, rois, size, tolerance):
             ours = ops.multi_level_roi_align(features, rois, size, SCALES)
         elif who == "torchvision, float16":
             ours = ops.multi_level_roi_align(features, rois.half().float(), size, SCALES, aligned=False)
+            close(0.15, relative=True)(ours, other, who)
+            return
         same(ours, other, who)
 
     return check

@@ -74,7 +74,8 @@ def _resampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
         return maps
     if resampled_sum.takes(maps):
         return resampled_sum.resample(maps, size)
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+    # Autocast resamples in float32 and would leave it at that.
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=True).to(maps.dtype)
 
 
 def _fake(features, weights, biases, level):

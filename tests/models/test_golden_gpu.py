@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from htc_fast import optimize
+from htc_fast.models.structures import Detections
 from tests import golden
 from tests.models.test_golden_inference import SIZE, close, matched
 from tests.ops.backends import convolutions_in, needs_gpu
@@ -40,12 +41,26 @@ def test_feature_maps(model):
         close(one.double().norm().cpu(), expected[f"{name}_norm"])
 
 
+def places(found: dict, expected: dict) -> torch.Tensor:
+    """Where each recorded detection stands: two change places only if both scores are within their tolerance."""
+    far = torch.cdist(found["boxes"][0], expected["det_boxes"], p=float("inf"))
+    other = found["labels"][0][:, None] != expected["det_labels"]
+    other |= (found["scores"][0][:, None] - expected["det_scores"]).abs() >= 1e-3
+    order = far.masked_fill(other, torch.inf).argmin(dim=0)
+    assert order.sort().values.tolist() == list(range(100))
+    return order
+
+
 @pytest.mark.parametrize("optimized", [False, True])
 def test_detections(model, optimized):
     expected = golden.arrays("expected")
     detector = optimize(model, (256, 320), 1, torch.float32) if optimized else model
     found = detector.detect(golden.images(model.config).cuda(), SIZE.cuda())
-    boxes, scores, masks = matched(type(found)(*(one.cpu() for one in vars(found).values())), expected)
+    found = {name: one.cpu() for name, one in vars(found).items()}
+    order = places(found, expected)
+    assert (order == torch.arange(100)).float().mean() >= 0.9
+    ordered = {name: one if name == "count" else one[:, order] for name, one in found.items()}
+    boxes, scores, masks = matched(Detections(**ordered), expected)
     # As on a CPU: some boxes inherit the proposals' amplified rounding.
     assert (boxes < 1e-2).float().mean() >= 0.95 and boxes.max() < 5e-2
     assert (scores < 1e-4).float().mean() >= 0.85 and scores.max() < 1e-3

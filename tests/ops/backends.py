@@ -74,11 +74,11 @@ ON_CPU = (REFERENCE, CPP)
 ON_GPU = (CUDA, TRITON)
 
 
-def alike(column: Column, found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Bit for bit; on a GPU, where Triton's part of an operator is torch's exponential, but for rounding."""
+def alike(column: Column, found: torch.Tensor, wanted: torch.Tensor, rounding: float = 1e-4) -> bool:
+    """Bit for bit; on a GPU, where Triton's part of an operator is torch's exponential, but for `rounding`."""
     if column != TRITON or not found.is_floating_point():
         return torch.equal(found, wanted)
-    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-5, atol=1e-4, equal_nan=True)
+    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-5, atol=rounding, equal_nan=True)
 
 
 def columns(operator: str, chosen: tuple[Column, ...] = ALL) -> list:

@@ -1,6 +1,7 @@
 """What the tests of the matrix operators share: inputs, and a comparison with the reference in float64."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -81,6 +82,18 @@ def close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * size)
 
 
+@contextlib.contextmanager
+def torch_told_to_repeat(column: Column) -> Iterator[None]:
+    """Where cuDNN does the work, gradients are the same at every call if torch is told so; elsewhere always."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if column == CUDA:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 def check_deterministic(call: Callable, leaves: list[Tensor], column: Column) -> None:
     """Output and gradients equal to the last bit, twice."""
     leaves = [one.to(column.device) for one in leaves]
@@ -96,6 +109,7 @@ def is_channels_last(maps: Tensor) -> bool:
 def check_compile_and_export(call: Callable, leaves: list[Tensor], column: Column) -> None:
     """The same output and gradients compiled in one graph, and the same output exported."""
     leaves = [one.to(column.device) for one in leaves]
+    torch.compiler.reset()  # else the graph of the column before, which no guard tells from this one's
 
     class Module(torch.nn.Module):
         def forward(self, *given):

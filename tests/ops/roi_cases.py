@@ -61,6 +61,9 @@ SMALL = {
     "small_semantic": Case(levels=((16, 18), (8, 9)), channels=8, rois=BOXES[:4], size=(2, 2), semantic=4),
     "small_semantic_uneven": Case(levels=((16, 18),), channels=8, rois=BOXES[:3], size=(3, 4), semantic=5),
     "small_semantic_same_grid": Case(levels=((16, 18),), channels=8, rois=BOXES[:3], size=(2, 2), semantic=2),
+    "small_far": Case(
+        levels=((6, 100),), channels=8, rois=((0, 304.7, 2, 392.7, 17), (1, 319.3, 1, 406.8, 20)), size=(2, 9)
+    ),
     "small_pair": Case(levels=((9, 9), (5, 5)), channels=4, rois=BOXES[:2], size=(2, 2)),
     "small_half": Case(levels=((20, 17),), channels=24, rois=BOXES, size=(2, 3), dtype=torch.float16),
     "small_brain": Case(levels=((20, 17),), channels=24, rois=BOXES, size=(2, 3), dtype=torch.bfloat16),

@@ -66,8 +66,10 @@ def test_both_kernels_at_other_sizes(shape, dtype, monkeypatch):
     grad = draw(count, outputs, height, width, dtype=dtype)
     wanted = [one.detach().float().requires_grad_() for one in given]
     with convolutions_in("ieee"):
-        expected = (torch.nn.functional.conv2d(*wanted[:3], padding=1) + wanted[3]).relu()
-        expected = [expected, *torch.autograd.grad(expected, wanted, grad.float())]
+        total = torch.nn.functional.conv2d(*wanted[:3], padding=1) + wanted[3]
+        # A ReLU near zero opens or closes by rounding, which changes a few gradients altogether: none comes to those.
+        grad = torch.where(total.detach().abs() < 0.02, 0, grad)
+        expected = [total.relu(), *torch.autograd.grad(total.relu(), wanted, grad.float())]
     for precise in (True, False):
         for box in (True, False):
 
@@ -83,8 +85,7 @@ def test_both_kernels_at_other_sizes(shape, dtype, monkeypatch):
                 found = [out, *torch.autograd.grad(out, leaves, grad)]
             limit = {torch.float32: 1e-5 if precise else 2e-3, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
             for one, other in zip(found, expected):
-                # A ReLU near zero opens or closes by rounding, which changes a few gradients altogether.
-                assert error(one, other) < (limit if one is out else 20 * limit)
+                assert error(one, other) < (limit if one is out else 10 * limit)
 
 
 @pytest.mark.skipif(

@@ -8,7 +8,7 @@ from htc_fast.ops import _backend, _cudnn
 from htc_fast.ops import convolution as operator
 from htc_fast.ops.convolution import convolution, lateral
 from htc_fast.ops.reference import convolution as reference
-from tests.ops.backends import TRITON, columns
+from tests.ops.backends import TRITON, columns, convolutions_in
 from tests.ops.matrix_cases import TOLERANCE, close, draw, is_channels_last, on_triton, wrong
 
 LAST = {"memory_format": torch.channels_last}
@@ -57,7 +57,8 @@ def test_triton(column, dtype, case, summed, relu):
         pytest.skip(reason)
     *tensors, geometry = column.give(layer(case, summed, dtype))
     doubles = [None if one is None else one.double() for one in tensors]
-    found = torch.ops.htc_fast_triton.convolution_sum(*tensors, relu)
+    with convolutions_in("ieee"):
+        found = torch.ops.htc_fast_triton.convolution_sum(*tensors, relu)
     close(found, reference.convolution(*doubles, *geometry, relu), TOLERANCE[dtype])
     assert found.dtype == dtype and is_channels_last(found)
 
@@ -81,7 +82,8 @@ def test_lateral_in_triton(column, dtype, case):
     fine, coarse = SIZES[case]
     tensors = draw(2, 19, *fine), draw(33, 19, 1, 1), draw(33), draw(2, 33, *coarse)
     tensors = [one.to(column.device, dtype) for one in tensors]
-    found = torch.ops.htc_fast_triton.lateral(*tensors)
+    with convolutions_in("ieee"):
+        found = torch.ops.htc_fast_triton.lateral(*tensors)
     close(found, reference.lateral(*[one.double() for one in tensors]), TOLERANCE[dtype])
     assert found.dtype == dtype and is_channels_last(found)
 
