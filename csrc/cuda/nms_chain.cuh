@@ -22,8 +22,9 @@ struct ChainShared {
   Box shares[kTileWarps][kShare];
   int64_t classes[kChunk];
   int64_t share_classes[kTileWarps][kShare];
-  uint64_t earlier[kChunk];  // the tile's better boxes that overlap this one
-  unsigned gone[2];          // bits: suppressed by the tiles before
+  uint64_t earlier[kChunk];      // the tile's better boxes that overlap this one
+  uint64_t near[kNear][kChunk];  // those of the tiles before
+  unsigned gone[2];              // bits: suppressed by the tiles before
   int group, chunk;
 };
 
@@ -119,17 +120,28 @@ __device__ __forceinline__ void compare_far(const NmsParams& p, ChainShared& s, 
   }
 }
 
-// Waits for one tile, whose overlaps with the own boxes are known.
-__device__ __forceinline__ void compare_near(Own& own, const uint64_t* state, unsigned hits, int& kept) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
+// Overlaps with a tile, a byte per warp and box: together they are a word per box.
+__device__ __forceinline__ void write_near(uint64_t* words, unsigned hits) {
+  static_assert(kShare == 8 && kTileWarps == 8);
+  auto* bytes = reinterpret_cast<uint8_t*>(words);
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+  bytes[8 * lane + warp] = static_cast<uint8_t>(hits);
+  bytes[8 * (lane + 32) + warp] = static_cast<uint8_t>(hits >> kShare);
+}
+
+// Waits, one warp alone, for one tile, whose overlaps with the own boxes are known; returns which of them it
+// suppresses.
+__device__ __forceinline__ uint64_t compare_near(const uint64_t* state, const uint64_t* words, int& kept) {
+  const int lane = static_cast<int>(threadIdx.x);
+  const uint64_t mine[2] = {words[lane], words[lane + 32]};
   uint64_t word = 0;
-  while (lane < 2 && (word = peek(state + lane)) == 0) pause(20);
+  while (lane < 2 && (word = peek(state + lane)) == 0) pause();
   __syncwarp();
   const auto half = static_cast<unsigned>(word);
-  const unsigned low = __shfl_sync(~0u, half, 0), high = __shfl_sync(~0u, half, 1);
-  kept += __popc(low) + __popc(high);
-  const unsigned stays = share_of(low, high);
-  suppress(own, hits & (stays | stays << kShare));
+  const uint64_t stays = __shfl_sync(~0u, half, 0) | static_cast<uint64_t>(__shfl_sync(~0u, half, 1)) << 32;
+  kept += __popcll(stays);
+  const unsigned low = __ballot_sync(~0u, (mine[0] & stays) != 0), high = __ballot_sync(~0u, (mine[1] & stays) != 0);
+  return low | static_cast<uint64_t>(high) << 32;
 }
 
 // The tile's boxes to the lanes of every warp, and to shared memory.
@@ -187,9 +199,9 @@ __global__ void __launch_bounds__(kTileThreads, 3) nms_chain(const __grid_consta
   Share near[kNear];
 #pragma unroll
   for (int n = 0; n < kNear; n++) near[n] = fetch_share(p, first + int64_t{kChunk} * max(chunk - 1 - n, 0));
-  unsigned hits[kNear];
 #pragma unroll
-  for (int n = 0; n < kNear; n++) hits[n] = chunk > n ? share_overlaps(p, s, own, near[n], (1u << kShare) - 1) : 0;
+  for (int n = 0; n < kNear; n++)
+    if (chunk > n) write_near(s.near[n], share_overlaps(p, s, own, near[n], (1u << kShare) - 1));
   __syncthreads();
   for (int i = warp; i < kChunk; i += kTileWarps) {
     const uint64_t bits = better_overlaps(p, own.boxes, own.classes, s.boxes[i], s.classes[i], i);
@@ -198,16 +210,16 @@ __global__ void __launch_bounds__(kTileThreads, 3) nms_chain(const __grid_consta
   int kept = 0;
   compare_far(p, s, own, states, first, chunk - kNear, limit, kept);
 #pragma unroll
-  for (int n = kNear - 1; n >= 0; n--)
-    if (chunk > n && kept < limit) compare_near(own, states + 2 * (chunk - 1 - n), hits[n], kept);
-#pragma unroll
   for (int h = 0; h < 2; h++) {
     const unsigned bits = __ballot_sync(~0u, own.gone[h]);
     if (thread % 32 == 0 && bits != 0) atomicOr(&s.gone[h], bits);
   }
   __syncthreads();
   if (warp != 0) return;
-  const uint64_t gone = s.gone[0] | static_cast<uint64_t>(s.gone[1]) << 32;
+  uint64_t gone = s.gone[0] | static_cast<uint64_t>(s.gone[1]) << 32;
+#pragma unroll
+  for (int n = kNear - 1; n >= 0; n--)
+    if (chunk > n && kept < limit) gone |= compare_near(states + 2 * (chunk - 1 - n), s.near[n], kept);
   const uint64_t stays = kept < limit ? settle_chunk(s.earlier, gone) : 0;
   tell(p, image, first + int64_t{kChunk} * chunk, tile + chunk, stays, kept);
 }

@@ -31,8 +31,9 @@ __device__ __forceinline__ bool overlaps(const NmsParams& p, const Box& a, const
 }
 
 // Which of a chunk's boxes that are better than its i-th overlap it. The chunk is the warp's, two boxes a lane.
+template <class Label>
 __device__ __forceinline__ uint64_t better_overlaps(const NmsParams& p, const Box (&chunk)[2],
-                                                    const int64_t (&classes)[2], const Box& box, int64_t cls, int i) {
+                                                    const Label (&classes)[2], const Box& box, Label cls, int i) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   unsigned bits[2];
 #pragma unroll
@@ -51,11 +52,12 @@ __device__ __forceinline__ uint64_t settle_chunk(const uint64_t* earlier, uint64
     uint64_t more_stay = 0, more_go = 0;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      const bool open = !((stays | goes) >> (lane + 32 * h) & 1);
+      const bool open = !(goes >> (lane + 32 * h) & 1);
       more_stay |= static_cast<uint64_t>(__ballot_sync(~0u, open && (mine[h] & ~goes) == 0)) << 32 * h;
-      more_go |= static_cast<uint64_t>(__ballot_sync(~0u, open && (mine[h] & stays) != 0)) << 32 * h;
     }
     stays |= more_stay;
+#pragma unroll
+    for (int h = 0; h < 2; h++) more_go |= static_cast<uint64_t>(__ballot_sync(~0u, (mine[h] & stays) != 0)) << 32 * h;
     goes |= more_go;
   }
   return stays;

@@ -90,15 +90,48 @@ __device__ __forceinline__ uint64_t find_bound(SelectShared& s, ForEach for_each
   }
 }
 
+// Steps `step`, half of it, ... 1 of one run of a bitonic sort, by a warp, of the 64 keys from `first` on: two a lane.
+__device__ __forceinline__ void exchange_in_warp(uint64_t (&own)[2], int first, int run, int step) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  if (step == 32) {
+    const uint64_t low = min(own[0], own[1]), high = max(own[0], own[1]);
+    const bool down = ((first + lane) & run) == 0;
+    own[0] = down ? high : low;
+    own[1] = down ? low : high;
+    step = 16;
+  }
+  for (; step > 0; step /= 2) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const uint64_t other = __shfl_xor_sync(~0u, own[h], step);
+      const bool down = ((first + lane + 32 * h) & run) == 0, lower = (lane & step) == 0;
+      own[h] = (own[h] > other) == (down == lower) ? own[h] : other;
+    }
+  }
+}
+
+// Runs first_run to last_run of the sort, as far as they stay among 64 keys: without barriers.
+__device__ __forceinline__ void sort_in_warps(uint64_t* keys, int size, int first_run, int last_run) {
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  for (int first = 64 * warp; first < size; first += 64 * kWarps) {
+    uint64_t own[2] = {keys[first + lane], keys[first + lane + 32]};
+    for (int run = first_run; run <= last_run; run *= 2) exchange_in_warp(own, first, run, min(run / 2, 32));
+    keys[first + lane] = own[0];
+    keys[first + lane + 32] = own[1];
+  }
+}
+
 __device__ __forceinline__ void sort_batch(SelectShared& s, int count) {
-  int size = 2;
+  int size = 64;
   while (size < count) size *= 2;
   for (int i = count + static_cast<int>(threadIdx.x); i < size; i += kThreads) s.keys[i] = 0;
   __syncthreads();
-  for (int run = 2; run <= size; run *= 2)
-    for (int step = run / 2; step > 0; step /= 2) {
+  sort_in_warps(s.keys, size, 2, 64);
+  __syncthreads();
+  for (int run = 128; run <= size; run *= 2) {
+    for (int step = run / 2; step >= 64; step /= 2) {
       for (int i = static_cast<int>(threadIdx.x); i < size / 2; i += kThreads) {
-        const int low = 2 * step * (i / step) + i % step, high = low + step;
+        const int low = 2 * i - (i & (step - 1)), high = low + step;
         const uint64_t a = s.keys[low], b = s.keys[high];
         if ((a < b) == ((low & run) == 0)) {
           s.keys[low] = b;
@@ -107,6 +140,9 @@ __device__ __forceinline__ void sort_batch(SelectShared& s, int count) {
       }
       __syncthreads();
     }
+    sort_in_warps(s.keys, size, run, run);
+    __syncthreads();
+  }
 }
 
 // The best of the keys below `upper`, sorted in s.keys; returns how many, and lowers `upper` to where the next batch

@@ -1,16 +1,14 @@
 // Proposals, of fixed shape, without waiting for the device.
 //   propose_count    how many logits have which leading bits, per (image, level): all multiprocessors
 //   propose_collect  keys of the logits that reach the digit in which the last wanted one is: all multiprocessors
-//   propose_sort     per (image, level): the best, in order, with their boxes: one block, of what is left to look at
+//   propose_sort     per (image, level): the best, in order, with their boxes: places are counted by several blocks
 //   batched_nms      within the levels, the best of all
 //   propose_gather   boxes and probabilities of those
 // A map is read twice, and of its 200 000 logits some thousand go on: a block alone would need 400 rounds per reading.
 #include <algorithm>
 
 #include "cuda/block_scan.cuh"
-#include "cuda/half.cuh"
-#include "cuda/nms_select.cuh"
-#include "geometry.h"
+#include "cuda/propose_sort.cuh"
 
 namespace htc::cuda {
 namespace {
@@ -18,30 +16,6 @@ namespace {
 constexpr int kBlockLogits = 4 * kThreads;
 constexpr int kTopShift = 64 - kDigitBits;
 constexpr int kGatherThreads = 256;
-
-// What of an image belongs to a level.
-struct Share {
-  int64_t first_key;
-  int size, wanted;  // h * w * A, and how many of them go on
-  int first_candidate, first_block;
-};
-
-struct ProposeParams {
-  Propose op;
-  Share share[kProposalLevels];
-  int blocks, candidates;  // per image
-  int64_t keys_per_image;
-  // Workspace.
-  int32_t* histograms;  // [N, L, kDigits]
-  int32_t* found;       // [N, L]
-  uint64_t* keys;       // [N, keys_per_image]: of a level's place the first `found` are in use
-  Box* boxes;           // [N, candidates], level after level, best first
-  float* logits;
-  int64_t* levels;
-  int64_t* indices;  // [N, limit]: which candidates NMS chose
-  int32_t* counts;
-};
-static_assert(sizeof(ProposeParams) <= 4096);  // what every GPU takes as a kernel's arguments
 
 struct Place {
   int image, level, begin, end;  // logits begin..end are the block's
@@ -52,15 +26,6 @@ __device__ __forceinline__ Place place_of(const ProposeParams& p) {
   while (level + 1 < p.op.levels && block >= p.share[level + 1].first_block) level++;
   const int begin = (block - p.share[level].first_block) * kBlockLogits;
   return {image, level, begin, min(begin + kBlockLogits, p.share[level].size)};
-}
-
-struct Cell {
-  int y, x, anchor;
-};
-__device__ __forceinline__ Cell cell_of(const ProposalLevel& l, int index) {
-  const int anchors = static_cast<int>(l.anchors), width = static_cast<int>(l.objectness.width);
-  const int cell = index / anchors, y = cell / width;
-  return {y, cell - y * width, index - cell * anchors};
 }
 
 // Calls visit(key) for every finite logit of the block's; a thread's are all asked for before the first is used.
@@ -142,65 +107,6 @@ __global__ void __launch_bounds__(kThreads) propose_collect(const __grid_constan
   for (int i = static_cast<int>(threadIdx.x); i < s.filled; i += kThreads) keys[i] = s.keys[i];
 }
 
-template <class T>
-__device__ __forceinline__ Box box_of(const Propose& op, const ProposalLevel& l, int image, int index) {
-  const Cell c = cell_of(l, index);
-  const FeatureMap& map = l.deltas;
-  const T* deltas = static_cast<const T*>(map.data) + image * map.stride_n + 4 * c.anchor * map.stride_c +
-                    c.y * map.stride_h + c.x * map.stride_w;
-  float moves[4], sides[2];
-#pragma unroll
-  for (int j = 0; j < 4; j++) moves[j] = to_float(deltas[j * map.stride_c]) * op.delta_std[j];
-#pragma unroll
-  for (int j = 0; j < 2; j++)
-    sides[j] = op.whole_sizes ? static_cast<float>(static_cast<const int64_t*>(op.image_sizes)[2 * image + j])
-                              : static_cast<const float*>(op.image_sizes)[2 * image + j];
-  return proposal_box(op.anchors[l.first_anchor + c.anchor], static_cast<float>(c.x) * l.across,
-                      static_cast<float>(c.y) * l.down, moves, sides[0], sides[1], op.min_size);
-}
-
-// A batch that is all there is.
-__device__ __forceinline__ int whole_batch(SelectShared& s, const uint64_t* keys, int count, uint64_t& upper) {
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) s.keys[i] = keys[i];
-  upper = 0;
-  sort_batch(s, count);
-  return count;
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads) propose_sort(const __grid_constant__ ProposeParams p) {
-  HTC_SHARED(SelectShared, s);
-  const int image = static_cast<int>(blockIdx.x), level = static_cast<int>(blockIdx.y);
-  const int thread = static_cast<int>(threadIdx.x), found = p.found[image * p.op.levels + level];
-  const Share& share = p.share[level];
-  const uint64_t* keys = p.keys + image * p.keys_per_image + share.first_key;
-  const int64_t first = static_cast<int64_t>(image) * p.candidates + share.first_candidate;
-  auto visit_keys = [&](auto visit) {
-    for (int i = thread; i < found; i += kThreads) visit(keys[i]);
-  };
-  int written = 0;
-  uint64_t upper = found == 0 ? 0 : ~uint64_t{0};
-  while (written < share.wanted && upper != 0) {
-    int size = found <= kBatch ? whole_batch(s, keys, found, upper) : next_batch(s, visit_keys, upper);
-    size = min(size, share.wanted - written);
-    for (int i = thread; i < size; i += kThreads) {
-      const uint64_t key = s.keys[i];
-      const int64_t at = first + written + i;
-      // Where there is no box it is not finite: NMS leaves it out.
-      p.boxes[at] = box_of<T>(p.op, p.op.level[level], image, static_cast<int>(index_of(key)));
-      p.logits[at] = score_of(key);
-      p.levels[at] = level;
-    }
-    written += size;
-    __syncthreads();
-  }
-  for (int i = written + thread; i < share.wanted; i += kThreads) {
-    p.boxes[first + i] = Box{0.0f, 0.0f, 0.0f, 0.0f};
-    p.logits[first + i] = -INFINITY;
-    p.levels[first + i] = level;
-  }
-}
-
 __global__ void __launch_bounds__(kGatherThreads) propose_gather(const __grid_constant__ ProposeParams p) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kGatherThreads + threadIdx.x;
   if (i >= p.op.images * p.op.limit) return;
@@ -264,7 +170,10 @@ void run(const ProposeParams& p, void* nms_workspace, Stream stream) {
   const auto blocks = static_cast<unsigned>(p.op.images * p.blocks), images = static_cast<unsigned>(p.op.images);
   launch("propose_count", propose_count<T>, blocks, kThreads, 0, stream, p);
   launch("propose_collect", propose_collect<T>, blocks, kThreads, 0, stream, p);
-  launch("propose_sort", propose_sort<T>, dim3(images, static_cast<unsigned>(p.op.levels)), kThreads, 0, stream, p);
+  // Of a list of 4096 a block each 64 keys; where there are many lists, several times.
+  const auto parts = static_cast<unsigned>(std::clamp<int64_t>(320 / std::max<int64_t>(lists, 1), 16, 64));
+  const dim3 by_list(images, static_cast<unsigned>(p.op.levels), parts);
+  launch("propose_sort", propose_sort<T>, by_list, kThreads, 0, stream, p);
   batched_nms(nms_of(p), nms_workspace, stream);
   const auto gather = static_cast<unsigned>(ceil_div<int64_t>(results, kGatherThreads));
   launch("propose_gather", propose_gather, gather, kGatherThreads, 0, stream, p);
