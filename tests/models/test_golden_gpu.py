@@ -66,7 +66,8 @@ def test_detections(model, optimized):
     assert ((order - torch.arange(100)).abs() <= 2).float().mean() >= 0.9
     ordered = {name: one if name == "count" else one[:, order] for name, one in found.items()}
     boxes, scores, masks = matched(Detections(**ordered), expected)
-    # As on a CPU: some boxes inherit the proposals' amplified rounding.
-    assert (boxes < 1e-2).float().mean() >= 0.95 and boxes.max() < 5e-2
-    assert (scores < 1e-4).float().mean() >= 0.85 and scores.max() < 1e-3
+    # Some boxes inherit the proposals' amplified rounding. On a CPU, where every layer's results were moved by 2e-7 of
+    # themselves, the furthest of nine draws were: a box by 0.12, a score by 2.0e-3; 92 boxes and 85 scores stayed near.
+    assert (boxes < 1e-2).float().mean() >= 0.9 and (boxes < 5e-2).float().mean() >= 0.97 and boxes.max() < 0.2
+    assert (scores < 1e-4).float().mean() >= 0.8 and (scores < 1e-3).float().mean() >= 0.97 and scores.max() < 4e-3
     assert (masks < 2e-3).float().mean() >= 0.95 and masks.max() < 5e-3
