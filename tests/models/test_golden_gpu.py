@@ -42,13 +42,18 @@ def test_feature_maps(model):
 
 
 def places(found: dict, expected: dict) -> torch.Tensor:
-    """Where each recorded detection stands: two change places only if both scores are within their tolerance."""
+    """Where each recorded detection stands, [100], no place twice: the nearest box left of its class.
+
+    Scores have no say: rounding alone moves one by more than what lies between two neighbours.
+    """
     far = torch.cdist(found["boxes"][0], expected["det_boxes"], p=float("inf"))
-    other = found["labels"][0][:, None] != expected["det_labels"]
-    other |= (found["scores"][0][:, None] - expected["det_scores"]).abs() >= 1e-3
-    order = far.masked_fill(other, torch.inf).argmin(dim=0)
-    assert order.sort().values.tolist() == list(range(100))
-    return order
+    far.masked_fill_(found["labels"][0][:, None] != expected["det_labels"], torch.inf)
+    order = []
+    for column in far.T:  # a view: what is taken is taken for those that follow
+        order.append(int(column.argmin()))
+        assert column[order[-1]].isfinite(), f"no detection is left for the recorded one at {len(order) - 1}"
+        far[order[-1]] = torch.inf
+    return torch.tensor(order)
 
 
 @pytest.mark.parametrize("optimized", [False, True])
@@ -58,10 +63,11 @@ def test_detections(model, optimized):
     found = detector.detect(golden.images(model.config).cuda(), SIZE.cuda())
     found = {name: one.cpu() for name, one in vars(found).items()}
     order = places(found, expected)
-    assert (order == torch.arange(100)).float().mean() >= 0.9
+    assert ((order - torch.arange(100)).abs() <= 2).float().mean() >= 0.9
     ordered = {name: one if name == "count" else one[:, order] for name, one in found.items()}
     boxes, scores, masks = matched(Detections(**ordered), expected)
-    # As on a CPU: some boxes inherit the proposals' amplified rounding.
-    assert (boxes < 1e-2).float().mean() >= 0.95 and boxes.max() < 5e-2
-    assert (scores < 1e-4).float().mean() >= 0.85 and scores.max() < 1e-3
+    # Some boxes inherit the proposals' amplified rounding. On a CPU, where every layer's results were moved by 2e-7 of
+    # themselves, the furthest of nine draws were: a box by 0.12, a score by 2.0e-3; 92 boxes and 85 scores stayed near.
+    assert (boxes < 1e-2).float().mean() >= 0.9 and (boxes < 5e-2).float().mean() >= 0.97 and boxes.max() < 0.2
+    assert (scores < 1e-4).float().mean() >= 0.8 and (scores < 1e-3).float().mean() >= 0.97 and scores.max() < 4e-3
     assert (masks < 2e-3).float().mean() >= 0.95 and masks.max() < 5e-3

@@ -120,5 +120,9 @@ def check_compile_and_export(call: Callable, leaves: list[Tensor], column: Colum
         exported = torch.export.export(Module(), tuple(leaves)).module()
     want, grads = run(call, leaves, column, grad := draw(*call(*leaves).shape).to(column.device))
     got, compiled_grads = run(compiled, leaves, column, grad)
-    for one, other in zip([want, want, *grads], [got, exported(*leaves), *compiled_grads]):
+    for one, other in zip([want, *grads], [got, *compiled_grads]):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
+    # No backend is forced on an exported program: cuDNN may do Triton's part, and rounds to TF32 in its own way.
+    # Not above: torch.compile cannot read the flag that is set here.
+    with convolutions_in("ieee"):
+        torch.testing.assert_close(exported(*leaves), run(call, leaves, column, None)[0], rtol=1e-4, atol=1e-4)
