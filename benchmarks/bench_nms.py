@@ -53,7 +53,7 @@ def bench_padded(compare, draw, images, count, classes, most):
 
     def check(ours, other, who):
         for mine, theirs in zip(ours, other):
-            same(mine[mine >= 0], theirs, who)
+            same(mine[mine >= 0], theirs[theirs >= 0], who)  # what is padded holds -1
 
     case = f"the best {most} of {number(count)} boxes, {plural(classes, 'class', 'classes')}"
     case += "" if images == 1 else f", {images} images"

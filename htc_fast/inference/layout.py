@@ -115,7 +115,7 @@ class FusedFPN(nn.Module):
         for level in range(len(maps) - 2, -1, -1):
             sums.insert(0, self._sum(self.lateral[level], maps[level], sums[0]))
         pyramid = [conv(one) for conv, one in zip(self.output, sums)]
-        return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
+        return [*pyramid, pyramid[-1][:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)]
 
     def _sum(self, layer: FusedConvolution, x: Tensor, coarser: Tensor) -> Tensor:
         if self.gpu:

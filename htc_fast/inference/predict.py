@@ -202,8 +202,9 @@ class _Reader:
             pixels = shrink(array, None if self.pinned else self.size)
             if self.pinned:
                 # A thread's own device is the first GPU, where pinning would set up a context for nothing.
+                # As the pixels lie: to reorder them takes a processor longer than a GPU needs for the whole picture.
                 with torch.cuda.device(self.device):
-                    pixels = pixels.contiguous().pin_memory()
+                    pixels = pixels.permute(1, 2, 0).contiguous().pin_memory().permute(2, 0, 1)
         return index, _Picture(pixels, original, resized)
 
 

@@ -115,9 +115,9 @@ def _in_one_launch(
         return _product(x, weight, bias, relu)
     if whole == FOLDED and _is_stem(x, weight, other) and _backend.in_triton(x):
         return torch.ops.htc_fast_triton.stem(x, weight, bias, relu)
-    if relu and _cudnn.takes(x, weight, bias, other, geometry):
+    if relu and not (square and _backend.in_triton(x)) and _cudnn.takes(x, weight, bias, other, geometry):
         return _cudnn.run(x, weight, bias, other, geometry)
-    if (pointwise or square) and _backend.in_triton(x):
+    if (pointwise or square) and _backend.in_triton(x):  # which knows in what sizes it is faster than cuDNN
         return torch.ops.htc_fast_triton.convolution_sum(x, weight, bias, other, relu)
     return None
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from htc_fast.ops import _backend, _cudnn
 from htc_fast.ops.triton.epilogue import ALL, COUNTED, PLAIN, RELU, SUM, epilogue, nearest, wanted_rows
 from htc_fast.ops.triton.launch import launch
-from htc_fast.ops.triton.tiles import Tile, device_of, gradient_tile, precision, tile_for
+from htc_fast.ops.triton.tiles import Tile, beats_cudnn, device_of, gradient_tile, precision, tile_for
 from htc_fast.ops.triton.tma import takes, tma_product, trusted
 
 
@@ -244,7 +244,9 @@ def _is_cudnn_s(x: Tensor, weight: Tensor, bias: Tensor | None, extra: Tensor | 
     """
     taps, epilogue, wanted = kind
     able = x.device.type == "cuda" and taps == 9 and epilogue == RELU and wanted != COUNTED and bias is not None
-    return able and _backend.forced_backend() is None and _cudnn.takes(x, weight, bias, extra, _cudnn.SQUARE)
+    if not able or _backend.forced_backend() is not None or (extra is None and beats_cudnn(x, len(weight))):
+        return False
+    return _cudnn.takes(x, weight, bias, extra, _cudnn.SQUARE)
 
 
 def weight_gradient(grad: Tensor, x: Tensor, taps: int, count: Tensor | None = None, exact: bool = False) -> Tensor:

@@ -190,6 +190,17 @@ def problem_of(x: Tensor, taps: int, outputs: int, tma: bool, extra: bool) -> st
     return f"{TYPES[x.dtype]} {shape} by {taps} to {outputs}" + " extra" * extra + " tma" * tma
 
 
+def known_tile(x: Tensor, problem: str) -> dict | None:
+    """What the tables have for this device."""
+    return table().get(device_of(x).name, {}).get(problem)
+
+
+def beats_cudnn(x: Tensor, outputs: int) -> bool:
+    """Whether a tile for this 3x3 convolution was measured on this device, and was faster than cuDNN."""
+    known = known_tile(x, problem_of(x, 9, outputs, device_of(x).tma, False))
+    return known is not None and known.get("beats cuDNN", False)
+
+
 def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, tma: bool, extra: bool) -> Tile:
     """The tile for a convolution of x [K, C, H, W] by 1 or 9 taps; `run(tile)` does it, for measuring.
 
@@ -197,9 +208,10 @@ def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, tma: bool, extra
     extra  whether a second map comes in at the end, or the kernel needs as many registers for something else
     """
     device, problem = device_of(x), problem_of(x, taps, outputs, tma, extra)
-    known = table().get(device.name, {}).get(problem)
+    known = known_tile(x, problem)
     if known is not None:
-        return Tile(**{**known, "box": tuple(known["box"]) if known.get("box") else None})
+        fields = {name: value for name, value in known.items() if name != "beats cuDNN"}
+        return Tile(**{**fields, "box": tuple(known["box"]) if known.get("box") else None})
     found = candidates(x, outputs, device, tma, extra)
     if searching(x):
         return _search(problem, device, found, run)
