@@ -9,7 +9,9 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-SHARED = {"80": 163 * 1024, "120": 99 * 1024}  # bytes that a block may have; others have more than sm_80
+SHARED = {"80": 163 * 1024, "120": 99 * 1024}  # bytes that a block may have; others are held to sm_80's
+RESIDENT = "predict_class_resident_kernel"  # keeps weights in a block's shared memory,
+RESIDENT_SHARED = {"90": 227 * 1024, "100": 227 * 1024}  # which has room for them here alone
 launched: list[tuple] = []
 
 
@@ -24,6 +26,19 @@ def record(architecture: str) -> None:
         module.launch = lambda kernel, programs, device, *arguments, **options: launched.append(
             (kernel, arguments, options)
         )
+
+
+def runs_on(name: str, architecture: str) -> bool:
+    """Whether the kernel of this case is launched there."""
+    if name.startswith(RESIDENT):
+        return architecture in RESIDENT_SHARED
+    return int(architecture) >= 90 or not name.startswith("tma_kernel")
+
+
+def shared_of(name: str, architecture: str) -> int:
+    """Bytes of shared memory that a block of this case may have there."""
+    usual = SHARED.get(architecture, SHARED["80"])
+    return RESIDENT_SHARED.get(architecture, usual) if name.startswith(RESIDENT) else usual
 
 
 def cases() -> dict[str, tuple]:
@@ -84,6 +99,7 @@ def matrix_cases(name: str, empty, take) -> None:
         mask_flow,
         mask_predict,
         mask_predict_backward,
+        mask_predict_resident,
         max_pool,
         pad_images,
         resample,
@@ -120,6 +136,10 @@ def matrix_cases(name: str, empty, take) -> None:
         grad = empty(100, 28, 28) if one is not None else maps(100, 80, 28, 28)
         take(f"{what}, {name}", mask_predict.mask_predict, x, up_weight, bias, logits, logits_bias, one)
         take(f"{what}, {name}", mask_predict_backward.mask_predict_backward, grad, x, up_weight, bias, logits, one)
+    if name in ("bf16", "fp16"):
+        given, out = [x, up_weight, bias, logits, logits_bias, labels], empty(100, 28, 28, dtype=torch.float32)
+        sizes, plan = mask_predict.sizes_of(x, up_weight, logits), mask_predict_resident.Plan(33, 256, 256, 3)
+        take(name, mask_predict_resident.predict_class_resident, given, out, sizes, plan, 2, 1 / 3)
     levels = [maps(1, 256, h, w) for h, w in ((200, 336), (100, 168), (50, 84), (25, 42), (13, 21))]
     weights, biases = [empty(256, 256, 1, 1)] * 5, [bias] * 5
     take(name, semantic_merge.semantic_merge, levels, weights, biases, 1)

@@ -86,7 +86,7 @@ def mask_branch(
     """Mean mask probability of the given class over the heads, each fed by the one before where it has a flow.
 
     x         [K, C, H, W]  RoI features that every head starts from
-    labels    [K] integers; maps whose label is no class give zeros, and on a GPU tiles of nothing else cost nothing
+    labels    [K] integers; maps whose label is no class give zeros, which behind the last class cost a GPU no logits
     heads     in order; `mask_head_weights` takes them from other detectors' modules
     averaged  numbers of the heads whose probabilities are averaged; None: all
     returns   [K, 2H, 2W] float32; no gradient

@@ -1,6 +1,7 @@
 """The mask heads of a cascade one after the other at inference, in Triton: five or six launches per head.
 
-Rows without a label are skipped on the device, and the mean of the heads' probabilities is made in place.
+The mean of the heads' probabilities is made in place. Maps without a label give zeros: our products skip them on the
+device, the predictor those behind the last label; cuDNN's 3x3 computes them for nothing.
 """
 
 import torch
