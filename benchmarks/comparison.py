@@ -12,6 +12,9 @@ from htc_fast import ops
 from htc_fast.ops import _backend, _native
 from htc_fast.profiling.limits import Limits, device_name
 
+# Operators whose results have a length that only the device knows: their kernels are waited for, in native code.
+WAITING = "batched_nms", "nms", "soft_nms", "encode_masks"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -50,13 +53,13 @@ class Comparison:
         (ours, call), *others = calls.items()
         others += [(f"htc_fast, {name}", forced(call, name)) for name in other_backends(op, self.device)]
         here, absent = self.checked(call, others, check, verify)
-        times = self.timed(call)
+        times, waits = self.timed(call), op in WAITING
         if not times:
             return None
-        milliseconds = {ours: self.entry(times, call)}
+        milliseconds = {ours: self.entry(times, call, waits)}
         peak = self.peak()
         for who, rival in here.items():
-            milliseconds[who] = self.entry(timer.sample(rival, self.device, self.budget), rival)
+            milliseconds[who] = self.entry(timer.sample(rival, self.device, self.budget), rival, waits)
         name = str(dtype)[6:]
         row = {"case": case, "device": device_name(self.device), "dtype": name}
         row |= {"backend": backend or backend_name(op, self.device), "milliseconds": milliseconds}
@@ -99,11 +102,11 @@ class Comparison:
             return timer.sample(call, self.device, self.budget)
         return sorted(self.benchmark.stats.stats.data) + [first] * (not short)
 
-    def entry(self, times: list[float], call: Callable) -> dict[str, float]:
+    def entry(self, times: list[float], call: Callable, waits: bool) -> dict[str, float]:
         """What is stored of someone's seconds."""
         made = timer.summary(times)
         gpu = self.device.type == "cuda"
-        return made | timer.on_gpu(call, made["median"] / 1e3, self.budget) if gpu else made
+        return made | timer.on_gpu(call, made["median"] / 1e3, self.budget, waits) if gpu else made
 
     def peak(self) -> dict[str, int]:
         """The most memory that ours took on a GPU."""

@@ -1,6 +1,7 @@
 """Operators and detectors beside their rivals: every usual case, one line of each, and the summary."""
 
 from benchmarks.stored import fastest
+from benchmarks.tables import runs
 from benchmarks.tables.machines import UNMEASURED, blocks, chosen, device, gpu, on_gpu
 from benchmarks.tables.markdown import captions, milliseconds, paragraphs, table, times
 from htc_fast.profiling.legend import short
@@ -64,28 +65,40 @@ def first(rows: list[dict]) -> dict:
 
 
 def summary(suites: tuple[str, ...]) -> str:
-    """One line of each suite: ours, and the best of the others."""
-    text = blocks(suites, summary_of)
-    return text if UNMEASURED not in gpu(suites) else f"{text}\n\n{gpu(suites)}"
-
-
-def summary_of(results: dict[str, dict]) -> str:
+    """One line of each suite, CPU and GPU side by side: ours, and how much longer the best of the others takes."""
+    found = chosen(suites)
+    if not found:
+        return f"{UNMEASURED.capitalize()}."
     lines = []
-    for suite in results:
-        rows = [row for _, row in usual({suite: results[suite]})]
-        if not rows:
+    for suite in suites:
+        rows = [usual({suite: results[suite]}) if suite in results else [] for results in found]
+        if not any(rows):
             continue
-        row = first(rows)
-        others = rivals(row)
-        who = min(others, key=others.get, default=None)
-        best = [f"{who} {milliseconds(others[who])}", times(row["ratio"][who])] if who else ["–", "–"]
-        name = row["case"] if row["case"].startswith(suite) else f"`{suite}`: {row['case']}"
-        name += "" if row["dtype"] == "float32" else f", {row['dtype']}"
-        lines.append([name, milliseconds(fastest(row["milliseconds"]["htc_fast"])), *best])
+        shown = [first([row for _, row in some]) if some else None for some in rows]
+        case = next(row["case"] for row in shown if row is not None)
+        name = case if case.startswith(suite) else f"`{suite}`: {case}"
+        lines.append([name, *(summarised(row, case) for row in shown)])
+    heads = [f"{device(results)}, ms" for results in found]
+    text = f"{table(['', *heads], lines)}\n\n{'; '.join(map(versions, found))}"
+    return f"{text}\n\n{gpu(suites) if UNMEASURED in gpu(suites) else runs.speed(('kernels',))}"
+
+
+def summarised(row: dict | None, case: str) -> str:
+    """18; torchvision 20.1×: of a picture, where a call works on several."""
+    if row is None:
+        return "–"
+    others = rivals(row)
+    who = min(others, key=others.__getitem__, default=None)
+    text = milliseconds(fastest(row["milliseconds"]["htc_fast"]) / row.get("pictures", 1))
+    text += f"; {who} {times(row['ratio'][who])}" if who else ""
+    about = [part for part in (row["case"] if row["case"] != case else "", short(row["dtype"])) if part]
+    return text if about == ["fp32"] else f"{text} ({', '.join(about)})"
+
+
+def versions(results: dict[str, dict]) -> str:
     machine = next(iter(results.values()))["machine"]
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "torchvision") if name in machine)
-    head = ["", "htc_fast, ms", "best of the others, ms", "times ours"]
-    return table(head, lines) + f"\n\n{machine['device']}, {versions}"
+    named = [f"{name} {machine[name]}" for name in ("torch", "torchvision", "driver") if name in machine]
+    return f"{machine['device']}: {', '.join(named)}"
 
 
 def line(suites: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks import curves
-from benchmarks.tables import costs, operators, runs
+from benchmarks.tables import costs, operators, predicted, runs
 from benchmarks.tables.machines import chosen, device, gpu
 from htc_fast.errors import choose
 from htc_fast.profiling import chart
@@ -28,6 +28,7 @@ TABLES = {
     "model": (operators.models, *DETECTORS),
     "profile": (runs.profile, "profile"),
     "kernels": (runs.kernels, "kernels"),
+    "predicted": (predicted.predicted, "kernels", *OPERATORS),
     "sweep": (runs.sweep, "sweep"),
     "training": (runs.training, "training"),
     "precision": (runs.precision, "precision"),

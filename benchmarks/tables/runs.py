@@ -112,6 +112,19 @@ def buckets_of(result: dict) -> str:
     return table(head, rows) + f"\n\n{result['what']}; {caption(result)}"
 
 
+def speed(suites: tuple[str, ...]) -> str:
+    """Images per second of the detector on a GPU, in a sentence for each."""
+    return blocks(suites, lambda results: speed_of(results["kernels"]))
+
+
+def speed_of(result: dict) -> str:
+    rates = {mode: [] for mode in ("optimized", "eager")}
+    for row in result["rows"]:
+        rates[row["mode"]].append(f"{row['batch'] * 1e3 / row['ms in a row']:.0f} in batches of {row['batch']}")
+    words = "; ".join(f"{mode} {', '.join(found)}" for mode, found in rates.items())
+    return f"HTC R-50, 800×1344, bf16, on {result['machine']['device']}, images/s on the device: {words}."
+
+
 def kernels(suites: tuple[str, ...]) -> str:
     """A detector on a GPU: milliseconds, then operators and kernels of one replay beside their limits."""
     return blocks(suites, lambda results: kernels_of(results["kernels"]))

@@ -96,8 +96,9 @@ def stream(
     gpu = device.type == "cuda"
     side = torch.cuda.Stream(device) if gpu else None
     threads = workers or (min(8, usable_cores()) if gpu else 1)
-    read = _Reader(load, size, device)
-    loaded = ahead(read, range(count) if order is None else order, threads, depth=threads + 2 * batch_size)
+    read, numbers = _Reader(load, size, device), range(count) if order is None else order
+    # To start a thread, and a GPU in it, takes longer than to read one picture.
+    loaded = ahead(read, numbers, threads if len(numbers) > 1 else 0, depth=threads + 2 * batch_size)
     training = model.training
     # Dropout and stochastic depth of a backbone are for training.
     model.eval()

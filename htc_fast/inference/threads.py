@@ -12,10 +12,13 @@ Made = TypeVar("Made")
 def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int, depth: int) -> Generator[Made, None, None]:
     """make(item) for every item, in order, while the caller is at work.
 
-    threads  that make
+    threads  that make; 0: the caller does, item by item
     depth    results that may wait for the caller
     raises   what `make` raises, at that item's turn
     """
+    if threads == 0:
+        yield from map(make, items)
+        return
     waiting: deque[Future] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
         try:

@@ -149,11 +149,27 @@ RATIO = {"slow": 4.5, "htc_fast, two launches": 0.5, "quick": 2.0}
 def test_the_summary_names_the_best_rival(results):
     found = [row("alone"), row("beside others", milliseconds=RIVALS, ratio=RATIO), row("later", milliseconds=RIVALS)]
     device(results, "amd", "2026-01-01", "nms", rows=found)
-    assert "| `nms`: beside others | 2.00 | quick 4.00 | 2× |" in squeezed(operators.summary(("nms",)))
+    assert "| `nms`: beside others | 2.00; quick 2× |" in squeezed(operators.summary(("nms",)))
     line = "On amd: beside others in 2.00 ms; slow 9.00 ms (4.5×); quick 4.00 ms (2×)."
     assert operators.line(("nms",)) == line
     device(results, "amd", "2026-01-01", "htc", rows=[row("htc_r50, eager"), row("htc_r50, optimized, 8", full=True)])
-    assert "| htc_r50, eager | 1.00 | – | – |" in squeezed(operators.summary(("htc",)))
+    assert "| htc_r50, eager | 1.00 |" in squeezed(operators.summary(("htc",)))
+
+
+def test_the_summary_has_cpu_and_gpu_side_by_side(results):
+    device(results, "amd", "2026-01-01", "nms", rows=[row("of both", milliseconds=RIVALS, ratio=RATIO)])
+    shown = [row("other", milliseconds=RIVALS, ratio=RATIO, dtype="bfloat16", pictures=2)]
+    device(results, "nvidia-h200", "2026-01-01", "nms", rows=shown)
+    device(results, "nvidia-h200", "2026-01-01", "htc", rows=[row("htc_r50, optimized")])
+    rate = {"batch": 8, "dtype": "bfloat16", "ms": 17.0, "ms in a row": 16.0}
+    device(
+        results, "nvidia-h200", "2026-01-01", "kernels", rows=[rate | {"mode": "optimized"}, rate | {"mode": "eager"}]
+    )
+    text = squeezed(operators.summary(("nms", "htc")))
+    assert "| | amd, ms | nvidia-h200, ms |" in text
+    assert "| `nms`: of both | 2.00; quick 2× | 1.00; quick 2× (other, bf16) |" in text
+    assert "| htc_r50, optimized | – | 1.00 |" in text
+    assert text.endswith("images/s on the device: optimized 500 in batches of 8; eager 500 in batches of 8.")
 
 
 def test_on_a_gpu_like_is_compared_with_like(results):

@@ -81,8 +81,11 @@ def test_a_call_that_waits_or_is_large_has_no_graph(gpu):
             raise RuntimeError("called a synchronizing CUDA operation")
 
     assert set(timer.on_gpu(waits, 1e-4)) == {"cold L2"} and mode[-1] == "default"
-    assert set(timer.on_gpu(lambda: None, 0.01)) == {"cold L2"}
-    assert timer.on_gpu(lambda: None, 1.0) == {} and not any("capture" in one for one in happened)
+    assert set(timer.on_gpu(lambda: None, 0.01)) == {"cold L2", "graph"}
+    captures = [one for one in happened if "capture" in one]
+    assert set(timer.on_gpu(lambda: None, 1e-4, waits=True)) == {"cold L2"}
+    assert timer.on_gpu(lambda: None, 1.0) == {}
+    assert len(captures) == 1 and captures == [one for one in happened if "capture" in one]
 
 
 def test_a_call_that_fails_is_not_taken_for_one_that_waits(gpu):
@@ -119,7 +122,7 @@ def test_a_row_of_a_gpu_has_every_backend(gpu, monkeypatch):
     used, checked = set(), []
     calls = {"htc_fast": lambda: used.add(forced_backend()) or 1, "another": lambda: 1}
     compare = comparison.Comparison(Benchmark(), CUDA, Limits(1e10, {}), 0.01)
-    row = compare("a case", calls, lambda *found: checked.append(found), op="nms", gigabytes=1e-9)
+    row = compare("a case", calls, lambda *found: checked.append(found), op="refine", gigabytes=1e-9)
     assert used == {None, "triton"} and checked == [(1, 1, "another"), (1, 1, "htc_fast, triton")]
     assert set(row["milliseconds"]) == {"htc_fast", "another", "htc_fast, triton"}
     assert all(set(one) == {"median", "spread", "cold L2", "graph"} for one in row["milliseconds"].values())

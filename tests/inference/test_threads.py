@@ -32,6 +32,13 @@ def test_ahead_makes_while_the_caller_works_and_no_more_than_allowed():
     assert len(made) <= 8
 
 
+def test_without_threads_the_caller_makes_each_item_when_it_wants_it():
+    made = []
+    results = ahead(lambda item: made.append((item, threading.get_ident())) or item, range(9), threads=0, depth=5)
+    assert next(results) == 0 and next(results) == 1
+    assert made == [(0, threading.get_ident()), (1, threading.get_ident())]
+
+
 def test_ahead_raises_at_the_item_s_turn():
     results = ahead(lambda item: 1 / item, [1, 2, 0, 3], threads=2, depth=4)
     assert [next(results), next(results)] == [1.0, 0.5]

@@ -1,5 +1,7 @@
 """mask_predict of one class by programs that keep a corner's weights: when they do, and what they make."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -88,3 +90,4 @@ def test_it_is_planned_where_weights_and_tiles_fit():
     for other in (x.float(), x[:, :, :7, :7]):
         assert plan_for(other, 256, H100) is None
     assert plan_for(x, 512, H100) is None and plan_for(x, 256, tiles.AHEAD) is None
+    assert plan_for(x, 256, replace(H100, resident=False)) is None

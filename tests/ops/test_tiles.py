@@ -53,6 +53,31 @@ def test_a_measured_tile_comes_back_as_it_was(table):
     assert chosen(101) != tile and tile_for(maps(100).half(), 9, 256, lambda tile: None, True, False) != tile
 
 
+def test_who_beats_cudnn_stands_in_the_table_beside_the_tile(table):
+    tile = Tile(128, 128)
+    rows = {"bf16 1 of 256x14x14 by 9 to 256 tma": asdict(tile) | {"beats cuDNN": True}}
+    rows["bf16 2 of 256x14x14 by 9 to 256 tma"] = asdict(tile) | {"beats cuDNN": False}
+    table[GPU.name] = json.loads(json.dumps(rows))
+    assert [tiles.beats_cudnn(maps(count), 256) for count in (1, 2, 3)] == [True, False, False]
+    assert chosen(1) == chosen(2) == tile
+
+
+def test_counting_is_done_once(table, monkeypatch):
+    counted = []
+    monkeypatch.setattr(tiles, "by_waves", lambda shape, *rest: counted.append(shape) or by_waves(shape, *rest))
+    assert chosen(977) == chosen(977) and counted == [(977, 14, 14)]
+
+
+def test_the_shipped_tables_fit_their_devices():
+    shipped = json.loads(tiles.TABLE.read_text())
+    assert {"NVIDIA H100 80GB HBM3", "NVIDIA H200"} <= shipped.keys()
+    for rows in shipped.values():
+        for problem, fields in rows.items():
+            fields.pop("beats cuDNN", None)
+            tile = Tile(**{**fields, "box": tuple(fields["box"]) if fields["box"] else None})
+            assert tile.shared(2) + 1024 <= GPU.shared and (tile.box is None or "tma" in problem), problem
+
+
 def test_waves_decide_where_nothing_was_measured():
     """129 tiles are one wave of 132 multiprocessors and 133 are two: half the tile, twice the waves, is no slower."""
     found = [Tile(256, 128, box=(8, 2, 16)), Tile(128, 128, box=(4, 2, 16))]

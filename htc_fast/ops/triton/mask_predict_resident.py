@@ -141,7 +141,12 @@ class Plan:
 def plan_for(x: Tensor, outputs: int, device: Device) -> Plan | None:
     """How x [K, C, H, W] is done on this device; None where weights and two tiles are more than it holds."""
     count, channels, height, width = x.shape
-    if x.element_size() != 2 or not ROWS <= height * width < 2**20 or max(channels, outputs) > 256:
+    if (
+        not device.resident
+        or x.element_size() != 2
+        or not ROWS <= height * width < 2**20
+        or max(channels, outputs) > 256
+    ):
         return None
     wide, deep = power_of_two(outputs, 256, 32), power_of_two(channels, 256)
     tiles = triton.cdiv(count * height * width, ROWS)

@@ -94,6 +94,7 @@ class Device:
     shared: int
     tma: bool = False  # whether it copies tiles by itself (bulk copies)
     warpgroups: bool = False  # whether it multiplies what lies in shared memory (sm_90, sm_100)
+    resident: bool = True  # whether weights that stay there leave enough registers (not on sm_100, with Triton so far)
 
     @property
     def cramped(self) -> bool:
@@ -105,7 +106,7 @@ class Device:
 def _gpu(index: int | None) -> Device:
     found: Any = torch.cuda.get_device_properties(index)
     shared, major = found.shared_memory_per_block_optin, found.major
-    return Device(found.name, found.multi_processor_count, shared, major >= 9, major in (9, 10))
+    return Device(found.name, found.multi_processor_count, shared, major >= 9, major in (9, 10), major != 10)
 
 
 # Ahead of time: the smallest supported data-centre GPU. In the interpreter one program runs at a time.
@@ -212,10 +213,28 @@ def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, tma: bool, extra
     if known is not None:
         fields = {name: value for name, value in known.items() if name != "beats cuDNN"}
         return Tile(**{**fields, "box": tuple(known["box"]) if known.get("box") else None})
-    found = candidates(x, outputs, device, tma, extra)
     if searching(x):
-        return _search(problem, device, found, run)
-    return by_waves((x.shape[0], *x.shape[2:]), outputs, found, device)
+        return _search(problem, device, candidates(x, outputs, device, tma, extra), run)
+    shape = x.shape[0], x.shape[2], x.shape[3]
+    return _usual(x.dtype, precision(x.dtype), shape, outputs, device, tma, extra)
+
+
+@functools.lru_cache(4096)
+def _usual(
+    dtype: torch.dtype,
+    precision: str,
+    shape: tuple[int, int, int],
+    outputs: int,
+    device: Device,
+    tma: bool,
+    extra: bool,
+) -> Tile:
+    """By counting, once for each: a call from Python must not take longer than its kernel.
+
+    precision  that is in force, as it changes the candidates
+    """
+    found = candidates(torch.empty(0, dtype=dtype), outputs, device, tma, extra)
+    return by_waves(shape, outputs, found, device)
 
 
 def searching(x: Tensor) -> bool:
