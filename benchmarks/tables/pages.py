@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks import curves
-from benchmarks.tables import costs, operators, predicted, runs
+from benchmarks.tables import costs, operators, predicted, runs, tuned
 from benchmarks.tables.machines import chosen, device, gpu
 from htc_fast.errors import choose
 from htc_fast.profiling import chart
@@ -34,6 +34,7 @@ TABLES = {
     "precision": (runs.precision, "precision"),
     "soak": (runs.soak, "soak", "soak_optimized"),
     "buckets": (runs.buckets, "buckets"),
+    "tiles": (tuned.tuned, "tiles"),
     "costs": (costs.counted,),
     "launches": (costs.launches,),
     "roi_reads": (costs.roi_reads,),

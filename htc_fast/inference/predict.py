@@ -85,7 +85,7 @@ def stream(
     Pictures are read ahead in threads. On a GPU the next batch is under way while one becomes run lengths; the host
     never holds more than a few batches.
 
-    load   number of a picture -> uint8 [H, W, 3];  called in threads
+    load   number of a picture -> uint8 [H, W, 3];  called in threads, but for a single picture
     order  which pictures, and in which order; None: all
     """
     batch_size, workers = check_count("batch_size", batch_size), check_count("workers", workers, least=0)
@@ -98,7 +98,7 @@ def stream(
     threads = workers or (min(8, usable_cores()) if gpu else 1)
     read, numbers = _Reader(load, size, device), range(count) if order is None else order
     # To start a thread, and a GPU in it, takes longer than to read one picture.
-    loaded = ahead(read, numbers, threads if len(numbers) > 1 else 0, depth=threads + 2 * batch_size)
+    loaded = ahead(read, numbers, threads if workers or len(numbers) > 1 else 0, depth=threads + 2 * batch_size)
     training = model.training
     # Dropout and stochastic depth of a backbone are for training.
     model.eval()

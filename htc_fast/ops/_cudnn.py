@@ -22,56 +22,63 @@ def run(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry:
     return torch.cudnn_convolution_add_relu(x, weight, other, 1.0, *layer)
 
 
-def takes(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple) -> bool:
+def takes(
+    x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple, keeps_nan: bool = False
+) -> bool:
     """Whether cuDNN computes this layer with ReLU, and rightly: tried once per shape, which waits for the GPU.
 
     Numbers of maps between two powers of two count as one shape.
+
+    keeps_nan  whether NaN has to stay visible behind the ReLU, as it does in torch's
     """
     flags: Any = torch.backends.cudnn
     exact = flags.deterministic or torch.are_deterministic_algorithms_enabled()
     if not x.numel() or exact or not (flags.enabled and flags.is_available()):
         return False
-    precision = flags.conv.fp32_precision if x.dtype == torch.float32 else ""
-    key = (
-        x.device,
-        x.dtype,
-        len(x).bit_length(),
-        x.shape[1:],
-        weight.shape,
-        geometry,
-        other is None,
-        precision,
-        flags.benchmark,
-    )
+    key = _key(x, weight, other, geometry, keeps_nan)
     if key not in _seen:
         if torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode() == 2:
             return False  # trying means waiting: not now
-        _seen[key] = _is_right(x, weight, bias, other, geometry)
+        _seen[key] = _is_right(x, weight, bias, other, geometry, keeps_nan)
     return _seen[key]
 
 
-def _is_right(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple) -> bool:
+def refuse(x: Tensor, weight: Tensor, other: Tensor | None, geometry: tuple, keeps_nan: bool = False) -> None:
+    """`takes` says no from now on: cuDNN had no way to do it after all."""
+    _seen[_key(x, weight, other, geometry, keeps_nan)] = False
+
+
+def _key(x: Tensor, weight: Tensor, other: Tensor | None, geometry: tuple, keeps_nan: bool) -> tuple:
+    flags: Any = torch.backends.cudnn
+    precision = flags.conv.fp32_precision if x.dtype == torch.float32 else ""
+    shape = len(x).bit_length(), x.shape[1:], weight.shape, geometry
+    return x.device, x.dtype, shape, other is None, precision, flags.benchmark, keeps_nan
+
+
+def _is_right(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple, keeps_nan: bool) -> bool:
     """cuDNN's result for images of zeros is relu(bias + sum).
 
     Without a sum torch hands it the unfilled output as one, times zero: if that were read, garbage that happens to be
-    NaN would stay. So NaN is what it gets here.
+    NaN would stay. So NaN is what it gets here, and a bias of ones, as a ReLU may turn NaN into zero.
     """
-    zeros = torch.zeros_like(x)
+    zeros, ones = torch.zeros_like(x), torch.ones_like(bias)
     shape = size(x, weight, geometry)
     summand = x.new_full((1,), 1.0 if other is not None else torch.nan).expand(shape)
     summand = summand.contiguous(memory_format=torch.channels_last)
-    layer = bias, geometry[0:2], geometry[2:4], geometry[4:6], geometry[6]
+    layer = ones, geometry[0:2], geometry[2:4], geometry[4:6], geometry[6]
     try:
         found = torch.cudnn_convolution_add_relu(zeros, weight, summand, float(other is not None), *layer)
+        if keeps_nan:
+            zeros[0, :, 0, 0] = torch.nan
         # The call itself too, with its own way to the library.
-        run(zeros, weight, bias, other, geometry)
+        again = run(zeros, weight, ones, other, geometry)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AttributeError):
         return False
-    wanted = (bias + (other is not None)).relu()[:, None, None]
-    apart = found.sub_(wanted).abs_().sub_(0.02 * wanted.abs())  # in place: what fits must fit here too
-    return bool((apart.amax() <= 1e-3).item())
+    # In place: what fits must fit here too.
+    right = found.sub_(1.0 + (other is not None)).abs_().amax() <= 0.02
+    return bool((right & again[0].isnan().any() if keeps_nan else right).item())
 
 
 def size(x: Tensor, weight: Tensor, geometry: Sequence[int]) -> tuple[int, int, int, int]:

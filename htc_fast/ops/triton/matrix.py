@@ -201,7 +201,12 @@ def product(
     x, extra = rows_of(x), None if extra is None else rows_of(extra)
     count, channels, height, width = x.shape
     if _is_cudnn_s(x, weight, bias, extra, (taps, epilogue, wanted)):
-        return rows_of(_cudnn.run(x, weight, bias, extra, _cudnn.SQUARE))
+        try:
+            return rows_of(_cudnn.run(x, weight, bias, extra, _cudnn.SQUARE))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # no engine for this very number of maps
+            _cudnn.refuse(x, weight, extra, _cudnn.SQUARE, keeps_nan=True)
     out, rows = new_maps(x, outputs, height, width), count * height * width
     if not rows:
         return out
@@ -246,7 +251,10 @@ def _is_cudnn_s(x: Tensor, weight: Tensor, bias: Tensor | None, extra: Tensor | 
     able = x.device.type == "cuda" and taps == 9 and epilogue == RELU and wanted != COUNTED and bias is not None
     if not able or _backend.forced_backend() is not None or (extra is None and beats_cudnn(x, len(weight))):
         return False
-    return _cudnn.takes(x, weight, bias, extra, _cudnn.SQUARE)
+    try:
+        return _cudnn.takes(x, weight, bias, extra, _cudnn.SQUARE, keeps_nan=True)
+    except torch.OutOfMemoryError:  # trying takes more memory than the kernel of our own
+        return False
 
 
 def weight_gradient(grad: Tensor, x: Tensor, taps: int, count: Tensor | None = None, exact: bool = False) -> Tensor:
