@@ -7,7 +7,7 @@ pytest.importorskip("triton")
 
 from htc_fast import ops
 from htc_fast.ops import _cudnn
-from htc_fast.ops.triton import matrix, tiles, tma
+from htc_fast.ops.triton import by_cudnn, matrix, tiles, tma
 from htc_fast.ops.triton.epilogue import ALL, COUNTED, LABELLED, PLAIN, RELU, SUM
 from htc_fast.ops.triton.tiles import Device
 from scripts.launch_recorder import pretending
@@ -68,9 +68,23 @@ def test_everything_else_is_ours(other, calls):
 def test_a_forced_backend_and_a_faster_tile_are_ours(calls, monkeypatch):
     with ops.use_backend("triton"):
         product()
-    monkeypatch.setattr(matrix, "beats_cudnn", lambda x, outputs: True)
+    monkeypatch.setattr(matrix, "beats_cudnn", lambda x, outputs, tma: True)
     product()
     assert len(calls) == 2 and "cudnn" not in calls
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_a_search_measures_cudnn_too(faster, calls, monkeypatch, tmp_path):
+    found = {}
+    monkeypatch.setattr(tiles, "table", lambda: found)
+    monkeypatch.setattr(tiles, "cache", lambda: tmp_path / "tiles.json")
+    monkeypatch.setattr(tiles, "searching", lambda x: True)
+    monkeypatch.setattr(tiles, "_time", lambda run: (2.0 if faster else 0.5) if run.func is by_cudnn.run else 1.0)
+    product()
+    assert [row["beats cuDNN"] for row in found[GPU.name].values()] == [faster] and "cudnn" not in calls
+    calls.clear()
+    product()
+    assert (calls == ["cudnn"]) == (not faster) and len(found[GPU.name]) == 1
 
 
 @pytest.mark.parametrize(("error", "kernels"), [(RuntimeError("no engine"), 1), (torch.OutOfMemoryError("full"), 0)])

@@ -58,7 +58,7 @@ def test_who_beats_cudnn_stands_in_the_table_beside_the_tile(table):
     rows = {"bf16 1 of 256x14x14 by 9 to 256 tma": asdict(tile) | {"beats cuDNN": True}}
     rows["bf16 2 of 256x14x14 by 9 to 256 tma"] = asdict(tile) | {"beats cuDNN": False}
     table[GPU.name] = json.loads(json.dumps(rows))
-    assert [tiles.beats_cudnn(maps(count), 256) for count in (1, 2, 3)] == [True, False, False]
+    assert [tiles.beats_cudnn(maps(count), 256, True) for count in (1, 2, 3)] == [True, False, False]
     assert chosen(1) == chosen(2) == tile
 
 

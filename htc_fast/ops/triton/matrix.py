@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops import _backend, _cudnn
+from htc_fast.ops.triton.by_cudnn import by_cudnn
 from htc_fast.ops.triton.epilogue import ALL, COUNTED, PLAIN, RELU, SUM, epilogue, nearest, wanted_rows
 from htc_fast.ops.triton.launch import launch
 from htc_fast.ops.triton.tiles import Tile, beats_cudnn, device_of, gradient_tile, precision, tile_for
@@ -200,20 +200,18 @@ def product(
     """
     x, extra = rows_of(x), None if extra is None else rows_of(extra)
     count, channels, height, width = x.shape
-    if _is_cudnn_s(x, weight, bias, extra, (taps, epilogue, wanted)):
-        try:
-            return rows_of(_cudnn.run(x, weight, bias, extra, _cudnn.SQUARE))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # no engine for this very number of maps
-            _cudnn.refuse(x, weight, extra, _cudnn.SQUARE, keeps_nan=True)
+    turned = steps[2] < 0
+    tma = taps == 9 and device_of(x).tma and epilogue in (PLAIN, RELU, SUM) and takes(x, weight, outputs, turned)
+    theirs = by_cudnn(x, weight, bias, extra, taps, epilogue, wanted)
+    if theirs is not None and (extra is not None or not beats_cudnn(x, outputs, tma)):
+        found = theirs()
+        if found is not None:
+            return found
     out, rows = new_maps(x, outputs, height, width), count * height * width
     if not rows:
         return out
     start = weight.as_strided((1,), (1,), weight.storage_offset() - (taps - 1) * min(steps[2], 0))
     per_image = 1 if choice is None or not len(choice) else max(count // len(choice), 1)
-    turned = steps[2] < 0
-    tma = taps == 9 and device_of(x).tma and epilogue in (PLAIN, RELU, SUM) and takes(x, weight, outputs, turned)
 
     def agrees(tile: Tile) -> bool:
         return tile.box is None or trusted(x, tile, turned, epilogue, extra is not None, wanted)
@@ -237,24 +235,9 @@ def product(
 
     # Without bulk copies, skipping what is not wanted takes the registers that a second map does.
     more = extra is not None or (choice is not None and not device_of(x).tma)
-    tile = tile_for(x, taps, outputs, measured, tma, more)
+    tile = tile_for(x, taps, outputs, measured, tma, more, **({"rival": theirs} if theirs else {}))
     run(tile if agrees(tile) else tile_for(x, taps, outputs, run, False, more))
     return out
-
-
-def _is_cudnn_s(x: Tensor, weight: Tensor, bias: Tensor | None, extra: Tensor | None, kind: tuple) -> bool:
-    """Whether cuDNN, whose 3x3 with ReLU is the faster one on an H100 in nearly every size, does this product.
-
-    kind  taps, epilogue and which maps are wanted; zeros in the others are needed for counts alone
-    """
-    taps, epilogue, wanted = kind
-    able = x.device.type == "cuda" and taps == 9 and epilogue == RELU and wanted != COUNTED and bias is not None
-    if not able or _backend.forced_backend() is not None or (extra is None and beats_cudnn(x, len(weight))):
-        return False
-    try:
-        return _cudnn.takes(x, weight, bias, extra, _cudnn.SQUARE, keeps_nan=True)
-    except torch.OutOfMemoryError:  # trying takes more memory than the kernel of our own
-        return False
 
 
 def weight_gradient(grad: Tensor, x: Tensor, taps: int, count: Tensor | None = None, exact: bool = False) -> Tensor:

@@ -196,17 +196,20 @@ def known_tile(x: Tensor, problem: str) -> dict | None:
     return table().get(device_of(x).name, {}).get(problem)
 
 
-def beats_cudnn(x: Tensor, outputs: int) -> bool:
-    """Whether a tile for this 3x3 convolution was measured on this device, and was faster than cuDNN."""
-    known = known_tile(x, problem_of(x, 9, outputs, device_of(x).tma, False))
-    return known is not None and known.get("beats cuDNN", False)
+def beats_cudnn(x: Tensor, outputs: int, tma: bool) -> bool:
+    """Whether a tile for this 3x3 convolution was measured here and was faster than cuDNN; or is to be, now."""
+    known = known_tile(x, problem_of(x, 9, outputs, tma, False))
+    return searching(x) if known is None else known.get("beats cuDNN", False)
 
 
-def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, tma: bool, extra: bool) -> Tile:
+def tile_for(
+    x: Tensor, taps: int, outputs: int, run: Callable, tma: bool, extra: bool, rival: Callable | None = None
+) -> Tile:
     """The tile for a convolution of x [K, C, H, W] by 1 or 9 taps; `run(tile)` does it, for measuring.
 
     tma    whether bulk copies can take x and the weight
     extra  whether a second map comes in at the end, or the kernel needs as many registers for something else
+    rival  cuDNN's call, to be measured beside them
     """
     device, problem = device_of(x), problem_of(x, taps, outputs, tma, extra)
     known = known_tile(x, problem)
@@ -214,7 +217,7 @@ def tile_for(x: Tensor, taps: int, outputs: int, run: Callable, tma: bool, extra
         fields = {name: value for name, value in known.items() if name != "beats cuDNN"}
         return Tile(**{**fields, "box": tuple(known["box"]) if known.get("box") else None})
     if searching(x):
-        return _search(problem, device, candidates(x, outputs, device, tma, extra), run)
+        return _search(problem, device, candidates(x, outputs, device, tma, extra), run, rival)
     shape = x.shape[0], x.shape[2], x.shape[3]
     return _usual(x.dtype, precision(x.dtype), shape, outputs, device, tma, extra)
 
@@ -262,14 +265,15 @@ def _time(run: Callable) -> float:
         return math.inf
 
 
-def _search(problem: str, device: Device, found: list[Tile], run: Callable) -> Tile:
+def _search(problem: str, device: Device, found: list[Tile], run: Callable, rival: Callable | None) -> Tile:
     """Measure the candidates, keep the fastest in the user's cache and say so."""
     times = {tile: _time(functools.partial(run, tile)) for tile in found}
     best = min(found, key=lambda tile: times[tile])
-    table().setdefault(device.name, {})[problem] = asdict(best)
+    row = asdict(best) | ({} if rival is None else {"beats cuDNN": times[best] < 0.97 * _time(rival)})
+    table().setdefault(device.name, {})[problem] = row
     file, kept = cache(), _cached()
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept.setdefault(device.name, {})[problem] = asdict(best)
+    kept.setdefault(device.name, {})[problem] = row
     whole = file.with_suffix(f".{os.getpid()}")  # put in place at once: other processes read it
     whole.write_text(json.dumps(kept, indent=1) + "\n")
     whole.replace(file)
