@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import stored
 from benchmarks.detectors import network
@@ -30,7 +29,7 @@ from htc_fast.device import autocast, find_device
 from htc_fast.inference import optimize
 from htc_fast.profiling.costs import cost
 from htc_fast.profiling.limits import Limits, measure
-from htc_fast.profiling.meters import REST
+from htc_fast.profiling.meters import REST, CostMeter
 from htc_fast.ranges import watching
 
 ROUNDS = 50
@@ -49,19 +48,12 @@ class Call:
     kernels: list[tuple[str, float]] = field(default_factory=list)
 
 
-class Marker(TorchDispatchMode):
+class Marker(CostMeter):
     """Marks every operator for the profiler, and writes down what it needs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
-        self.inside: list[str] = []
-
-    def begin(self, name: str) -> None:
-        self.inside.append(name)
-
-    def end(self, name: str) -> None:
-        self.inside.pop()
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         call = Call(self.inside[-1] if self.inside else REST, operator._schema.name)

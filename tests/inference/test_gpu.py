@@ -16,7 +16,7 @@ from htc_fast.models import zoo
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Targets
 from tests.models.test_zoo import tiny
-from tests.ops.backends import convolutions_in, needs_gpu, run_without_waiting
+from tests.ops.backends import exact_products, needs_gpu, run_without_waiting
 
 pytestmark = needs_gpu
 SIZES = [(64, 96), (96, 64), (64, 64)]
@@ -25,13 +25,8 @@ SIZES = [(64, 96), (96, 64), (64, 64)]
 @pytest.fixture
 def exact():
     """fp32 sums as on the CPU."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with convolutions_in("ieee"):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with exact_products():
+        yield
 
 
 @pytest.fixture

@@ -7,20 +7,15 @@ from htc_fast import optimize
 from htc_fast.models.structures import Detections
 from tests import golden
 from tests.models.test_golden_inference import SIZE, close, matched
-from tests.ops.backends import convolutions_in, needs_gpu
+from tests.ops.backends import exact_products, needs_gpu
 
 pytestmark = needs_gpu
 
 
 @pytest.fixture(scope="module")
 def exact():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with convolutions_in("ieee"):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with exact_products():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -151,3 +151,15 @@ def convolutions_in(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.conv.fp32_precision = before
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """No TF32 in matrix products and convolutions until the block ends."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with convolutions_in("ieee"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
