@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from benchmarks import curves
+from benchmarks import bars, curves
 from benchmarks.tables import costs, operators, predicted, runs, tuned
 from benchmarks.tables.machines import chosen, device, gpu
 from htc_fast.errors import choose
@@ -40,7 +40,11 @@ TABLES = {
     "roi_reads": (costs.roi_reads,),
 }
 # Pictures of docs -> who draws them, of which suite; the first device's.
-PICTURES = {"profile.png": (chart.draw, "profile"), "sweep.png": (curves.draw, "sweep")}
+PICTURES = {
+    "profile.png": (chart.draw, "profile"),
+    "sweep.png": (curves.draw, "sweep"),
+    "kernels.png": (bars.draw, "kernels"),
+}
 
 
 def texts() -> list[Path]:

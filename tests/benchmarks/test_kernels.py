@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 
-from benchmarks import kernels
+from benchmarks import bars, kernels
 from benchmarks.inputs import Draw
 from benchmarks.kernels import MARK, Call, attributed, least, operators
 from benchmarks.tables import predicted, runs
+from benchmarks.tables.pages import drawn_from
+from htc_fast.profiling.chart import digest
 from htc_fast.profiling.limits import Limits
 
 LIMITS = Limits(1e9, {"float32": 1e12})
@@ -74,3 +76,10 @@ def test_tables_of_kernels_and_of_what_was_expected():
     assert "| `f` | 2 | 5 | 1 | 20% |" in words
     parts = " ".join(predicted.parts_of({"kernels": result}).split())
     assert "| backbone | 550 | 4 | – |" in parts and "| all | 2000 | 2000 | – |" in parts
+
+
+def test_the_picture_carries_what_it_shows(tmp_path):
+    row = {"mode": "optimized", "batch": 2, "ms in a row": 2.0, "operators": operators(calls(), LIMITS, "float32")}
+    assert bars.parts(row) == {"backbone": (2.0, 1000.0), "FPN": (2.0, 1.5)}
+    result = {"rows": [row, row | {"batch": 8}], "machine": {"device": "a", "torch": "2", "date": "2026-01-01"}}
+    assert drawn_from(bars.draw(result, tmp_path / "kernels.png")) == digest(result)
