@@ -107,10 +107,16 @@ def test_autocast(column):
 
 def test_autocast_where_torch_resamples(monkeypatch):
     """As on a GPU without Triton, where autocast resamples in float32."""
-    interpolate = torch.nn.functional.interpolate
+    interpolate, widened = torch.nn.functional.interpolate, []
+
+    def in_float32(maps, **how):
+        widened.append(maps.dtype)
+        return interpolate(maps.float(), **how)
+
     monkeypatch.setattr(resampled_sum, "takes", lambda maps: False)
-    monkeypatch.setattr(torch.nn.functional, "interpolate", lambda maps, **how: interpolate(maps.float(), **how))
+    monkeypatch.setattr(torch.nn.functional, "interpolate", in_float32)
     test_autocast(CPP)
+    assert torch.bfloat16 in widened
 
 
 def test_rounds_no_more_than_the_definition():
