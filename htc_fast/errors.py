@@ -112,6 +112,18 @@ def check_sides(
     return int(sides[0]), int(sides[1])
 
 
+def check_train_sizes(name: str, value: Any) -> tuple[int, int, int]:
+    """Three sides in pixels: the short side is drawn from the first to the second, the long one is at most the third.
+
+    raises  UserError
+    """
+    sides = list(value) if isinstance(value, Sequence) else []
+    if len(sides) != 3:
+        raise UserError(f"{name} takes three sides in pixels (LOW, HIGH, LONG), got {shown(value)}.")
+    low, high = check_sides(name, sides[:2], "LOW, HIGH")
+    return low, high, check_sides(name, sides[1:], "HIGH, LONG")[1]
+
+
 def _real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 

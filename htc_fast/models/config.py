@@ -4,16 +4,24 @@ import unicodedata
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from htc_fast.errors import UserError, check_sides, short
+from htc_fast.errors import UserError, check_sides, check_train_sizes, short
 from htc_fast.models.fields import check_fields
 
-SEMANTIC = ("none", "loss", "box", "mask", "both")
+CHOICES = {
+    "norm": ("none", "syncbn"),
+    "neck": ("fpn", "pafpn"),
+    "semantic": ("none", "loss", "box", "mask", "both"),
+    "box_head": ("2fc", "4conv1fc"),
+    "roi_pooling": ("roi_align", "pr_roi_pool"),
+    "score_average": ("logits", "probabilities"),
+}
 
 
 @dataclass(frozen=True)
 class RPN:
     """Region proposals; anchors have one size per level, anchor_scale times its stride."""
 
+    guided: bool = False  # anchors are predicted, one at each place, instead of fixed ones (guided anchoring)
     anchor_scale: float = 8.0
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     whole_anchors: bool = False  # of whole pixels, in steps of the image's size over the map's, as torchvision has them
@@ -54,11 +62,15 @@ class Model:
     """A whole detector."""
 
     name: str
-    backbone: str = "resnet50"  # any timm model with features at strides 4, 8, 16 and 32
+    backbone: str = "resnet50"  # fishnet150, or any timm model with features at strides 4, 8, 16 and 32
     pretrained: bool = False  # ImageNet weights, through timm
     frozen_stages: int = 1  # the stem and this many stages get no gradient
     norm_eval: bool = True  # the backbone's batch norms keep their running statistics
     stride_in_1x1: bool = False  # residual blocks halve in their first convolution, as the original ResNets do
+    dcn: tuple[int, ...] = ()  # stages of the backbone, 2 to 5, whose 3x3 convolutions are deformable
+    norm: str = "none"  # syncbn: batch norms, of all processes' batches, in backbone, pyramid and heads
+    neck: str = "fpn"  # pafpn: with a way from fine to coarse levels behind the pyramid
+    aspp: bool = False  # atrous spatial pyramid pooling behind the pyramid
     num_classes: int = 80
     channels: int = 256
     rpn: RPN = field(default_factory=RPN)
@@ -66,11 +78,16 @@ class Model:
     interleaved: bool = True  # masks are trained on boxes refined by their own stage
     information_flow: bool = True  # each mask head starts from the previous one's features
     semantic: str = "both"  # none | loss (auxiliary) | fused into box, mask or both
+    gcn: bool = False  # the semantic branch's 1x1 are pairs of long convolutions (global convolutional network)
     semantic_classes: int = 183
     semantic_loss_weight: float = 1.0  # the paper's beta
     class_agnostic: bool = True  # one box regression for all classes
+    box_head: str = "2fc"  # 4conv1fc: four 3x3 convolutions and one fully connected layer instead of two
     box_channels: int = 1024
+    adaptive_pooling: bool = False  # RoIs are pooled from all levels, of which the largest values count (PANet)
+    mask_fc: bool = False  # a fully connected branch adds its mask to every class's (PANet)
     low_quality_match: bool = True
+    roi_pooling: str = "roi_align"  # pr_roi_pool: the exact mean over every bin
     roi_aligned: bool = True  # RoIAlign shifts by half a pixel
     roi_samples: int = 0  # of RoIAlign, per bin and axis; 0: one per pixel
     samples: int = 512
@@ -78,6 +95,7 @@ class Model:
     score_average: str = "logits"  # what the stages' ensemble averages: logits, or probabilities as detectron2 does
     score_threshold: float = 0.001
     nms_iou: float = 0.5
+    soft_nms: bool = False  # scores of boxes that overlap better ones decay, linearly from nms_iou on
     detections: int = 100
     test_stage: int | None = None  # 1, 2, 3: that stage alone; None: the ensemble
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # RGB, 0-255
@@ -85,6 +103,7 @@ class Model:
     class_names: tuple[str, ...] = ()  # by label; without them COCO's for 80 classes, else numbers
     category_ids: tuple[int | str | None, ...] = ()  # by label, of the data set that it was trained on
     image_size: tuple[int, int] | None = None  # (short side, limit of the long side) of the pictures in training
+    train_sizes: tuple[int, int, int] | None = None  # training draws the short side from first to second; long at most
 
     def __post_init__(self):
         for name, kind in (("rpn", RPN), ("stages", Cascade)):
@@ -102,14 +121,15 @@ class Model:
             raise UserError(f"category_ids must be a tuple, got {short(self.category_ids)}.")
         if self.image_size is not None:
             object.__setattr__(self, "image_size", check_sides("image_size", self.image_size))
+        if self.train_sizes is not None:
+            object.__setattr__(self, "train_sizes", check_train_sizes("train_sizes", self.train_sizes))
         for name in ("class_names", "category_ids"):
             if len(getattr(self, name)) not in (0, self.num_classes):
                 found = len(getattr(self, name))
                 raise UserError(f"{name} must have one entry per class, got {found} for {self.num_classes} classes.")
-        if self.semantic not in SEMANTIC:
-            raise UserError(f"semantic must be one of {', '.join(SEMANTIC)}, got {short(self.semantic)}.")
-        if self.score_average not in ("logits", "probabilities"):
-            raise UserError(f"score_average must be logits or probabilities, got {short(self.score_average)}.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} must be one of {', '.join(choices)}, got {short(getattr(self, name))}.")
         if len(self.stages.loss_weight) < count or len(self.stages.delta_std) < count:
             raise UserError(f"{count} stages (match_iou) need as many loss weights and delta stds.")
         if self.test_stage is not None and not 1 <= self.test_stage <= count:

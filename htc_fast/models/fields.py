@@ -21,11 +21,12 @@ LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("positive_fraction", "score_threshold"), SHARE),
     **dict.fromkeys(("anchor_scale", "anchor_ratios", "delta_std", "std"), POSITIVE),
     **dict.fromkeys(("loss_weight", "semantic_loss_weight"), WEIGHT),
+    "dcn": (2, 5),
     "frozen_stages": (-1, 4),  # below 1: none, as other libraries say it
     "roi_samples": (-1, 2**15),
 }
 # How many entries a tuple has; where nothing stands, any number.
-LENGTHS = {"anchor_ratios": (1, 25), "match_iou": (1, 8), "delta_std": (1, 8)}
+LENGTHS = {"dcn": (0, 4), "anchor_ratios": (1, 25), "match_iou": (1, 8), "delta_std": (1, 8)}
 LENGTHS |= dict.fromkeys(("mean", "std"), (3, 3))
 
 
@@ -36,7 +37,7 @@ def check_fields(config: Any, prefix: str = "") -> None:
     raises  UserError naming the first field whose value is of another kind or out of bounds
     """
     for name, hint in get_type_hints(type(config)).items():
-        if name in ("rpn", "stages", "category_ids", "image_size") or name not in {
+        if name in ("rpn", "stages", "category_ids", "image_size", "train_sizes") or name not in {
             field.name for field in fields(config)
         }:
             continue

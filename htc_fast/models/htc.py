@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc_fast import ops
-from htc_fast.models import box_head, mask_head
+from htc_fast.models import box_head, mask_head, postprocess
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import BoxHead
 from htc_fast.models.branches import beside
@@ -123,18 +123,8 @@ class HTC(nn.Module):
             if t < last:
                 boxes = self.refine(t, boxes, stage_logits, deltas, image_sizes)
         with part("detections"):
-            boxes, scores, labels, count = ops.detections(
-                logits if self.config.test_stage is None else logits[-1:],
-                deltas,
-                boxes,
-                valid,
-                image_sizes,
-                std=self.config.stages.delta_std[last],
-                score_average=self.config.score_average,
-                score_threshold=self.config.score_threshold,
-                iou_threshold=self.config.nms_iou,
-                limit=self.config.detections,
-            )
+            every = logits if self.config.test_stage is None else logits[-1:]
+            boxes, scores, labels, count = postprocess.detections(self.config, every, deltas, boxes, valid, image_sizes)
         masks = self._masks(features, semantic, boxes, labels, count)
         return Detections(boxes, scores, labels, masks, count)
 

@@ -6,7 +6,21 @@ from typing import Any
 from htc_fast.errors import choose
 from htc_fast.models.config import RPN, Cascade, Model
 
-BACKBONES = {"r50": "resnet50", "r101": "resnet101", "x101_32x4d": "resnext101_32x4d", "x101_64x4d": "resnext101_64x4d"}
+BACKBONES = {
+    "r50": "resnet50",
+    "r101": "resnet101",
+    "x101_32x4d": "resnext101_32x4d",
+    "x101_64x4d": "resnext101_64x4d",
+    "x101_32x8d": "resnext101_32x8d",
+    "senet154": "legacy_senet154",
+    "dpn107": "dpn107",
+    "fishnet150": "fishnet150",
+}
+EVERYWHERE = ("r50", "r101", "x101_32x4d", "x101_64x4d")  # in every kind of detector
+ENSEMBLE = ("x101_64x4d", "x101_32x8d", "dpn107", "fishnet150")  # beside SENet-154
+# Guided anchoring: one anchor at each place, which may reach outside, and a few hundred proposals of high quality.
+GUIDED = RPN(guided=True, allowed_border=-1.0, proposals=300, train_proposals=300)
+RPNS = {"rpn": RPN(), "ga": GUIDED}
 ONE_STAGE = Cascade(match_iou=(0.5,), loss_weight=(1.0,), delta_std=((0.1, 0.1, 0.2, 0.2),))
 
 
@@ -27,9 +41,44 @@ def _mask_rcnn(name: str, backbone: str, **options) -> Model:
 _CASCADE = {"interleaved": False, "information_flow": False, "semantic": "none"}
 
 
+def _table_7() -> list[Model]:
+    """From HTC to the winner of COCO 2018, one step after the other; then the other backbones of its ensemble."""
+    dcn: dict[str, Any] = {"dcn": (5,)}
+    syncbn = dcn | {"norm": "syncbn", "box_head": "4conv1fc", "norm_eval": False}
+    scales = syncbn | {"train_sizes": (400, 1400, 1600)}
+    guided = scales | {"rpn": GUIDED}
+    models = [
+        _htc("htc_r50_dcn", "resnet50", **dcn),
+        _htc("htc_r50_dcn_syncbn", "resnet50", **syncbn),
+        _htc("htc_r50_dcn_syncbn_mstrain", "resnet50", **scales),
+        _htc("htc_senet154_dcn_syncbn_mstrain", BACKBONES["senet154"], **scales),
+        _htc("htc_winner", BACKBONES["senet154"], **guided),
+    ]
+    models += [_htc(f"htc_winner_{short}", BACKBONES[short], **guided) for short in ENSEMBLE]
+    # What mmdetection's released model has: three deformable stages, no batch norms that train.
+    c3_c5 = {"dcn": (3, 4, 5), "train_sizes": (400, 1400, 1600), "semantic_loss_weight": 0.2}
+    return [*models, _htc("htc_x101_64x4d_dcn_c3_c5_mstrain", BACKBONES["x101_64x4d"], **c3_c5)]
+
+
+def _table_8() -> list[Model]:
+    """Common modules, each alone in HTC R-50; and the rows' other switches alone."""
+    switches: dict[str, dict[str, Any]] = {
+        "aspp": {"aspp": True},
+        "pafpn": {"neck": "pafpn"},
+        "gcn": {"gcn": True},
+        "prroipool": {"roi_pooling": "pr_roi_pool", "roi_aligned": False},
+        "softnms": {"soft_nms": True},
+        "syncbn": {"norm": "syncbn", "box_head": "4conv1fc", "norm_eval": False},
+        "mstrain": {"train_sizes": (400, 1400, 1600)},
+        "ga": {"rpn": GUIDED},
+    }
+    return [_htc(f"htc_r50_{name}", "resnet50", **options) for name, options in switches.items()]
+
+
 def _build() -> dict[str, Model]:
     models = []
-    for short, backbone in BACKBONES.items():
+    for short in EVERYWHERE:
+        backbone = BACKBONES[short]
         models += [
             _htc(f"htc_{short}", backbone),
             _htc(f"htc_{short}_nosem", backbone, semantic="none"),  # Tables 2 and 4
@@ -44,6 +93,9 @@ def _build() -> dict[str, Model]:
     # Table 6: the weight of the semantic loss; 0.2 is what mmdetection's released models were trained with.
     for beta in (0.2, 0.5, 2.0, 3.0):
         models.append(_htc(f"htc_r50_beta{beta:g}", "resnet50", semantic_loss_weight=beta))
+    models += [_htc(f"htc_{short}", BACKBONES[short]) for short in BACKBONES if short not in EVERYWHERE]
+    panet = {"neck": "pafpn", "adaptive_pooling": True, "mask_fc": True}
+    models += [_mask_rcnn("panet_r50", "resnet50", **panet), *_table_7(), *_table_8()]
     return {model.name: model for model in models}
 
 
@@ -58,7 +110,8 @@ def list_models() -> list[str]:
 def config(name: str, /, **overrides: Any) -> Model:
     """The configuration of a named detector, with fields of `Model`, `RPN` (rpn_...) or `Cascade` replaced.
 
-    overrides  backbone="convnext_tiny", semantic="box", rpn_proposals=300, loss_weight=(1, 0.5, 0.25), ...
+    overrides  backbone="convnext_tiny", semantic="box", rpn_proposals=300, loss_weight=(1, 0.5, 0.25), ...;
+               rpn="ga" is short for all that guided anchoring sets
     raises     UserError for an unknown name or field, or a value that is not of its kind
     """
     base = MODELS[choose(name, MODELS, "model")]
@@ -70,6 +123,8 @@ def config(name: str, /, **overrides: Any) -> Model:
         choose(key, [*sorted(own | stages), *rpn], "model option")
         where, field = ("", key) if key in own else ("stages", key) if key in stages else ("rpn", rpn[key])
         parts[where][field] = value
+    if isinstance(overrides.get("rpn"), str):
+        parts[""]["rpn"] = RPNS[choose(overrides["rpn"], RPNS, "rpn")]
     for where, kind in (("rpn", RPN), ("stages", Cascade)):
         whole = parts[""].get(where, getattr(base, where))
         if isinstance(whole, kind):

@@ -13,7 +13,7 @@ from htc_fast.errors import (
     UserError,
     check_count,
     check_number,
-    check_sides,
+    check_train_sizes,
     choose,
     option,
     settle,
@@ -31,6 +31,7 @@ LIMITS = {"batch_size": MOST_PICTURES, "workers": 4096}
 NUMBERS = ("epochs", "max_minutes", "lr", "clip", "weight_decay")
 # What `set` leaves alone, and who decides it.
 DECIDED = {"name": "--model", "pretrained": "--pretrained", "image_size": "--image-size"}
+DECIDED |= {"train_sizes": "--train-sizes"}
 DECIDED |= dict.fromkeys(("num_classes", "semantic_classes", "class_names", "category_ids"), "the data")
 
 
@@ -54,7 +55,7 @@ class TrainingRun:
     scales: Annotated[tuple[float, float], "random factor on the size in training", "LOW HIGH"] = (1.0, 1.0)
     train_sizes: Annotated[
         tuple[int, int, int] | None,
-        "short side drawn from LOW to HIGH in training, long side at most LONG; the paper's: 400 1400 1600",
+        "short side drawn from LOW to HIGH in training, long side at most LONG; by default as the model's name says",
         "LOW HIGH LONG",
     ] = None
     crop: Annotated[int | None, "train on random squares of this many pixels", "PX"] = None
@@ -152,8 +153,7 @@ class TrainingRun:
         if not 0 < self.scales[0] <= self.scales[1] < math.inf:
             raise UserError(f"--scales takes two factors, the smaller first, got {self.scales[0]} {self.scales[1]}.")
         if self.train_sizes is not None:
-            check_sides("--train-sizes", self.train_sizes[:2], "LOW, HIGH")
-            check_sides("--train-sizes", self.train_sizes[1:], "HIGH, LONG")
+            object.__setattr__(self, "train_sizes", check_train_sizes("--train-sizes", self.train_sizes))
         if (self.train_json is None) != (self.train_images is None) and self.data is None:
             raise UserError(
                 "--train-json and --train-images belong together: give both, or --data with the root folder."

@@ -36,19 +36,39 @@ def detections(
     suppress  what does the work of batched_nms_padded
     """
     scores = ensemble(logits, average_logits)
-    classes = scores.shape[2]
+    boxes = decoded(deltas, boxes, std, image_sizes, scores.shape[2])
+    return best(scores, boxes, valid, score_threshold, iou_threshold, limit, suppress)
+
+
+def decoded(deltas: Tensor, boxes: Tensor, std: Sequence[float], image_sizes: Tensor | None, classes: int) -> Tensor:
+    """deltas [N, R, 4 | 4 * classes], boxes [N, R, 4] -> where each class sees each box, [N, R, 1 | classes, 4]."""
     if deltas.shape[2] == 4:
-        boxes = decode_boxes(deltas, boxes, std, image_sizes)[:, :, None].expand(-1, -1, classes, -1)
-    else:
-        boxes = decode_boxes(deltas.unflatten(2, (classes, 4)), boxes[:, :, None], std, image_sizes)
+        return decode_boxes(deltas, boxes, std, image_sizes)[:, :, None]
+    return decode_boxes(deltas.unflatten(2, (classes, 4)), boxes[:, :, None], std, image_sizes)
+
+
+def best(
+    scores: Tensor,
+    boxes: Tensor,
+    valid: Tensor | None,
+    score_threshold: float,
+    iou_threshold: float,
+    limit: int,
+    suppress: Callable = batched_nms_padded,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """scores [N, R, classes], boxes [N, R, 1 | classes, 4] -> as `detections`.
+
+    suppress  returns indices [N, limit] and count [N]; or new scores [N, limit] between them
+    """
+    classes = scores.shape[2]
+    labels = torch.arange(classes, device=scores.device).repeat(scores.shape[1])[None].expand(len(scores), -1)
     if valid is not None:
         scores = scores.masked_fill(~valid[..., None], -torch.inf)
-    boxes, scores = boxes.flatten(1, 2), scores.flatten(1)
-    labels = torch.arange(classes, device=scores.device).repeat(deltas.shape[1])[None].expand(len(scores), -1)
-    indices, count = suppress(boxes, scores, labels, iou_threshold, limit, score_threshold)
+    boxes, scores = boxes.expand(-1, -1, classes, -1).flatten(1, 2), scores.flatten(1)
+    indices, *given, count = suppress(boxes, scores, labels, iou_threshold, limit, score_threshold)
     if scores.shape[1] == 0:
         return boxes.new_zeros(*indices.shape, 4), scores.new_zeros(indices.shape), indices, count
     found, indices = indices >= 0, indices.clamp(min=0)
     boxes = boxes.gather(1, indices[..., None].expand(-1, -1, 4)).masked_fill(~found[..., None], 0.0)
-    scores = scores.gather(1, indices).masked_fill(~found, 0.0)
+    scores = given[0] if given else scores.gather(1, indices).masked_fill(~found, 0.0)
     return boxes, scores, labels.gather(1, indices).masked_fill(~found, -1), count
