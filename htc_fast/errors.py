@@ -117,7 +117,7 @@ def check_train_sizes(name: str, value: Any) -> tuple[int, int, int]:
 
     raises  UserError
     """
-    sides = list(value) if isinstance(value, Sequence) else []
+    sides = tuple(value) if isinstance(value, Sequence) else ()
     if len(sides) != 3:
         raise UserError(f"{name} takes three sides in pixels (LOW, HIGH, LONG), got {shown(value)}.")
     low, high = check_sides(name, sides[:2], "LOW, HIGH")

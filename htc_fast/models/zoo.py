@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
-from htc_fast.errors import choose
+from htc_fast.errors import UserError, choose, short
 from htc_fast.models.config import RPN, Cascade, Model
 
 BACKBONES = {
@@ -54,7 +54,7 @@ def _table_7() -> list[Model]:
         _htc("htc_senet154_dcn_syncbn_mstrain", BACKBONES["senet154"], **scales),
         _htc("htc_winner", BACKBONES["senet154"], **guided),
     ]
-    models += [_htc(f"htc_winner_{short}", BACKBONES[short], **guided) for short in ENSEMBLE]
+    models += [_htc(f"htc_winner_{trunk}", BACKBONES[trunk], **guided) for trunk in ENSEMBLE]
     # What mmdetection's released model has: three deformable stages, no batch norms that train.
     c3_c5 = {"dcn": (3, 4, 5), "train_sizes": (400, 1400, 1600), "semantic_loss_weight": 0.2}
     return [*models, _htc("htc_x101_64x4d_dcn_c3_c5_mstrain", BACKBONES["x101_64x4d"], **c3_c5)]
@@ -77,15 +77,15 @@ def _table_8() -> list[Model]:
 
 def _build() -> dict[str, Model]:
     models = []
-    for short in EVERYWHERE:
-        backbone = BACKBONES[short]
+    for trunk in EVERYWHERE:
+        backbone = BACKBONES[trunk]
         models += [
-            _htc(f"htc_{short}", backbone),
-            _htc(f"htc_{short}_nosem", backbone, semantic="none"),  # Tables 2 and 4
-            _cascade(f"cascade_mask_{short}", backbone),
-            _cascade(f"cascade_mask_{short}_interleaved", backbone, interleaved=True),  # Tables 2, 3 and 4
-            _mask_rcnn(f"mask_rcnn_{short}", backbone),
-            _mask_rcnn(f"mask_rcnn_{short}_interleaved", backbone, interleaved=True),  # Table 3
+            _htc(f"htc_{trunk}", backbone),
+            _htc(f"htc_{trunk}_nosem", backbone, semantic="none"),  # Tables 2 and 4
+            _cascade(f"cascade_mask_{trunk}", backbone),
+            _cascade(f"cascade_mask_{trunk}_interleaved", backbone, interleaved=True),  # Tables 2, 3 and 4
+            _mask_rcnn(f"mask_rcnn_{trunk}", backbone),
+            _mask_rcnn(f"mask_rcnn_{trunk}_interleaved", backbone, interleaved=True),  # Table 3
         ]
     # Table 5: what the semantic branch is fused into; "none" is an auxiliary loss only.
     for suffix, semantic in (("none", "loss"), ("bbox", "box"), ("mask", "mask"), ("both", "both")):
@@ -93,7 +93,7 @@ def _build() -> dict[str, Model]:
     # Table 6: the weight of the semantic loss; 0.2 is what mmdetection's released models were trained with.
     for beta in (0.2, 0.5, 2.0, 3.0):
         models.append(_htc(f"htc_r50_beta{beta:g}", "resnet50", semantic_loss_weight=beta))
-    models += [_htc(f"htc_{short}", BACKBONES[short]) for short in BACKBONES if short not in EVERYWHERE]
+    models += [_htc(f"htc_{trunk}", BACKBONES[trunk]) for trunk in BACKBONES if trunk not in EVERYWHERE]
     panet = {"neck": "pafpn", "adaptive_pooling": True, "mask_fc": True}
     models += [_mask_rcnn("panet_r50", "resnet50", **panet), *_table_7(), *_table_8()]
     return {model.name: model for model in models}
@@ -124,7 +124,9 @@ def config(name: str, /, **overrides: Any) -> Model:
         where, field = ("", key) if key in own else ("stages", key) if key in stages else ("rpn", rpn[key])
         parts[where][field] = value
     if isinstance(overrides.get("rpn"), str):
-        parts[""]["rpn"] = RPNS[choose(overrides["rpn"], RPNS, "rpn")]
+        if overrides["rpn"] not in RPNS:
+            raise UserError(f"rpn must be {', '.join(RPNS)} or a models.config.RPN, got {short(overrides['rpn'])}.")
+        parts[""]["rpn"] = RPNS[overrides["rpn"]]
     for where, kind in (("rpn", RPN), ("stages", Cascade)):
         whole = parts[""].get(where, getattr(base, where))
         if isinstance(whole, kind):

@@ -25,7 +25,7 @@ FREE = {"name", "pretrained", "category_ids", "image_size", "score_threshold", "
 FREE |= {"score_average", "samples", "positive_fraction", "semantic_loss_weight", "loss_weight", "low_quality_match"}
 FREE |= {f"rpn_{name}" for name in ("samples", "positive_fraction", "positive_iou", "negative_iou", "low_quality_iou")}
 FREE |= {f"rpn_{name}" for name in ("nms_iou", "train_proposals_per_level", "train_proposals", "proposals_per_level")}
-FREE |= {"rpn_proposals", "rpn_allowed_border"}
+FREE |= {"rpn_proposals", "rpn_allowed_border", "soft_nms", "train_sizes"}
 OPTIONS = {"name": "model", "num_classes": "number of classes", "class_names": "classes", "mean": "pretrained (mean)"}
 OPTIONS |= {"backbone": "backbone", "semantic_classes": "classes of the semantic maps", "std": "pretrained (std)"}
 OPTIONS |= {"image_size": "image_size", "minutes": "max_minutes", "rate": "lr", "shape": "schedule"}
@@ -165,7 +165,7 @@ def _change(name: str, then: Any, now: Any) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return "not set" if value is None else str(value)
+    return "not set" if value is None else str(tuple(value) if isinstance(value, list) else value)
 
 
 def _flat(values: dict) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
 from htc_fast.device import find_device, supports
 from htc_fast.errors import UserError, few
+from htc_fast.inference.predict import SIZE
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
 from htc_fast.models.weights import imagenet, rows
@@ -59,7 +60,7 @@ class Trainer:
         folder = choose_folder(run, self.world)
         config = make_config(run)
         self.settings = replace(run, data=make_sample_dataset()) if run.on_sample else run
-        self.train, self.val = make_datasets(self.settings, semantic=config.semantic != "none")
+        self.train, self.val = make_datasets(self.settings, config)
         about = describe_data(run, self.train, self.val)
         if not self.world.agree(zlib.crc32(about["training data"].encode())):
             raise UserError(f"{self.train.path} is not the same for all processes: give each of them the same files.")
@@ -120,12 +121,13 @@ class Trainer:
         )
 
 
-def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDataset | None]:
+def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDataset | None]:
     """The training pictures with their augmentation, and the validation pictures, if any are named."""
     short, long = image_limits(run.image_size)
+    sizes = config.train_sizes
     transform = train_transform(
-        short if run.train_sizes is None else run.train_sizes[:2],
-        long if run.train_sizes is None else run.train_sizes[2],
+        short if sizes is None else sizes[:2],
+        long if sizes is None else sizes[2],
         flip=0.0 if run.flip == "none" else 0.5,
         vertical_flip=0.5 if run.flip == "both" else 0.0,
         crop=run.crop,
@@ -137,7 +139,7 @@ def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDa
         "train",
         annotations=run.train_json,
         images=run.train_images,
-        semantic=run.semantic if semantic else "none",
+        semantic=run.semantic if config.semantic != "none" else "none",
         keep_empty=run.keep_empty,
         transform=transform,
     )
@@ -158,7 +160,7 @@ def make_datasets(run: TrainingRun, semantic: bool) -> tuple[CocoDataset, CocoDa
 
 def describe_data(run: TrainingRun, train: CocoDataset, val: CocoDataset | None) -> dict[str, Any]:
     """What a run that goes on compares, besides its recipe and its network: the data, and how they are fed."""
-    names = ("flip", "scales", "turn", "crop", "keep_empty", "train_sizes")
+    names = ("flip", "scales", "turn", "crop", "keep_empty")
     sets = {"training data": train, "held-out data": val}
     return {
         **{name: getattr(run, name) for name in names},
@@ -185,9 +187,18 @@ def make_config(run: TrainingRun) -> Model:
         # Without maps there is nothing for the branch to learn.
         overrides["semantic"] = "none"
     config = zoo.config(run.model, **overrides)
+    config = replace(config, train_sizes=run.train_sizes or _scaled(config.train_sizes, run.image_size))
     if run.pretrained and imagenet.packaged_file(config.backbone):
         config = replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
     return config
+
+
+def _scaled(sizes: tuple[int, int, int] | None, image_size: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """The sizes of a model that is trained at many, which are for pictures of 800 pixels, for those of this run."""
+    if sizes is None:
+        return None
+    low, high, long = (max(32, round(side * image_limits(image_size)[0] / SIZE[0])) for side in sizes)
+    return low, high, long
 
 
 def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:

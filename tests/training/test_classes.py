@@ -4,6 +4,7 @@ import pytest
 
 from htc_fast import UserError
 from htc_fast.errors import say_once
+from htc_fast.models import zoo
 from htc_fast.training import TrainingRun, trainer
 from tests.data.builder import image, instance, write
 
@@ -32,7 +33,7 @@ CASES = {
 def test_validation_counts_in_the_classes_of_training(tmp_path, capsys, case):
     say_once.cache_clear()
     names, labels, said = CASES[case]
-    train, val = trainer.make_datasets(files(tmp_path, ["cat", "dog"], names), semantic=False)
+    train, val = trainer.make_datasets(files(tmp_path, ["cat", "dog"], names), zoo.config("htc_r50_nosem"))
     assert train.classes == val.classes == ["cat", "dog"]
     assert val.truth(0).labels.tolist() == labels
     assert val.category_ids == [names.index(name) + 1 if name in names else None for name in ("cat", "dog")]
@@ -42,4 +43,4 @@ def test_validation_counts_in_the_classes_of_training(tmp_path, capsys, case):
 
 def test_no_class_in_common(tmp_path):
     with pytest.raises(UserError, match=r"has none of the classes cat, dog: it has Cat, cow .is 'cat' the same as its"):
-        trainer.make_datasets(files(tmp_path, ["cat", "dog"], ["Cat", "cow"]), semantic=False)
+        trainer.make_datasets(files(tmp_path, ["cat", "dog"], ["Cat", "cow"]), zoo.config("htc_r50_nosem"))

@@ -26,7 +26,7 @@ def root(tmp_path):
 
 def datasets(run):
     config = make_config(run)
-    return config, *make_datasets(run, semantic=config.semantic != "none")
+    return config, *make_datasets(run, config)
 
 
 def test_derived_maps_are_said_once(root, capsys):
@@ -59,6 +59,17 @@ def test_the_papers_multi_scale(root):
     assert len(sides) > 8 and min(sides)[0] >= 40 and max(sides)[1] <= 70 and val.transform is None
     with pytest.raises(UserError, match="--train-sizes"):
         TrainingRun(data=root, train_sizes=(90, 60, 70))
+
+
+def test_a_model_s_name_says_that_it_is_trained_at_many_sizes(root):
+    assert make_config(TrainingRun(data=root, model="htc_r50_mstrain")).train_sizes == (400, 1400, 1600)
+    # Sizes are for pictures of 800 pixels, and shrink with them; what is asked for stays.
+    config, train, _ = datasets(TrainingRun(data=root, model="htc_r50_mstrain", image_size=(80,), flip="none"))
+    assert config.train_sizes == (40, 140, 160)
+    sides = {tuple(sorted(train[0]["image"].shape[1:])) for _ in range(60)}
+    assert len(sides) > 20 and min(sides)[0] >= 40 and max(side[1] for side in sides) <= 160
+    config, train, _ = datasets(TrainingRun(data=root, model="htc_r50_mstrain", train_sizes=(50, 50, 60)))
+    assert config.train_sizes == (50, 50, 60) and max(train[0]["image"].shape[1:]) <= 60
 
 
 def words(*options):
