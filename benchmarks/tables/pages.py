@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from benchmarks import bars, curves
+from benchmarks import bars, curves, zoo
 from benchmarks.tables import costs, operators, predicted, runs, tuned
 from benchmarks.tables.machines import chosen, device, gpu
 from htc_fast.errors import choose
@@ -38,6 +38,7 @@ TABLES = {
     "costs": (costs.counted,),
     "launches": (costs.launches,),
     "roi_reads": (costs.roi_reads,),
+    "zoo": (zoo.models,),
 }
 # Pictures of docs -> who draws them, of which suite; the first device's.
 PICTURES = {
