@@ -11,6 +11,7 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from htc_fast.errors import UserError, choose
+from htc_fast.models.deformable import deform
 from htc_fast.models.weights import imagenet
 
 STRIDES = (4, 8, 16, 32)
@@ -25,11 +26,20 @@ class Backbone(nn.Module):
     frozen_stages  the stem and this many stages get no gradient; 0: all are trained
     norm_eval      batch norms keep their running statistics, also in training
     stride_in_1x1  bottleneck blocks of a ResNet take their step in the first convolution instead of the second
+    dcn            stages, 2 to 5, whose 3x3 convolutions are deformable
     raises         UserError if timm has no such model, its features lack one of the strides, it takes only pictures of
-                   certain sizes, it has no bottlenecks, or its weights cannot be had
+                   certain sizes, it has no bottlenecks or nothing to deform, or its weights cannot be had
     """
 
-    def __init__(self, name: str, pretrained: bool, frozen_stages: int, norm_eval: bool, stride_in_1x1: bool = False):
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool,
+        frozen_stages: int,
+        norm_eval: bool,
+        stride_in_1x1: bool = False,
+        dcn: tuple[int, ...] = (),
+    ):
         super().__init__()
         self.net: Any = _create(name, pretrained)  # timm's, with feature_info
         if stride_in_1x1:
@@ -43,6 +53,7 @@ class Backbone(nn.Module):
             )
         last = {stride: index for index, stride in enumerate(reductions)}
         self.indices = [last[stride] for stride in STRIDES]
+        deform(self.net, name, self.indices, dcn)
         self.channels = [self.net.feature_info.channels()[index] for index in self.indices]
         self.channels_first = str(getattr(self.net, "output_fmt", "NCHW")).upper().endswith("NCHW")
         self.norm_eval = norm_eval

@@ -33,7 +33,7 @@ class HTC(nn.Module):
         self.config = config
         channels, classes, stages = config.channels, config.num_classes, len(config.stages.match_iou)
         self.backbone = Backbone(
-            config.backbone, config.pretrained, config.frozen_stages, config.norm_eval, config.stride_in_1x1
+            config.backbone, config.pretrained, config.frozen_stages, config.norm_eval, config.stride_in_1x1, config.dcn
         )
         self.fpn = FPN(self.backbone.channels, channels)
         self.rpn = RPN(channels, config.rpn)

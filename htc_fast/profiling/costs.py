@@ -64,7 +64,7 @@ def cost(operator: Any, arguments: tuple, options: dict, result: Any) -> list[Co
         return [Cost(0.0, 0.0)]
     if packet in SUMS or torch.Tag.pointwise in operator.tags:
         return [Cost(float(_numel(result)), _second(packet, arguments))]
-    if packet is aten.upsample_bilinear2d:
+    if packet in (aten.upsample_bilinear2d, aten.grid_sampler_2d):
         return [Cost(SAMPLE * _numel(result), _bytes(arguments, options, None))]
     return [Cost(float(_numel(result)), _bytes(arguments, options, result))]
 
@@ -169,6 +169,12 @@ def _convolution(x: Tensor, weight: Tensor, bias: Any, other: Any, stride, paddi
     return 2.0 * len(x) * math.prod(out.shape[2:]) * weight.numel()
 
 
+def _deform(x: Tensor, weight: Tensor, offset: Tensor, *rest) -> float:
+    """torchvision's deformable convolution: a sample for every tap and channel, then the products."""
+    pixels = len(x) * math.prod(offset.shape[2:])
+    return pixels * (2.0 * weight.numel() + SAMPLE * x.shape[1] * math.prod(weight.shape[2:]))
+
+
 def _stem(x: Tensor, weight: Tensor, *rest) -> float:
     return 2.0 * len(x) * (x.shape[2] - 3) * (x.shape[3] - 3) * weight.numel()
 
@@ -238,4 +244,6 @@ OWN: dict[str, Callable[..., Any]] = {
     "mask_branch": _mask_branch,
     "resampled_sum": _resampled_sum,
     "roi_align": _torchvision_roi_align,
+    "deform_conv2d": _deform,
+    "_deform_conv2d": _deform,  # backward
 }

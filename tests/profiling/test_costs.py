@@ -6,6 +6,7 @@ import torch.nn.functional as F
 import torchvision
 
 from htc_fast import ops
+from htc_fast.models.deformable import sampled_convolution
 from htc_fast.profiling import costs
 from htc_fast.profiling.costs import cost
 from htc_fast.profiling.limits import TITAN_XP
@@ -48,6 +49,19 @@ def test_groups_stride_and_the_other_way_round():
     x = torch.randn(1, 8, 10, 12)
     assert totals(lambda: F.conv2d(x, torch.randn(16, 2, 3, 3), stride=2, padding=1, groups=4))[0] == 2 * 16 * 30 * 18
     assert totals(lambda: F.conv_transpose2d(x, torch.randn(8, 4, 2, 2), stride=2))[0] == 2 * 8 * 120 * 4 * 4
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["torchvision's", "sampled"])
+def test_a_deformable_convolution_samples_before_it_multiplies(own):
+    x, weight, offset = torch.randn(2, 64, 6, 5), torch.randn(8, 16, 3, 3), torch.randn(2, 18, 3, 3)
+    run = sampled_convolution if own else torchvision.ops.deform_conv2d
+    given = (x, offset, weight, None, (2, 2), (1, 1), (1, 1))
+    least = 2 * 9 * (64 * 9 * costs.SAMPLE + 2 * weight.numel())  # of 2 maps of 9 pixels
+    flop = totals(lambda: run(*given))[0]
+    assert flop == pytest.approx(least, rel=0.05 if own else 0)  # ours also counts how it finds its points
+    if not own:
+        tensors = [one.requires_grad_() for one in given[:3]]
+        assert totals(lambda: run(*tensors, *given[3:]).sum().backward())[0] == pytest.approx(3 * least, rel=0.01)
 
 
 def test_activations_and_norms_are_part_of_their_layer():

@@ -15,6 +15,8 @@ OURS = re.compile(r"(backbone\.net|fpn|rpn|box_heads|mask_heads|semantic_head)\.
 HEADS = re.compile(r"(fpn|rpn|box_heads|mask_heads)\.")
 # A classifier's last layers, which some backbones bring along.
 CLASSIFIER = re.compile(r"backbone\.net\.(fc|head|classifier|last_linear)\.")
+# What a deformable convolution has beside its weight.
+OFFSET = re.compile(r"backbone\.net\.layer(\d)\..*\.conv_offset\.weight$")
 # Names that some network of a kind has and others lack; the first kind of which all are found.
 LOOKS = (
     ("a DETR", r"(^|\.)(transformer|class_embed)\."),
@@ -31,7 +33,7 @@ def classes(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def sizes(tensors: Mapping[str, Tensor]) -> dict:
-    """Options of `zoo.config` that the tensors' shapes leave no choice about: channels, box regressions, semantics."""
+    """Options of `zoo.config` that the tensors' shapes leave no choice about, such as channels and semantics."""
     keys = {
         "channels": "fpn.output.0.weight",
         "box_channels": "box_heads.0.fc1.weight",
@@ -41,6 +43,9 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict:
     count, deltas = classes(tensors), _rows(tensors, "box_heads.0.deltas.weight")
     if count is not None and count > 1 and deltas in (4, 4 * count):
         options["class_agnostic"] = deltas == 4
+    layers = {int(found[1]) for key in tensors if (found := OFFSET.match(key))}
+    if layers:
+        options["dcn"] = tuple(layer + 1 for layer in sorted(layers))
     return options
 
 
@@ -61,15 +66,19 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     for name, config in zoo.MODELS.items():
         likes = len(config.stages.match_iou) == stages and (config.semantic != "none") == semantic
         likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
-        if likes and agnostic in (None, config.class_agnostic) and _is_backbone(_shapes(config.backbone), tensors):
+        if (
+            likes
+            and agnostic in (None, config.class_agnostic)
+            and _is_backbone(_shapes(config.backbone, config.dcn), tensors)
+        ):
             names.append(name)
     return names
 
 
 @functools.cache
-def _shapes(backbone: str) -> dict[str, torch.Size]:
+def _shapes(backbone: str, dcn: tuple[int, ...]) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        net = Backbone(backbone, False, 0, True)
+        net = Backbone(backbone, False, 0, True, dcn=dcn)
     return {f"backbone.{name}": value.shape for name, value in net.state_dict().items()}
 
 

@@ -41,6 +41,7 @@ MMDETECTION: Renames = (
     (r"^roi_head\.semantic_head\.conv_embedding\.conv\.", "semantic_head.embedding."),
     (r"^roi_head\.semantic_head\.conv_logits\.", "semantic_head.logits."),
     (r"^backbone\.(?!net\.)", "backbone.net."),
+    (r"^(backbone\.net\..*\.conv\d)_offset\.", r"\1.conv_offset."),  # version 1's
 )
 TORCHVISION: Renames = (
     (r"^backbone\.body\.", "backbone.net."),
@@ -65,6 +66,7 @@ DETECTRON2: Renames = (
     (r"^(backbone\.net\.layer\d\.\d+)\.shortcut\.norm\.", r"\1.downsample.1."),
     (r"^(backbone\.net\.layer\d\.\d+)\.shortcut\.", r"\1.downsample.0."),
     (r"^(backbone\.net\.layer\d\.\d+)\.conv(\d)\.norm\.", r"\1.bn\2."),
+    (r"^(backbone\.net\.layer\d\.\d+\.conv\d)_offset\.", r"\1.conv_offset."),
     *((rf"^backbone\.fpn_lateral{k + 2}\.", f"fpn.lateral.{k}.") for k in range(4)),
     *((rf"^backbone\.fpn_output{k + 2}\.", f"fpn.output.{k}.") for k in range(4)),
     (r"^proposal_generator\.rpn_head\.conv\.", "rpn.conv."),

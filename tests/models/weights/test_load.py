@@ -35,7 +35,7 @@ def as_mmdetection(state):
         (r"^semantic_head\.logits\.", "roi_head.semantic_head.conv_logits."),
         (r"^backbone\.net\.", "backbone."),
     ]
-    assert len(backward) == len(MMDETECTION) - 1
+    assert len(backward) == len(MMDETECTION) - 2
     out = {}
     for key, value in state.items():
         for pattern, name in backward:
