@@ -62,7 +62,7 @@ def carry_out(task: Task) -> dict[str, Any] | None:
     returns  the scores, which are in the folder too; None after a wish to stop
     raises   UserError for data or options that cannot be used; KeyboardInterrupt for a wish to stop in a test
     """
-    run, weights = task.run, task.folder / "model.safetensors"
+    run, weights, began = task.run, task.folder / "model.safetensors", time.process_time()
     scores = {"model": run.model, "seed": run.seed, "stages": {}, **_read(task.folder / SCORES)}
     # Written at the end of training, and whole or not at all.
     if not weights.exists():
@@ -82,6 +82,9 @@ def carry_out(task: Task) -> dict[str, Any] | None:
     for stage in task.stages:
         if key(stage) not in scores["stages"]:
             scores["stages"][key(stage)] = test(model, data, task, stage)
+            now = time.process_time()
+            scores["processor seconds"] = round(scores.get("processor seconds", 0.0) + now - began, 1)
+            began = now
             _write(task.folder / SCORES, scores)
     shutil.rmtree(task.folder / "checkpoints", ignore_errors=True)
     return scores

@@ -99,7 +99,8 @@ def about(result: dict[str, Any]) -> str:
     size = f"{settings['image_size'][0]} px" + (f", crops of {settings['crop']} px" if settings["crop"] else "")
     pictures = sorted({one["pictures"] for run in runs for one in run["stages"].values()})
     changed = " ".join(f"{name}={short}" for name, short in settings["set"].items())
-    cost = f"{clock(sum(map(seconds, runs)))} of computing, {result['jobs']} side by side"
+    spent = sum(run.get("processor seconds", 0.0) for run in runs)
+    cost = f"{clock(sum(map(seconds, runs)))} of runs, {result['jobs']} side by side, {clock(spent)} of processor time"
     versions = ", ".join(f"{name} {machine[name]}" for name in ("htc_fast", "torch") if name in machine)
     return (
         f"{models} models × {len(seeds)} seeds on {result['data']}: {settings['training data']} to train on, "
