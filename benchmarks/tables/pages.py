@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks import bars, curves, zoo
 from benchmarks.tables import costs, operators, predicted, runs, tuned
 from benchmarks.tables.machines import chosen, device, gpu
+from htc_fast.ablation import picture
 from htc_fast.errors import choose
 from htc_fast.profiling import chart
 
@@ -31,6 +32,7 @@ TABLES = {
     "predicted": (predicted.predicted, "kernels", *OPERATORS),
     "sweep": (runs.sweep, "sweep"),
     "training": (runs.training, "training"),
+    "ablation": (runs.ablation, "ablation"),
     "precision": (runs.precision, "precision"),
     "soak": (runs.soak, "soak", "soak_optimized"),
     "buckets": (runs.buckets, "buckets"),
@@ -45,6 +47,7 @@ PICTURES = {
     "profile.png": (chart.draw, "profile"),
     "sweep.png": (curves.draw, "sweep"),
     "kernels.png": (bars.draw, "kernels"),
+    "ablation.png": (picture.draw, "ablation"),
 }
 
 

@@ -5,6 +5,7 @@ import json
 from benchmarks import stored
 from benchmarks.tables.machines import UNMEASURED, blocks, on_gpu
 from benchmarks.tables.markdown import caption, captions, milliseconds, paragraphs, table
+from htc_fast.ablation import report as ablation_report
 from htc_fast.profiling import report
 from htc_fast.profiling.legend import in_order, label, short
 from htc_fast.profiling.paper import FPS
@@ -52,6 +53,16 @@ def parts(result: dict, case: str) -> str:
         rows.append([label(name, runs[0]["parts"]), f"{first['gflop']:.1f}", f"{first['mb']:.0f}", *cells])
     titles = [f"{row['mode']} {short(row['dtype'])}, ms (of limit)" for row in runs]
     return table([case, "GFLOP", f"MB, {short(runs[0]['dtype'])}", *titles], rows)
+
+
+def ablation(suites: tuple[str, ...]) -> str:
+    """The paper's Tables 2 to 6 in miniature."""
+    return blocks(suites, lambda results: ablation_of(results["ablation"]))
+
+
+def ablation_of(result: dict) -> str:
+    shown = "![Steps in mask AP with their intervals, beside the paper's](ablation.png)"
+    return f"{shown}\n\n{ablation_report.markdown(result, level=3)}"
 
 
 def sweep(suites: tuple[str, ...]) -> str:

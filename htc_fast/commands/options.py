@@ -4,7 +4,7 @@
     image_size: Annotated[tuple[int, ...], "short side and, optionally, longest long side", "PX"] = (800, 1333)
 
 A second note is the placeholder in the help. `POSITIONAL` of the class names the field that stands without a name,
-`GROUPS` the headings of the help, each by its first field.
+`GROUPS` the headings of the help, each by its first field, `HIDDEN` the fields that are no options.
 """
 
 import argparse
@@ -51,7 +51,8 @@ def given(kind: type, command: str, description: str, words: Sequence[str] | Non
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         group = parser.add_argument_group(groups[field.name]) if field.name in groups else group
-        _add(group, field, hints[field.name], field.name == getattr(kind, "POSITIONAL", None))
+        if field.name not in getattr(kind, "HIDDEN", ()):
+            _add(group, field, hints[field.name], field.name == getattr(kind, "POSITIONAL", None))
     found = vars(parser.parse_args(words))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 

@@ -61,8 +61,9 @@ def copy(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tables", "--check"])
     shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "results")
     (tmp_path / "docs").mkdir()
-    for path in [*pages.PICTURES, *(path.name for path in (ROOT / "docs").glob("*.md"))]:
-        shutil.copy(ROOT / "docs" / path, tmp_path / "docs")
+    for path in (ROOT / "docs").iterdir():
+        if path.name in pages.PICTURES or path.suffix == ".md":
+            shutil.copy(path, tmp_path / "docs")
     shutil.copy(ROOT / "README.md", tmp_path)
     return tmp_path
 
