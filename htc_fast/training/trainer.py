@@ -186,8 +186,8 @@ def make_config(run: TrainingRun) -> Model:
         overrides["semantic"] = "none"
     config = zoo.config(run.model, **overrides)
     if run.pretrained and imagenet.packaged_file(config.backbone):
-        config = replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
-    return config
+        return replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
+    return imagenet.with_own_pixels(config) if run.pretrained else config
 
 
 def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
