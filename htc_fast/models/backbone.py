@@ -1,4 +1,4 @@
-"""Any timm model as a backbone with feature maps at strides 4, 8, 16 and 32."""
+"""Any timm model, or FishNet-150, as a backbone with feature maps at strides 4, 8, 16 and 32."""
 
 import contextlib
 import inspect
@@ -6,11 +6,14 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
+from timm.models.dpn import DualPathBlock
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from htc_fast.errors import UserError, choose
+from htc_fast.models import fishnet
 from htc_fast.models.deformable import deform
 from htc_fast.models.weights import imagenet
 
@@ -21,12 +24,14 @@ TRIAL = (32, 160)  # odd multiples of 32, and unequal: a window or grid that fit
 class Backbone(nn.Module):
     """images [N, 3, H, W] -> C2..C5, channels-last in memory.
 
-    name           timm's name
+    name           timm's name, or fishnet150
     pretrained     ImageNet weights through timm
     frozen_stages  the stem and this many stages get no gradient; 0: all are trained
     norm_eval      batch norms keep their running statistics, also in training
     stride_in_1x1  bottleneck blocks of a ResNet take their step in the first convolution instead of the second
     dcn            stages, 2 to 5, whose 3x3 convolutions are deformable
+    norms          maps of a DPN or a FishNet, which have their batch norms and ReLUs before convolutions, get their own
+                   here; ImageNet weights bring what these networks' next layers do to the same maps
     raises         UserError if timm has no such model, its features lack one of the strides, it takes only pictures of
                    certain sizes, it has no bottlenecks or nothing to deform, or its weights cannot be had
     """
@@ -56,6 +61,7 @@ class Backbone(nn.Module):
         deform(self.net, name, self.indices, dcn)
         self.channels = [self.net.feature_info.channels()[index] for index in self.indices]
         self.channels_first = str(getattr(self.net, "output_fmt", "NCHW")).upper().endswith("NCHW")
+        self.norms = nn.ModuleList(_norms(self.net, name, self.channels, pretrained))
         self.norm_eval = norm_eval
         self.depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in self.net.modules())
         self._freeze(frozen_stages)
@@ -68,6 +74,8 @@ class Backbone(nn.Module):
         with torch.autocast("cpu", enabled=False) if slow else contextlib.nullcontext():
             maps = self.net(images)
         maps = [maps[index] for index in self.indices]
+        if len(self.norms):
+            return [F.relu_(norm(one)) for norm, one in zip(self.norms, maps)]
         return maps if self.channels_first else [one.permute(0, 3, 1, 2) for one in maps]
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -86,9 +94,9 @@ class Backbone(nn.Module):
             # Tables of positions may end at the size of timm's own pictures.
             own = self.net.pretrained_cfg["input_size"][-1] // 32 * 32
             sizes.append((own + 32, own + 96))
-        self.net.eval()  # batch norms keep their statistics
+        super().train(False)  # batch norms keep their statistics
         trouble = next(filter(None, (self._trouble(size) for size in sizes)), None)
-        self.net.train()
+        super().train()
         if trouble:
             raise UserError(
                 f"backbone {name!r} does not take pictures of every size whose sides 32 divides, as a detector needs; "
@@ -110,7 +118,10 @@ class Backbone(nn.Module):
     def _freeze(self, stages: int) -> None:
         if stages < 1:
             return
-        end = self.net.feature_info.module_name(self.indices[min(stages, len(STRIDES)) - 1]).replace(".", "_")
+        ends = getattr(self.net, "frozen_ends", None) or [
+            self.net.feature_info.module_name(one) for one in self.indices
+        ]
+        end = ends[min(stages, len(STRIDES)) - 1].replace(".", "_")
         children = [name for name, _ in self.net.named_children()]
         if end not in children:
             return
@@ -126,9 +137,31 @@ def _move_strides(net: nn.Module, name: str) -> None:
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
+def _norms(net: nn.Module, name: str, channels: list[int], pretrained: bool) -> list[nn.BatchNorm2d]:
+    """One for each map, of networks whose maps leave without."""
+    if isinstance(net, fishnet.FishNet):
+        return [nn.BatchNorm2d(count) for count in channels]
+    if not any(isinstance(module, DualPathBlock) for module in net.modules()):
+        return []
+    made = [nn.BatchNorm2d(count, eps=0.001) for count in channels]
+    if pretrained:
+        features = timm.create_model(name, pretrained=True).features
+        last = features.conv5_bn_ac.bn
+        for norm, known in zip(made, [*(features.get_submodule(f"conv{i}_1.c1x1_a.bn") for i in (3, 4, 5)), last]):
+            norm.load_state_dict(known.state_dict())
+    return made
+
+
 def _create(name: str, pretrained: bool) -> nn.Module:
     base = name.split(".")[0]
-    choose(base, timm.list_models(), "backbone")
+    choose(base, [*timm.list_models(), fishnet.NAME], "backbone")
+    if base == fishnet.NAME:
+        if pretrained:
+            raise UserError(
+                f"{fishnet.NAME} has no ImageNet weights that timm could bring: start without, with pretrained=False "
+                "(--no-pretrained), or from a detector's, with weights= (--weights)."
+            )
+        return fishnet.FishNet()
     options: dict[str, Any] = {"features_only": True, "pretrained": pretrained}
     # Transformers with a fixed window grid take any image size only when told so.
     if "strict_img_size" in inspect.signature(timm.models.model_entrypoint(base)).parameters or "swin" in base:

@@ -16,6 +16,7 @@ from htc_fast.models.mask_head import MaskHead
 from htc_fast.models.rpn import RPN
 from htc_fast.models.semantic_head import SemanticHead
 from htc_fast.models.structures import Detections, may_wait, trim_columns
+from htc_fast.models.weights.imagenet import with_own_pixels
 from htc_fast.ranges import part
 
 ROI_SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -30,7 +31,7 @@ class HTC(nn.Module):
 
     def __init__(self, config: Model):
         super().__init__()
-        self.config = config
+        self.config = config = with_own_pixels(config) if config.pretrained else config
         channels, classes, stages = config.channels, config.num_classes, len(config.stages.match_iou)
         self.backbone = Backbone(
             config.backbone, config.pretrained, config.frozen_stages, config.norm_eval, config.stride_in_1x1, config.dcn

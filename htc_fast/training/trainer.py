@@ -189,8 +189,8 @@ def make_config(run: TrainingRun) -> Model:
     config = zoo.config(run.model, **overrides)
     config = replace(config, train_sizes=run.train_sizes or _scaled(config.train_sizes, run.image_size))
     if run.pretrained and imagenet.packaged_file(config.backbone):
-        config = replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
-    return config
+        return replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
+    return imagenet.with_own_pixels(config) if run.pretrained else config
 
 
 def _scaled(sizes: tuple[int, int, int] | None, image_size: tuple[int, ...]) -> tuple[int, int, int] | None:

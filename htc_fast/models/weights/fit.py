@@ -11,7 +11,7 @@ from htc_fast.models import zoo
 from htc_fast.models.backbone import Backbone
 
 # Names by our parts, which a file of one of our architectures has after conversion.
-OURS = re.compile(r"(backbone\.net|fpn|rpn|box_heads|mask_heads|semantic_head)\.")
+OURS = re.compile(r"(backbone\.(net|norms)|fpn|rpn|box_heads|mask_heads|semantic_head)\.")
 HEADS = re.compile(r"(fpn|rpn|box_heads|mask_heads)\.")
 # A classifier's last layers, which some backbones bring along.
 CLASSIFIER = re.compile(r"backbone\.net\.(fc|head|classifier|last_linear)\.")

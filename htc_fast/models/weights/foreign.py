@@ -40,7 +40,7 @@ MMDETECTION: Renames = (
     (r"^roi_head\.semantic_head\.convs\.(\d)\.conv\.", r"semantic_head.convs.\1."),
     (r"^roi_head\.semantic_head\.conv_embedding\.conv\.", "semantic_head.embedding."),
     (r"^roi_head\.semantic_head\.conv_logits\.", "semantic_head.logits."),
-    (r"^backbone\.(?!net\.)", "backbone.net."),
+    (r"^backbone\.(?!net\.|norms\.\d)", "backbone.net."),
     (r"^(backbone\.net\..*\.conv\d)_offset\.", r"\1.conv_offset."),  # version 1's
 )
 TORCHVISION: Renames = (

@@ -1,5 +1,9 @@
-"""ImageNet weights that a package carries, for a backbone that trains well on a CPU and needs no download."""
+"""ImageNet weights: the pixels that timm's expect, and those that a package carries.
 
+The package's are for a backbone that trains well on a CPU, and need no download.
+"""
+
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -7,9 +11,23 @@ import timm
 import torch
 from torch import nn
 
+from htc_fast.models.config import Model
+
 PACKAGED = "tf_efficientnet_lite0"
 PACKAGED_MEAN = (127.0, 127.0, 127.0)
 PACKAGED_STD = (128.0, 128.0, 128.0)
+
+
+def with_own_pixels(config: Model) -> Model:
+    """The configuration with the mean and std of timm's ImageNet weights for its backbone, unless it says others."""
+    try:
+        own = timm.get_pretrained_cfg(config.backbone)
+    except RuntimeError:  # no such weights, which `Backbone` says
+        own = None
+    if own is None or (config.mean, config.std) != (Model.mean, Model.std):
+        return config
+    mean, std = (tuple(round(255 * value, 4) for value in values) for values in (own.mean, own.std))
+    return replace(config, mean=mean, std=std)
 
 
 def packaged_file(backbone: str) -> Path | None:
