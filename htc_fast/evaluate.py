@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 from tabulate import tabulate
 
 from htc_fast.commands import entry
-from htc_fast.commands.network import Inference
+from htc_fast.commands.network import Inference, Predicting, stages_of
 from htc_fast.commands.options import parse
 from htc_fast.commands.output import check_kept, write_json
 from htc_fast.data import CocoDataset
 from htc_fast.data.classes import names_for
 from htc_fast.data.instances import Instances
-from htc_fast.detector import Detector
 from htc_fast.device import find_device
 from htc_fast.errors import MOST_DETECTIONS, check_count, check_score
 from htc_fast.evaluation import coco
@@ -59,8 +58,8 @@ class EvaluationRun(Inference):
             keep_empty=True,
         )
 
-    def load(self, device: str | None = None) -> Detector:
-        """The detector, which gives as many objects as count where these are more than COCO's 100."""
+    def load(self, device: str | None = None) -> Predicting:
+        """What predicts; it gives as many objects as count where these are more than COCO's 100."""
         model = super().load(device)
         if self.detections is None:
             model.config = replace(model.config, detections=coco.detections_for(model, self.max_dets))
@@ -92,7 +91,7 @@ def evaluate(run: EvaluationRun) -> dict[str, dict | None]:
         model = run.load(str(world.device))
         # The model's labels count: the file may number, order or choose the classes in another way.
         dataset = dataset.relabelled(names_for(model.config, dataset.annotations, dataset.path.name))
-        stages = range(1, len(model.config.stages.match_iou) + 1)
+        stages = range(1, stages_of(model) + 1)
         asked = [*stages, None] if run.stage == "all" else [int(run.stage) if run.stage else None]
         report: dict[str, dict | None] = {}
         for stage in asked:
@@ -105,7 +104,7 @@ def evaluate(run: EvaluationRun) -> dict[str, dict | None]:
 
 
 def predictions(
-    run: EvaluationRun, model: Detector, dataset: CocoDataset, stage: int | None, world: distributed.World
+    run: EvaluationRun, model: Predicting, dataset: CocoDataset, stage: int | None, world: distributed.World
 ) -> dict[int, Instances]:
     """This process's share of the predictions."""
     with run.ready(model, stage) as form:

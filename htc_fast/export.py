@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from htc_fast.commands import entry
-from htc_fast.commands.network import Network
+from htc_fast.commands.network import WEIGHTS, Network
 from htc_fast.commands.options import parse
 from htc_fast.commands.output import check_writable
 from htc_fast.errors import check_sides
@@ -19,6 +19,7 @@ ABOUT = "Write a detector as one torch.export program."
 class ExportRun(Network):
     """Everything that an export is told."""
 
+    weights: Annotated[Path, WEIGHTS]
     image_size: Annotated[tuple[int, ...], "height and width of the input; one number for both", "PX"] = (800, 1344)
     out: Annotated[Path, "file to write", "FILE"] = Path("model.pt2")
     stage: Annotated[int | None, "one stage of the cascade alone instead of the ensemble"] = None
@@ -39,7 +40,7 @@ def main() -> int:
 
 def export(run: ExportRun) -> None:
     """Export, run once against the detector itself, and say how to load the file."""
-    model = run.load()
+    model = run.detector(run.weights)
     check_writable(run.out.parent)
     began, size = time.perf_counter(), (run.image_size[0], run.image_size[-1])
     program = export_file(model, run.out, image_size=size, batch_size=run.batch_size, stage=run.stage, aot=run.aot)

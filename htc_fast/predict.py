@@ -13,17 +13,16 @@ import numpy as np
 from tqdm import tqdm
 
 from htc_fast.commands import entry
-from htc_fast.commands.network import Inference
+from htc_fast.commands.network import Inference, Predicting
 from htc_fast.commands.options import parse
 from htc_fast.commands.output import JsonList, check_kept, writing
 from htc_fast.data.annotations import Annotations, read_annotations
 from htc_fast.data.classes import classes_of, names_for, near_misses, shared_labels
-from htc_fast.data.formats import pictures_in
+from htc_fast.data.formats import SUFFIXES, pictures_in
 from htc_fast.data.instances import Instances
 from htc_fast.data.listed import find_listed, fresh_ids, numbers_in_names
 from htc_fast.data.numbers import identity
 from htc_fast.data.pictures import load_image
-from htc_fast.detector import Detector
 from htc_fast.errors import UserError, check_score, few, say_once
 from htc_fast.inference.draw import draw
 from htc_fast.inference.fonts import open_font
@@ -52,6 +51,12 @@ class PredictionRun(Inference):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_score("--score", self.score)
+        if not self.pictures:
+            # Behind --weights, which takes all that follows: no checkpoint is a folder, a pattern or a picture.
+            first = next((i for i, one in enumerate(self.weights) if i and not may_be_weights(one)), None)
+            pictures = () if first is None else tuple(map(str, self.weights[first:]))
+            object.__setattr__(self, "pictures", pictures)
+            object.__setattr__(self, "weights", self.weights[:first])
 
 
 def main() -> int:
@@ -100,7 +105,7 @@ def predict(run: PredictionRun) -> int:
 
 
 def predictions(
-    run: PredictionRun, model: Detector, sources: list[Path], sizes: Sequence[Size | None], names: Sequence[str]
+    run: PredictionRun, model: Predicting, sources: list[Path], sizes: Sequence[Size | None], names: Sequence[str]
 ) -> Iterator[tuple[int, Instances | UserError]]:
     """Pairs of (picture number, its instances or its error)."""
     with run.ready(model, run.stage) as form:
@@ -132,6 +137,11 @@ def say_sizes(unlike: list[tuple[Path, Size]], file: str) -> None:
             f"{len(unlike)} picture{'' if len(unlike) == 1 else 's'} {_are(unlike)} of another size than {file} lists "
             f"({source}, {width} x {height} pixels), so another one may have that name; results are in its own pixels."
         )
+
+
+def may_be_weights(path: Path) -> bool:
+    """Whether that may name a checkpoint: neither a folder, nor a pattern, nor a picture by its suffix."""
+    return not (os.path.isdir(path) or glob.has_magic(str(path)) or path.suffix.lower() in SUFFIXES)
 
 
 def find_pictures(patterns: Sequence[str]) -> list[Path]:
@@ -194,7 +204,7 @@ def name_overlays(sources: list[Path], out: Path) -> list[Path]:
 
 
 def find_classes(
-    model: Detector, known: Annotations | None, file: str
+    model: Predicting, known: Annotations | None, file: str
 ) -> tuple[Sequence[str], Sequence[int | str | None]]:
     """Class names and category ids by label: names are the model's, ids those that --annotations has for the names."""
     if known is None:

@@ -4,14 +4,18 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from htc_fast.data.pictures import image_limits
 from htc_fast.detector import Detector, load
 from htc_fast.device import autocast
-from htc_fast.errors import MOST_DETECTIONS, MOST_PICTURES, check_count, settle
+from htc_fast.errors import LONGEST_SIDE, MOST_DETECTIONS, MOST_PICTURES, UserError, check_count, say_once, settle
 from htc_fast.inference.optimize import Optimized, optimized
 from htc_fast.inference.predict import at_stage
+from htc_fast.inference.views import SIDES, Views, sizes_of
+
+Predicting = Detector | Views
+WEIGHTS = "checkpoint: ours, mmdetection's, torchvision's or detectron2's"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,7 @@ class Network:
     raises  UserError naming the option that makes no sense
     """
 
-    weights: Annotated[Path, "checkpoint: ours, mmdetection's, torchvision's or detectron2's"]
+    weights: Any  # a path, or several: each command says which
     model: Annotated[str | None, "name of the network, where the file does not say it: see htc_fast.list_models()"] = (
         None
     )
@@ -38,9 +42,9 @@ class Network:
         if self.detections is not None:
             check_count("--detections", self.detections, most=MOST_DETECTIONS)
 
-    def load(self, device: str | None = None) -> Detector:
-        """The detector, on its device."""
-        model = load(self.weights, name=self.model, device=device or self.device)
+    def detector(self, weights: Path, device: str | None = None) -> Detector:
+        """The detector of a file, on its device."""
+        model = load(weights, name=self.model, device=device or self.device)
         if self.detections is not None:
             model.config = replace(model.config, detections=self.detections)
         return model
@@ -48,27 +52,67 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Inference(Network):
-    """A detector, and how it computes."""
+    """A detector, or several that look together, and how they compute."""
 
+    weights: Annotated[tuple[Path, ...], f"{WEIGHTS}; several: detectors that decide together"]
     workers: Annotated[int, "threads that read pictures (default: 1 on a CPU, up to 8 on a GPU)"] = 0
-    optimize: Annotated[bool, "fold and fuse the network first; on a GPU, one graph per size"] = False
+    optimize: Annotated[
+        bool, "fold and fuse the network first; on a GPU, one graph per size, but none for --tta or several --weights"
+    ] = False
     amp: Annotated[bool, "compute in bf16 where that is safe and the device can"] = False
+    tta: Annotated[bool, "look at each picture in several sizes, mirrored too, one picture at a time"] = False
+    tta_sides: Annotated[tuple[int, ...], "short sides of --tta, the long ones half as long again at most", "PX"] = (
+        SIDES
+    )
+    tta_flip: Annotated[bool, "whether --tta looks at mirrored pictures too"] = True
 
     def __post_init__(self) -> None:
+        if isinstance(self.weights, (str, Path)):
+            object.__setattr__(self, "weights", (self.weights,))
         super().__post_init__()
         check_count("--workers", self.workers, least=0)
+        if not self.weights:
+            raise UserError("--weights takes at least one checkpoint, got none.")
         if self.image_size is not None:
             image_limits(self.image_size)
+        for side in self.tta_sides:
+            check_count("--tta-sides", side, least=32, most=LONGEST_SIDE * 2 // 3)
+        if not self.tta_sides:
+            raise UserError("--tta-sides takes at least one side in pixels, got none.")
+        if self.tta and self.image_size is not None:
+            raise UserError("--tta has sizes of its own: leave out --image-size, or choose them with --tta-sides.")
+        if not self.tta and (self.tta_sides != SIDES or not self.tta_flip):
+            raise UserError("--tta-sides and --tta-flip say how --tta looks: give --tta too, or leave them out.")
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(short side, limit of the long side); None: the model's own."""
+        """(short side, limit of the long side); None: the model's own, or those of --tta."""
         return None if self.image_size is None else image_limits(self.image_size)
 
+    def load(self, device: str | None = None) -> Predicting:
+        """The detector, on its device; several, or with several views, as one."""
+        models = [self.detector(one, device) for one in self.weights]
+        if len(models) == 1 and not self.tta:
+            return models[0]
+        if self.batch_size > 1:
+            say_once("with --tta or several --weights pictures are taken one by one, whatever --batch-size says.")
+        return Views(models, sizes_of(self.tta_sides) if self.tta else None, self.tta and self.tta_flip)
+
     @contextlib.contextmanager
-    def ready(self, model: Detector, stage: int | None) -> Iterator[Detector | Optimized]:
+    def ready(self, model: Predicting, stage: int | None) -> Iterator[Detector | Optimized | Views]:
         """The model in the form and precision asked for; within, it detects with one stage alone or with all (None)."""
         device = next(model.parameters()).device
-        form = optimized(model, self.size, self.batch_size, self.amp) if self.optimize else model
+        form = self._optimized(model) if self.optimize else model
         with at_stage(form, stage), autocast(device, self.amp and not self.optimize):
             yield form
+
+    def _optimized(self, model: Predicting) -> Optimized | Views:
+        if isinstance(model, Views):
+            return model.optimized(self.amp)
+        return optimized(model, self.size, self.batch_size, self.amp)
+
+
+def stages_of(model: Predicting) -> int:
+    """How many stages the detector has; of several, the least that one has."""
+    models = model.models if isinstance(model, Views) else [model]
+    return min(len(one.config.stages.match_iou) for one in models)

@@ -19,7 +19,7 @@ from htc_fast.data.instances import Instances
 from htc_fast.errors import MOST_DETECTIONS, UserError, check_count, say_once, shown
 from htc_fast.evaluation.records import guesses_of, truth_of
 from htc_fast.inference.predict import changed, stream
-from htc_fast.models.structures import DetectorLike
+from htc_fast.models.structures import Predictor
 
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")  # with as many detections as here:
@@ -40,7 +40,7 @@ class Scores:
 
 
 def evaluate(
-    model: DetectorLike,
+    model: Predictor,
     dataset: CocoDataset,
     *,
     size: tuple[int, int] | None = None,
@@ -70,7 +70,7 @@ def evaluate(
 
 
 def collect(
-    model: DetectorLike,
+    model: Predictor,
     dataset: CocoDataset,
     *,
     size: tuple[int, int] | None = None,
@@ -119,7 +119,7 @@ def collect(
     return found
 
 
-def detections_for(model: DetectorLike, max_detections: int) -> int:
+def detections_for(model: Predictor, max_detections: int) -> int:
     """Detections that a model is to give in a picture: its own number, or as many as count where that is raised."""
     own = model.config.detections
     if max_detections <= max(own, MAX_DETECTIONS):
@@ -204,11 +204,11 @@ def in_classes_of(dataset: CocoDataset, found: dict[int, Instances]) -> CocoData
     return dataset.relabelled(names)
 
 
-def _check_kinds(model: DetectorLike, dataset: CocoDataset) -> None:
+def _check_kinds(model: Predictor, dataset: CocoDataset) -> None:
     """raises  UserError for what is no detector or no data set"""
     if not isinstance(dataset, CocoDataset):
         raise UserError(f'dataset must be a CocoDataset, such as CocoDataset("coco", "val"), got {shown(dataset)}.')
-    if not hasattr(model, "config") or not hasattr(model, "detect"):
+    if not hasattr(model, "config") or not (hasattr(model, "detect") or hasattr(model, "look")):
         raise UserError(f"model must be a detector, as htc_fast.load gives it, got {shown(model)}.")
 
 

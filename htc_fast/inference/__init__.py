@@ -2,5 +2,6 @@
 
 from htc_fast.inference.export import export_file
 from htc_fast.inference.optimize import Optimized, optimize
+from htc_fast.inference.views import Views
 
-__all__ = ["Optimized", "export_file", "optimize"]
+__all__ = ["Optimized", "Views", "export_file", "optimize"]

@@ -119,6 +119,10 @@ class Optimized(nn.Module):
             return found[0]
         return Detections(*(torch.cat(values) for values in zip(*(vars(one).values() for one in found))))
 
+    def check_source(self) -> None:
+        """raises  RuntimeError if the detector changed after it was copied"""
+        self._source.check()
+
     def forward(self, images: Tensor, image_sizes: Tensor) -> Detections:
         """As `detect`."""
         return self.detect(images, image_sizes)

@@ -19,15 +19,16 @@ from htc_fast.data.pictures import list_pictures, load_image, normalise_and_pad,
 from htc_fast.device import usable_cores
 from htc_fast.errors import UserError, check_count, check_score, check_sides, say_once, short
 from htc_fast.inference.threads import ahead
+from htc_fast.models.config import Model
 from htc_fast.models.htc import HTC
-from htc_fast.models.structures import DetectorLike
+from htc_fast.models.structures import Detections, DetectorLike, Predictor, ViewsLike
 from htc_fast.ranges import part
 
 SIZE = (800, 1333)
 
 
 def predict(
-    model: DetectorLike,
+    model: Predictor,
     images: Any,
     *,
     size: tuple[int, int] | None = None,
@@ -40,7 +41,7 @@ def predict(
 
     images           path, PIL image or array [H, W, 3] RGB (see `load_image`), or a list or batch [N, H, W, 3] of them
     size             (short side, long side) the network sees; None: that of the model's training, else 800, 1333
-    batch_size       pictures at once
+    batch_size       pictures at once; `Views` take one after the other
     score_threshold  0 to 1; lower-scored instances are left out
     class_names      by label; None: those of the model's training, else COCO's for 80 classes
     workers          threads that read pictures ahead; 0: one on a CPU, up to 8 beside a GPU
@@ -69,7 +70,7 @@ def predict(
 
 
 def stream(
-    model: DetectorLike,
+    model: Predictor,
     count: int,
     load: Callable[[int], np.ndarray],
     *,
@@ -91,12 +92,14 @@ def stream(
     batch_size, workers = check_count("batch_size", batch_size), check_count("workers", workers, least=0)
     score_threshold = check_score("score_threshold", score_threshold)
     names = classes_of(model.config)[0] if class_names is None else check_names(class_names, model.config)
-    size = (model.config.image_size or SIZE) if size is None else check_sides("size", size)
+    size = None if size is None else check_sides("size", size)
+    views = isinstance(model, ViewsLike)  # they resize pictures themselves, and take one at a time
     device = next(model.parameters()).device
     gpu = device.type == "cuda"
     side = torch.cuda.Stream(device) if gpu else None
     threads = workers or (min(8, usable_cores()) if gpu else 1)
-    read, numbers = _Reader(load, size, device), range(count) if order is None else order
+    read = _Reader(load, None if views else size or model.config.image_size or SIZE, device)
+    numbers = range(count) if order is None else order
     # To start a thread, and a GPU in it, takes longer than to read one picture.
     loaded = ahead(read, numbers, threads if workers or len(numbers) > 1 else 0, depth=threads + 2 * batch_size)
     training = model.training
@@ -107,8 +110,8 @@ def stream(
         for batch in _batches(loaded, batch_size):
             yield from ((index, item) for index, item in batch if isinstance(item, UserError))
             good = [(index, item) for index, item in batch if not isinstance(item, UserError)]
-            for group in _by_orientation(good):
-                started.append(_Batch(model, group, device))
+            for group in [[one] for one in good] if views else _by_orientation(good):
+                started.append(_Batch(model, group, device, size))
                 # On a GPU `detect` returns at once: one batch stays under way.
                 while len(started) > gpu:
                     yield from started.popleft().finish(score_threshold, names, side)
@@ -119,7 +122,7 @@ def stream(
         model.train(training)
 
 
-def say_full(model: DetectorLike, found: Instances, threshold: float) -> None:
+def say_full(model: Predictor, found: Instances, threshold: float) -> None:
     """Say once that a picture has as many instances as the model gives, so that it may hold more."""
     limit = model.config.detections
     if threshold > 0 and len(found) >= limit:  # without a threshold every picture is full
@@ -129,20 +132,25 @@ def say_full(model: DetectorLike, found: Instances, threshold: float) -> None:
         )
 
 
-def at_stage(model: DetectorLike, stage: int | None) -> contextlib.AbstractContextManager[None]:
+def at_stage(model: Predictor, stage: int | None) -> contextlib.AbstractContextManager[None]:
     """Within, the model detects with one stage of its cascade alone (1, 2, 3), or with all (None).
 
     raises  UserError if there is no such stage
     """
-    count = len(model.config.stages.match_iou)
-    if stage is not None and (isinstance(stage, bool) or stage not in range(1, count + 1)):
-        stages = f"stages 1 to {count}" if count > 1 else "one stage"
-        raise UserError(f"there is no stage {short(stage)}: {model.config.name} has {stages}.")
+    check_stage(model.config, stage)
     return changed(model, test_stage=stage)
 
 
+def check_stage(config: Model, stage: int | None) -> None:
+    """raises  UserError if the model has no such stage"""
+    count = len(config.stages.match_iou)
+    if stage is not None and (isinstance(stage, bool) or stage not in range(1, count + 1)):
+        stages = f"stages 1 to {count}" if count > 1 else "one stage"
+        raise UserError(f"there is no stage {short(stage)}: {config.name} has {stages}.")
+
+
 @contextlib.contextmanager
-def changed(model: DetectorLike, **fields: Any) -> Iterator[None]:
+def changed(model: Predictor, **fields: Any) -> Iterator[None]:
     """Within, the model's configuration has other values."""
     before = model.config
     after = replace(before, **fields)
@@ -185,10 +193,11 @@ class _Picture:
 class _Reader:
     """number -> (number, the picture or the error in its place).
 
+    size    (short side, long side); None: as it is
     device  where it goes: resizing is left to a GPU, which reads the pixels from pinned memory
     """
 
-    def __init__(self, load: Callable[[int], np.ndarray], size: tuple[int, int], device: torch.device):
+    def __init__(self, load: Callable[[int], np.ndarray], size: tuple[int, int] | None, device: torch.device):
         self.load, self.size, self.device = load, size, device
         self.pinned = device.type == "cuda"
 
@@ -198,7 +207,7 @@ class _Reader:
         except UserError as error:
             return index, error
         original = array.shape[0], array.shape[1]
-        resized = resized_size(*original, *self.size)
+        resized = resized_size(*original, *self.size) if self.size else original
         with part("preprocess"):
             pixels = shrink(array, None if self.pinned else self.size)
             if self.pinned:
@@ -225,18 +234,31 @@ class _Batch:
     """Pictures that the detector is at work on."""
 
     @torch.no_grad()
-    def __init__(self, model: DetectorLike, pictures: list[tuple[int, _Picture]], device: torch.device):
-        config = model.config
+    def __init__(
+        self,
+        model: Predictor,
+        pictures: list[tuple[int, _Picture]],
+        device: torch.device,
+        size: tuple[int, int] | None,
+    ):
         self.numbers = [number for number, _ in pictures]
         self.pictures = [picture for _, picture in pictures]
         with part("preprocess"):
             pixels = [to_device(one.pixels, device) for one in self.pictures]
+        if isinstance(model, ViewsLike):
+            self.found, frame = model.look(pixels[0], size)
+            self.pictures = [replace(self.pictures[0], resized=frame)]
+        else:
+            self.found = self._detect(model, pixels)
+        self.done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+
+    def _detect(self, model: DetectorLike, pixels: list[Tensor]) -> Detections:
+        with part("preprocess"):
             pixels = [resize(one, picture.resized) for one, picture in zip(pixels, self.pictures)]
-            batch, sizes = normalise_and_pad(pixels, config.mean, config.std, device)
+            batch, sizes = normalise_and_pad(pixels, model.config.mean, model.config.std, pixels[0].device)
             if isinstance(model, HTC):  # of .half() or .double(); an optimized one casts by itself
                 batch = batch.to(next(model.parameters()).dtype)
-        self.found = model.detect(batch, sizes)
-        self.done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+        return model.detect(batch, sizes)
 
     @torch.no_grad()
     def finish(

@@ -92,6 +92,20 @@ class HTC(nn.Module):
         with part(f"box stage {t + 1}"):
             return ops.refine(boxes, logits, deltas, self.config.stages.delta_std[t], image_sizes, labels)
 
+    def cascade(
+        self, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, image_sizes: Tensor
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """proposals [N, R, 4] -> class logits [N, R, classes + 1] of each stage that counts; of the last stage the
+        deltas [N, R, 4 | 4 * classes], and the boxes [N, R, 4] that went into it."""
+        last = (self.config.test_stage or len(self.box_heads)) - 1
+        logits = []
+        for t in range(last + 1):
+            stage_logits, deltas = self.box_stage(t, features, semantic, boxes)
+            logits.append(stage_logits)
+            if t < last:
+                boxes = self.refine(t, boxes, stage_logits, deltas, image_sizes)
+        return logits if self.config.test_stage is None else logits[-1:], deltas, boxes
+
     def check(self, images: Tensor, image_sizes: Tensor) -> None:
         """raises  TypeError, ValueError where `detect` and the training step cannot take these"""
         # What was made ready for inference casts its images itself.
@@ -116,16 +130,11 @@ class HTC(nn.Module):
             boxes, _, valid = self.rpn.propose(objectness, deltas, image_sizes, *limits)
             boxes, valid = trim_columns(valid, boxes, valid)
         semantic = semantic_branch()
-        last = (self.config.test_stage or len(self.box_heads)) - 1
-        logits = []
-        for t in range(last + 1):
-            stage_logits, deltas = self.box_stage(t, features, semantic, boxes)
-            logits.append(stage_logits)
-            if t < last:
-                boxes = self.refine(t, boxes, stage_logits, deltas, image_sizes)
+        logits, deltas, boxes = self.cascade(features, semantic, boxes, image_sizes)
         with part("detections"):
-            every = logits if self.config.test_stage is None else logits[-1:]
-            boxes, scores, labels, count = postprocess.detections(self.config, every, deltas, boxes, valid, image_sizes)
+            boxes, scores, labels, count = postprocess.detections(
+                self.config, logits, deltas, boxes, valid, image_sizes
+            )
         masks = self._masks(features, semantic, boxes, labels, count)
         return Detections(boxes, scores, labels, masks, count)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,29 @@ class DetectorLike(Protocol):
     def train(self, mode: bool = True) -> Any: ...
 
     def eval(self) -> Any: ...
+
+
+@runtime_checkable
+class ViewsLike(Protocol):
+    """What looks at a whole picture instead of a batch made for one network: `inference.views.Views`.
+
+    look  pixels uint8 [3, h, w] and the size asked for, if any -> Detections [1, ...] in a frame of the picture, and
+          that frame's height and width
+    """
+
+    config: Model
+    training: bool
+
+    def look(self, pixels: Tensor, size: tuple[int, int] | None) -> tuple[Detections, tuple[int, int]]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+
+Predictor = DetectorLike | ViewsLike
 
 
 def _flatten(detections: Detections) -> tuple[list[Tensor], None]:
