@@ -9,9 +9,10 @@ from torch import Tensor
 
 from htc_fast.models import zoo
 from htc_fast.models.backbone import Backbone
+from htc_fast.models.config import Model
 
 # Names by our parts, which a file of one of our architectures has after conversion.
-OURS = re.compile(r"(backbone\.net|fpn|rpn|box_heads|mask_heads|semantic_head)\.")
+OURS = re.compile(r"(backbone\.net|fpn|pafpn|aspp|rpn|box_heads|mask_heads|semantic_head)\.")
 HEADS = re.compile(r"(fpn|rpn|box_heads|mask_heads)\.")
 # A classifier's last layers, which some backbones bring along.
 CLASSIFIER = re.compile(r"backbone\.net\.(fc|head|classifier|last_linear)\.")
@@ -31,7 +32,7 @@ def classes(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def sizes(tensors: Mapping[str, Tensor]) -> dict:
-    """Options of `zoo.config` that the tensors' shapes leave no choice about: channels, box regressions, semantics."""
+    """Options of `zoo.config` that the tensors leave no choice about: channels, box regressions, semantics, modules."""
     keys = {
         "channels": "fpn.output.0.weight",
         "box_channels": "box_heads.0.fc1.weight",
@@ -41,7 +42,17 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict:
     count, deltas = classes(tensors), _rows(tensors, "box_heads.0.deltas.weight")
     if count is not None and count > 1 and deltas in (4, 4 * count):
         options["class_agnostic"] = deltas == 4
-    return options
+    return options | {name: value for name, value in modules(tensors).items() if value != getattr(Model, name)}
+
+
+def modules(tensors: Iterable[str]) -> dict:
+    """Which of the modules that a configuration switches on the tensors' names show."""
+    shown = {key.partition(".")[0] for key in tensors}
+    return {
+        "neck": "pafpn" if "pafpn" in shown else "fpn",
+        "aspp": "aspp" in shown,
+        "gcn": any(key.startswith("semantic_head.lateral.0.row_column.") for key in tensors),
+    }
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str) -> int:
@@ -61,6 +72,7 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     for name, config in zoo.MODELS.items():
         likes = len(config.stages.match_iou) == stages and (config.semantic != "none") == semantic
         likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
+        likes = likes and all(getattr(config, switch) == value for switch, value in modules(tensors).items())
         if likes and agnostic in (None, config.class_agnostic) and _is_backbone(_shapes(config.backbone), tensors):
             names.append(name)
     return names
