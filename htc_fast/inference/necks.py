@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from htc_fast.inference.fuse import FusedConvolution
-from htc_fast.models.aspp import ASPP
+from htc_fast.models.aspp import ASPP, ConvReLU
 from htc_fast.models.gcn import GCN
 from htc_fast.models.htc import HTC
 from htc_fast.models.pafpn import PAFPN
@@ -52,14 +52,13 @@ class FusedGCN(nn.Module):
 
 
 def _fuse_aspp(aspp: ASPP) -> None:
-    for number, branch in enumerate(aspp.branches):
-        aspp.branches[number] = _with_relu(branch)
+    aspp.branches = nn.ModuleList(_with_relu(branch) for branch in aspp.branches)
     aspp.pooled = _with_relu(aspp.pooled)
 
 
-def _with_relu(layer: nn.Conv2d) -> FusedConvolution:
-    """A convolution class of our own that ends in a ReLU, as a plain one with it."""
-    size, pad, dilation = layer.kernel_size, layer.padding, layer.dilation
-    conv = nn.Conv2d(layer.in_channels, layer.out_channels, size, padding=pad, dilation=dilation)
+def _with_relu(layer: ConvReLU) -> FusedConvolution:
+    """A `ConvReLU` as a plain convolution with its ReLU."""
+    channels, pad = layer.out_channels, layer.padding
+    conv = nn.Conv2d(channels, channels, layer.kernel_size, padding=pad, dilation=layer.dilation)
     conv.weight, conv.bias = layer.weight, layer.bias
     return FusedConvolution(conv, nn.ReLU())

@@ -159,7 +159,8 @@ def _roi_align(features, rois, *rest) -> float:
 def _pr_roi_pool(features, rois, *rest) -> float:
     """Forward and backward: a multiply-add for each pixel whose hat reaches into a bin, one more at either end."""
     if isinstance(features, Tensor):
-        (bins, channels), (_, scales, _, finest_size) = (features.shape[2:], features.shape[1]), rest
+        channels, *bins = features.shape[1:]
+        _, scales, _, finest_size = rest
     else:
         *bins, scales, _, finest_size = rest
         channels = features[0].shape[1]
