@@ -3,20 +3,35 @@
 import functools
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from htc_fast.models import zoo
 from htc_fast.models.backbone import Backbone
+from htc_fast.models.config import Model
 
 # Names by our parts, which a file of one of our architectures has after conversion.
-OURS = re.compile(r"(backbone\.(net|norms)|fpn|rpn|box_heads|mask_heads|semantic_head)\.")
+OURS = re.compile(r"(backbone\.(net|norms)|fpn|pafpn|aspp|rpn|box_heads|mask_heads|semantic_head)\.")
 HEADS = re.compile(r"(fpn|rpn|box_heads|mask_heads)\.")
 # A classifier's last layers, which some backbones bring along.
 CLASSIFIER = re.compile(r"backbone\.net\.(fc|head|classifier|last_linear)\.")
 # What a deformable convolution has beside its weight.
 OFFSET = re.compile(r"backbone\.net\.layer(\d)\..*\.conv_offset\.weight$")
+# The first fully connected layer of a box head; PANet's has one for each level.
+FIRST = re.compile(r"box_heads\.0\.fc1\.(0\.)?weight$")
+# Options of `zoo.config`, each with a value and the beginning of a name that no network without it has.
+SHOWN: dict[str, tuple[Any, str]] = {
+    "neck": ("pafpn", "pafpn."),
+    "aspp": (True, "aspp."),
+    "gcn": (True, "semantic_head.lateral.0.row_column."),
+    "norm": ("syncbn", "fpn.lateral.0.norm."),
+    "rpn_guided": (True, "rpn.location."),
+    "box_head": ("4conv1fc", "box_heads.0.convs.1."),
+    "adaptive_pooling": (True, "mask_heads.0.convs.0.0."),
+    "mask_fc": (True, "mask_heads.0.fc."),
+}
 # Names that some network of a kind has and others lack; the first kind of which all are found.
 LOOKS = (
     ("a DETR", r"(^|\.)(transformer|class_embed)\."),
@@ -33,20 +48,27 @@ def classes(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def sizes(tensors: Mapping[str, Tensor]) -> dict:
-    """Options of `zoo.config` that the tensors' shapes leave no choice about, such as channels and semantics."""
+    """Options of `zoo.config` that the tensors leave no choice about: channels, box regressions, semantics, modules."""
     keys = {
         "channels": "fpn.output.0.weight",
-        "box_channels": "box_heads.0.fc1.weight",
+        "box_channels": min((key for key in tensors if FIRST.match(key)), default=""),
         "semantic_classes": "semantic_head.logits.weight",
     }
-    options = {name: _rows(tensors, key) for name, key in keys.items() if _rows(tensors, key)}
+    options: dict[str, Any] = {name: _rows(tensors, key) for name, key in keys.items() if _rows(tensors, key)}
     count, deltas = classes(tensors), _rows(tensors, "box_heads.0.deltas.weight")
     if count is not None and count > 1 and deltas in (4, 4 * count):
         options["class_agnostic"] = deltas == 4
     layers = {int(found[1]) for key in tensors if (found := OFFSET.match(key))}
     if layers:
         options["dcn"] = tuple(layer + 1 for layer in sorted(layers))
-    return options
+    return options | modules(tensors)
+
+
+def modules(tensors: Iterable[str]) -> dict[str, Any]:
+    """Options of `zoo.config` that the tensors' names show: the modules that a plain network has not."""
+    beginnings = {name: begins for name, (_, begins) in SHOWN.items()}
+    found = {name for key in tensors for name, begins in beginnings.items() if key.startswith(begins)}
+    return {name: SHOWN[name][0] for name in SHOWN if name in found}
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str) -> int:
@@ -61,18 +83,21 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     stages = len({key.split(".")[1] for key in tensors if key.startswith("box_heads.")})
     flow = any(key.startswith("mask_heads.1.flow.") for key in tensors)
     semantic = any(key.startswith("semantic_head.") for key in tensors)
-    agnostic = sizes(tensors).get("class_agnostic")
+    agnostic, shown = sizes(tensors).get("class_agnostic"), modules(tensors)
     names = []
     for name, config in zoo.MODELS.items():
         likes = len(config.stages.match_iou) == stages and (config.semantic != "none") == semantic
         likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
-        if (
-            likes
-            and agnostic in (None, config.class_agnostic)
-            and _is_backbone(_shapes(config.backbone, config.dcn), tensors)
-        ):
+        likes = likes and agnostic in (None, config.class_agnostic) and _switched(config) == shown
+        if likes and _is_backbone(_shapes(config.backbone, config.dcn), tensors):
             names.append(name)
     return names
+
+
+def _switched(config: Model) -> dict[str, Any]:
+    """As `modules`, of a configuration."""
+    own = {name: config.rpn.guided if name == "rpn_guided" else getattr(config, name) for name in SHOWN}
+    return {name: value for name, value in own.items() if value == SHOWN[name][0]}
 
 
 @functools.cache
