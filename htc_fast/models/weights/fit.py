@@ -34,7 +34,7 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict:
     """Options of `zoo.config` that the tensors' shapes leave no choice about: channels, box regressions, semantics."""
     keys = {
         "channels": "fpn.output.0.weight",
-        "box_channels": "box_heads.0.fc1.weight",
+        "box_channels": "box_heads.0.fc2.weight",
         "semantic_classes": "semantic_head.logits.weight",
     }
     options = {name: _rows(tensors, key) for name, key in keys.items() if _rows(tensors, key)}
@@ -56,11 +56,13 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     stages = len({key.split(".")[1] for key in tensors if key.startswith("box_heads.")})
     flow = any(key.startswith("mask_heads.1.flow.") for key in tensors)
     semantic = any(key.startswith("semantic_head.") for key in tensors)
+    panet = tuple(any(key.startswith(f"mask_heads.0.{one}.") for key in tensors) for one in ("convs.0.0", "fc"))
     agnostic = sizes(tensors).get("class_agnostic")
     names = []
     for name, config in zoo.MODELS.items():
         likes = len(config.stages.match_iou) == stages and (config.semantic != "none") == semantic
         likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
+        likes = likes and (config.adaptive_pooling, config.mask_fc) == panet
         if likes and agnostic in (None, config.class_agnostic) and _is_backbone(_shapes(config.backbone), tensors):
             names.append(name)
     return names
