@@ -12,6 +12,7 @@ from htc_fast.models.backbone import Backbone
 
 # Names by our parts, which a file of one of our architectures has after conversion.
 OURS = re.compile(r"(backbone\.net|fpn|rpn|box_heads|mask_heads|semantic_head)\.")
+FIRST = re.compile(r"box_heads\.0\.fc1\.(\d\.)?weight$")  # one, or one for each level
 HEADS = re.compile(r"(fpn|rpn|box_heads|mask_heads)\.")
 # A classifier's last layers, which some backbones bring along.
 CLASSIFIER = re.compile(r"backbone\.net\.(fc|head|classifier|last_linear)\.")
@@ -34,14 +35,20 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict:
     """Options of `zoo.config` that the tensors' shapes leave no choice about: channels, box regressions, semantics."""
     keys = {
         "channels": "fpn.output.0.weight",
-        "box_channels": "box_heads.0.fc2.weight",
+        "box_channels": min((key for key in tensors if FIRST.match(key)), default=""),
         "semantic_classes": "semantic_head.logits.weight",
     }
     options = {name: _rows(tensors, key) for name, key in keys.items() if _rows(tensors, key)}
     count, deltas = classes(tensors), _rows(tensors, "box_heads.0.deltas.weight")
     if count is not None and count > 1 and deltas in (4, 4 * count):
         options["class_agnostic"] = deltas == 4
-    return options
+    return options | {name: True for name, shown in panet(tensors).items() if shown}
+
+
+def panet(tensors: Iterable[str]) -> dict:
+    """Which parts of PANet's heads the tensors' names show."""
+    parts = {"adaptive_pooling": "mask_heads.0.convs.0.0.", "mask_fc": "mask_heads.0.fc."}
+    return {name: any(key.startswith(prefix) for key in tensors) for name, prefix in parts.items()}
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str) -> int:
@@ -56,13 +63,12 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     stages = len({key.split(".")[1] for key in tensors if key.startswith("box_heads.")})
     flow = any(key.startswith("mask_heads.1.flow.") for key in tensors)
     semantic = any(key.startswith("semantic_head.") for key in tensors)
-    panet = tuple(any(key.startswith(f"mask_heads.0.{one}.") for key in tensors) for one in ("convs.0.0", "fc"))
     agnostic = sizes(tensors).get("class_agnostic")
     names = []
     for name, config in zoo.MODELS.items():
         likes = len(config.stages.match_iou) == stages and (config.semantic != "none") == semantic
         likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
-        likes = likes and (config.adaptive_pooling, config.mask_fc) == panet
+        likes = likes and all(getattr(config, part) == shown for part, shown in panet(tensors).items())
         if likes and agnostic in (None, config.class_agnostic) and _is_backbone(_shapes(config.backbone), tensors):
             names.append(name)
     return names
