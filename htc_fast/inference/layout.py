@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions, fusible
+from htc_fast.inference.necks import fuse_necks
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
@@ -45,6 +46,7 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
         for t, head in enumerate(network.box_heads):
             network.box_heads[t] = ChannelsLastBoxHead(head, gpu)
     network.fpn, network.rpn = FusedFPN(network.fpn, gpu), MergedRPN(network.rpn)
+    fuse_necks(network)
     if network.semantic_head is not None:
         network.semantic_head.embedding = _with_relu(network.semantic_head.embedding)
     folded = gpu and dtype != torch.float32 and _fold_stem(network.backbone.net)

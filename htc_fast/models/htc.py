@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc_fast import ops
+from htc_fast.errors import UserError
 from htc_fast.models import box_head, mask_head, panet, postprocess
+from htc_fast.models.aspp import ASPP
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import BoxHead
 from htc_fast.models.branches import beside
@@ -15,12 +17,14 @@ from htc_fast.models.config import Model
 from htc_fast.models.fpn import FPN
 from htc_fast.models.inputs import check_images
 from htc_fast.models.mask_head import MaskHead
+from htc_fast.models.pafpn import PAFPN
 from htc_fast.models.rpn import RPN
 from htc_fast.models.semantic_head import SemanticHead
 from htc_fast.models.structures import Detections, may_wait, trim_columns
 from htc_fast.ranges import part
 
 ROI_SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
+SEMANTIC_SCALE = (1 / 8,)
 
 
 class HTC(nn.Module):
@@ -38,8 +42,13 @@ class HTC(nn.Module):
             config.backbone, config.pretrained, config.frozen_stages, config.norm_eval, config.stride_in_1x1
         )
         self.fpn = FPN(self.backbone.channels, channels)
+        self.pafpn = PAFPN(channels) if config.neck == "pafpn" else None
+        self.aspp = ASPP(channels) if config.aspp else None
         self.rpn = RPN(channels, config.rpn)
-        self.semantic_head = SemanticHead(channels, config.semantic_classes) if config.semantic != "none" else None
+        semantic = config.semantic != "none"
+        if config.gcn and not semantic:
+            raise UserError("gcn is a part of the semantic branch, got semantic='none': choose another, or gcn=False.")
+        self.semantic_head = SemanticHead(channels, config.semantic_classes, gcn=config.gcn) if semantic else None
         self.box_heads = nn.ModuleList(
             BoxHead(channels, config.box_channels, classes, config.class_agnostic) for _ in range(stages)
         )
@@ -54,7 +63,10 @@ class HTC(nn.Module):
         with part("backbone"):
             maps = self.backbone(images)
         with part("FPN"):
-            return self.fpn(maps)
+            features = self.fpn(maps)
+            for module in (self.pafpn, self.aspp):
+                features = features if module is None else module(features)
+        return features
 
     def semantic(self, features: list[Tensor], logits: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """S [N, C, H/8, W/8] and logits [N, classes, H/8, W/8]; None, None without the branch."""
@@ -165,6 +177,8 @@ class HTC(nn.Module):
         """
         if self.config.adaptive_pooling and len(scales) > 1:
             return [self._pool([one], semantic, rois, size, (scale,)) for one, scale in zip(features, scales)]
+        if self.config.roi_pooling == "pr_roi_pool":
+            return self._pool_exactly(features, semantic, rois.detach(), size, scales)
         return ops.multi_level_roi_align(
             features[: len(scales)],
             rois,
@@ -174,3 +188,13 @@ class HTC(nn.Module):
             sampling_ratio=self.config.roi_samples,
             aligned=self.config.roi_aligned,
         )
+
+    def _pool_exactly(
+        self, features: list[Tensor], semantic: Tensor | None, rois: Tensor, size: int, scales: tuple
+    ) -> Tensor:
+        """S has no 14 x 14 grid of its own: the mean of four exact means is the exact mean of the bin they make."""
+        aligned = self.config.roi_aligned
+        pooled = ops.pr_roi_pool(features[: len(scales)], rois, size, scales, aligned=aligned)
+        if semantic is None:
+            return pooled
+        return pooled + ops.pr_roi_pool([semantic], rois, size, SEMANTIC_SCALE, aligned=aligned)

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from htc_fast import ops
+from htc_fast.models import gcn as long_kernels
 from htc_fast.models.conv3x3_relu import Conv1x1ReLU, Conv3x3ReLU
 
 
@@ -11,13 +12,16 @@ class SemanticHead(nn.Module):
 
     FUSED_LEVEL = 1  # P3, stride 8
 
-    def __init__(self, channels: int, classes: int, levels: int = 5):
+    def __init__(self, channels: int, classes: int, levels: int = 5, gcn: bool = False):
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
+        self.gcn = gcn  # the levels come in through long kernels instead of 1x1
+        self.lateral = nn.ModuleList(
+            long_kernels.GCN(channels) if gcn else nn.Conv2d(channels, channels, 1) for _ in range(levels)
+        )
         self.convs = nn.ModuleList(Conv3x3ReLU(channels) for _ in range(4))
         self.embedding = Conv1x1ReLU(channels)
         self.logits = nn.Conv2d(channels, classes, 1)
-        for conv in [*self.lateral, *self.convs, self.embedding]:
+        for conv in [*(() if gcn else self.lateral), *self.convs, self.embedding]:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(conv.bias)
         # By fan-out, few classes would start with huge logits and diverge.
@@ -33,5 +37,7 @@ class SemanticHead(nn.Module):
 
     def merge(self, features: list[Tensor]) -> Tensor:
         """Resampled to stride 8, each level through its 1x1 and ReLU, summed: the ReLU comes before the sum."""
+        if self.gcn:
+            return long_kernels.merge(features, self.lateral, self.FUSED_LEVEL)
         weights, biases = zip(*((conv.weight, conv.bias) for conv in self.lateral))
         return ops.semantic_merge(features, weights, biases, level=self.FUSED_LEVEL)

@@ -50,7 +50,7 @@ def cost(operator: Any, arguments: tuple, options: dict, result: Any) -> list[Co
     if name[0] in ("htc_fast", "htc_fast_triton", "torchvision"):
         own = OWN.get(name[1].removesuffix("_backward"))
         # A gradient is two products of the forward's size: of the input and of the weights.
-        backward = name[1].endswith("_backward") and own not in (_roi_align, _resampled_sum)
+        backward = name[1].endswith("_backward") and own not in (_roi_align, _pr_roi_pool, _resampled_sum)
         flop = own(*arguments[backward * (1 + ("conv3x3" in name[1])) :]) if own else 0.0
         if isinstance(flop, list):
             return flop
@@ -156,6 +156,22 @@ def _roi_align(features, rois, *rest) -> float:
     return SAMPLE * samples * channels
 
 
+def _pr_roi_pool(features, rois, *rest) -> float:
+    """Forward and backward: a multiply-add for each pixel whose hat reaches into a bin, one more at either end."""
+    if isinstance(features, Tensor):
+        channels, *bins = features.shape[1:]
+        _, scales, _, finest_size = rest
+    else:
+        *bins, scales, _, finest_size = rest
+        channels = features[0].shape[1]
+    sides = _sides(rois)
+    if sides is None:
+        return 2.0 * channels * (rois.numel() // rois.shape[-1]) * math.prod(bins) * (USUAL[0] + 2) ** 2
+    scale = torch.tensor(scales)[_levels(sides, finest_size, len(scales))]
+    across, down = (side * scale + 2 * bin for side, bin in zip(sides, bins[::-1]))
+    return 2.0 * channels * float((across * down).sum())
+
+
 def _torchvision_roi_align(input, rois, scale, out_h, out_w, ratio, aligned) -> float:
     return SAMPLE * _samples(_sides(rois), scale, (out_h, out_w), ratio, USUAL[0], len(rois)) * input.shape[1]
 
@@ -226,6 +242,7 @@ def _mask_branch(x, labels, tensors, convolutions, flows, averaged) -> list[Cost
 
 OWN: dict[str, Callable[..., Any]] = {
     "multi_level_roi_align": _roi_align,
+    "pr_roi_pool": _pr_roi_pool,
     "conv3x3_relu": _conv3x3_relu,
     "convolution": _convolution,
     "convolution_sum": _conv3x3_relu,

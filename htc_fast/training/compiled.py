@@ -2,11 +2,11 @@
 
 from torch import nn
 
-PARTS = ("backbone", "fpn", "semantic_head")
+PARTS = ("backbone", "fpn", "pafpn", "aspp", "semantic_head")
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compile the backbone, the FPN and the semantic head in place; names of weights stay as they are.
+    """Compile the backbone, the pyramid and the semantic head in place; names of weights stay as they are.
 
     The first step of each input shape takes a minute or so longer: worth it for long runs at few sizes.
     """

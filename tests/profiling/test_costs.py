@@ -73,6 +73,17 @@ def test_roi_align_reads_one_sample_per_pixel_of_a_bin():
     assert moved < sum(one.nbytes for one in features) and moved > 4 * 49 * 4
 
 
+def test_pr_roi_pool_reads_every_pixel_that_reaches_into_a_bin():
+    features = [torch.randn(1, 8, side, side, requires_grad=True) for side in (64, 32)]
+    rois = torch.tensor([[[8.0, 8, 40, 24], [0, 0, 128, 112]]])  # 8 x 4 pixels of the first map, 16 x 14 of the second
+    pool = lambda: ops.pr_roi_pool(features, rois, (2, 4), (1 / 4, 1 / 8))  # noqa: E731
+    once = 2 * 8 * ((8 + 2 * 4) * (4 + 2 * 2) + (16 + 2 * 4) * (14 + 2 * 2))
+    assert totals(pool)[0] == once
+    out = pool()
+    backward = [one.flop for one in count(lambda: torch.autograd.grad(out.sum(), features)).values()]
+    assert once < sum(backward) < once + 2 * out.numel()  # and the sum, with its own
+
+
 def test_torchvision_s_roi_align_too():
     x, rois = torch.randn(1, 4, 32, 32), torch.tensor([[0, 0.0, 0.0, 14.0, 14.0]])
     assert totals(lambda: torchvision.ops.roi_align(x, rois, 7, 1.0, 2))[0] == 8 * 4 * 49 * 4

@@ -23,7 +23,9 @@ def test_the_same_losses_and_gradients():
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     compile_layers(compiled)
     (terms, gradients), (others, other_gradients) = step(plain), step(compiled)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before >= len(PARTS)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before >= sum(
+        getattr(plain, name) is not None for name in PARTS
+    )
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     torch.testing.assert_close(others, terms, rtol=1e-4, atol=1e-5)
     assert len(terms) > 10

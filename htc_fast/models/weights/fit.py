@@ -9,9 +9,10 @@ from torch import Tensor
 
 from htc_fast.models import zoo
 from htc_fast.models.backbone import Backbone
+from htc_fast.models.config import Model
 
 # Names by our parts, which a file of one of our architectures has after conversion.
-OURS = re.compile(r"(backbone\.net|fpn|rpn|box_heads|mask_heads|semantic_head)\.")
+OURS = re.compile(r"(backbone\.net|fpn|pafpn|aspp|rpn|box_heads|mask_heads|semantic_head)\.")
 FIRST = re.compile(r"box_heads\.0\.fc1\.(\d\.)?weight$")  # one, or one for each level
 HEADS = re.compile(r"(fpn|rpn|box_heads|mask_heads)\.")
 # A classifier's last layers, which some backbones bring along.
@@ -32,7 +33,7 @@ def classes(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def sizes(tensors: Mapping[str, Tensor]) -> dict:
-    """Options of `zoo.config` that the tensors' shapes leave no choice about: channels, box regressions, semantics."""
+    """Options of `zoo.config` that the tensors leave no choice about: channels, box regressions, semantics, modules."""
     keys = {
         "channels": "fpn.output.0.weight",
         "box_channels": min((key for key in tensors if FIRST.match(key)), default=""),
@@ -42,13 +43,19 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict:
     count, deltas = classes(tensors), _rows(tensors, "box_heads.0.deltas.weight")
     if count is not None and count > 1 and deltas in (4, 4 * count):
         options["class_agnostic"] = deltas == 4
-    return options | {name: True for name, shown in panet(tensors).items() if shown}
+    return options | {name: value for name, value in modules(tensors).items() if value != getattr(Model, name)}
 
 
-def panet(tensors: Iterable[str]) -> dict:
-    """Which parts of PANet's heads the tensors' names show."""
-    parts = {"adaptive_pooling": "mask_heads.0.convs.0.0.", "mask_fc": "mask_heads.0.fc."}
-    return {name: any(key.startswith(prefix) for key in tensors) for name, prefix in parts.items()}
+def modules(tensors: Iterable[str]) -> dict:
+    """Which of the modules that a configuration switches on the tensors' names show."""
+    shown = {key.partition(".")[0] for key in tensors}
+    heads = {"adaptive_pooling": "mask_heads.0.convs.0.0.", "mask_fc": "mask_heads.0.fc."}
+    return {
+        "neck": "pafpn" if "pafpn" in shown else "fpn",
+        "aspp": "aspp" in shown,
+        "gcn": any(key.startswith("semantic_head.lateral.0.row_column.") for key in tensors),
+        **{name: any(key.startswith(prefix) for key in tensors) for name, prefix in heads.items()},
+    }
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str) -> int:
@@ -68,7 +75,7 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     for name, config in zoo.MODELS.items():
         likes = len(config.stages.match_iou) == stages and (config.semantic != "none") == semantic
         likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
-        likes = likes and all(getattr(config, part) == shown for part, shown in panet(tensors).items())
+        likes = likes and all(getattr(config, switch) == value for switch, value in modules(tensors).items())
         if likes and agnostic in (None, config.class_agnostic) and _is_backbone(_shapes(config.backbone), tensors):
             names.append(name)
     return names

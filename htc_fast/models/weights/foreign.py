@@ -24,6 +24,8 @@ Renames = tuple[tuple[str, str], ...]
 MMDETECTION: Renames = (
     (r"^neck\.lateral_convs\.(\d)\.conv\.", r"fpn.lateral.\1."),
     (r"^neck\.fpn_convs\.(\d)\.conv\.", r"fpn.output.\1."),
+    (r"^neck\.downsample_convs\.(\d)\.conv\.", r"pafpn.downsample.\1."),
+    (r"^neck\.pafpn_convs\.(\d)\.conv\.", r"pafpn.output.\1."),
     (r"^rpn_head\.rpn_conv\.", "rpn.conv."),
     (r"^rpn_head\.rpn_cls\.", "rpn.objectness."),
     (r"^rpn_head\.rpn_reg\.", "rpn.deltas."),

@@ -65,6 +65,19 @@ def best(
     if valid is not None:
         scores = scores.masked_fill(~valid[..., None], -torch.inf)
     boxes, scores = boxes.expand(-1, -1, classes, -1).flatten(1, 2), scores.flatten(1)
+    return chosen(boxes, scores, labels, score_threshold, iou_threshold, limit, suppress)
+
+
+def chosen(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    limit: int,
+    suppress: Callable = batched_nms_padded,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `best`, of candidates in any number: boxes [N, K, 4], scores [N, K], labels [N, K]."""
     indices, *given, count = suppress(boxes, scores, labels, iou_threshold, limit, score_threshold)
     if scores.shape[1] == 0:
         return boxes.new_zeros(*indices.shape, 4), scores.new_zeros(indices.shape), indices, count

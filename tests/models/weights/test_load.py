@@ -18,6 +18,8 @@ def as_mmdetection(state):
     backward = [
         (r"^fpn\.lateral\.(\d)\.", r"neck.lateral_convs.\1.conv."),
         (r"^fpn\.output\.(\d)\.", r"neck.fpn_convs.\1.conv."),
+        (r"^pafpn\.downsample\.(\d)\.", r"neck.downsample_convs.\1.conv."),
+        (r"^pafpn\.output\.(\d)\.", r"neck.pafpn_convs.\1.conv."),
         (r"^rpn\.conv\.", "rpn_head.rpn_conv."),
         (r"^rpn\.objectness\.", "rpn_head.rpn_cls."),
         (r"^rpn\.deltas\.", "rpn_head.rpn_reg."),
