@@ -13,6 +13,7 @@ from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 from htc_fast.models.fpn import FPN
 from htc_fast.models.htc import HTC
+from htc_fast.models.panet import AdaptiveBoxHead, largest
 from htc_fast.models.rpn import RPN
 from htc_fast.ops import winograd
 from htc_fast.ops.convolution import lateral
@@ -153,21 +154,28 @@ class ChannelsLastBoxHead(nn.Module):
     gpu  classes and deltas are views of one product's result
     """
 
-    def __init__(self, head: BoxHead, gpu: bool):
+    def __init__(self, head: BoxHead | AdaptiveBoxHead, gpu: bool):
         super().__init__()
         self.fc1, self.fc2 = head.fc1, head.fc2
+        for layer in self.fc1 if isinstance(self.fc1, nn.ModuleList) else [self.fc1]:
+            weight = layer.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
+            layer.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
         self.gpu, self.moves, self.classes = gpu, head.deltas.out_features, head.classes.out_features
-        weight = self.fc1.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
-        self.fc1.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
         weight, bias = _stacked(head.deltas, head.classes)
         self.merged = nn.Linear(weight.shape[1], len(weight))
         self.merged.weight, self.merged.bias = nn.Parameter(weight), nn.Parameter(bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As BoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
-        x = self._dense_relu(x.permute(0, 2, 3, 1).flatten(1), self.fc1)
+    def forward(self, x: Tensor | list[Tensor]) -> tuple[Tensor, Tensor]:
+        """As BoxHead or AdaptiveBoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
+        if isinstance(x, Tensor):
+            x = self._first(x, self.fc1)
+        else:
+            x = largest([self._first(one, layer) for one, layer in zip(x, self.fc1, strict=True)])
         both = self.merged(self._dense_relu(x, self.fc2))
         return both[:, self.moves : self.moves + self.classes], both[:, : self.moves]
+
+    def _first(self, x: Tensor, layer: nn.Linear) -> Tensor:
+        return self._dense_relu(x.permute(0, 2, 3, 1).flatten(1), layer)
 
     def _dense_relu(self, x: Tensor, layer: nn.Linear) -> Tensor:
         """relu(x W + b); on a GPU both are cuBLASLt's epilogue."""

@@ -7,10 +7,10 @@ from htc_fast.ops.winograd import Packed
 
 
 class Conv3x3ReLU(nn.Conv2d):
-    """Maps [K, C, H, W] -> relu(3x3 convolution) of the same shape; may own its weight in Winograd's form as well."""
+    """Maps [K, C, H, W] -> relu(3x3 convolution) [K, O, H, W]; may own its weight in Winograd's form as well."""
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, padding=1)
+    def __init__(self, channels: int, outputs: int | None = None):
+        super().__init__(channels, channels if outputs is None else outputs, 3, padding=1)
         self.packed: Packed | None = None  # made by `optimize`
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Hybrid Task Cascade (Chen et al., CVPR 2019, figure 1d): boxes and masks refined in turn, semantics feeding both."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc_fast import ops
 from htc_fast.errors import UserError
-from htc_fast.models import box_head, mask_head, postprocess
+from htc_fast.models import box_head, mask_head, panet, postprocess
 from htc_fast.models.aspp import ASPP
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import BoxHead
@@ -54,6 +56,7 @@ class HTC(nn.Module):
         self.mask_heads = nn.ModuleList(
             MaskHead(channels, classes, flow=config.information_flow and t > 0) for t in range(stages)
         )
+        self.box_heads, self.mask_heads = panet.adapted(config, self.box_heads, self.mask_heads)
         self.to(memory_format=torch.channels_last)
 
     def extract(self, images: Tensor) -> list[Tensor]:
@@ -90,8 +93,9 @@ class HTC(nn.Module):
             own = self._flow(x, t)[-1] if self.config.information_flow else self.mask_heads[t].features(x)
             return self.mask_heads[t].predict(own)
 
-    def mask_features(self, features: list[Tensor], semantic: Tensor | None, rois: Tensor) -> Tensor:
-        """rois [K, 5] or boxes [N, R, 4] -> RoI features [K, C, 14, 14] that every mask head starts from."""
+    def mask_features(self, features: list[Tensor], semantic: Tensor | None, rois: Tensor) -> Any:
+        """rois [K, 5] or boxes [N, R, 4] -> RoI features [K, C, 14, 14] that every mask head starts from; with adaptive
+        pooling a list of all levels'."""
         semantic = semantic if self.config.semantic in ("mask", "both") else None
         with part("mask RoIAlign"):
             return self._pool(features, semantic, rois, mask_head.RESOLUTION)
@@ -157,41 +161,50 @@ class HTC(nn.Module):
         most = labels.shape[1] if not may_wait(count) else min(max(int(count.max()), 1), labels.shape[1])
         found, found_labels = boxes[:, :most], labels[:, :most]
         x = self.mask_features(features, semantic, found)
-        stage = self.config.test_stage
+        averaged = None if self.config.test_stage is None else [self.config.test_stage - 1]
         with part("mask stages"):
-            masks = ops.mask_branch(
-                x,
-                found_labels.flatten(),
-                [head.weights() for head in self.mask_heads],
-                averaged=None if stage is None else [stage - 1],
-            )
+            if self.config.adaptive_pooling or self.config.mask_fc:
+                masks = panet.mask_branch(self.mask_heads, x, found_labels.flatten(), averaged)
+            else:
+                weights = [head.weights() for head in self.mask_heads]
+                masks = ops.mask_branch(x, found_labels.flatten(), weights, averaged=averaged)
         masks, missing = masks.unflatten(0, found.shape[:2]), labels.shape[1] - most
         return F.pad(masks, (0, 0, 0, 0, 0, missing)) if missing else masks
 
-    def _flow(self, x: Tensor, last: int) -> list[Tensor]:
+    def _flow(self, x: Any, last: int) -> list:
         """Features of the mask heads 0..last, each fed by the one before where information flows."""
-        flow: list[Tensor] = []
+        flow: list[Any] = []
         for t in range(last + 1):
             flow.append(self.mask_heads[t].features(x, flow[-1] if flow else None))
         return flow
 
-    def _pool(self, features: list[Tensor], semantic: Tensor | None, rois: Tensor, size: int) -> Tensor:
+    def _pool(
+        self, features: list[Tensor], semantic: Tensor | None, rois: Tensor, size: int, scales: tuple = ROI_SCALES
+    ) -> Any:
+        """RoI features [K, C, size, size] of the level that fits each RoI; with adaptive pooling a list of all levels'.
+
+        Semantic features are added to each.
+        """
+        if self.config.adaptive_pooling and len(scales) > 1:
+            return [self._pool([one], semantic, rois, size, (scale,)) for one, scale in zip(features, scales)]
         if self.config.roi_pooling == "pr_roi_pool":
-            return self._pool_exactly(features, semantic, rois.detach(), size)
+            return self._pool_exactly(features, semantic, rois.detach(), size, scales)
         return ops.multi_level_roi_align(
-            features[:4],
+            features[: len(scales)],
             rois,
             size,
-            ROI_SCALES,
+            scales,
             semantic=semantic,
             sampling_ratio=self.config.roi_samples,
             aligned=self.config.roi_aligned,
         )
 
-    def _pool_exactly(self, features: list[Tensor], semantic: Tensor | None, rois: Tensor, size: int) -> Tensor:
+    def _pool_exactly(
+        self, features: list[Tensor], semantic: Tensor | None, rois: Tensor, size: int, scales: tuple
+    ) -> Tensor:
         """S has no 14 x 14 grid of its own: the mean of four exact means is the exact mean of the bin they make."""
         aligned = self.config.roi_aligned
-        pooled = ops.pr_roi_pool(features[:4], rois, size, ROI_SCALES, aligned=aligned)
+        pooled = ops.pr_roi_pool(features[: len(scales)], rois, size, scales, aligned=aligned)
         if semantic is None:
             return pooled
         return pooled + ops.pr_roi_pool([semantic], rois, size, SEMANTIC_SCALE, aligned=aligned)
