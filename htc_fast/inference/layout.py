@@ -10,6 +10,7 @@ from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions, fusible
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
+from htc_fast.models.convolution import fold_norms
 from htc_fast.models.fpn import FPN
 from htc_fast.models.htc import HTC
 from htc_fast.models.rpn import RPN
@@ -33,6 +34,7 @@ def prepare(network: HTC, dtype: torch.dtype, device: torch.device | None = None
     device = next(network.parameters()).device if device is None else device
     made = copy.deepcopy(network).eval()
     made.backbone.net, _ = fuse_convolutions(made.backbone.net)
+    fold_norms(made)
     lay_out(made, dtype, device)
     return made
 
@@ -153,7 +155,7 @@ class ChannelsLastBoxHead(nn.Module):
 
     def __init__(self, head: BoxHead, gpu: bool):
         super().__init__()
-        self.fc1, self.fc2 = head.fc1, head.fc2
+        self.convs, self.fc1, self.fc2 = head.convs, head.fc1, head.fc2
         self.gpu, self.moves, self.classes = gpu, head.deltas.out_features, head.classes.out_features
         weight = self.fc1.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
         self.fc1.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
@@ -161,10 +163,12 @@ class ChannelsLastBoxHead(nn.Module):
         self.merged = nn.Linear(weight.shape[1], len(weight))
         self.merged.weight, self.merged.bias = nn.Parameter(weight), nn.Parameter(bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As BoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
+        for conv in self.convs or ():
+            x = conv(x)
         x = self._dense_relu(x.permute(0, 2, 3, 1).flatten(1), self.fc1)
-        both = self.merged(self._dense_relu(x, self.fc2))
+        both = self.merged(x if self.fc2 is None else self._dense_relu(x, self.fc2))
         return both[:, self.moves : self.moves + self.classes], both[:, : self.moves]
 
     def _dense_relu(self, x: Tensor, layer: nn.Linear) -> Tensor:
