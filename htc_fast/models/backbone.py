@@ -11,6 +11,7 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from htc_fast.errors import UserError, choose
+from htc_fast.models.norm import keeps_statistics
 from htc_fast.models.weights import imagenet
 
 STRIDES = (4, 8, 16, 32)
@@ -23,7 +24,7 @@ class Backbone(nn.Module):
     name           timm's name
     pretrained     ImageNet weights through timm
     frozen_stages  the stem and this many stages get no gradient; 0: all are trained
-    norm_eval      batch norms keep their running statistics, also in training
+    norm_eval      batch norms keep their running statistics, also in training; those of frozen stages always do
     stride_in_1x1  bottleneck blocks of a ResNet take their step in the first convolution instead of the second
     raises         UserError if timm has no such model, its features lack one of the strides, it takes only pictures of
                    certain sizes, it has no bottlenecks, or its weights cannot be had
@@ -61,10 +62,9 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self.modules():
+            if keeps_statistics(module) or (self.norm_eval and isinstance(module, nn.modules.batchnorm._BatchNorm)):
+                module.eval()
         return self
 
     @torch.no_grad()

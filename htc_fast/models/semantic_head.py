@@ -1,25 +1,30 @@
 """The semantic branch (paper, figure 3): the whole pyramid fused at stride 8, four convolutions, two outputs."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc_fast import ops
 from htc_fast.models.conv3x3_relu import Conv1x1ReLU, Conv3x3ReLU
+from htc_fast.models.convolution import Convolution
 
 
 class SemanticHead(nn.Module):
-    """P2..P6 -> the feature S that boxes and masks take in, and per-pixel class logits."""
+    """P2..P6 -> the feature S that boxes and masks take in, and per-pixel class logits.
+
+    norm  a batch norm follows each convolution but the logits'
+    """
 
     FUSED_LEVEL = 1  # P3, stride 8
 
-    def __init__(self, channels: int, classes: int, levels: int = 5):
+    def __init__(self, channels: int, classes: int, levels: int = 5, norm: bool = False):
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
-        self.convs = nn.ModuleList(Conv3x3ReLU(channels) for _ in range(4))
-        self.embedding = Conv1x1ReLU(channels)
+        self.lateral = nn.ModuleList(Convolution(channels, channels, 1, norm) for _ in range(levels))
+        self.convs = nn.ModuleList(Conv3x3ReLU(channels, norm) for _ in range(4))
+        self.embedding = Conv1x1ReLU(channels, norm)
         self.logits = nn.Conv2d(channels, classes, 1)
         for conv in [*self.lateral, *self.convs, self.embedding]:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
+            conv.zero_bias()
         # By fan-out, few classes would start with huge logits and diverge.
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.zeros_(self.logits.bias)
@@ -33,5 +38,25 @@ class SemanticHead(nn.Module):
 
     def merge(self, features: list[Tensor]) -> Tensor:
         """Resampled to stride 8, each level through its 1x1 and ReLU, summed: the ReLU comes before the sum."""
-        weights, biases = zip(*((conv.weight, conv.bias) for conv in self.lateral))
+        if any(conv.normalises for conv in self.lateral):
+            return self._merge_normalised(features)
+        weights, biases = zip(*(conv.folded() for conv in self.lateral))
         return ops.semantic_merge(features, weights, biases, level=self.FUSED_LEVEL)
+
+    def _merge_normalised(self, features: list[Tensor]) -> Tensor:
+        """The same with norms in training, whose batch is the resampled maps."""
+        height, width = features[self.FUSED_LEVEL].shape[2:]
+        merged: list[Tensor] = []
+        for x, conv in zip(features, self.lateral):
+            # Bilinear weights sum to 1, so the 1x1 may come first, where there are fewer pixels.
+            before = x.shape[2] * x.shape[3] > height * width
+            x = conv.convolved(_resampled(x, (height, width)) if before else x)
+            merged.append(conv.normalised(x if before else _resampled(x, (height, width))).relu_())
+        return sum(merged[1:], merged[0])
+
+
+def _resampled(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(x.shape[2:]) == size:
+        return x
+    # Autocast resamples in float32 and would leave it at that.
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True).to(x.dtype)

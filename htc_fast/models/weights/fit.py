@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,16 +33,20 @@ def classes(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def sizes(tensors: Mapping[str, Tensor]) -> dict:
-    """Options of `zoo.config` that the tensors' shapes leave no choice about: channels, box regressions, semantics."""
+    """Options of `zoo.config` that the tensors leave no choice about: channels, box regressions, semantics, norms."""
     keys = {
         "channels": "fpn.output.0.weight",
         "box_channels": min((key for key in tensors if FIRST.match(key)), default=""),
         "semantic_classes": "semantic_head.logits.weight",
     }
-    options = {name: _rows(tensors, key) for name, key in keys.items() if _rows(tensors, key)}
+    options: dict[str, Any] = {name: _rows(tensors, key) for name, key in keys.items() if _rows(tensors, key)}
     count, deltas = classes(tensors), _rows(tensors, "box_heads.0.deltas.weight")
     if count is not None and count > 1 and deltas in (4, 4 * count):
         options["class_agnostic"] = deltas == 4
+    if "fpn.lateral.0.norm.weight" in tensors:
+        options["norm"] = "syncbn"
+    if "box_heads.0.convs.1.weight" in tensors:
+        options["box_head"] = "4conv1fc"
     return options | {name: True for name, shown in panet(tensors).items() if shown}
 
 
@@ -63,10 +68,12 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     stages = len({key.split(".")[1] for key in tensors if key.startswith("box_heads.")})
     flow = any(key.startswith("mask_heads.1.flow.") for key in tensors)
     semantic = any(key.startswith("semantic_head.") for key in tensors)
-    agnostic = sizes(tensors).get("class_agnostic")
+    found = sizes(tensors)
+    agnostic, norm, box_head = found.get("class_agnostic"), found.get("norm", "none"), found.get("box_head", "2fc")
     names = []
     for name, config in zoo.MODELS.items():
         likes = len(config.stages.match_iou) == stages and (config.semantic != "none") == semantic
+        likes = likes and (config.norm, config.box_head) == (norm, box_head)
         likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
         likes = likes and all(getattr(config, part) == shown for part, shown in panet(tensors).items())
         if likes and agnostic in (None, config.class_agnostic) and _is_backbone(_shapes(config.backbone), tensors):
