@@ -74,7 +74,7 @@ def losses(
     pool = propose(model, objectness, deltas, image_sizes)
     for t in range(len(config.stages.match_iou)):
         boxes, drawn = draw_rois(config, t, pool, targets, sampler, generator)
-        class_logits, box_deltas = model.box_stage(t, features, semantic, boxes)
+        class_logits, box_deltas = model.box_stage(t, features, semantic, boxes, drawn.valid)
         terms.update(box_losses(config, t, class_logits, box_deltas, boxes, drawn, targets))
         pool = refine(model, t, boxes, class_logits, box_deltas, drawn, targets, image_sizes)
         if config.interleaved:
@@ -216,7 +216,7 @@ def mask_loss(
     rois = to_rois(boxes[:, :most]).flatten(0, -2)
     bitmap = (gt + torch.arange(len(gt), device=gt.device)[:, None] * targets.labels.shape[1]).flatten()
     positive, rois, labels, bitmap = trim(_in_blocks(positive), positive, rois, labels, bitmap)
-    logits = model.mask_stage(t, features, semantic, rois).float()
+    logits = model.mask_stage(t, features, semantic, rois, positive).float()
     goal = mask_targets(targets.masks, rois[:, 1:], bitmap)
     own = logits.gather(1, labels.clamp(min=0)[:, None, None, None].expand(-1, 1, *goal.shape[1:]))[:, 0]
     error = F.binary_cross_entropy_with_logits(own, goal, reduction="none").sum(dim=(1, 2))

@@ -11,6 +11,7 @@ from htc_fast.inference.necks import fuse_necks
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
+from htc_fast.models.convolution import fold_norms
 from htc_fast.models.fpn import FPN
 from htc_fast.models.htc import HTC
 from htc_fast.models.panet import AdaptiveBoxHead, largest
@@ -35,6 +36,7 @@ def prepare(network: HTC, dtype: torch.dtype, device: torch.device | None = None
     device = next(network.parameters()).device if device is None else device
     made = copy.deepcopy(network).eval()
     made.backbone.net, _ = fuse_convolutions(made.backbone.net)
+    fold_norms(made)
     lay_out(made, dtype, device)
     return made
 
@@ -156,7 +158,7 @@ class ChannelsLastBoxHead(nn.Module):
 
     def __init__(self, head: BoxHead | AdaptiveBoxHead, gpu: bool):
         super().__init__()
-        self.fc1, self.fc2 = head.fc1, head.fc2
+        self.convs, self.fc1, self.fc2 = head.convs, head.fc1, head.fc2
         for layer in self.fc1 if isinstance(self.fc1, nn.ModuleList) else [self.fc1]:
             weight = layer.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
             layer.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
@@ -165,13 +167,15 @@ class ChannelsLastBoxHead(nn.Module):
         self.merged = nn.Linear(weight.shape[1], len(weight))
         self.merged.weight, self.merged.bias = nn.Parameter(weight), nn.Parameter(bias)
 
-    def forward(self, x: Tensor | list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor | list[Tensor], rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As BoxHead or AdaptiveBoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
+        for conv in self.convs or ():
+            x = conv(x)
         if isinstance(x, Tensor):
             x = self._first(x, self.fc1)
         else:
             x = largest([self._first(one, layer) for one, layer in zip(x, self.fc1, strict=True)])
-        both = self.merged(self._dense_relu(x, self.fc2))
+        both = self.merged(x if self.fc2 is None else self._dense_relu(x, self.fc2))
         return both[:, self.moves : self.moves + self.classes], both[:, : self.moves]
 
     def _first(self, x: Tensor, layer: nn.Linear) -> Tensor:

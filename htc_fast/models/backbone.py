@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from htc_fast.errors import UserError, choose
 from htc_fast.models import fishnet
 from htc_fast.models.deformable import deform
+from htc_fast.models.norm import keeps_statistics
 from htc_fast.models.weights import imagenet
 
 STRIDES = (4, 8, 16, 32)
@@ -27,7 +28,7 @@ class Backbone(nn.Module):
     name           timm's name, or fishnet150
     pretrained     ImageNet weights through timm
     frozen_stages  the stem and this many stages get no gradient; 0: all are trained
-    norm_eval      batch norms keep their running statistics, also in training
+    norm_eval      batch norms keep their running statistics, also in training; those of frozen stages always do
     stride_in_1x1  bottleneck blocks of a ResNet take their step in the first convolution instead of the second
     dcn            stages, 2 to 5, whose 3x3 convolutions are deformable
     norms          maps of a DPN or a FishNet, which have their batch norms and ReLUs before convolutions, get their own
@@ -80,10 +81,9 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self.modules():
+            if keeps_statistics(module) or (self.norm_eval and isinstance(module, nn.modules.batchnorm._BatchNorm)):
+                module.eval()
         return self
 
     @torch.no_grad()

@@ -1,31 +1,49 @@
-"""Box head of one stage: two fully connected layers, then classes and deltas."""
+"""Box head of one stage: two fully connected layers, or four convolutions and one, then classes and deltas."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from htc_fast.models.conv3x3_relu import Conv3x3ReLU
+
 RESOLUTION = 7
 
 
 class BoxHead(nn.Module):
-    """RoI features [K, C, 7, 7] -> class logits [K, classes + 1] (background last) and deltas [K, 4 | 4 * classes]."""
+    """RoI features [K, C, 7, 7] -> class logits [K, classes + 1] (background last) and deltas [K, 4 | 4 * classes].
 
-    def __init__(self, channels: int, hidden: int, classes: int, class_agnostic: bool):
+    convolutions  3x3, each with its ReLU; where there are some, they stand for the second fully connected layer
+    norm          a batch norm follows each of them
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, classes: int, class_agnostic: bool, convolutions: int = 0, norm: bool = False
+    ):
         super().__init__()
+        self.convs = nn.ModuleList(Conv3x3ReLU(channels, norm) for _ in range(convolutions)) if convolutions else None
         self.fc1 = nn.Linear(channels * RESOLUTION**2, hidden)
-        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc2 = None if convolutions else nn.Linear(hidden, hidden)
         self.classes = nn.Linear(hidden, classes + 1)
         self.deltas = nn.Linear(hidden, 4 if class_agnostic else 4 * classes)
-        for layer in (self.fc1, self.fc2):
+        dense_layers = [self.fc1] if self.fc2 is None else [self.fc1, self.fc2]
+        for layer in dense_layers:
             nn.init.xavier_uniform_(layer.weight)
         nn.init.normal_(self.classes.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
-        for layer in (self.fc1, self.fc2, self.classes, self.deltas):
+        for layer in (*dense_layers, self.classes, self.deltas):
             nn.init.zeros_(layer.bias)
+        for conv in self.convs or ():
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            conv.zero_bias()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """rows: which of the K are real, bool of K elements, for norms in training; None: all."""
+        for conv in self.convs or ():
+            x = conv(x, rows)
         x = dense(x, self.fc1).relu_()
-        x = dense(x, self.fc2).relu_().flatten(1)
+        if self.fc2 is not None:
+            x = dense(x, self.fc2).relu_()
+        x = x.flatten(1)
         return self.classes(x), self.deltas(x)
 
 

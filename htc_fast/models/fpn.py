@@ -3,17 +3,22 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from htc_fast.models.convolution import Convolution
+
 
 class FPN(nn.Module):
-    """Lateral 1x1, top-down nearest up-sampling and sum, 3x3; P6 is every second pixel of P5."""
+    """Lateral 1x1, top-down nearest up-sampling and sum, 3x3; P6 is every second pixel of P5.
 
-    def __init__(self, in_channels: list[int], channels: int):
+    norm  a batch norm follows each convolution
+    """
+
+    def __init__(self, in_channels: list[int], channels: int, norm: bool = False):
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
-        self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        self.lateral = nn.ModuleList(Convolution(count, channels, 1, norm) for count in in_channels)
+        self.output = nn.ModuleList(Convolution(channels, channels, 3, norm) for _ in in_channels)
         for conv in [*self.lateral, *self.output]:
             nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            conv.zero_bias()
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """maps C2..C5 [N, C_l, H_l, W_l] -> P2..P6 [N, C, H_l, W_l]."""

@@ -37,12 +37,13 @@ def merge(features: list[Tensor], blocks: Iterable[nn.Module], level: int) -> Te
     returns   [N, C, H_level, W_level]
     """
     size = features[level].shape[2:]
-    first, *rest = (block(_resampled(one, size)) for one, block in zip(features, blocks))
+    first, *rest = (block(resampled(one, size)) for one, block in zip(features, blocks))
     return sum(rest, first)
 
 
-def _resampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if maps.shape[2:] == size:
+def resampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """maps [N, C, H, W] -> [N, C, *size], bilinear with corners aligned, in their own type."""
+    if tuple(maps.shape[2:]) == tuple(size):
         return maps
     # Autocast resamples in float32 and would leave it at that.
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=True).to(maps.dtype)

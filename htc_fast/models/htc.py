@@ -17,6 +17,7 @@ from htc_fast.models.config import Model
 from htc_fast.models.fpn import FPN
 from htc_fast.models.inputs import check_images
 from htc_fast.models.mask_head import MaskHead
+from htc_fast.models.norm import join_norms
 from htc_fast.models.pafpn import PAFPN
 from htc_fast.models.rpn import RPN
 from htc_fast.models.semantic_head import SemanticHead
@@ -39,22 +40,33 @@ class HTC(nn.Module):
         super().__init__()
         self.config = config = with_own_pixels(config) if config.pretrained else config
         channels, classes, stages = config.channels, config.num_classes, len(config.stages.match_iou)
+        norm = config.norm == "syncbn"
         self.backbone = Backbone(
             config.backbone, config.pretrained, config.frozen_stages, config.norm_eval, config.stride_in_1x1, config.dcn
         )
-        self.fpn = FPN(self.backbone.channels, channels)
+        if norm:
+            join_norms(self.backbone)
+        self.fpn = FPN(self.backbone.channels, channels, norm)
         self.pafpn = PAFPN(channels) if config.neck == "pafpn" else None
         self.aspp = ASPP(channels) if config.aspp else None
         self.rpn = RPN(channels, config.rpn)
         semantic = config.semantic != "none"
         if config.gcn and not semantic:
             raise UserError("gcn is a part of the semantic branch, got semantic='none': choose another, or gcn=False.")
-        self.semantic_head = SemanticHead(channels, config.semantic_classes, gcn=config.gcn) if semantic else None
+        self.semantic_head = SemanticHead(channels, config.semantic_classes, config.gcn, norm) if semantic else None
         self.box_heads = nn.ModuleList(
-            BoxHead(channels, config.box_channels, classes, config.class_agnostic) for _ in range(stages)
+            BoxHead(
+                channels,
+                config.box_channels,
+                classes,
+                config.class_agnostic,
+                convolutions=4 if config.box_head == "4conv1fc" else 0,
+                norm=norm,
+            )
+            for _ in range(stages)
         )
         self.mask_heads = nn.ModuleList(
-            MaskHead(channels, classes, flow=config.information_flow and t > 0) for t in range(stages)
+            MaskHead(channels, classes, flow=config.information_flow and t > 0, norm=norm) for t in range(stages)
         )
         self.box_heads, self.mask_heads = panet.adapted(config, self.box_heads, self.mask_heads)
         self.to(memory_format=torch.channels_last)
@@ -77,20 +89,29 @@ class HTC(nn.Module):
             return self.semantic_head(features, logits)
 
     def box_stage(
-        self, t: int, features: list[Tensor], semantic: Tensor | None, boxes: Tensor
+        self, t: int, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """boxes [N, R, 4] -> stage t's class logits [N, R, classes + 1] and deltas [N, R, 4 | 4 * classes]."""
+        """boxes [N, R, 4] -> stage t's class logits [N, R, classes + 1] and deltas [N, R, 4 | 4 * classes].
+
+        rows  [N, R] bool, which boxes are real, for norms in training; None: all
+        """
         semantic = semantic if self.config.semantic in ("box", "both") else None
         with part(f"box stage {t + 1}"):
             x = self._pool(features, semantic, boxes, box_head.RESOLUTION)
-            logits, deltas = self.box_heads[t](x)
+            logits, deltas = self.box_heads[t](x, rows)
         return logits.unflatten(0, boxes.shape[:2]), deltas.unflatten(0, boxes.shape[:2])
 
-    def mask_stage(self, t: int, features: list[Tensor], semantic: Tensor | None, rois: Tensor) -> Tensor:
-        """rois [K, 5] or boxes [N, R, 4] -> stage t's mask logits [K, classes, 28, 28], heads 1..t run in sequence."""
+    def mask_stage(
+        self, t: int, features: list[Tensor], semantic: Tensor | None, rois: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """rois [K, 5] or boxes [N, R, 4] -> stage t's mask logits [K, classes, 28, 28], heads 1..t run in sequence.
+
+        rows  [K] or [N, R] bool, which RoIs are real, for norms in training; None: all
+        """
         with part(f"mask stage {t + 1}"):
             x = self.mask_features(features, semantic, rois)
-            own = self._flow(x, t)[-1] if self.config.information_flow else self.mask_heads[t].features(x)
+            flows = self.config.information_flow
+            own = self._flow(x, t, rows)[-1] if flows else self.mask_heads[t].features(x, rows=rows)
             return self.mask_heads[t].predict(own)
 
     def mask_features(self, features: list[Tensor], semantic: Tensor | None, rois: Tensor) -> Any:
@@ -171,11 +192,11 @@ class HTC(nn.Module):
         masks, missing = masks.unflatten(0, found.shape[:2]), labels.shape[1] - most
         return F.pad(masks, (0, 0, 0, 0, 0, missing)) if missing else masks
 
-    def _flow(self, x: Any, last: int) -> list:
+    def _flow(self, x: Any, last: int, rows: Tensor | None = None) -> list:
         """Features of the mask heads 0..last, each fed by the one before where information flows."""
         flow: list[Any] = []
         for t in range(last + 1):
-            flow.append(self.mask_heads[t].features(x, flow[-1] if flow else None))
+            flow.append(self.mask_heads[t].features(x, flow[-1] if flow else None, rows))
         return flow
 
     def _pool(

@@ -18,6 +18,7 @@ from htc_fast.ranges import part
 
 LEVELS = 4  # P2 to P5
 MASK_SIZE = 2 * RESOLUTION
+Features = tuple[Tensor, Tensor, Tensor | None]
 
 
 def adapted(config: Model, box_heads: nn.ModuleList, mask_heads: nn.ModuleList) -> tuple[nn.ModuleList, nn.ModuleList]:
@@ -25,16 +26,22 @@ def adapted(config: Model, box_heads: nn.ModuleList, mask_heads: nn.ModuleList) 
 
     raises  UserError for what these cannot be combined with
     """
-    adaptive = config.adaptive_pooling
-    if adaptive and config.box_head != "2fc":
-        raise UserError(f"adaptive_pooling needs box_head='2fc', got {config.box_head!r}: set one of the two back.")
+    adaptive, norm = config.adaptive_pooling, config.norm != "none"
     if config.mask_fc and config.channels < 2:
         raise UserError("mask_fc halves the channels, of which there is only 1: set channels to 2 or more.")
     if adaptive:
-        box_heads = nn.ModuleList(AdaptiveBoxHead(head) for head in box_heads)
+        box_heads = nn.ModuleList(_adaptive(head) for head in box_heads)
     if adaptive or config.mask_fc:
-        mask_heads = nn.ModuleList(PANetMaskHead(head, adaptive, config.mask_fc) for head in mask_heads)
+        mask_heads = nn.ModuleList(PANetMaskHead(head, adaptive, config.mask_fc, norm) for head in mask_heads)
     return box_heads, mask_heads
+
+
+def _adaptive(head: Any) -> nn.Module:
+    """A box head whose first layer, fully connected or a convolution, is one for each level."""
+    if head.convs is None:
+        return AdaptiveBoxHead(head)
+    head.convs[0] = Largest(per_level(head.convs[0], _by_fan_out))
+    return head
 
 
 def largest(levels: Sequence[Tensor]) -> Tensor:
@@ -45,8 +52,9 @@ def largest(levels: Sequence[Tensor]) -> Tensor:
 class Largest(nn.ModuleList):
     """A first layer for each level, of which the largest outputs go on: four maps [K, C, h, w] -> one."""
 
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        return largest([layer(one) for layer, one in zip(self, levels, strict=True)])
+    def forward(self, levels: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
+        """rows: which of the K are real, for norms in training; None: all."""
+        return largest([layer(one, rows) for layer, one in zip(self, levels, strict=True)])
 
 
 def per_level(layer: nn.Module, fill: Callable[[Tensor], Any]) -> list[nn.Module]:
@@ -68,9 +76,9 @@ class AdaptiveBoxHead(nn.Module):
     def __init__(self, head: BoxHead):
         super().__init__()
         self.fc1 = nn.ModuleList(per_level(head.fc1, nn.init.xavier_uniform_))
-        self.fc2, self.classes, self.deltas = head.fc2, head.classes, head.deltas
+        self.convs, self.fc2, self.classes, self.deltas = None, head.fc2, head.classes, head.deltas
 
-    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, levels: Sequence[Tensor], rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         # Which is the largest stays the same behind a ReLU.
         x = largest([dense(one, layer) for one, layer in zip(levels, self.fc1, strict=True)]).relu_()
         x = dense(x, self.fc2).relu_().flatten(1)
@@ -80,22 +88,24 @@ class AdaptiveBoxHead(nn.Module):
 class MaskFC(nn.Module):
     """What a mask head's third convolution gives, [K, C, 14, 14] -> one map [K, 28, 28] for all classes, at least 0.
 
-    source  PANet, section 3.3; its released code ends in a ReLU too. The group norms are left out
+    norm    a batch norm follows each convolution
+    source  PANet, section 3.3; its released code ends in a ReLU too, and has group norms behind its convolutions
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, norm: bool):
         super().__init__()
-        self.conv4 = Conv3x3ReLU(channels)
-        self.conv5 = Conv3x3ReLU(channels, channels // 2)
+        self.conv4 = Conv3x3ReLU(channels, norm)
+        self.conv5 = Conv3x3ReLU(channels, norm, channels // 2)
         self.dense = nn.Linear(channels // 2 * RESOLUTION**2, MASK_SIZE**2)
         for conv in (self.conv4, self.conv5):
             _by_fan_out(conv.weight)
+            conv.zero_bias()
         nn.init.normal_(self.dense.weight, std=0.01)
-        for layer in (self.conv4, self.conv5, self.dense):
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.dense.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = dense(self.conv5(self.conv4(x)), self.dense).relu_()
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """rows: which of the K are real, for norms in training; None: all."""
+        x = dense(self.conv5(self.conv4(x, rows), rows), self.dense).relu_()
         return x.flatten(1).unflatten(1, (MASK_SIZE, MASK_SIZE))
 
 
@@ -106,48 +116,50 @@ class PANetMaskHead(nn.Module):
     features, as the semantic features are: before the first convolutions, of whose results the largest go on.
 
     head    whose layers it takes over
+    norm    a batch norm follows the fully connected branch's convolutions, as it does the head's
     source  PANet, sections 3.2 and 3.3; the sum with the flow is ours
     """
 
-    def __init__(self, head: MaskHead, adaptive: bool, mask_fc: bool):
+    def __init__(self, head: MaskHead, adaptive: bool, mask_fc: bool, norm: bool = False):
         super().__init__()
         self.flow, self.convs, self.upsample, self.logits = head.flow, head.convs, head.upsample, head.logits
         if adaptive:
             self.convs[0] = Largest(per_level(head.convs[0], _by_fan_out))
-        self.fc = MaskFC(self.logits.in_channels) if mask_fc else None
+        self.fc = MaskFC(self.logits.in_channels, norm) if mask_fc else None
 
     def features(
-        self, x: Tensor | list[Tensor], previous: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor | list[Tensor], previous: Features | None = None, rows: Tensor | None = None
+    ) -> Features:
         """What `predict` and the next head start from.
 
         x         [K, C, 14, 14]; with adaptive pooling four of them
         previous  of the head before, or None
-        returns   [K, C, 14, 14] behind the third convolution, and behind the fourth
+        rows      which of the K are real, for norms in training; None: all
+        returns   [K, C, 14, 14] behind the third convolution, and behind the fourth; and the rows
         """
         if self.flow is not None and previous is not None:
-            x = self._with_flow(x, previous[1])
+            x = self._with_flow(x, previous[1], rows)
         for conv in self.convs[:-1]:
-            x = conv(x)
+            x = conv(x, rows)
         assert isinstance(x, Tensor)  # of four levels the first convolution made one
-        return x, self.convs[-1](x)
+        return x, self.convs[-1](x, rows), rows
 
-    def predict(self, features: tuple[Tensor, Tensor], labels: Tensor | None = None) -> Tensor:
-        """As MaskHead, of both features: logits [K, classes, 28, 28]; with labels [K] of one class [K, 28, 28]."""
-        third, fourth = features
+    def predict(self, features: Features, labels: Tensor | None = None) -> Tensor:
+        """As MaskHead, of what `features` gave: logits [K, classes, 28, 28]; with labels [K] those [K, 28, 28]."""
+        third, fourth, rows = features
         last = self.upsample.weight, self.upsample.bias, self.logits.weight, self.logits.bias
         logits = ops.mask_predict(fourth, *last, labels)
         if self.fc is None:
             return logits
-        every = self.fc(third)
+        every = self.fc(third, rows)
         return logits + (every[:, None] if labels is None else every)
 
-    def _with_flow(self, x: Tensor | list[Tensor], previous: Tensor) -> Tensor | list[Tensor]:
+    def _with_flow(self, x: Tensor | list[Tensor], previous: Tensor, rows: Tensor | None) -> Tensor | list[Tensor]:
         assert self.flow is not None
-        if isinstance(x, Tensor):
-            return ops.mask_flow(x, previous, self.flow.weight, self.flow.bias)
-        inflow = self.flow(previous).relu_()
-        return [one + inflow for one in x]
+        if isinstance(x, Tensor) and not self.flow.normalises:
+            return ops.mask_flow(x, previous, *self.flow.folded())
+        inflow = self.flow(previous, rows).relu_()
+        return x + inflow if isinstance(x, Tensor) else [one + inflow for one in x]
 
 
 def mask_branch(

@@ -5,25 +5,29 @@ from torch import Tensor, nn
 from htc_fast import ops
 from htc_fast.models import gcn as long_kernels
 from htc_fast.models.conv3x3_relu import Conv1x1ReLU, Conv3x3ReLU
+from htc_fast.models.convolution import Convolution
 
 
 class SemanticHead(nn.Module):
-    """P2..P6 -> the feature S that boxes and masks take in, and per-pixel class logits."""
+    """P2..P6 -> the feature S that boxes and masks take in, and per-pixel class logits.
+
+    norm  a batch norm follows each convolution but the logits'
+    """
 
     FUSED_LEVEL = 1  # P3, stride 8
 
-    def __init__(self, channels: int, classes: int, levels: int = 5, gcn: bool = False):
+    def __init__(self, channels: int, classes: int, gcn: bool = False, norm: bool = False, levels: int = 5):
         super().__init__()
         self.gcn = gcn  # the levels come in through long kernels instead of 1x1
         self.lateral = nn.ModuleList(
-            long_kernels.GCN(channels) if gcn else nn.Conv2d(channels, channels, 1) for _ in range(levels)
+            long_kernels.GCN(channels) if gcn else Convolution(channels, channels, 1, norm) for _ in range(levels)
         )
-        self.convs = nn.ModuleList(Conv3x3ReLU(channels) for _ in range(4))
-        self.embedding = Conv1x1ReLU(channels)
+        self.convs = nn.ModuleList(Conv3x3ReLU(channels, norm) for _ in range(4))
+        self.embedding = Conv1x1ReLU(channels, norm)
         self.logits = nn.Conv2d(channels, classes, 1)
         for conv in [*(() if gcn else self.lateral), *self.convs, self.embedding]:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
+            conv.zero_bias()
         # By fan-out, few classes would start with huge logits and diverge.
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.zeros_(self.logits.bias)
@@ -39,5 +43,18 @@ class SemanticHead(nn.Module):
         """Resampled to stride 8, each level through its 1x1 and ReLU, summed: the ReLU comes before the sum."""
         if self.gcn:
             return long_kernels.merge(features, self.lateral, self.FUSED_LEVEL)
-        weights, biases = zip(*((conv.weight, conv.bias) for conv in self.lateral))
+        if any(conv.normalises for conv in self.lateral):
+            return self._merge_normalised(features)
+        weights, biases = zip(*(conv.folded() for conv in self.lateral))
         return ops.semantic_merge(features, weights, biases, level=self.FUSED_LEVEL)
+
+    def _merge_normalised(self, features: list[Tensor]) -> Tensor:
+        """The same with norms in training, whose batch is the resampled maps."""
+        height, width = features[self.FUSED_LEVEL].shape[2:]
+        merged: list[Tensor] = []
+        for x, conv in zip(features, self.lateral):
+            # Bilinear weights sum to 1, so the 1x1 may come first, where there are fewer pixels.
+            before = x.shape[2] * x.shape[3] > height * width
+            x = conv.convolved(long_kernels.resampled(x, (height, width)) if before else x)
+            merged.append(conv.normalised(x if before else long_kernels.resampled(x, (height, width))).relu_())
+        return sum(merged[1:], merged[0])

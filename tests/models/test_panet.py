@@ -24,6 +24,7 @@ BOTH = {"adaptive_pooling": True, "mask_fc": True}
 VARIANTS = {
     "panet": ("panet_r50", {}),
     "htc with both": ("htc_r50", BOTH),
+    "four convolutions": ("panet_r50", {"box_head": "4conv1fc"}),
     "htc, adaptive": ("htc_r50", {"adaptive_pooling": True}),
     "htc, fully connected mask": ("htc_r50", {"mask_fc": True}),
     "one stage alone": ("htc_r50", {**BOTH, "test_stage": 2}),
@@ -56,6 +57,12 @@ FITTING, FIRST = family.pool, family.box_head
 def box_head(head, x):
     if not isinstance(x, list):
         return FIRST(head, x)
+    if head.convs is not None:
+        x = torch.stack([F.relu(conv2d(conv, one)) for conv, one in zip(head.convs[0], x)]).amax(0)
+        for conv in head.convs[1:]:
+            x = F.relu(conv2d(conv, x))
+        hidden = F.relu(head.fc1(x.flatten(1)))
+        return head.classes(hidden), head.deltas(hidden)
     first = torch.stack([F.relu(layer(one.flatten(1))) for layer, one in zip(head.fc1, x)]).amax(0)
     hidden = F.relu(head.fc2(first))
     return head.classes(hidden), head.deltas(hidden)
@@ -118,7 +125,9 @@ def test_detect_is_the_definition(name, options, define):
     family.test_detect_is_the_definition(name, options)
 
 
-@pytest.mark.parametrize("variant", ["panet", "htc with both", "htc, adaptive", "htc, fully connected mask"])
+@pytest.mark.parametrize(
+    "variant", ["panet", "four convolutions", "htc with both", "htc, adaptive", "htc, fully connected mask"]
+)
 def test_losses_are_the_definition(variant, define):
     family_losses.test_losses_are_the_definition(*VARIANTS[variant])
 
@@ -227,7 +236,10 @@ def test_the_exported_graph_never_waits(variant):
 
 WIDE = {"backbone": "resnet18", "channels": 64, "detections": 4}  # enough for Winograd
 OPTIMIZED = {
-    **{variant: VARIANTS[variant] for variant in ("panet", "htc, fully connected mask", "one stage alone")},
+    **{
+        variant: VARIANTS[variant]
+        for variant in ("panet", "four convolutions", "htc, fully connected mask", "one stage alone")
+    },
     "wide": ("htc_r50", {**BOTH, **WIDE}),
 }
 
@@ -248,8 +260,38 @@ def test_optimized_it_detects_the_same(variant):
     torch.testing.assert_close(low.detect(images(), SIZES).scores, want.scores, rtol=0.05, atol=0.02)
 
 
+NORMS = {"norm": "syncbn", "box_head": "4conv1fc", "norm_eval": False}
+
+
+def test_norms_follow_every_convolution_of_the_heads():
+    model, given = panet("htc_r50", samples=24, **BOTH, **NORMS).train(), family_losses.targets()
+    sum(step(model, given).values()).backward()
+    for heads in (model.box_heads, model.mask_heads):
+        for name, module in heads.named_modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                assert module.num_batches_tracked > 0 and module.weight.grad.abs().sum() > 0, name
+        assert all(one.grad is not None for one in heads.parameters())
+    # Four levels' first convolutions and three more for boxes; for masks the fully connected branch's two as well.
+    kinds = [
+        sum(isinstance(one, torch.nn.BatchNorm2d) for one in heads[0].modules())
+        for heads in (model.box_heads, model.mask_heads)
+    ]
+    assert kinds == [7, 9]
+    model.eval()
+    fast = optimize(model, (64, 96), 2, torch.float32)
+    assert_equal(fast.detect(images(), SIZES), model.detect(images(), SIZES))
+
+
+def test_padding_is_no_part_of_a_batch():
+    """What is in rows that are not real changes nothing for those that are."""
+    head, real = panet(**BOTH, **NORMS).mask_heads[0].train(), torch.tensor([True, True, False])
+    levels = [torch.randn(3, 16, 14, 14) for _ in range(4)]
+    other = [torch.cat([one[:2], torch.randn(1, 16, 14, 14)]) for one in levels]
+    first, second = (head.predict(head.features(x, rows=real))[:2] for x in (levels, other))
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(first, head.predict(head.features(levels))[:2])
+
+
 def test_what_does_not_go_together():
-    with pytest.raises(UserError, match="adaptive_pooling needs box_head='2fc', got '4conv1fc'"):
-        panet(box_head="4conv1fc")
     with pytest.raises(UserError, match="mask_fc halves the channels, of which there is only 1"):
         panet(channels=1)

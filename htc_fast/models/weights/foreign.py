@@ -22,6 +22,7 @@ DETECTRON_STD = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (1 / 30, 1 / 30, 
 Renames = tuple[tuple[str, str], ...]
 
 MMDETECTION: Renames = (
+    (r"^((?:neck|roi_head)\..+)\.bn\.", r"\1.conv.norm."),
     (r"^neck\.lateral_convs\.(\d)\.conv\.", r"fpn.lateral.\1."),
     (r"^neck\.fpn_convs\.(\d)\.conv\.", r"fpn.output.\1."),
     (r"^neck\.downsample_convs\.(\d)\.conv\.", r"pafpn.downsample.\1."),
@@ -30,6 +31,7 @@ MMDETECTION: Renames = (
     (r"^rpn_head\.rpn_cls\.", "rpn.objectness."),
     (r"^rpn_head\.rpn_reg\.", "rpn.deltas."),
     (r"^roi_head\.(bbox|mask)_head\.(?!\d)", r"roi_head.\1_head.0."),
+    (r"^roi_head\.bbox_head\.(\d)\.shared_convs\.(\d)\.conv\.", r"box_heads.\1.convs.\2."),
     (r"^roi_head\.bbox_head\.(\d)\.shared_fcs\.0\.", r"box_heads.\1.fc1."),
     (r"^roi_head\.bbox_head\.(\d)\.shared_fcs\.1\.", r"box_heads.\1.fc2."),
     (r"^roi_head\.bbox_head\.(\d)\.fc_cls\.", r"box_heads.\1.classes."),
@@ -75,6 +77,7 @@ DETECTRON2: Renames = (
     (r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn.objectness."),
     (r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.deltas."),
     (r"^roi_heads\.box_(head|predictor)\.(?!\d)", r"roi_heads.box_\1.0."),
+    *((rf"^roi_heads\.box_head\.(\d)\.conv{k + 1}\.", rf"box_heads.\1.convs.{k}.") for k in range(4)),
     (r"^roi_heads\.box_head\.(\d)\.fc(\d)\.", r"box_heads.\1.fc\2."),
     (r"^roi_heads\.box_predictor\.(\d)\.cls_score\.", r"box_heads.\1.classes."),
     (r"^roi_heads\.box_predictor\.(\d)\.bbox_pred\.", r"box_heads.\1.deltas."),

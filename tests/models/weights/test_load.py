@@ -23,6 +23,7 @@ def as_mmdetection(state):
         (r"^rpn\.conv\.", "rpn_head.rpn_conv."),
         (r"^rpn\.objectness\.", "rpn_head.rpn_cls."),
         (r"^rpn\.deltas\.", "rpn_head.rpn_reg."),
+        (r"^box_heads\.(\d)\.convs\.(\d)\.", r"roi_head.bbox_head.\1.shared_convs.\2.conv."),
         (r"^box_heads\.(\d)\.fc1\.", r"roi_head.bbox_head.\1.shared_fcs.0."),
         (r"^box_heads\.(\d)\.fc2\.", r"roi_head.bbox_head.\1.shared_fcs.1."),
         (r"^box_heads\.(\d)\.classes\.", r"roi_head.bbox_head.\1.fc_cls."),
@@ -35,6 +36,7 @@ def as_mmdetection(state):
         (r"^semantic_head\.convs\.(\d)\.", r"roi_head.semantic_head.convs.\1.conv."),
         (r"^semantic_head\.embedding\.", "roi_head.semantic_head.conv_embedding.conv."),
         (r"^semantic_head\.logits\.", "roi_head.semantic_head.conv_logits."),
+        (r"\.conv\.norm\.", ".bn."),
         (r"^backbone\.net\.", "backbone."),
     ]
     assert len(backward) == len(MMDETECTION) - 2

@@ -1,0 +1,63 @@
+"""A convolution with, where asked for, a batch norm of all processes' batches behind it."""
+
+import torch
+from torch import Tensor, nn
+
+from htc_fast.models.norm import JointBatchNorm
+
+
+class Convolution(nn.Conv2d):
+    """Maps [K, inputs, H, W] -> [K, outputs, H, W].
+
+    norm  a batch norm follows, and takes the place of the bias
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, norm: bool = False):
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=not norm)
+        self.norm = JointBatchNorm(outputs) if norm else None
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """rows: which of the K are real, bool of K elements, for the norm in training; None: all."""
+        if self.normalises:
+            return self.normalised(self.convolved(x), rows)
+        return self._conv_forward(x, *self.folded())
+
+    @property
+    def normalises(self) -> bool:
+        """Whether the norm looks at its batch, as in training; otherwise `folded` has all of it."""
+        return self.norm is not None and self.norm.training
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """What the norm takes: the convolution alone, without a bias."""
+        return self._conv_forward(x, self.weight, None)
+
+    def normalised(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The norm alone, of what `convolved` gave."""
+        assert self.norm is not None
+        return self.norm(x, rows)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight [outputs, inputs, k, k] and bias [outputs], the norm's running statistics taken in."""
+        norm = self.norm
+        if norm is None:
+            assert self.bias is not None
+            return self.weight, self.bias
+        assert norm.running_mean is not None and norm.running_var is not None
+        exact, dtype = torch.promote_types(self.weight.dtype, torch.float32), self.weight.dtype
+        scale = norm.weight.to(exact) * (norm.running_var.to(exact) + norm.eps).rsqrt()
+        weight = self.weight.to(exact) * scale[:, None, None, None]
+        return weight.to(dtype), (norm.bias.to(exact) - norm.running_mean.to(exact) * scale).to(dtype)
+
+    def zero_bias(self) -> None:
+        """Start from a bias of zero, if there is one."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+@torch.no_grad()
+def fold_norms(network: nn.Module) -> None:
+    """Give every `Convolution` what `folded` says as its weight and bias, instead of the norm."""
+    for module in list(network.modules()):
+        if isinstance(module, Convolution) and module.norm is not None:
+            weight, bias = module.folded()
+            module.weight, module.bias, module.norm = nn.Parameter(weight), nn.Parameter(bias), None
