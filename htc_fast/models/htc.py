@@ -11,6 +11,7 @@ from htc_fast.models.box_head import BoxHead
 from htc_fast.models.branches import beside
 from htc_fast.models.config import Model
 from htc_fast.models.fpn import FPN
+from htc_fast.models.guided_rpn import GuidedRPN
 from htc_fast.models.inputs import check_images
 from htc_fast.models.mask_head import MaskHead
 from htc_fast.models.rpn import RPN
@@ -36,7 +37,7 @@ class HTC(nn.Module):
             config.backbone, config.pretrained, config.frozen_stages, config.norm_eval, config.stride_in_1x1
         )
         self.fpn = FPN(self.backbone.channels, channels)
-        self.rpn = RPN(channels, config.rpn)
+        self.rpn = (GuidedRPN if config.rpn.guided else RPN)(channels, config.rpn)
         self.semantic_head = SemanticHead(channels, config.semantic_classes) if config.semantic != "none" else None
         self.box_heads = nn.ModuleList(
             BoxHead(channels, config.box_channels, classes, config.class_agnostic) for _ in range(stages)
@@ -109,10 +110,10 @@ class HTC(nn.Module):
         self.check(images, image_sizes)
         features = self.extract(images)
         semantic_branch = beside(lambda: self.semantic(features, logits=False)[0])
-        objectness, deltas = self.rpn(features)
+        candidates = self.rpn(features)
         limits = self.config.rpn.proposals_per_level, self.config.rpn.proposals
         with part("proposals"):
-            boxes, _, valid = self.rpn.propose(objectness, deltas, image_sizes, *limits)
+            boxes, _, valid = self.rpn.propose(candidates, image_sizes, *limits)
             boxes, valid = trim_columns(valid, boxes, valid)
         semantic = semantic_branch()
         last = (self.config.test_stage or len(self.box_heads)) - 1

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from htc_fast.inference import layout
 from htc_fast.inference.fuse import fuse_convolutions
-from htc_fast.inference.layout import MergedRPN, ReadyBackbone, prepare
+from htc_fast.inference.layout import ReadyBackbone, prepare
+from htc_fast.inference.merged import MergedRPN
 from htc_fast.models import htc
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.rpn import RPN

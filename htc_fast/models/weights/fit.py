@@ -41,7 +41,14 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict:
     count, deltas = classes(tensors), _rows(tensors, "box_heads.0.deltas.weight")
     if count is not None and count > 1 and deltas in (4, 4 * count):
         options["class_agnostic"] = deltas == 4
+    if guided(tensors):
+        options["rpn_guided"] = True
     return options
+
+
+def guided(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors have a region proposal network that predicts its anchors."""
+    return "rpn.location.weight" in tensors
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str) -> int:
@@ -60,6 +67,7 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     names = []
     for name, config in zoo.MODELS.items():
         likes = len(config.stages.match_iou) == stages and (config.semantic != "none") == semantic
+        likes = likes and config.rpn.guided == guided(tensors)
         likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
         if likes and agnostic in (None, config.class_agnostic) and _is_backbone(_shapes(config.backbone), tensors):
             names.append(name)
