@@ -118,7 +118,8 @@ class GuidedRPN(nn.Module):
         limit_per_level  candidates per level before NMS
         limit            R
         least_location   probability from which a place proposes; 0: all do, as in training
-        returns          boxes [N, R, 4], scores [N, R], valid [N, R] bool; best first, zeros where padded; no gradient
+        returns          boxes [N, R, 4], scores [N, R], valid [N, R] bool; best first, zeros where padded; no gradient.
+                         Equal logits, and what is not finite, as `ops.propose` has them
         """
         squares = self.squares([(level.shape[2], level.shape[3]) for level in outputs[0]], image_sizes.device)
         found = []
@@ -126,7 +127,9 @@ class GuidedRPN(nn.Module):
             location, shape, scores, moves, base = maps
             logits = scores.flatten(1).float()
             taken = logits.isfinite() & (location.flatten(1).float().sigmoid() >= least_location)
-            logits, index = logits.masked_fill(~taken, -torch.inf).topk(min(limit_per_level, len(base)), dim=1)
+            # Stable, since places that look outside the map all score alike.
+            best = logits.masked_fill(~taken, -torch.inf).sort(dim=1, descending=True, stable=True)
+            logits, index = best.values[:, :limit_per_level], best.indices[:, :limit_per_level]
             anchors = guided(base[index], _at(shape, index))
             changes = _at(moves, index)
             boxes = decode_boxes(changes, anchors, DELTA_STD, image_sizes)
