@@ -6,31 +6,27 @@ batch, so that averaging gradients over the processes gives the joint batch's gr
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from htc_fast import ops
-from htc_fast.criterion.matching import IGNORED, anchors_inside, match
+from htc_fast.criterion.matching import IGNORED, match
+from htc_fast.criterion.rpn import rpn_losses
 from htc_fast.criterion.sampling import Sample, Sampler, random_sampler, sample
 from htc_fast.criterion.targets import check_targets
-from htc_fast.models.config import RPN, Model
+from htc_fast.criterion.terms import Term, divide, take
+from htc_fast.models.config import Model
 from htc_fast.models.geometry import encode_boxes, to_rois
+from htc_fast.models.guided_rpn import GuidedRPN
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import UNLABELLED, Targets, trim
 from htc_fast.ranges import part
 
 MASK_SIZE = 28
-
-
-@dataclass
-class Term:
-    """One loss: weighted sum, and how many items it is the mean of (device scalars)."""
-
-    total: Tensor
-    count: Tensor
 
 
 @dataclass
@@ -54,9 +50,11 @@ def losses(
     images       [N, 3, H, W]  normalised, zero-padded to a multiple of 32
     image_sizes  [N, 2]        height, width before padding
     targets      ground truth, padded; labels are -1 where padded
-    sampler      who is drawn: called once for the RPN, then per stage for boxes and (interleaved) for masks
+    sampler      who is drawn: called once for the RPN (guided: for shapes first), then per stage for boxes and
+                 (interleaved) for masks
     generator    of the images' device, for the sampler
-    returns      rpn_class, rpn_box, semantic, stage{t}_class, stage{t}_box, stage{t}_mask -> scalars
+    returns      rpn_class, rpn_box, semantic, stage{t}_class, stage{t}_box, stage{t}_mask -> scalars; of guided
+                 anchors rpn_location and rpn_shape, too
     raises       TypeError, ValueError for other images or targets, or a semantic branch without a semantic map
     source       HTC sections 3.1-3.3; execution order of mmdetection, interleaved or parallel as configured
     """
@@ -65,13 +63,12 @@ def losses(
     targets = check_targets(config, images, targets)
     features = model.extract(images)
     semantic, semantic_logits = model.semantic(features)
-    objectness, deltas = model.rpn(features)
-    anchors = torch.cat(model.rpn.anchors([(level.shape[2], level.shape[3]) for level in objectness], images.device))
-    terms = rpn_losses(config.rpn, anchors, objectness, deltas, image_sizes, targets, sampler, generator)
+    candidates = model.rpn(features)
+    terms = rpn_losses(model.rpn, candidates, image_sizes, targets, sampler, generator)
     if semantic_logits is not None:
         assert targets.semantic is not None  # as check_targets asks
         terms["semantic"] = semantic_loss(semantic_logits, targets.semantic, config.semantic_loss_weight)
-    pool = propose(model, objectness, deltas, image_sizes)
+    pool = propose(model, candidates, image_sizes)
     for t in range(len(config.stages.match_iou)):
         boxes, drawn = draw_rois(config, t, pool, targets, sampler, generator)
         class_logits, box_deltas = model.box_stage(t, features, semantic, boxes, drawn.valid)
@@ -81,44 +78,6 @@ def losses(
             boxes, drawn = draw_rois(config, t, pool, targets, sampler, generator)
         terms[f"stage{t + 1}_mask"] = mask_loss(model, t, features, semantic, boxes, drawn, targets)
     return divide(terms)
-
-
-def rpn_losses(
-    config: RPN,
-    anchors: Tensor,
-    objectness: list[Tensor],
-    deltas: list[Tensor],
-    image_sizes: Tensor,
-    targets: Targets,
-    sampler: Sampler,
-    generator: torch.Generator | None,
-) -> dict[str, Term]:
-    """Binary cross-entropy and SmoothL1 (beta 1/9), both over all sampled anchors.
-
-    anchors     [A, 4]
-    objectness  list of [N, 3, h, w];  deltas  list of [N, 12, h, w]
-    """
-    scores = torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in objectness], dim=1)
-    offsets = torch.cat([level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in deltas], dim=1)
-    inside = anchors_inside(anchors, image_sizes, config.allowed_border)
-    assigned = match(
-        anchors[None],
-        inside,
-        targets.boxes,
-        targets.labels >= 0,
-        config.positive_iou,
-        config.negative_iou,
-        config.low_quality_iou,
-    )
-    drawn = sample(assigned, sampler(assigned, generator), config.samples, config.positive_fraction)
-    positive, count = drawn.positive.float(), drawn.valid.sum()
-    error = F.binary_cross_entropy_with_logits(drawn.take(scores).float(), positive, reduction="none")
-    goal = encode_boxes(anchors[drawn.index], _take(targets.boxes, drawn.gt), (1.0, 1.0, 1.0, 1.0))
-    distance = F.smooth_l1_loss(drawn.take(offsets).float(), goal, reduction="none", beta=1 / 9).sum(dim=2)
-    return {
-        "rpn_class": Term((error * drawn.valid).sum(), count),
-        "rpn_box": Term(torch.where(drawn.positive, distance, 0.0).sum(), count),
-    }
 
 
 def semantic_loss(logits: Tensor, target: Tensor, weight: float) -> Term:
@@ -131,12 +90,12 @@ def semantic_loss(logits: Tensor, target: Tensor, weight: float) -> Term:
 
 
 @torch.no_grad()
-def propose(model: HTC, objectness: list[Tensor], deltas: list[Tensor], image_sizes: Tensor) -> Pool:
-    """The RPN's proposals as the first pool."""
-    rpn = model.config.rpn
-    limits = rpn.train_proposals_per_level, rpn.train_proposals
+def propose(model: HTC, outputs: Any, image_sizes: Tensor) -> Pool:
+    """The proposals of the RPN's outputs as the first pool; those of guided anchors from every place."""
+    rpn, config = model.rpn, model.config.rpn
+    found = partial(rpn.propose, least_location=0.0) if isinstance(rpn, GuidedRPN) else rpn.propose
     with part("proposals"):
-        boxes, _, valid = model.rpn.propose(objectness, deltas, image_sizes, *limits)
+        boxes, _, valid = found(outputs, image_sizes, config.train_proposals_per_level, config.train_proposals)
     return Pool(boxes, valid)
 
 
@@ -169,7 +128,7 @@ def box_losses(
     gt_labels = targets.labels.gather(1, drawn.gt)
     labels = torch.where(drawn.positive, gt_labels, class_logits.shape[-1] - 1)
     error = F.cross_entropy(class_logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
-    goal = encode_boxes(boxes, _take(targets.boxes, drawn.gt), config.stages.delta_std[t])
+    goal = encode_boxes(boxes, take(targets.boxes, drawn.gt), config.stages.delta_std[t])
     if deltas.shape[-1] > 4:
         deltas = deltas.unflatten(2, (-1, 4))
         deltas = deltas.gather(2, gt_labels.clamp(min=0)[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
@@ -246,18 +205,3 @@ def mask_targets(masks: Tensor, boxes: Tensor, bitmap: Tensor) -> Tensor:
     rois = torch.cat([bitmap[:, None].to(boxes.dtype), boxes], dim=1)
     crops = ops.roi_align(flat[:, None].ne(0).float(), rois, (MASK_SIZE, MASK_SIZE), 1.0, -1, aligned=True)
     return (crops[:, 0] >= 0.5).float()
-
-
-def divide(terms: dict[str, Term]) -> dict[str, Tensor]:
-    """Every sum by its count, at least 1; with several processes by the mean count, in one collective."""
-    counts = torch.stack([term.count.float() for term in terms.values()])
-    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if world > 1:
-        dist.all_reduce(counts)
-    shares = (counts.clamp(min=1) / world).unbind()
-    return {name: term.total / share for (name, term), share in zip(terms.items(), shares, strict=True)}
-
-
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    """values [N, G, 4] at index [N, S] -> [N, S, 4]."""
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))

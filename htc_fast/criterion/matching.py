@@ -34,7 +34,18 @@ def match(
     returns          [N, R] int64: ground-truth index, NEGATIVE or IGNORED
     source           Faster R-CNN's rule as mmdetection's MaxIoUAssigner has it: later ground truths overwrite
     """
-    iou = box_iou(boxes, gt_boxes)
+    return assign(box_iou(boxes, gt_boxes), valid, gt_valid, positive_iou, negative_iou, low_quality_iou)
+
+
+def assign(
+    iou: Tensor,
+    valid: Tensor,
+    gt_valid: Tensor,
+    positive_iou: float,
+    negative_iou: float,
+    low_quality_iou: float | None,
+) -> Tensor:
+    """`match` by overlaps iou [N, R, G] that are known."""
     iou = iou.masked_fill(~(valid[:, :, None] & gt_valid[:, None, :]), -1.0)
     if iou.shape[-1] == 0:
         return torch.full(valid.shape, NEGATIVE, device=valid.device).masked_fill(~valid, IGNORED)
@@ -52,14 +63,14 @@ def match(
 def anchors_inside(anchors: Tensor, image_sizes: Tensor, border: float) -> Tensor:
     """Which anchors may be trained on.
 
-    anchors      [A, 4]
+    anchors      [A, 4], or [N, A, 4] where they differ by image
     image_sizes  [N, 2]  height, width before padding
     border       pixels by which an anchor may leave the image; negative: any, if centred on the image or its
                  own padding to a multiple of 32
     returns      [N, A] bool
     """
     height, width = image_sizes[:, 0:1], image_sizes[:, 1:2]
-    x1, y1, x2, y2 = anchors[None].unbind(dim=2)
+    x1, y1, x2, y2 = anchors.unbind(dim=-1)
     if border < 0:
         padded = (image_sizes + 31) // 32 * 32
         return ((y1 + y2) / 2 < padded[:, 0:1]) & ((x1 + x2) / 2 < padded[:, 1:2])

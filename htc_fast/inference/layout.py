@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions, fusible
+from htc_fast.inference.merged import merged_rpn, stacked
 from htc_fast.inference.necks import fuse_necks
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
@@ -15,15 +16,11 @@ from htc_fast.models.convolution import fold_norms
 from htc_fast.models.fpn import FPN
 from htc_fast.models.htc import HTC
 from htc_fast.models.panet import AdaptiveBoxHead, largest
-from htc_fast.models.rpn import RPN
 from htc_fast.ops import winograd
 from htc_fast.ops.convolution import lateral
 from htc_fast.ops.fold_images import fold_images, fold_weight
 from htc_fast.ops.max_pool import max_pool
 from htc_fast.ops.pad_images import pad_images
-from htc_fast.ranges import part
-
-ALIGNED = 8  # outputs of a product: rows of 16 bytes, in 16 bits
 
 
 def prepare(network: HTC, dtype: torch.dtype, device: torch.device | None = None) -> HTC:
@@ -47,7 +44,7 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
     if not convolves(device, dtype):
         for t, head in enumerate(network.box_heads):
             network.box_heads[t] = ChannelsLastBoxHead(head, gpu)
-    network.fpn, network.rpn = FusedFPN(network.fpn, gpu), MergedRPN(network.rpn)
+    network.fpn, network.rpn = FusedFPN(network.fpn, gpu), merged_rpn(network.rpn)
     fuse_necks(network)
     if network.semantic_head is not None:
         network.semantic_head.embedding = _with_relu(network.semantic_head.embedding)
@@ -128,28 +125,6 @@ class FusedFPN(nn.Module):
         return layer(x, F.interpolate(coarser, size=x.shape[-2:], mode="nearest"))
 
 
-class MergedRPN(RPN):
-    """As RPN, with the ReLU inside the 3x3 and both 1x1 as one: objectness and deltas are views of its output."""
-
-    def __init__(self, rpn: RPN):
-        nn.Module.__init__(self)
-        self.config = rpn.config
-        self.conv = Conv3x3ReLU(rpn.conv.in_channels)
-        self.conv.weight, self.conv.bias = rpn.conv.weight, rpn.conv.bias
-        self.counts = rpn.objectness.out_channels, rpn.deltas.out_channels
-        weight, bias = _stacked(rpn.objectness, rpn.deltas)
-        merged = nn.Conv2d(weight.shape[1], len(weight), 1)
-        merged.weight, merged.bias = nn.Parameter(weight), nn.Parameter(bias)
-        self.merged = FusedConvolution(merged, None)
-
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """As RPN."""
-        with part("RPN head"):
-            both = [self.merged(self.conv(level)) for level in features]
-        objects, deltas = self.counts
-        return [one[:, :objects] for one in both], [one[:, objects : objects + deltas] for one in both]
-
-
 class ChannelsLastBoxHead(nn.Module):
     """A box head whose first layer takes RoI features [K, C, 7, 7] as they lie in memory: row, column, channel.
 
@@ -163,7 +138,7 @@ class ChannelsLastBoxHead(nn.Module):
             weight = layer.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
             layer.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
         self.gpu, self.moves, self.classes = gpu, head.deltas.out_features, head.classes.out_features
-        weight, bias = _stacked(head.deltas, head.classes)
+        weight, bias = stacked(head.deltas, head.classes)
         self.merged = nn.Linear(weight.shape[1], len(weight))
         self.merged.weight, self.merged.bias = nn.Parameter(weight), nn.Parameter(bias)
 
@@ -193,13 +168,6 @@ def _with_relu(layer: nn.Conv2d) -> FusedConvolution:
     conv = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size)
     conv.weight, conv.bias = layer.weight, layer.bias
     return FusedConvolution(conv, nn.ReLU())
-
-
-def _stacked(first: nn.Module, second: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of both layers as one, of a number of outputs that is aligned: zeros behind theirs."""
-    weight, bias = (torch.cat([getattr(one, name).detach() for one in (first, second)]) for name in ("weight", "bias"))
-    missing = -len(weight) % ALIGNED
-    return torch.cat([weight, weight.new_zeros(missing, *weight.shape[1:])]), F.pad(bias, (0, missing))
 
 
 def _stems(net: nn.Module) -> list[nn.Conv2d]:

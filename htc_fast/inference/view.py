@@ -88,7 +88,7 @@ def scaled(boxes: Tensor, before: Size, after: Size) -> Tensor:
 
 
 def _proposals(network: HTC, features: list[Tensor], image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    objectness, deltas = network.rpn(features)
+    candidates = network.rpn(features)
     limits = network.config.rpn.proposals_per_level, network.config.rpn.proposals
     with part("proposals"):
-        return network.rpn.propose(objectness, deltas, image_sizes, *limits)
+        return network.rpn.propose(candidates, image_sizes, *limits)

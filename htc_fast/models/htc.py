@@ -15,6 +15,7 @@ from htc_fast.models.box_head import BoxHead
 from htc_fast.models.branches import beside
 from htc_fast.models.config import Model
 from htc_fast.models.fpn import FPN
+from htc_fast.models.guided_rpn import GuidedRPN
 from htc_fast.models.inputs import check_images
 from htc_fast.models.mask_head import MaskHead
 from htc_fast.models.norm import join_norms
@@ -49,7 +50,7 @@ class HTC(nn.Module):
         self.fpn = FPN(self.backbone.channels, channels, norm)
         self.pafpn = PAFPN(channels) if config.neck == "pafpn" else None
         self.aspp = ASPP(channels) if config.aspp else None
-        self.rpn = RPN(channels, config.rpn)
+        self.rpn = (GuidedRPN if config.rpn.guided else RPN)(channels, config.rpn)
         semantic = config.semantic != "none"
         if config.gcn and not semantic:
             raise UserError("gcn is a part of the semantic branch, got semantic='none': choose another, or gcn=False.")
@@ -161,10 +162,10 @@ class HTC(nn.Module):
         self.check(images, image_sizes)
         features = self.extract(images)
         semantic_branch = beside(lambda: self.semantic(features, logits=False)[0])
-        objectness, deltas = self.rpn(features)
+        candidates = self.rpn(features)
         limits = self.config.rpn.proposals_per_level, self.config.rpn.proposals
         with part("proposals"):
-            boxes, _, valid = self.rpn.propose(objectness, deltas, image_sizes, *limits)
+            boxes, _, valid = self.rpn.propose(candidates, image_sizes, *limits)
             boxes, valid = trim_columns(valid, boxes, valid)
         semantic = semantic_branch()
         logits, deltas, boxes = self.cascade(features, semantic, boxes, image_sizes)

@@ -54,15 +54,17 @@ class RPN(nn.Module):
         return [_level_anchors(*size, base, *steps, device) for size, base, steps in levels]
 
     def propose(
-        self, objectness: list[Tensor], deltas: list[Tensor], image_sizes: Tensor, limit_per_level: int, limit: int
+        self, outputs: tuple[list[Tensor], list[Tensor]], image_sizes: Tensor, limit_per_level: int, limit: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best boxes of all levels after NMS within each.
 
+        outputs          of `forward`
         image_sizes      [N, 2]  height, width before padding: boxes are clipped to it
         limit_per_level  candidates per level before NMS
         limit            R
         returns          boxes [N, R, 4], scores [N, R], valid [N, R] bool; best first, zeros where padded; no gradient
         """
+        objectness, deltas = outputs
         return ops.propose(
             objectness,
             deltas,

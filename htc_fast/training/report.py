@@ -90,8 +90,11 @@ class Report:
 
 
 def short_terms(numbers: dict[str, float]) -> str:
-    """The loss terms in few characters: rpn class/box, semantic, then each stage's class/box/mask."""
+    """The loss terms in few characters: rpn class/box, guided anchors' location/shape, semantic, then each stage's
+    class/box/mask."""
     parts = [f"rpn {numbers['rpn_class']:.2f}/{numbers['rpn_box']:.2f}"]
+    if "rpn_location" in numbers:
+        parts.append(f"anchors {numbers['rpn_location']:.2f}/{numbers['rpn_shape']:.2f}")
     if "semantic" in numbers:
         parts.append(f"sem {numbers['semantic']:.2f}")
     t = 1

@@ -29,7 +29,7 @@ FREE |= {"rpn_proposals", "rpn_allowed_border", "soft_nms", "train_sizes"}
 OPTIONS = {"name": "model", "num_classes": "number of classes", "class_names": "classes", "mean": "pretrained (mean)"}
 OPTIONS |= {"backbone": "backbone", "semantic_classes": "classes of the semantic maps", "std": "pretrained (std)"}
 OPTIONS |= {"image_size": "image_size", "minutes": "max_minutes", "rate": "lr", "shape": "schedule"}
-QUIET = {"keep", "log_every", "save_every", "evaluate_every", "steps", "warmup_factor", "pretrained", "category_ids"}
+QUIET = {"keep", "log_every", "save_every", "evaluate_every", "warmup_factor", "pretrained", "category_ids"}
 LENGTH = {"epochs", "iterations", "minutes"}
 
 

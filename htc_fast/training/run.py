@@ -17,6 +17,7 @@ from htc_fast.errors import (
     choose,
     option,
     settle,
+    short,
 )
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
@@ -79,7 +80,8 @@ class TrainingRun:
     batch_size: Annotated[int, "pictures per process and batch"] = 2
     accumulate: Annotated[int, "batches per step"] = 1
     lr: Annotated[float | None, "learning rate; by default 0.02 per 16 pictures in a step"] = None
-    schedule: Annotated[Literal["step", "cosine"], "step: a tenth after 16/20 and after 19/20 of the run"] = "step"
+    schedule: Annotated[Literal["step", "cosine"], "step: a tenth after each of --steps"] = "step"
+    steps: Annotated[tuple[float, ...], "shares of the run after which the rate is a tenth", "SHARE"] = Schedule.steps
     warmup: Annotated[int, "iterations of linear warm-up"] = 500
     optimizer: Annotated[str, "sgd or adamw"] = "sgd"
     weight_decay: float = 1e-4
@@ -152,6 +154,10 @@ class TrainingRun:
         check_count("--seed", self.seed, least=-(2**63), most=2**63 - 1)
         if not 0 < self.scales[0] <= self.scales[1] < math.inf:
             raise UserError(f"--scales takes two factors, the smaller first, got {self.scales[0]} {self.scales[1]}.")
+        if not all(0 < one < math.inf for one in self.steps) or list(self.steps) != sorted(self.steps):
+            raise UserError(f"--steps takes shares of the run above 0, the smaller first, got {short(self.steps)}.")
+        if self.schedule == "cosine" and self.steps != Schedule.steps:
+            raise UserError("--steps belong to --schedule step, and cosine has none: leave one of them.")
         if self.train_sizes is not None:
             object.__setattr__(self, "train_sizes", check_train_sizes("--train-sizes", self.train_sizes))
         if (self.train_json is None) != (self.train_images is None) and self.data is None:
@@ -172,7 +178,7 @@ class TrainingRun:
         images = self.batch_size * self.accumulate * processes
         rate = scaled_rate(images) if self.lr is None else self.lr
         return Recipe(
-            schedule=Schedule(rate, self.schedule, warmup=self.warmup),
+            schedule=Schedule(rate, self.schedule, self.steps, self.warmup),
             epochs=self.epochs,
             iterations=self.iterations,
             minutes=self.max_minutes,

@@ -25,6 +25,7 @@ from htc_fast.inference.predict import SIZE
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
 from htc_fast.models.weights import imagenet, rows
+from htc_fast.models.weights.fit import modules
 from htc_fast.models.weights.load import Weights, load_weights, read
 from htc_fast.training import checkpoint, distributed
 from htc_fast.training.batches import Batches
@@ -228,11 +229,18 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
 def _start_from(model: Detector, weights: str | Path, train: CocoDataset) -> None:
     """Load what fits: of the last layers, the rows of the classes that the file has too; others stay fresh.
 
+    So do guided anchors, where the file has plain ones: the rest is fine-tuned on what they propose.
+
     raises  UserError if anything else differs
     """
     file = read(weights)
     classes = _match_classes(file, model, train)
+    starts = model.config.rpn.guided and "rpn" not in modules(file.tensors)
+    fresh = {key for key in model.state_dict() if starts and key.startswith("rpn.")}
+    file.tensors = {key: value for key, value in file.tensors.items() if key not in fresh}
     report = load_weights(model, file, strict=False)
+    report.missing = [key for key in report.missing if key not in fresh]
+    anchors = "; its RPN has fixed anchors, so the one that guides them starts fresh" if fresh else ""
     last = ("classes", "deltas", "logits")
     foreign = [key for key in report.wrong_shape if key.split(" ")[0].split(".")[-2] not in last]
     if report.missing or foreign:
@@ -240,7 +248,7 @@ def _start_from(model: Detector, weights: str | Path, train: CocoDataset) -> Non
             f"{weights} holds weights of another architecture than {model.config.name} on {model.config.backbone} "
             f"({report}): choose --model, --backbone and --set as the file was trained with."
         )
-    print(f"{weights}: {report}{classes}", file=sys.stderr)
+    print(f"{weights}: {report}{anchors}{classes}", file=sys.stderr)
 
 
 def _match_classes(file: Weights, model: Detector, train: CocoDataset) -> str:

@@ -151,7 +151,7 @@ def define(model, images, given):
     with torch.no_grad():
         scores, deltas = model.rpn(features)
         limits = config.rpn.train_proposals_per_level, config.rpn.train_proposals
-        pools, _, valid = model.rpn.propose(scores, deltas, SIZES, *limits)
+        pools, _, valid = model.rpn.propose((scores, deltas), SIZES, *limits)
     slots = given.labels.shape[1]
     pools = [(one, own) for one, own in zip(pools, valid)]
     for n in range(3):

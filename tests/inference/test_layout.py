@@ -9,9 +9,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from htc_fast.inference import layout
+from htc_fast.inference import layout, merged
 from htc_fast.inference.fuse import fuse_convolutions
-from htc_fast.inference.layout import MergedRPN, ReadyBackbone, prepare
+from htc_fast.inference.layout import ReadyBackbone, prepare
+from htc_fast.inference.merged import MergedRPN
 from htc_fast.models import htc
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.rpn import RPN
@@ -161,7 +162,7 @@ def on_fake_gpu(network):
 def test_one_launch_per_layer(dtype, monkeypatch):
     made = prepare(detector(backbone="resnet18"), dtype, GPU)
     launches = Launches()
-    for module in (htc, layout):
+    for module in (htc, merged):
         monkeypatch.setattr(module, "part", launches.watched)
     with FakeTensorMode():
         on_fake_gpu(made)

@@ -53,7 +53,7 @@ def test_feature_maps(model, expected, maps):
 
 def test_proposals(model, expected, maps):
     with torch.no_grad():
-        boxes, scores, valid = model.rpn.propose(*model.rpn(maps[1]), SIZE, 1000, 1000)
+        boxes, scores, valid = model.rpn.propose(model.rpn(maps[1]), SIZE, 1000, 1000)
     assert valid.all()
     # These weights turn anchors into boxes up to 60 times as large, and rounding with them; boxes of equal scores may
     # change places.

@@ -27,7 +27,7 @@ def on_a_gpu(model):
     return model
 
 
-@pytest.mark.parametrize("name", ["htc_r50", "cascade_mask_r50", "mask_rcnn_r50_interleaved"])
+@pytest.mark.parametrize("name", ["htc_r50", "htc_r50_ga", "cascade_mask_r50", "mask_rcnn_r50_interleaved"])
 def test_nothing_waits(name):
     model = tiny(name)
     with FakeTensorMode(allow_non_fake_inputs=True):

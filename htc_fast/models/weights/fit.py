@@ -27,7 +27,7 @@ SHOWN: dict[str, tuple[Any, str]] = {
     "aspp": (True, "aspp."),
     "gcn": (True, "semantic_head.lateral.0.row_column."),
     "norm": ("syncbn", "fpn.lateral.0.norm."),
-    "rpn_guided": (True, "rpn.location."),
+    "rpn": ("ga", "rpn.location."),
     "box_head": ("4conv1fc", "box_heads.0.convs.1."),
     "adaptive_pooling": (True, "mask_heads.0.convs.0.0."),
     "mask_fc": (True, "mask_heads.0.fc."),
@@ -96,8 +96,8 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def _switched(config: Model) -> dict[str, Any]:
     """As `modules`, of a configuration."""
-    own = {name: config.rpn.guided if name == "rpn_guided" else getattr(config, name) for name in SHOWN}
-    return {name: value for name, value in own.items() if value == SHOWN[name][0]}
+    own = {**vars(config), "rpn": "ga" if config.rpn.guided else "rpn"}
+    return {name: value for name, (value, _) in SHOWN.items() if own[name] == value}
 
 
 @functools.cache
