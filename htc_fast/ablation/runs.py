@@ -20,7 +20,7 @@ from htc_fast.errors import UserError, short
 from htc_fast.profiling.limits import machine
 from htc_fast.training import TrainingRun, checkpoint
 from htc_fast.training.folder import held
-from htc_fast.training.trainer import describe_data, make_datasets
+from htc_fast.training.trainer import describe_data, make_config, make_datasets
 
 SETTINGS = "settings.json"
 # What may change between two calls: how and where it is computed, and how often it is saved.
@@ -87,7 +87,7 @@ def describe(run: AblationRun) -> dict[str, Any]:
 
     raises  UserError if there is nothing to train on or to be scored on
     """
-    train, val = make_datasets(run, semantic=True)
+    train, val = make_datasets(run, make_config(run))
     if val is None:
         raise UserError("an ablation scores every run on held-out pictures: name some with --val-json, --val-images.")
     names = [one.name for one in fields(TrainingRun) if one.name not in FREE | PLACES]
