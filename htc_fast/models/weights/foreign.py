@@ -30,12 +30,6 @@ MMDETECTION: Renames = (
     (r"^rpn_head\.rpn_conv\.", "rpn.conv."),
     (r"^rpn_head\.rpn_cls\.", "rpn.objectness."),
     (r"^rpn_head\.rpn_reg\.", "rpn.deltas."),
-    (r"^rpn_head\.conv_loc\.", "rpn.location."),
-    (r"^rpn_head\.conv_shape\.", "rpn.shape."),
-    (r"^rpn_head\.feature_adaption\.conv_offset\.", "rpn.adaption.offsets."),
-    (r"^rpn_head\.feature_adaption\.conv_adaption\.", "rpn.adaption."),
-    (r"^rpn_head\.conv_cls\.", "rpn.objectness."),
-    (r"^rpn_head\.conv_reg\.", "rpn.deltas."),
     (r"^roi_head\.(bbox|mask)_head\.(?!\d)", r"roi_head.\1_head.0."),
     (r"^roi_head\.bbox_head\.(\d)\.shared_convs\.(\d)\.conv\.", r"box_heads.\1.convs.\2."),
     (r"^roi_head\.bbox_head\.(\d)\.shared_fcs\.0\.", r"box_heads.\1.fc1."),
@@ -52,6 +46,14 @@ MMDETECTION: Renames = (
     (r"^roi_head\.semantic_head\.conv_logits\.", "semantic_head.logits."),
     (r"^backbone\.(?!net\.|norms\.\d)", "backbone.net."),
     (r"^(backbone\.net\..*\.conv\d)_offset\.", r"\1.conv_offset."),  # version 1's
+)
+GUIDED: Renames = (  # where mmdetection's RPN is GA-RPN
+    (r"^rpn_head\.conv_loc\.", "rpn.location."),
+    (r"^rpn_head\.conv_shape\.", "rpn.shape."),
+    (r"^rpn_head\.feature_adaption\.conv_offset\.", "rpn.adaption.offsets."),
+    (r"^rpn_head\.feature_adaption\.conv_adaption\.", "rpn.adaption."),
+    (r"^rpn_head\.conv_cls\.", "rpn.objectness."),
+    (r"^rpn_head\.conv_reg\.", "rpn.deltas."),
 )
 TORCHVISION: Renames = (
     (r"^backbone\.body\.", "backbone.net."),
@@ -131,7 +133,7 @@ def from_mmdetection(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """mmdetection's tensors under our names; version 1 (heads at the top level, background first) is converted."""
     if any(VERSION_1.match(key) for key in state):
         state = {f"roi_head.{key}" if VERSION_1.match(key) else key: _version_2(key, v) for key, v in state.items()}
-    return renamed(state, MMDETECTION)
+    return renamed(state, MMDETECTION + GUIDED)
 
 
 def _version_2(key: str, value: Tensor) -> Tensor:
