@@ -40,7 +40,7 @@ TABLES = {
     "costs": (costs.counted,),
     "launches": (costs.launches,),
     "roi_reads": (costs.roi_reads,),
-    "zoo": (zoo.models,),
+    "zoo": (zoo.models, "zoo"),
 }
 # Pictures of docs -> who draws them, of which suite; the first device's.
 PICTURES = {

@@ -40,12 +40,34 @@ class DeformableConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         offset = self.conv_offset(x)
-        wide = torch.promote_types(self.weight.dtype, torch.float32)
-        bias = None if self.bias is None else self.bias.to(wide)
-        run: Callable[..., Tensor] = sampled_convolution if _by_sampling(x, self.weight, offset) else deform_conv2d
-        geometry = self.stride, self.padding, self.dilation
-        y = run(x.to(wide), offset.to(wide), self.weight.to(wide), bias, *geometry)
+        y = deformable_convolution(x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation)
         return y.to(offset.dtype, memory_format=torch.channels_last)
+
+
+def deformable_convolution(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+) -> Tensor:
+    """A convolution whose taps read where the offsets say, by whichever of the two ways is right and fast here.
+
+    x        [N, C, H, W]
+    offset   [N, D * 2 * kh * kw, h, w]  pixels down and across, for each tap in turn, of each of D groups of channels;
+                                         NaN counts as 0
+    weight   [O, C / groups, kh, kw]
+    bias     [O] or None
+    returns  [N, O, h, w], float32 at least
+    source   as torchvision's deform_conv2d
+    """
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    run: Callable[..., Tensor] = sampled_convolution if _by_sampling(x, weight, offset) else deform_conv2d
+    # On a CPU torchvision's operator reads anywhere in memory for an offset that is NaN.
+    offset = offset.to(wide).nan_to_num(0.0)
+    return run(x.to(wide), offset, weight.to(wide), None if bias is None else bias.to(wide), stride, padding, dilation)
 
 
 def sampled_convolution(
@@ -57,26 +79,20 @@ def sampled_convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """Deformable convolution as torch's own operators: bilinear samples, then one matrix product per group.
-
-    x        [N, C, H, W]
-    offset   [N, 2 * kh * kw, h, w]  pixels down and across, for each tap in turn
-    weight   [O, C / groups, kh, kw]
-    bias     [O] or None
-    returns  [N, O, h, w]
-    source   as torchvision's deform_conv2d
-    """
+    """`deformable_convolution` as torch's own operators: bilinear samples, then one matrix product per group."""
     taps, (height, width), size = weight.shape[2:], x.shape[2:], offset.shape[2:]
     down, across = (
         torch.arange(count, device=x.device)[:, None] * dilated + torch.arange(side, device=x.device) * step - pad
         for count, dilated, side, step, pad in zip(taps, dilation, size, stride, padding)
     )
-    moved = offset.unflatten(1, (*taps, 2))  # [N, kh, kw, 2, h, w]
+    parts = offset.shape[1] // (2 * taps[0] * taps[1])
+    moved = offset.reshape(-1, *taps, 2, *size)  # [N * D, kh, kw, 2, h, w]
     # Beyond one pixel outside everything is zero, also what is infinitely far.
     y = (moved[:, :, :, 0] + down[:, None, :, None]).clamp(-2, height + 1)
     x_at = (moved[:, :, :, 1] + across[None, :, None, :]).clamp(-2, width + 1)
     points = torch.stack([(2 * x_at + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    columns = F.grid_sample(x, points.flatten(1, 3), align_corners=False)  # [N, C, kh * kw * h, w]
+    maps = x.reshape(len(x) * parts, -1, height, width)
+    columns = F.grid_sample(maps, points.flatten(1, 3), align_corners=False)  # [N * D, C / D, kh * kw * h, w]
     groups = x.shape[1] // weight.shape[1]
     columns = columns.reshape(len(x), groups, -1, size[0] * size[1])
     y = (weight.reshape(groups, len(weight) // groups, -1) @ columns).reshape(len(x), len(weight), *size)

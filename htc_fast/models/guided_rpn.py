@@ -8,11 +8,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from htc_fast import ops
 from htc_fast.errors import UserError
 from htc_fast.models import config as configs
+from htc_fast.models.deformable import deformable_convolution
 from htc_fast.models.rpn import STRIDES
 from htc_fast.ops.reference.boxes import decode_boxes, row
 from htc_fast.ops.reference.propose import chosen, level_anchors
@@ -40,10 +40,7 @@ class Adaption(nn.Module):
 
     def forward(self, x: Tensor, shape: Tensor) -> Tensor:
         """x [N, C, h, w], shape [N, 2, h, w] -> [N, C, h, w] of x's type."""
-        # On a CPU, torchvision's operator reads anywhere in memory for an offset that is NaN.
-        offsets = self.offsets(shape.detach()).float().nan_to_num(0.0)
-        # It knows no 16 bits on a CPU, and no bfloat16 on a GPU.
-        gathered = deform_conv2d(x.float(), offsets, self.weight.float(), padding=1)
+        gathered = deformable_convolution(x, self.offsets(shape.detach()), self.weight, padding=(1, 1))
         return gathered.relu_().to(x.dtype)
 
 

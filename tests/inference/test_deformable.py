@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from htc_fast.inference import Optimized, layout, optimize
+from htc_fast.inference import Optimized, merged, optimize
 from htc_fast.inference.export import export_detect, waits
 from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions
 from htc_fast.inference.layout import prepare
@@ -80,7 +80,7 @@ def test_16_bits_are_as_near_as_under_autocast(dtype):
 def test_on_a_gpu_torchvision_s_kernel_runs(dtype, monkeypatch):
     made = prepare(deformed(backbone="resnet18"), dtype, GPU)
     launches = Launches()
-    for module in (htc, layout):
+    for module in (htc, merged):
         monkeypatch.setattr(module, "part", launches.watched)
     with FakeTensorMode():
         on_fake_gpu(made)

@@ -2,23 +2,18 @@
 
 import itertools
 import math
-import re
 
 import pytest
 import torch
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-import htc_fast
 from htc_fast import UserError
-from htc_fast.models import deformable, zoo
+from htc_fast.models import deformable
 from htc_fast.models.backbone import Backbone
-from htc_fast.models.deformable import DeformableConv2d, sampled_convolution
-from htc_fast.models.weights import fit, foreign
-from htc_fast.models.weights.load import Report, load_weights, read
+from htc_fast.models.deformable import DeformableConv2d, deformable_convolution, sampled_convolution
 from tests.inference.test_fuse import settled
 from tests.models.test_zoo import SIZES, tiny
-from tests.models.weights.test_load import as_mmdetection, same
 from tests.training.tiny import Pictures, collate
 
 # in channels, out channels, groups, stride, padding, dilation, height, width
@@ -107,6 +102,32 @@ def test_gradients(case, run):
     tensors = [one.detach().requires_grad_() for one in (x, made.conv_offset(x), made.weight, made.bias)]
     geometry = made.stride, made.padding, made.dilation
     assert torch.autograd.gradcheck(lambda *given: run(*given, *geometry), tensors, atol=1e-5, nondet_tol=1e-9)
+
+
+@pytest.mark.parametrize("run", [deform_conv2d, sampled_convolution])
+def test_groups_of_channels_with_offsets_of_their_own(run):
+    torch.manual_seed(2)
+    x, offset = torch.randn(2, 6, 5, 4, dtype=torch.float64), torch.randn(2, 3 * 18, 5, 4, dtype=torch.float64)
+    weight = torch.randn(4, 6, 3, 3, dtype=torch.float64)
+    geometry = (1, 1), (1, 1), (1, 1)
+    # Each pair of channels is a convolution of its own, and they are summed.
+    zeros = torch.zeros(4, dtype=torch.float64)
+    each = [
+        defined(
+            x[:, 2 * k : 2 * k + 2], offset[:, 18 * k : 18 * (k + 1)], weight[:, 2 * k : 2 * k + 2], zeros, *geometry
+        )
+        for k in range(3)
+    ]
+    torch.testing.assert_close(run(x, offset, weight, None, *geometry), sum(each), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["sampled", "operator"])
+def test_an_offset_that_is_no_number_counts_as_none(grad):
+    x, weight = torch.randn(1, 4, 5, 7), torch.randn(4, 4, 3, 3, requires_grad=grad)
+    offset = torch.zeros(1, 18, 5, 7)
+    offset[0, 3, 2:], offset[0, 8] = math.nan, math.nan
+    found = deformable_convolution(x, offset, weight, None, padding=(1, 1))
+    torch.testing.assert_close(found, torch.nn.functional.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-5)
 
 
 def test_points_far_away_read_zeros():
@@ -221,50 +242,6 @@ def test_frozen_stages_and_a_step_of_training():
         assert torch.equal(one, before[key]) == ("layer1" in key), key
     assert all(one.grad.abs().max() > 0 for one in model.backbone.net.layer4.parameters() if one.requires_grad)
     assert not any(one.training for one in model.backbone.modules() if isinstance(one, nn.BatchNorm2d))
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_mmdetection_s_weights(version, tmp_path, monkeypatch):
-    """The file says by its names which stages are deformable."""
-    source = tiny("htc_r50", dcn=(3, 5))
-    for key, one in source.named_parameters():
-        if ".conv_offset." in key:
-            nn.init.normal_(one)
-    state = as_mmdetection(source.state_dict())
-    if version == 1:
-        state = {re.sub(r"\.(conv\d)\.conv_offset\.", r".\1_offset.", key): value for key, value in state.items()}
-        assert "backbone.layer4.0.conv2_offset.bias" in state
-    torch.save({"state_dict": state}, tmp_path / "dcn.pth")
-    assert read(tmp_path / "dcn.pth").built["dcn"] == (3, 5)
-    target = tiny("htc_r50", dcn=(3, 5))
-    assert load_weights(target, tmp_path / "dcn.pth") == Report() and same(source, target)
-    known = {name: zoo.config(name, backbone="test_resnet") for name in ("htc_r50", "htc_r50_dcn")}
-    monkeypatch.setattr(zoo, "MODELS", known)
-    made = htc_fast.create_model("htc_r50", num_classes=3, weights=tmp_path / "dcn.pth")
-    assert made.config.dcn == (3, 5) and same(source, made)
-    with pytest.raises(UserError, match=r"unexpected \(backbone.net.layer2.0.conv1.conv_offset.weight"):
-        htc_fast.create_model("htc_r50", num_classes=3, weights=tmp_path / "dcn.pth", dcn=(5,))
-
-
-def test_detectron2_s_weights():
-    name, weight = "backbone.bottom_up.res5.0.conv2_offset.weight", torch.ones(18, 8, 3, 3)
-    bias = name.replace("weight", "bias")
-    state, _ = foreign.convert({name: weight, name.replace("_offset", ""): weight, bias: weight[:, 0, 0, 0]})
-    block = "backbone.net.layer4.0.conv2"
-    assert state.keys() == {f"{block}.conv_offset.weight", f"{block}.weight", f"{block}.conv_offset.bias"}
-    assert fit.sizes(state) == {"dcn": (5,)}
-
-
-def test_the_models_that_a_file_fits():
-    with torch.device("meta"):
-        tensors = Backbone("resnet50", False, 0, True, dcn=(5,)).state_dict()
-    tensors = {f"backbone.{key}": value for key, value in tensors.items()}
-    assert fit.sizes(tensors) == {"dcn": (5,)}
-    fitting = {}
-    for name in ("htc_r50", "htc_r50_dcn", "htc_r50_dcn_syncbn"):
-        config = zoo.config(name)
-        fitting[name] = fit._is_backbone(fit._shapes(config.backbone, config.dcn), tensors)
-    assert fitting == {"htc_r50": False, "htc_r50_dcn": True, "htc_r50_dcn_syncbn": True}
 
 
 def test_a_detector_is_not_moved_by_the_size_of_its_batch():

@@ -80,10 +80,18 @@ def test_mmdetection_s_class_names(tmp_path, monkeypatch, capsys, meta, names):
     assert ("no name is used" in capsys.readouterr().err) == (meta.get("CLASSES") in (("cat", "dog"), "cat"))
 
 
+BETAS = "_beta0.2", "_beta0.5", "_beta2", "_beta3"
+
+
 @pytest.mark.parametrize(
     "name, names",
     [
-        ("htc_r50", ["htc_r50", *(f"htc_r50_beta{beta}" for beta in (0.2, 0.5, 2, 3))]),
+        # Those that differ in nothing that a file holds.
+        ("htc_r50", [f"htc_r50{one}" for one in ("", *BETAS, "_prroipool", "_softnms", "_mstrain")]),
+        ("htc_r50_pafpn", ["htc_r50_pafpn"]),
+        ("htc_r50_dcn_syncbn", ["htc_r50_dcn_syncbn", "htc_r50_dcn_syncbn_mstrain"]),
+        ("htc_winner_dpn107", ["htc_winner_dpn107"]),
+        ("panet_r50", ["panet_r50"]),
         ("htc_r101_nosem", ["htc_r101_nosem"]),
         ("cascade_mask_x101_64x4d", ["cascade_mask_x101_64x4d", "cascade_mask_x101_64x4d_interleaved"]),
         ("mask_rcnn_r50", ["mask_rcnn_r50", "mask_rcnn_r50_interleaved"]),

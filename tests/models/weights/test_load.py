@@ -39,8 +39,8 @@ def as_mmdetection(state):
         (r"\.conv\.norm\.", ".bn."),
         (r"^backbone\.net\.", "backbone."),
     ]
-    # Tested elsewhere: six of guided anchors, version 1's offsets, and heads without a number.
-    assert len(backward) == len(MMDETECTION) - 8
+    # Tested elsewhere: version 1's offsets, and heads without a number.
+    assert len(backward) == len(MMDETECTION) - 2
     out = {}
     for key, value in state.items():
         for pattern, name in backward:
