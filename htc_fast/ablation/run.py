@@ -38,31 +38,9 @@ class AblationRun(TrainingRun):
 
         changes  other fields
         """
-        small = {
-            "channels": 64,
-            "box_channels": 256,
-            "samples": 64,
-            "rpn_samples": 128,
-            "rpn_train_proposals_per_level": 300,
-            "rpn_train_proposals": 200,
-            "rpn_proposals_per_level": 300,
-            "rpn_proposals": 150,
-        }
-        run = cls(
-            backbone="tf_efficientnet_lite0",
-            set=small,
-            image_size=(256, 256),
-            scales=(0.8, 1.25),
-            crop=160,
-            iterations=240,
-            optimizer="adamw",
-            lr=5e-4,
-            weight_decay=0.05,
-            schedule="cosine",
-            warmup=20,
-            clip=10.0,
-            amp=True,
-        )
+        sample = TrainingRun.sample(iterations=240, epochs=20.0, crop=160, lr=5e-4, warmup=20)
+        run = cls(**{one.name: getattr(sample, one.name) for one in fields(TrainingRun) if one.name != "out"})
+        run = replace(run, set={**sample.set, "channels": 64})
         return replace(run, **changes)
 
     def __post_init__(self) -> None:

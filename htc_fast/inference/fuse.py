@@ -78,6 +78,14 @@ class FusedConvolution(nn.Module):
         return y if relu or self.activation is None else self.activation(y)
 
 
+def with_relu(layer: nn.Conv2d) -> FusedConvolution:
+    """A convolution class of our own that ends in a ReLU, as a plain one with it."""
+    geometry = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+    conv = nn.Conv2d(layer.in_channels, layer.out_channels, *geometry)
+    conv.weight, conv.bias = layer.weight, layer.bias
+    return FusedConvolution(conv, nn.ReLU())
+
+
 def _addable(x: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
     # In 16 bits PyTorch hands sums to oneDNN for channels-last tensors alone, and stops at others.
     last = all(one.is_contiguous(memory_format=torch.channels_last) for one in (x, other))

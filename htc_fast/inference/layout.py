@@ -6,18 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions, fusible
+from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions, fusible, with_relu
 from htc_fast.inference.merged import merged_rpn, stacked
 from htc_fast.inference.necks import fuse_necks
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 from htc_fast.models.convolution import fold_norms
-from htc_fast.models.fpn import FPN
 from htc_fast.models.htc import HTC
 from htc_fast.models.panet import AdaptiveBoxHead, largest
 from htc_fast.ops import winograd
-from htc_fast.ops.convolution import lateral
 from htc_fast.ops.fold_images import fold_images, fold_weight
 from htc_fast.ops.max_pool import max_pool
 from htc_fast.ops.pad_images import pad_images
@@ -44,10 +42,10 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
     if not convolves(device, dtype):
         for t, head in enumerate(network.box_heads):
             network.box_heads[t] = ChannelsLastBoxHead(head, gpu)
-    network.fpn, network.rpn = FusedFPN(network.fpn, gpu), merged_rpn(network.rpn)
-    fuse_necks(network)
+    network.rpn = merged_rpn(network.rpn)
+    fuse_necks(network, gpu)
     if network.semantic_head is not None:
-        network.semantic_head.embedding = _with_relu(network.semantic_head.embedding)
+        network.semantic_head.embedding = with_relu(network.semantic_head.embedding)
     folded = gpu and dtype != torch.float32 and _fold_stem(network.backbone.net)
     channels = _widen_stem(network.backbone.net, 16 // dtype.itemsize) if gpu and not folded else 3
     # Taken from the weights as they were trained, before these lose bits.
@@ -102,29 +100,6 @@ class ReadyBackbone(nn.Module):
             return False
 
 
-class FusedFPN(nn.Module):
-    """As FPN, with the top-down sum inside the lateral convolution."""
-
-    def __init__(self, fpn: FPN, gpu: bool):
-        super().__init__()
-        self.gpu = gpu
-        self.lateral = nn.ModuleList(FusedConvolution(conv, None, overwrites=True) for conv in fpn.lateral)
-        self.output = nn.ModuleList(FusedConvolution(conv, None) for conv in fpn.output)
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """maps C2..C5 [N, C_l, H_l, W_l] -> P2..P6 [N, C, H_l, W_l]."""
-        sums = [self.lateral[-1](maps[-1])]
-        for level in range(len(maps) - 2, -1, -1):
-            sums.insert(0, self._sum(self.lateral[level], maps[level], sums[0]))
-        pyramid = [conv(one) for conv, one in zip(self.output, sums)]
-        return [*pyramid, pyramid[-1][:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)]
-
-    def _sum(self, layer: FusedConvolution, x: Tensor, coarser: Tensor) -> Tensor:
-        if self.gpu:
-            return lateral(x, layer.conv.weight, layer.conv.bias, coarser)
-        return layer(x, F.interpolate(coarser, size=x.shape[-2:], mode="nearest"))
-
-
 class ChannelsLastBoxHead(nn.Module):
     """A box head whose first layer takes RoI features [K, C, 7, 7] as they lie in memory: row, column, channel.
 
@@ -161,13 +136,6 @@ class ChannelsLastBoxHead(nn.Module):
         if self.gpu:
             return torch._addmm_activation(layer.bias, x, layer.weight.t())
         return layer(x).relu_()
-
-
-def _with_relu(layer: nn.Conv2d) -> FusedConvolution:
-    """A convolution class of our own that ends in a ReLU, as a plain one with it."""
-    conv = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size)
-    conv.weight, conv.bias = layer.weight, layer.bias
-    return FusedConvolution(conv, nn.ReLU())
 
 
 def _stems(net: nn.Module) -> list[nn.Conv2d]:

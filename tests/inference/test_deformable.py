@@ -3,17 +3,15 @@
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from htc_fast.inference import Optimized, merged, optimize
+from htc_fast.inference import Optimized, optimize
 from htc_fast.inference.export import export_detect, waits
 from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions
 from htc_fast.inference.layout import prepare
-from htc_fast.models import htc
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.deformable import DeformableConv2d
 from tests.inference.test_fuse import assert_same, settled
-from tests.inference.test_layout import GPU, Launches, on_fake_gpu
+from tests.inference.test_layout import GPU, launched
 from tests.inference.test_optimize import assert_equal, detector, images
 from tests.models.test_zoo import SIZES
 
@@ -79,17 +77,9 @@ def test_16_bits_are_as_near_as_under_autocast(dtype):
 @torch.no_grad()
 def test_on_a_gpu_torchvision_s_kernel_runs(dtype, monkeypatch):
     made = prepare(deformed(backbone="resnet18"), dtype, GPU)
-    launches = Launches()
-    for module in (htc, merged):
-        monkeypatch.setattr(module, "part", launches.watched)
-    with FakeTensorMode():
-        on_fake_gpu(made)
-        pictures = torch.empty(1, 64, 96, 3, device="cuda").permute(0, 3, 1, 2)
-        with launches:
-            made.detect(pictures, torch.empty(1, 2, dtype=torch.int64, device="cuda"))
-    found = {name: count for (part, name), count in launches.found.items() if part == "backbone"}
+    found = launched(made, monkeypatch)["backbone"]
     # resnet18 has 20 convolutions, 4 of them in stage 5's blocks: those have one for the offsets, and the operator.
-    assert found["torchvision.deform_conv2d"] == 4 and found["htc_fast.convolution"] == 20
+    assert found["torchvision.deform_conv2d"] == 4 and found["convolution"] == 20
 
 
 @torch.no_grad()

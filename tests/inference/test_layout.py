@@ -157,10 +157,8 @@ def on_fake_gpu(network):
                 module._parameters[name] = nn.Parameter(like, requires_grad=False)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, *LOW])
-@torch.no_grad()
-def test_one_launch_per_layer(dtype, monkeypatch):
-    made = prepare(detector(backbone="resnet18"), dtype, GPU)
+def launched(made, monkeypatch):
+    """part -> operator -> how often a GPU would run it for one picture."""
     launches = Launches()
     for module in (htc, merged):
         monkeypatch.setattr(module, "part", launches.watched)
@@ -172,6 +170,14 @@ def test_one_launch_per_layer(dtype, monkeypatch):
     parts = {name: {} for name, _ in launches.found}
     for (name, operator), count in launches.found.items():
         parts[name][operator.removeprefix("htc_fast.")] = count
+    return parts
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW])
+@torch.no_grad()
+def test_one_launch_per_layer(dtype, monkeypatch):
+    made = prepare(detector(backbone="resnet18"), dtype, GPU)
+    parts = launched(made, monkeypatch)
     images = "pad_images" if dtype == torch.float32 else "fold_images"
     assert parts["backbone"] == {images: 1, "convolution": 20, "max_pool": 1}
     assert parts["FPN"] == {"convolution": 5, "lateral": 3, "aten.clone": 1}
