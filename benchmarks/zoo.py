@@ -64,11 +64,12 @@ def models(suites: tuple[str, ...] = ()) -> str:
     numbers = json.loads((stored.RESULTS / FILE).read_text())
     rows = [_row(name, numbers[name]) for name in sorted(numbers, key=_place)]
     height, width = SIZE
-    return table(["name", "what", "parameters, M", f"GFLOP at {height}×{width}", "the paper's mask AP (table)"], rows)
+    head = ["name", "what", "parameters, M", f"GFLOP at {height}×{width}", "the paper's mask AP (table)"]
+    return table(head, rows, words=2)
 
 
 def _row(name: str, one: dict[str, Any]) -> list[str]:
-    reported = "; ".join(f"{ap:g} ({number})" for number, ap in PAPER.get(name, [])) or "–"
+    reported = "; ".join(f"{ap:.1f} ({number})" for number, ap in PAPER.get(name, [])) or "–"
     parameters, flop = f"{one['parameters'] / 1e6:.1f}", f"{one['flop'] / 1e9:.0f}"
     return [f"`{name}`", described(zoo.MODELS[name]), parameters, flop, reported]
 

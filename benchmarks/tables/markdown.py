@@ -5,8 +5,9 @@ from tabulate import tabulate
 VERSIONS = "torch", "torchvision", "cuda", "driver"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    sides = ["left"] + ["right"] * (len(head) - 1)
+def table(head: list[str], rows: list[list[str]], words: int = 1) -> str:
+    """words: columns of words, which come first."""
+    sides = ["left"] * words + ["right"] * (len(head) - words)
     return tabulate(rows, head, tablefmt="pipe", disable_numparse=True, colalign=sides)
 
 
