@@ -13,42 +13,57 @@ import torch
 import htc_fast
 from benchmarks import stored
 from benchmarks.tables.markdown import table
+from htc_fast.ablation.tables import TABLES, Row
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
 from htc_fast.profiling.paper import SIZE, counted
 
 FILE = "zoo.json"
-# Mask AP of Tables 1 and 7 on test-dev, of the others on val2017. Table 8 is quoted from memory: within 0.1.
-PAPER: dict[str, list[tuple[str, float]]] = {
-    "mask_rcnn_r50": [("1", 35.6), ("3", 35.1)],
-    "panet_r50": [("1", 36.6)],
-    "cascade_mask_r50": [("1", 36.9), ("2, 3, 5", 36.5)],
-    "cascade_mask_r101": [("1", 38.4)],
-    "cascade_mask_x101_64x4d": [("1", 40.1)],
-    "htc_r50": [("1, 7", 38.4), ("2, 6, 8", 38.0)],
-    "htc_r101": [("1", 39.7)],
-    "htc_x101_64x4d": [("1", 41.2)],
-    "mask_rcnn_r50_interleaved": [("3", 35.6)],
-    "cascade_mask_r50_interleaved": [("2, 3, 4", 36.7)],
-    "htc_r50_nosem": [("2, 4", 37.4)],
-    "cascade_mask_r50_sem_none": [("5", 37.1)],
-    "cascade_mask_r50_sem_bbox": [("5", 37.3)],
-    "cascade_mask_r50_sem_mask": [("5", 37.4)],
-    "cascade_mask_r50_sem_both": [("5", 37.5)],
-    "htc_r50_beta0.5": [("6", 37.9)],
-    "htc_r50_beta2": [("6", 37.9)],
-    "htc_r50_beta3": [("6", 37.8)],
-    "htc_r50_dcn": [("7", 39.5)],
-    "htc_r50_dcn_syncbn": [("7", 40.7)],
-    "htc_r50_dcn_syncbn_mstrain": [("7", 42.5)],
-    "htc_senet154_dcn_syncbn_mstrain": [("7", 44.3)],
-    "htc_winner": [("7", 45.3)],
-    "htc_r50_aspp": [("8", 38.1)],
-    "htc_r50_pafpn": [("8", 38.1)],
-    "htc_r50_gcn": [("8", 37.9)],
-    "htc_r50_prroipool": [("8", 37.9)],
-    "htc_r50_softnms": [("8", 38.3)],
+# The paper's mask AP: Tables 1 and 7 on test-dev; Table 8, quoted from memory within 0.1, on val2017 as Tables 2 to 6.
+APART: dict[int, dict[str, float]] = {
+    1: {
+        "mask_rcnn_r50": 35.6,
+        "panet_r50": 36.6,
+        "cascade_mask_r50": 36.9,
+        "cascade_mask_r101": 38.4,
+        "cascade_mask_x101_64x4d": 40.1,
+        "htc_r50": 38.4,
+        "htc_r101": 39.7,
+        "htc_x101_64x4d": 41.2,
+    },
+    7: {
+        "htc_r50": 38.4,
+        "htc_r50_dcn": 39.5,
+        "htc_r50_dcn_syncbn": 40.7,
+        "htc_r50_dcn_syncbn_mstrain": 42.5,
+        "htc_senet154_dcn_syncbn_mstrain": 44.3,
+        "htc_winner": 45.3,
+    },
+    8: {
+        "htc_r50": 38.0,
+        "htc_r50_aspp": 38.1,
+        "htc_r50_pafpn": 38.1,
+        "htc_r50_gcn": 37.9,
+        "htc_r50_prroipool": 37.9,
+        "htc_r50_softnms": 38.3,
+    },
 }
+
+
+def reported(name: str) -> dict[float, list[int]]:
+    """The paper's mask AP for a model -> the tables that it stands in."""
+    rows = [(number, one[name]) for number, one in APART.items() if name in one]
+    for one in TABLES.values():
+        column = one.columns.index("mask AP")
+        rows += [(one.number, row.paper[column]) for row in one.rows if row.model == name and _whole(row)]
+    found: dict[float, list[int]] = {}
+    for number, ap in sorted(rows):
+        found.setdefault(ap, []).append(number)
+    return found
+
+
+def _whole(row: Row) -> bool:
+    return row.stage is None and bool(row.paper)
 
 
 def count(name: str) -> dict[str, float]:
@@ -69,9 +84,9 @@ def models(suites: tuple[str, ...] = ()) -> str:
 
 
 def _row(name: str, one: dict[str, Any]) -> list[str]:
-    reported = "; ".join(f"{ap:.1f} ({number})" for number, ap in PAPER.get(name, [])) or "–"
+    aps = [f"{ap:.1f} ({', '.join(map(str, numbers))})" for ap, numbers in reported(name).items()]
     parameters, flop = f"{one['parameters'] / 1e6:.1f}", f"{one['flop'] / 1e9:.0f}"
-    return [f"`{name}`", described(zoo.MODELS[name]), parameters, flop, reported]
+    return [f"`{name}`", described(zoo.MODELS[name]), parameters, flop, "; ".join(aps) or "–"]
 
 
 def described(config: Model) -> str:

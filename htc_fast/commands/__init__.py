@@ -1,1 +1,1 @@
-"""What the six commands share: options, output files, how they begin and end."""
+"""What the commands share: options, output files, how they begin and end."""
