@@ -53,5 +53,5 @@ def test_deformable_windows_are_refused():
 
 
 def test_long_kernels_without_a_semantic_branch_are_refused():
-    with pytest.raises(UserError, match="^gcn is a part of the semantic branch, got semantic='none'"):
+    with pytest.raises(UserError, match=r"^gcn is a part of the semantic branch, got semantic='none'"):
         tiny("htc_r50_nosem", gcn=True)

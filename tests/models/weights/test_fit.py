@@ -103,6 +103,19 @@ def test_the_names_that_fit(name, names):
     assert fit.fitting({"x": torch.ones(1)}) == []
 
 
+@pytest.mark.parametrize("name", ["htc_r50_aspp", "htc_r50_gcn", "htc_winner", "panet_r50"])
+def test_a_file_s_names_build_its_network(name):
+    config = zoo.config(name, num_classes=7)
+    with torch.device("meta"):
+        state = HTC(config).state_dict()
+        base = "mask_rcnn_r50" if name == "panet_r50" else "htc_r50"
+        built = zoo.config(base, num_classes=7, backbone=config.backbone, **fit.sizes(state))
+        assert {key: one.shape for key, one in HTC(built).state_dict().items()} == {
+            k: v.shape for k, v in state.items()
+        }
+    assert fit.fitting(state) == [name]
+
+
 def test_a_smaller_network_does_not_take_a_part_of_a_larger_one(tmp_path):
     small = {"channels": 16, "box_channels": 32, "num_classes": 3}
     deep = htc_fast.create_model("mask_rcnn_r50", backbone="resnet26", **small)
