@@ -6,10 +6,11 @@ from typing import Any
 
 from htc_fast.criterion.losses import losses
 from htc_fast.device import find_device
-from htc_fast.errors import UserError, shown
+from htc_fast.errors import UserError, say_once, shown
 from htc_fast.inference.predict import predict
 from htc_fast.models import zoo
 from htc_fast.models.htc import HTC
+from htc_fast.models.weights import files
 from htc_fast.models.weights.fit import fitting
 from htc_fast.models.weights.load import load_weights, read
 from htc_fast.models.weights.rows import check_order
@@ -52,7 +53,12 @@ def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None
 
 
 def load(
-    weights: str | Path, name: str | None = None, num_classes: int | None = None, device: str | None = None
+    weights: str | Path,
+    name: str | None = None,
+    num_classes: int | None = None,
+    device: str | None = None,
+    *,
+    otherwise: str | None = None,
 ) -> Detector:
     """Build the detector that a file was saved from, with all it knows, ready to predict.
 
@@ -60,6 +66,7 @@ def load(
     name         one of `list_models()`, needed where the file does not say it
     num_classes  None: as many as the file has
     device       "cpu", "cuda", "cuda:1"; None: a GPU if there is one
+    otherwise    name of a file that does not say its own; a `name` counts also for one that does
     returns      Detector in evaluation mode; `config` has its class names, category ids and image size
     raises       UserError if the file cannot be used, names no model, or the device is not there
     """
@@ -67,6 +74,7 @@ def load(
     file = read(_path(weights), num_classes)
     file.check(num_classes)
     saved = file.config
+    name = otherwise if saved is None and name is None else name
     if saved is not None and name in (None, saved.name):
         # The file's own weights follow: nothing is to be downloaded.
         config = replace(saved, pretrained=False)
@@ -77,11 +85,18 @@ def load(
             f"{weights} does not say which model it belongs to: name it with --model (in Python: name=){hint}."
         )
     else:
+        if saved is not None:
+            say_once(f"{weights} was saved as {saved.name}, and is read as {name}, as asked.")
         count = num_classes or file.num_classes or 80
         config = zoo.config(name, num_classes=count, **file.built, **file.described(count))
     model = Detector(config)
     load_weights(model, file)
     return model.eval().to(where)
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder has a file that may be a checkpoint."""
+    return any(one.suffix in files.SUFFIXES for one in folder.iterdir())
 
 
 def _path(weights: Any) -> str | Path:

@@ -23,6 +23,7 @@ from htc_fast.data.instances import Instances
 from htc_fast.data.listed import find_listed, fresh_ids, numbers_in_names
 from htc_fast.data.numbers import identity
 from htc_fast.data.pictures import load_image
+from htc_fast.detector import holds_weights
 from htc_fast.errors import UserError, check_score, few, say_once
 from htc_fast.inference.draw import draw
 from htc_fast.inference.fonts import open_font
@@ -52,7 +53,7 @@ class PredictionRun(Inference):
         super().__post_init__()
         check_score("--score", self.score)
         if not self.pictures:
-            # Behind --weights, which takes all that follows: no checkpoint is a folder, a pattern or a picture.
+            # Behind --weights, which takes all that follows: no checkpoint is a pattern, a picture or a folder of them.
             first = next((i for i, one in enumerate(self.weights) if i and not may_be_weights(one)), None)
             pictures = () if first is None else tuple(map(str, self.weights[first:]))
             object.__setattr__(self, "pictures", pictures)
@@ -140,8 +141,10 @@ def say_sizes(unlike: list[tuple[Path, Size]], file: str) -> None:
 
 
 def may_be_weights(path: Path) -> bool:
-    """Whether that may name a checkpoint: neither a folder, nor a pattern, nor a picture by its suffix."""
-    return not (os.path.isdir(path) or glob.has_magic(str(path)) or path.suffix.lower() in SUFFIXES)
+    """Whether that may name a checkpoint: no folder without one, nor a pattern, nor a picture by its suffix."""
+    if os.path.isdir(path):
+        return holds_weights(path)
+    return not (glob.has_magic(str(path)) or path.suffix.lower() in SUFFIXES)
 
 
 def find_pictures(patterns: Sequence[str]) -> list[Path]:

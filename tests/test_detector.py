@@ -11,6 +11,7 @@ from htc_fast import UserError, create_model
 from htc_fast.data.pictures import image_limits
 from htc_fast.detector import load
 from htc_fast.device import find_device
+from htc_fast.errors import say_once
 from htc_fast.models import zoo
 from htc_fast.training.checkpoint import weights_bytes
 
@@ -34,6 +35,15 @@ def test_all_comes_back(saved, name):
     assert found.config == model.config and not found.training
     assert all(torch.equal(found.state_dict()[key], value) for key, value in model.state_dict().items())
     assert {name: getattr(found.config, name) for name in DESCRIBED} == DESCRIBED
+
+
+def test_another_name_than_the_file_s_is_said(saved, monkeypatch, capsys):
+    _, path = saved
+    say_once.cache_clear()
+    monkeypatch.setitem(zoo.MODELS, "htc_r50_beta2", zoo.config("htc_r50_beta2", backbone="test_resnet"))
+    assert load(path, name="htc_r50_beta2").config.semantic_loss_weight == 2
+    assert "was saved as htc_r50, and is read as htc_r50_beta2, as asked." in capsys.readouterr().err
+    assert load(path, otherwise="htc_r50_beta2").config.name == "htc_r50" and capsys.readouterr().err == ""
 
 
 def test_what_the_file_knows_of_its_data_comes_with_the_weights(saved):

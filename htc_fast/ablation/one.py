@@ -13,6 +13,7 @@ from htc_fast.data.classes import names_for
 from htc_fast.data.coco import CocoDataset
 from htc_fast.detector import Detector, load
 from htc_fast.device import autocast
+from htc_fast.errors import UserError
 from htc_fast.evaluation import coco
 from htc_fast.inference.predict import at_stage
 from htc_fast.training import Trainer, TrainingRun, checkpoint
@@ -76,7 +77,9 @@ def carry_out(task: Task) -> dict[str, Any] | None:
             return None
         scores |= {"iterations": trainer.loop.at.iteration, "training seconds": round(trainer.loop.at.seconds, 1)}
         _write(task.folder / SCORES, scores)
-    model = load(weights, device=run.device)
+    # A call that ended behind the weights did not say so.
+    scores.setdefault("iterations", checkpoint.iteration_of(weights))
+    model = _trained(weights, run.device)
     data = CocoDataset(run.data, "val", annotations=run.val_json, images=run.val_images, semantic="none")
     data = data.relabelled(names_for(model.config, data.annotations, data.path.name))
     for stage in task.stages:
@@ -88,6 +91,13 @@ def carry_out(task: Task) -> dict[str, Any] | None:
             _write(task.folder / SCORES, scores)
     shutil.rmtree(task.folder / "checkpoints", ignore_errors=True)
     return scores
+
+
+def _trained(weights: Path, device: str | None) -> Detector:
+    try:
+        return load(weights, device=device)
+    except UserError as error:
+        raise UserError(f"{error} Delete {weights.parent}, and it is trained again.") from None
 
 
 def test(model: Detector, data: CocoDataset, task: Task, stage: int | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from htc_fast.ablation.steps import RULE, Step, Value, step, value
 from htc_fast.ablation.tables import METRICS, Row, Table, chosen
 
 NOT_MEASURED = "–"
+VERDICTS = ("supported, as in the paper", "supported, against the paper", "supported", "not supported")
 
 
 def numbers(result: dict[str, Any], row: Row, column: str) -> dict[int, float]:
@@ -73,21 +74,24 @@ def step_words(ours: Step | None) -> str:
     """A step with half its interval, bold where it is supported."""
     if ours is None:
         return ""
-    half = "" if ours.half is None else f" ± {ours.half:.1f}"
-    return f"**{ours.mean:+.1f}{half}**" if ours.supported else f"{ours.mean:+.1f}{half}"
+    # A step that is small and sure is not to look like none.
+    digits = 1 if abs(ours.mean) >= 0.1 or not ours.supported else 2
+    half = "" if ours.half is None else f" ± {ours.half:.{digits}f}"
+    mean = f"{round(ours.mean, digits) + 0.0:+.{digits}f}"
+    return f"**{mean}{half}**" if ours.supported else f"{mean}{half}"
 
 
 def counted(result: dict[str, Any]) -> str:
-    """How many of all steps our runs support, in a sentence."""
-    said = [
-        verdict(ours, paper_step(table, row))
-        for table in chosen(tuple(result["tables"]))
-        for row in table.rows
-        if (ours := step_of(result, table, row)) is not None
-    ]
-    words = ("supported, as in the paper", "supported, against the paper", "not supported")
-    counts = ", ".join(f"{said.count(one)} {one}" for one in words if one in said)
-    return f"Of {len(said)} steps in mask AP: {counts}." if said else "There is no step yet."
+    """How many of the paper's steps our runs support, in a sentence; one that stands in two tables counts once."""
+    found = {}
+    for table in chosen(tuple(result["tables"])):
+        for row in table.rows:
+            ours, theirs, base = step_of(result, table, row), paper_step(table, row), table.rows[row.base]
+            if ours is not None and theirs is not None:
+                found[row.model, row.stage, base.model, base.stage] = verdict(ours, theirs)
+    said = list(found.values())
+    counts = ", ".join(f"{said.count(one)} {one}" for one in VERDICTS if one in said)
+    return f"Of {len(said)} steps in mask AP that the paper took: {counts}." if said else "There is no step yet."
 
 
 def about(result: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,6 +44,8 @@ def side_by_side(tasks: list[Task], jobs: int) -> Iterator[tuple[Task, dict[str,
             if scores is None:
                 raise UserError(f"{tasks[number].name}: {trouble}")
             yield tasks[number], scores
+        for worker in workers:  # they have nothing left, and leave by themselves
+            worker.join()
     finally:
         _end(workers, asked)
 
@@ -50,6 +54,7 @@ def work(asked: Any, answers: Any, parent: int) -> None:
     """One process: tasks until there is none left, a wish to stop, or nobody who waits for them."""
     # A terminal's Ctrl-C goes to the parent alone, who hands it on once.
     os.setsid()
+    threading.Thread(target=_leave_behind, args=(parent,), daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while os.getppid() == parent and (item := asked.get()) is not None:
@@ -71,6 +76,13 @@ def work(asked: Any, answers: Any, parent: int) -> None:
             if scores is None and not trouble:
                 return
             answers.put((number, scores, trouble))
+
+
+def _leave_behind(parent: int) -> None:
+    """Stop this process, after its step and with its state saved, when nobody waits for it any more."""
+    while os.getppid() == parent:
+        time.sleep(PATIENCE)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _next(answers: Any, workers: list[Any]) -> tuple[int, dict[str, Any] | None, str]:

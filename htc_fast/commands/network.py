@@ -42,9 +42,10 @@ class Network:
         if self.detections is not None:
             check_count("--detections", self.detections, most=MOST_DETECTIONS)
 
-    def detector(self, weights: Path, device: str | None = None) -> Detector:
-        """The detector of a file, on its device."""
-        model = load(weights, name=self.model, device=device or self.device)
+    def detector(self, weights: Path, device: str | None = None, several: bool = False) -> Detector:
+        """The detector of a file, on its device; of several, --model names those that do not say it."""
+        name, otherwise = (None, self.model) if several else (self.model, None)
+        model = load(weights, name=name, device=device or self.device, otherwise=otherwise)
         if self.detections is not None:
             model.config = replace(model.config, detections=self.detections)
         return model
@@ -91,7 +92,7 @@ class Inference(Network):
 
     def load(self, device: str | None = None) -> Predicting:
         """The detector, on its device; several, or with several views, as one."""
-        models = [self.detector(one, device) for one in self.weights]
+        models = [self.detector(one, device, several=len(self.weights) > 1) for one in self.weights]
         if len(models) == 1 and not self.tta:
             return models[0]
         if self.batch_size > 1:

@@ -96,7 +96,7 @@ def _add(group, field: Field, hint: Any, positional: bool) -> None:
 
 
 class _Fields(argparse.Action):
-    """FIELD=VALUE pairs, values as Python writes them; what Python cannot read is text."""
+    """FIELD=VALUE pairs, values as Python or JSON writes them; what neither can read is text."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         found = getattr(namespace, self.dest, {})
@@ -107,6 +107,6 @@ class _Fields(argparse.Action):
             try:
                 value = ast.literal_eval(text)
             except (ValueError, SyntaxError):
-                value = text
+                value = {"true": True, "false": False}.get(text, text)
             found[name] = value
         setattr(namespace, self.dest, found)

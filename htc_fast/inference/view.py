@@ -45,7 +45,7 @@ class View:
     def proposals(self, frame: Size) -> tuple[Tensor, Tensor, Tensor]:
         """boxes [1, P, 4], scores [1, P] as probabilities, valid [1, P] bool."""
         with self.precision:
-            boxes, scores, valid = _proposals(self.network, self.features, self.image_sizes)
+            boxes, scores, valid = self.network.propose(self.features, self.image_sizes)
         return self._leave(boxes, frame), scores, valid
 
     def refined(self, proposals: Tensor, frame: Size) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ class View:
             logits, deltas, boxes = self.network.cascade(self.features, self.semantic, proposals, self.image_sizes)
         with part("detections"):
             scores = plain.ensemble(logits, config.score_average == "logits")
-            std = config.stages.delta_std[(config.test_stage or len(config.stages.match_iou)) - 1]
+            std = config.stages.delta_std[config.last_stage]
             found = plain.decoded(deltas, boxes, std, self.image_sizes, config.num_classes)
             return scores, self._leave(found, frame)
 
@@ -63,7 +63,7 @@ class View:
         """boxes [1, D, 4], labels [1, D], count [1] -> mean probabilities of the stages, as the picture lies:
         [1, D, 28, 28]."""
         with self.precision:
-            masks = self.network._masks(self.features, self.semantic, self._enter(boxes, frame), labels, count)
+            masks = self.network.masks(self.features, self.semantic, self._enter(boxes, frame), labels, count)
         return masks.flip(3) if self.flipped else masks
 
     def _leave(self, boxes: Tensor, frame: Size) -> Tensor:
@@ -85,10 +85,3 @@ def scaled(boxes: Tensor, before: Size, after: Size) -> Tensor:
         return boxes
     down, across = after[0] / before[0], after[1] / before[1]
     return boxes * row([across, down, across, down], boxes)
-
-
-def _proposals(network: HTC, features: list[Tensor], image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    candidates = network.rpn(features)
-    limits = network.config.rpn.proposals_per_level, network.config.rpn.proposals
-    with part("proposals"):
-        return network.rpn.propose(candidates, image_sizes, *limits)

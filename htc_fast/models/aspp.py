@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from htc_fast.models.convolution import by_fan_out
+from htc_fast.models.fpn import with_coarsest
+
 RATES = (6, 12, 18)
 
 
@@ -27,7 +30,7 @@ class ASPP(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """P2..P6 [N, C, H_l, W_l] -> the same shapes; P6 is every second pixel of P5."""
         pyramid = [self.level(one) for one in features[:-1]]
-        return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
+        return with_coarsest(pyramid)
 
     def level(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> the same shape."""
@@ -46,8 +49,7 @@ class ConvReLU(nn.Conv2d):
 
     def __init__(self, channels: int, size: int, rate: int = 1):
         super().__init__(channels, channels, size, padding=rate * (size // 2), dilation=rate)
-        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.bias)
+        by_fan_out(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).relu_()

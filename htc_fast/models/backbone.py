@@ -154,7 +154,7 @@ def _norms(net: nn.Module, name: str, channels: list[int], pretrained: bool) -> 
 
 def _create(name: str, pretrained: bool) -> nn.Module:
     base = name.split(".")[0]
-    choose(base, [*timm.list_models(), fishnet.NAME], "backbone")
+    choose(name if base == fishnet.NAME else base, [*timm.list_models(), fishnet.NAME], "backbone")
     if base == fishnet.NAME:
         if pretrained:
             raise UserError(

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
+from htc_fast.models.convolution import by_fan_out
 
 RESOLUTION = 7
 
@@ -32,9 +33,7 @@ class BoxHead(nn.Module):
         nn.init.normal_(self.deltas.weight, std=0.001)
         for layer in (*dense_layers, self.classes, self.deltas):
             nn.init.zeros_(layer.bias)
-        for conv in self.convs or ():
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            conv.zero_bias()
+        by_fan_out(*(self.convs or ()))
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """rows: which of the K are real, bool of K elements, for norms in training; None: all."""

@@ -112,6 +112,7 @@ class Model:
                     f"{name} must be a models.config.{kind.__name__}, got {type(getattr(self, name)).__name__}."
                 )
         check_fields(self)
+        object.__setattr__(self, "dcn", tuple(sorted(set(self.dcn))))
         # An accent may be stored in two ways, and is one.
         object.__setattr__(self, "class_names", tuple(unicodedata.normalize("NFC", one) for one in self.class_names))
         count = len(self.stages.match_iou)
@@ -134,6 +135,11 @@ class Model:
             raise UserError(f"{count} stages (match_iou) need as many loss weights and delta stds.")
         if self.test_stage is not None and not 1 <= self.test_stage <= count:
             raise UserError(f"test_stage must be None or 1 to {count}, got {self.test_stage!r}.")
+
+    @property
+    def last_stage(self) -> int:
+        """The stage, from 0, that a test ends with."""
+        return (self.test_stage or len(self.stages.match_iou)) - 1
 
 
 def as_dict(config: Model) -> dict:

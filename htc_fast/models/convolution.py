@@ -48,10 +48,13 @@ class Convolution(nn.Conv2d):
         weight = self.weight.to(exact) * scale[:, None, None, None]
         return weight.to(dtype), (norm.bias.to(exact) - norm.running_mean.to(exact) * scale).to(dtype)
 
-    def zero_bias(self) -> None:
-        """Start from a bias of zero, if there is one."""
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+
+def by_fan_out(*layers: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """First weights as for layers with a ReLU behind them, by the number of their outputs; biases of zero."""
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ class FPN(nn.Module):
         self.output = nn.ModuleList(Convolution(channels, channels, 3, norm) for _ in in_channels)
         for conv in [*self.lateral, *self.output]:
             nn.init.xavier_uniform_(conv.weight)
-            conv.zero_bias()
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """maps C2..C5 [N, C_l, H_l, W_l] -> P2..P6 [N, C, H_l, W_l]."""
@@ -26,4 +27,9 @@ class FPN(nn.Module):
         for level in range(len(sums) - 2, -1, -1):
             sums[level] = sums[level] + F.interpolate(sums[level + 1], size=sums[level].shape[-2:], mode="nearest")
         pyramid = [conv(one) for conv, one in zip(self.output, sums)]
-        return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
+        return with_coarsest(pyramid)
+
+
+def with_coarsest(pyramid: list[Tensor]) -> list[Tensor]:
+    """P2..P5 -> P2..P6: every second pixel of P5."""
+    return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]

@@ -130,13 +130,19 @@ class HTC(nn.Module):
         with part(f"box stage {t + 1}"):
             return ops.refine(boxes, logits, deltas, self.config.stages.delta_std[t], image_sizes, labels)
 
+    def propose(self, features: list[Tensor], image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes [N, R, 4], scores [N, R] and valid [N, R] bool of the region proposal network, best first."""
+        candidates = self.rpn(features)
+        limits = self.config.rpn.proposals_per_level, self.config.rpn.proposals
+        with part("proposals"):
+            return self.rpn.propose(candidates, image_sizes, *limits)
+
     def cascade(
         self, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, image_sizes: Tensor
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """proposals [N, R, 4] -> class logits [N, R, classes + 1] of each stage that counts; of the last stage the
         deltas [N, R, 4 | 4 * classes], and the boxes [N, R, 4] that went into it."""
-        last = (self.config.test_stage or len(self.box_heads)) - 1
-        logits = []
+        last, logits = self.config.last_stage, []
         for t in range(last + 1):
             stage_logits, deltas = self.box_stage(t, features, semantic, boxes)
             logits.append(stage_logits)
@@ -162,21 +168,18 @@ class HTC(nn.Module):
         self.check(images, image_sizes)
         features = self.extract(images)
         semantic_branch = beside(lambda: self.semantic(features, logits=False)[0])
-        candidates = self.rpn(features)
-        limits = self.config.rpn.proposals_per_level, self.config.rpn.proposals
-        with part("proposals"):
-            boxes, _, valid = self.rpn.propose(candidates, image_sizes, *limits)
-            boxes, valid = trim_columns(valid, boxes, valid)
+        boxes, _, valid = self.propose(features, image_sizes)
+        boxes, valid = trim_columns(valid, boxes, valid)
         semantic = semantic_branch()
         logits, deltas, boxes = self.cascade(features, semantic, boxes, image_sizes)
         with part("detections"):
             boxes, scores, labels, count = postprocess.detections(
                 self.config, logits, deltas, boxes, valid, image_sizes
             )
-        masks = self._masks(features, semantic, boxes, labels, count)
+        masks = self.masks(features, semantic, boxes, labels, count)
         return Detections(boxes, scores, labels, masks, count)
 
-    def _masks(
+    def masks(
         self, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, labels: Tensor, count: Tensor
     ) -> Tensor:
         """Mean probability of the stages' masks, for the detected class alone: [N, D, 28, 28], zeros for no class."""

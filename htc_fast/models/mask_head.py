@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from htc_fast import ops
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
-from htc_fast.models.convolution import Convolution
+from htc_fast.models.convolution import Convolution, by_fan_out
 
 RESOLUTION = 14
 
@@ -21,10 +21,7 @@ class MaskHead(nn.Module):
         self.convs = nn.ModuleList(Conv3x3ReLU(channels, norm) for _ in range(4))
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, classes, 1)
-        for layer in [*self.convs, self.upsample, *([self.flow] if flow else [])]:
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        by_fan_out(*self.convs, self.upsample, *([self.flow] if self.flow is not None else []))
         # By fan-out, few classes would start with huge logits and diverge.
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.zeros_(self.logits.bias)

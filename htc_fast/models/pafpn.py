@@ -1,7 +1,8 @@
 """The way back up of PANet (Liu et al., CVPR 2018, section 3.1): what the finest level sees reaches the coarsest."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from htc_fast.models.fpn import with_coarsest
 
 
 class PAFPN(nn.Module):
@@ -25,7 +26,7 @@ class PAFPN(nn.Module):
         for step, own in enumerate(features[1:-1]):
             sums.append(self.added(step, sums[-1], own))
         pyramid = [sums[0], *(conv(one) for conv, one in zip(self.output, sums[1:]))]
-        return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
+        return with_coarsest(pyramid)
 
     def added(self, step: int, finer: Tensor, own: Tensor) -> Tensor:
         """finer [N, C, H, W] halved, plus the level's own [N, C, H / 2, W / 2]."""

@@ -13,6 +13,7 @@ from htc_fast.errors import UserError
 from htc_fast.models.box_head import BoxHead, dense
 from htc_fast.models.config import Model
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
+from htc_fast.models.convolution import by_fan_out
 from htc_fast.models.mask_head import RESOLUTION, MaskHead
 from htc_fast.ranges import part
 
@@ -40,7 +41,7 @@ def _adaptive(head: Any) -> nn.Module:
     """A box head whose first layer, fully connected or a convolution, is one for each level."""
     if head.convs is None:
         return AdaptiveBoxHead(head)
-    head.convs[0] = Largest(per_level(head.convs[0], _by_fan_out))
+    head.convs[0] = Largest(per_level(head.convs[0], by_fan_out))
     return head
 
 
@@ -57,12 +58,12 @@ class Largest(nn.ModuleList):
         return largest([layer(one, rows) for layer, one in zip(self, levels, strict=True)])
 
 
-def per_level(layer: nn.Module, fill: Callable[[Tensor], Any]) -> list[nn.Module]:
-    """Copies of a layer, one for each level; `fill` gives each its own weight."""
+def per_level(layer: nn.Module, start: Callable[[Any], Any]) -> list[nn.Module]:
+    """Copies of a layer, one for each level; `start` gives each its own first weight."""
     copies = [copy.deepcopy(layer) for _ in range(LEVELS)]
     for one in (inner for each in copies for inner in each.modules()):
         if isinstance(one, (nn.Conv2d, nn.Linear)):
-            fill(one.weight)
+            start(one)
     return copies
 
 
@@ -75,7 +76,7 @@ class AdaptiveBoxHead(nn.Module):
 
     def __init__(self, head: BoxHead):
         super().__init__()
-        self.fc1 = nn.ModuleList(per_level(head.fc1, nn.init.xavier_uniform_))
+        self.fc1 = nn.ModuleList(per_level(head.fc1, lambda one: nn.init.xavier_uniform_(one.weight)))
         self.convs, self.fc2, self.classes, self.deltas = None, head.fc2, head.classes, head.deltas
 
     def forward(self, levels: Sequence[Tensor], rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -97,9 +98,7 @@ class MaskFC(nn.Module):
         self.conv4 = Conv3x3ReLU(channels, norm)
         self.conv5 = Conv3x3ReLU(channels, norm, channels // 2)
         self.dense = nn.Linear(channels // 2 * RESOLUTION**2, MASK_SIZE**2)
-        for conv in (self.conv4, self.conv5):
-            _by_fan_out(conv.weight)
-            conv.zero_bias()
+        by_fan_out(self.conv4, self.conv5)
         nn.init.normal_(self.dense.weight, std=0.01)
         nn.init.zeros_(self.dense.bias)
 
@@ -124,7 +123,7 @@ class PANetMaskHead(nn.Module):
         super().__init__()
         self.flow, self.convs, self.upsample, self.logits = head.flow, head.convs, head.upsample, head.logits
         if adaptive:
-            self.convs[0] = Largest(per_level(head.convs[0], _by_fan_out))
+            self.convs[0] = Largest(per_level(head.convs[0], by_fan_out))
         self.fc = MaskFC(self.logits.in_channels, norm) if mask_fc else None
 
     def features(
@@ -180,7 +179,3 @@ def mask_branch(
                 found.append(heads[number].predict(features, labels).float().sigmoid())
     known = (labels >= 0) & (labels < heads[0].logits.out_channels)
     return torch.where(known[:, None, None], torch.stack(found).mean(dim=0), 0)
-
-
-def _by_fan_out(weight: Tensor) -> None:
-    nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")

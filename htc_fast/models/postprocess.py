@@ -21,7 +21,7 @@ def detections(
     deltas   [N, R, 4 | 4 * classes] of the last stage, and the boxes [N, R, 4] that went into it; valid [N, R] bool
     returns  as `ops.detections`: boxes [N, D, 4], scores [N, D], labels [N, D], count [N]
     """
-    std = config.stages.delta_std[(config.test_stage or len(config.stages.match_iou)) - 1]
+    std = config.stages.delta_std[config.last_stage]
     if not config.soft_nms:
         return ops.detections(
             logits,

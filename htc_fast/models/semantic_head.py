@@ -5,29 +5,28 @@ from torch import Tensor, nn
 from htc_fast import ops
 from htc_fast.models import gcn as long_kernels
 from htc_fast.models.conv3x3_relu import Conv1x1ReLU, Conv3x3ReLU
-from htc_fast.models.convolution import Convolution
+from htc_fast.models.convolution import Convolution, by_fan_out
 
 
 class SemanticHead(nn.Module):
     """P2..P6 -> the feature S that boxes and masks take in, and per-pixel class logits.
 
-    norm  a batch norm follows each convolution but the logits'
+    gcn   the levels come in through long kernels instead of 1x1
+    norm  a batch norm follows each convolution but the logits' and the long kernels'
     """
 
     FUSED_LEVEL = 1  # P3, stride 8
 
     def __init__(self, channels: int, classes: int, gcn: bool = False, norm: bool = False, levels: int = 5):
         super().__init__()
-        self.gcn = gcn  # the levels come in through long kernels instead of 1x1
+        self.gcn = gcn
         self.lateral = nn.ModuleList(
             long_kernels.GCN(channels) if gcn else Convolution(channels, channels, 1, norm) for _ in range(levels)
         )
         self.convs = nn.ModuleList(Conv3x3ReLU(channels, norm) for _ in range(4))
         self.embedding = Conv1x1ReLU(channels, norm)
         self.logits = nn.Conv2d(channels, classes, 1)
-        for conv in [*(() if gcn else self.lateral), *self.convs, self.embedding]:
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            conv.zero_bias()
+        by_fan_out(*(() if gcn else self.lateral), *self.convs, self.embedding)
         # By fan-out, few classes would start with huge logits and diverge.
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.zeros_(self.logits.bias)

@@ -127,6 +127,9 @@ def config(name: str, /, **overrides: Any) -> Model:
         if overrides["rpn"] not in RPNS:
             raise UserError(f"rpn must be {', '.join(RPNS)} or a models.config.RPN, got {short(overrides['rpn'])}.")
         parts[""]["rpn"] = RPNS[overrides["rpn"]]
+    elif "rpn" not in overrides and parts["rpn"].get("guided", base.rpn.guided) != base.rpn.guided:
+        # The other kind is made of other values.
+        parts[""]["rpn"] = RPNS["rpn" if base.rpn.guided else "ga"]
     for where, kind in (("rpn", RPN), ("stages", Cascade)):
         whole = parts[""].get(where, getattr(base, where))
         if isinstance(whole, kind):

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from htc_fast.ablation import picture, report
+from htc_fast.ablation.steps import Step
 from htc_fast.ablation.tables import TABLES
 from htc_fast.profiling.chart import digest
 from tests.ablation.made_up import result, scores
@@ -38,7 +39,8 @@ def test_a_table_shows_both_numbers_and_what_they_support(found):
     assert whole[8:] == ["+1.0 ± 5.0", "+1.5", "not supported"]
     said = report.markdown(found)
     assert (
-        "Of 3 steps in mask AP: 1 supported, as in the paper, 1 supported, against the paper, 1 not supported." in said
+        "Of 3 steps in mask AP that the paper took: 1 supported, as in the paper, 1 supported, against the paper, "
+        "1 not supported." in said
     )
     assert (
         "Student's t" in said
@@ -74,3 +76,9 @@ def test_the_picture_is_that_of_its_result(found, tmp_path):
     found["tables"] = [2, 4]
     made = Image.open(picture.draw(found, tmp_path / "a.png"))
     assert made.width > 900 and made.info["Source"] == digest(found)
+
+
+def test_a_step_that_is_small_and_sure_is_no_zero():
+    assert report.step_words(Step(-0.0236, 0.003, (-0.0233, -0.0238))) == "**-0.02 ± 0.00**"
+    assert report.step_words(Step(-0.0236, 0.3, (-0.2, 0.1))) == "+0.0 ± 0.3"
+    assert report.step_words(Step(1.26, 0.3, (1.2, 1.3))) == "**+1.3 ± 0.3**"

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from htc_fast.ablation import one, runs, side, tables
+from htc_fast.ablation.report import markdown
 from htc_fast.ablation.run import AblationRun
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.errors import UserError
@@ -56,6 +57,14 @@ def test_all_runs_are_made_and_none_twice(run, monkeypatch):
     monkeypatch.setattr(one, "Trainer", untrainable)
     again, said = carried(run)
     assert again[0]["runs"] == last["runs"] and len(again) == 1 and said == ["2 of 2 runs are there, 0 to do"]
+    # A call that ended right behind the weights left no scores: the file says how long it was trained.
+    (folder / one.SCORES).unlink()
+    again, _ = carried(run)
+    assert [found["iterations"] for found in again[-1]["runs"]] == [3, 3] and "3 steps of" in markdown(again[-1])
+    (folder / one.SCORES).unlink()
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=rf"Delete .*{folder.name}, and it is trained again"):
+        carried(run)
 
 
 def test_a_further_table_tests_what_it_needs_and_trains_nothing_again(run, monkeypatch):
@@ -137,3 +146,10 @@ def test_side_by_side(run):
     tasks = [task for task in runs.plan(run) if task.scores() is None]
     with pytest.raises(UserError, match=f"{MODELS[0]}, seed 0: .*model.safetensors"):
         list(side.side_by_side(tasks, 2))
+
+
+def test_a_process_that_nobody_waits_for_stops_itself(monkeypatch):
+    killed = []
+    monkeypatch.setattr(side.os, "kill", lambda *told: killed.append(told))
+    side._leave_behind(parent=-1)
+    assert killed == [(os.getpid(), signal.SIGINT)]

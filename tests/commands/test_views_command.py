@@ -142,3 +142,21 @@ def test_memory_that_runs_out(run, monkeypatch):
     status, _, err = run(evaluate, "--data", "data", "--weights", "a", "--tta")
     last = err.strip().splitlines()[-1]
     assert status == 2 and last.startswith("error: out of memory for 10 views at once of a picture of 64 x 48 pixels")
+
+
+def test_a_folder_with_weights_behind_others_is_weights(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    (tmp_path / "pictures").mkdir()
+    run = PredictionRun(weights=[tmp_path / name for name in ("one", "two", "pictures")])
+    assert [one.name for one in run.weights] == ["one", "two"] and run.pictures == (str(tmp_path / "pictures"),)
+
+
+def test_of_several_files_the_model_s_name_is_for_those_that_do_not_say_it(monkeypatch, models):
+    asked = []
+    monkeypatch.setattr(network, "load", lambda path, **options: asked.append(options) or models[path.name])
+    for weights in (["a"], ["a", "b"]):
+        EvaluationRun(weights=weights, model="htc_r50", data="data", device="cpu").load()
+    assert [one.get("name") for one in asked] == ["htc_r50", None, None]
+    assert [one.get("otherwise") for one in asked] == [None, "htc_r50", "htc_r50"]

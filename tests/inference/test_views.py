@@ -107,7 +107,7 @@ def by_definition(models, picture, sizes):
                 views.append((model, features, model.semantic(features)[0], sizes_there, flip))
     boxes, scores = [], []
     for model, features, _, there, flip in views:
-        own, own_scores, valid = model.rpn.propose(*model.rpn(features), there, 50, 30)
+        own, own_scores, valid = model.rpn.propose(model.rpn(features), there, 50, 30)
         boxes.append(mapped(own[valid], picture, there, flip, back=True))
         scores.append(own_scores[valid])
     boxes, scores = torch.cat(boxes), torch.cat(scores)

@@ -59,6 +59,18 @@ def test_configuration_survives_json():
     assert config.rpn.nms_iou == 0.6 and config.stages.loss_weight == (1, 1, 1)
 
 
+def test_guided_anchors_come_and_go_with_all_that_belongs_to_them():
+    plain, guided = zoo.config("htc_r50").rpn, zoo.config("htc_winner").rpn
+    assert (guided.guided, guided.allowed_border, guided.proposals, guided.train_proposals) == (True, -1.0, 300, 300)
+    assert zoo.config("htc_r50", rpn="ga").rpn == zoo.config("htc_r50", rpn_guided=True).rpn == guided
+    assert zoo.config("htc_winner", rpn="rpn").rpn == zoo.config("htc_winner", rpn_guided=False).rpn == plain
+    assert zoo.config("htc_r50", rpn_guided=True, rpn_proposals=50).rpn.proposals == 50
+    assert zoo.config("htc_winner", rpn_proposals=1000).rpn.guided and zoo.config("htc_r50", dcn=[5, 3, 5]).dcn == (
+        3,
+        5,
+    )
+
+
 def test_single_stages_and_the_ensemble_differ():
     images = torch.randn(1, 3, 64, 96)
     found = [tiny("htc_r50", test_stage=t).eval().detect(images, SIZES[1:]) for t in (1, 2, 3, None)]

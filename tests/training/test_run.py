@@ -81,6 +81,13 @@ def test_a_list_of_values():
     assert make_config(run).stages.match_iou == (0.4, 0.6, 0.7)
 
 
+def test_switches_as_python_and_as_json_write_them():
+    run = changed(TrainingRun(), words("--set", "gcn=true", "--set", "dcn=[5]", "--set", "norm_eval=False"))
+    config = make_config(run)
+    assert config.gcn is True and config.dcn == (5,) and config.norm_eval is False
+    assert make_config(changed(TrainingRun(), words("--set", "rpn=ga"))).rpn.guided
+
+
 def test_what_is_set_is_added_to_the_sample_s():
     run = changed(TrainingRun.sample(), words("--set", "channels=48", "--set", "samples=16", "--no-amp", "--crop", 64))
     assert run.set == {**TrainingRun.sample().set, "channels": 48, "samples": 16}

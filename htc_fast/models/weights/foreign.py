@@ -93,7 +93,7 @@ DETECTRON2: Renames = (
     (r"^roi_heads\.mask_head\.deconv\.", "mask_heads.0.upsample."),
     (r"^roi_heads\.mask_head\.predictor\.", "mask_heads.0.logits."),
 )
-VERSION_1 = re.compile(r"^(bbox_head|mask_head)\.|^semantic_head\.(lateral_convs|convs\.\d\.conv|conv_)")
+VERSION_1 = re.compile(r"^(bbox_head|mask_head)\.|^semantic_head\.(lateral_convs|convs\.\d\.(conv|bn)|conv_)")
 # What detectron2's files carry besides weights.
 FIXED = re.compile(r"^pixel_(mean|std)$|\.cell_anchors\.|\.anchor_generator\.")
 NUMBERS = r"\b{}\s*=\s*[\[(]([\d\s.,]+)[\])]"

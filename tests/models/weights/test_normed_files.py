@@ -38,6 +38,12 @@ def test_mmdetection_s_names():
     assert {key: int(value) for key, value in found.items()} == {key: place for place, key in enumerate(NAMES.values())}
 
 
+def test_version_1_has_its_heads_at_the_top():
+    old = {key.removeprefix("roi_head."): torch.tensor(float(place)) for place, key in enumerate(NAMES)}
+    found = foreign.from_mmdetection({key: value[None].expand(8) for key, value in old.items()})
+    assert list(found) == list(NAMES.values())
+
+
 def test_a_model_is_built_as_the_file_tells(tmp_path):
     source = settled(tiny("htc_r50_syncbn"))
     state = as_mmdetection(source.state_dict())
