@@ -165,7 +165,7 @@ def _change(name: str, then: Any, now: Any) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    return "not set" if value is None else str(tuple(value) if isinstance(value, list) else value)
+    return "not set" if value is None else str(value)
 
 
 def _flat(values: dict) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def test_all_that_differs_is_said(tmp_path, capsys):
         "turn was False and is now True",
         "crop was not set and is now 64",
         "keep_empty was False and is now True",
-        "train_sizes was not set and is now (40, 60, 70)",
+        "train_sizes was not set and is now [40, 60, 70]",
         "training data was 2 pictures (checksum ",
     ):
         assert sentence in said
