@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from htc_fast.models import structures
+from htc_fast.models.norm import JointBatchNorm
+from tests.models.test_zoo import tiny
 from tests.training import test_no_waits as no_waits
 from tests.training.norm_worker import LAYERS, PAIRS, layer, step
 
@@ -87,4 +89,5 @@ def test_padding_changes_nothing(monkeypatch):
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no CUDA device, not even by name")
 def test_nothing_waits():
+    assert sum(isinstance(one, JointBatchNorm) for one in tiny("htc_r50_syncbn").modules()) > 40
     no_waits.test_nothing_waits("htc_r50_syncbn")
