@@ -1,0 +1,162 @@
+"""Images per second of the paper's training recipe, a step as the loop takes it, beside torchvision's Mask R-CNN.
+
+    python -m benchmarks.training [--models htc_r50] [--batch 2 8] [--no-compile] [--trace FOLDER] [--no-store]
+                                  [--tiny --device cpu]
+
+800×1333 in bf16 where the device has it: pictures on the host to updated weights, the next step started before this one
+has ended. The pictures are the sample's, prepared beforehand, so that no process that loads them is measured. Rows are
+stored in `training.json` of the device, each as soon as it is known. --tiny: a toy, nothing stored.
+"""
+
+import argparse
+import gc
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks import stored
+from benchmarks.detectors import TINY
+from benchmarks.kernels import milliseconds
+from htc_fast.data.sample import make_sample_dataset
+from htc_fast.device import autocast, find_device, supports
+from htc_fast.training import Trainer, TrainingRun
+from htc_fast.training.compiled import compile_layers
+from htc_fast.training.distributed import World
+from htc_fast.training.loop import Loop
+from htc_fast.training.optimizer import make_optimizer, set_rate
+
+RIVAL = "torchvision, Mask R-CNN"
+DIFFERENT = 4  # batches that take turns
+
+
+def prepared(name: str, batch: int, device: torch.device, folder: Path, tiny: bool) -> tuple[Loop, list]:
+    """A loop by the paper's recipe that changes no weight, and its pictures."""
+    run = TrainingRun(
+        model=name,
+        data=make_sample_dataset(),
+        pretrained=False,
+        workers=0,
+        image_size=(96, 160) if tiny else (800, 1333),
+        batch_size=batch,
+        amp=supports(torch.bfloat16, device) and not tiny,
+        set={key: value for key, value in TINY.items() if tiny and "classes" not in key},
+        out=folder,
+    )
+    loop = Trainer(run, World(device=device)).loop
+    loop.model.train()
+    set_rate(loop.optimizer, 0.0)
+    found = list(itertools.islice(loop.batches.stream(), 1 if tiny else DIFFERENT))
+    if device.type == "cuda":
+        found = [(images.pin_memory(), sizes, targets.pin_memory(), names) for images, sizes, targets, names in found]
+    return loop, found
+
+
+def rival(batches: list, device: torch.device, amp: bool, tiny: bool) -> Callable[[], object]:
+    """A step of torchvision's Mask R-CNN on the same pictures and boxes, with the same optimizer."""
+    from torchvision.models import detection
+
+    size = dict(min_size=96, max_size=160) if tiny else {}
+    model = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81, **size)
+    model = model.train().to(device).to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, "sgd", 0.0, 1e-4)
+    inputs = []
+    for images, sizes, targets, _ in batches:
+        pictures, wanted = [], []
+        for number, (height, width) in enumerate(sizes.tolist()):
+            real = targets.labels[number] >= 0
+            masks = targets.masks[number][real][:, :height, :width].to(device)
+            pictures.append(images[number, :, :height, :width].sigmoid().to(device))
+            boxes, labels = targets.boxes[number][real].to(device), targets.labels[number][real].to(device) + 1
+            wanted.append({"boxes": boxes, "labels": labels, "masks": masks})
+        inputs.append((pictures, wanted))
+    turns = itertools.cycle(inputs)
+
+    def step() -> None:
+        with autocast(device, amp):
+            terms = model(*next(turns))
+        sum(terms.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def measured(name: str, batch: int, options: argparse.Namespace, device: torch.device) -> Iterator[dict]:
+    """Rows of one model and size of batch: as it is, compiled, and of the rival."""
+    with tempfile.TemporaryDirectory() as folder:
+        loop, batches = prepared(name, batch, device, Path(folder), options.tiny)
+        amp = loop.recipe.amp
+        about = {"batch": batch, "dtype": "bfloat16" if amp else "float32"}
+        turns = itertools.cycle(batches)
+
+        def step() -> None:
+            loop.update(turns)
+
+        rounds = 2 if options.tiny else 20
+        yield about | {"case": name, "mode": "eager"} | speed(step, batch, device, rounds)
+        if options.trace is not None:
+            options.trace.mkdir(parents=True, exist_ok=True)
+            record(step, options.trace / f"training_{name}_{batch}")
+        if options.compile:
+            compile_layers(loop.model)
+            began = time.perf_counter()
+            step()
+            row = {"case": name, "mode": "compiled", "first step s": round(time.perf_counter() - began, 1)}
+            yield about | row | speed(step, batch, device, rounds)
+        del loop
+        gc.collect()
+        step = rival(batches, device, amp, options.tiny)
+        yield about | {"case": RIVAL, "mode": "eager"} | speed(step, batch, device, rounds)
+
+
+def speed(step: Callable[[], object], batch: int, device: torch.device, rounds: int) -> dict:
+    """Of steps one after the other, waited for at the end; the median of three times."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    found = [milliseconds(step, device, rounds)["ms in a row"] for _ in range(3)]
+    took = statistics.median(found)
+    row = {"ms": round(took, 2), "images/s": round(batch * 1e3 / took, 2), "spread ms": round(max(found) - min(found), 2)}
+    if device.type == "cuda":
+        row["peak MB"] = torch.cuda.max_memory_allocated(device) // 2**20
+    return row
+
+
+def record(step: Callable[[], object], path: Path) -> None:
+    """Where the time of a step goes, as a table by kernel and by operator."""
+    with torch.profiler.profile() as profile:
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    for key in ("self_device_time_total", "self_cpu_time_total"):
+        table = profile.key_averages().table(sort_by=key, row_limit=60, max_name_column_width=90)
+        path.with_suffix(f".{key}.txt").write_text(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["htc_r50"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[2, 8])
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
+    parser.add_argument("--trace", type=Path, help="folder for tables of one step")
+    parser.add_argument("--no-store", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="a toy: to see that it runs")
+    options = parser.parse_args()
+    device, rows = find_device(options.device), []
+    for name in options.models:
+        for batch in options.batch[:1] if options.tiny else options.batch:
+            for row in measured(name, batch, options, device):
+                rows.append(row)
+                print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+                if not (options.no_store or options.tiny):
+                    stored.write(stored.folder(device) / "training.json", device, {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
