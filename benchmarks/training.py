@@ -5,10 +5,11 @@
 
 800×1333 in bf16 where the device has it: pictures on the host to updated weights, the next step started before this one
 has ended. The pictures are the sample's, prepared beforehand, so that no process that loads them is measured. Rows are
-stored in `training.json` of the device, each as soon as it is known. --tiny: a toy, nothing stored.
+stored in `training_speed.json`, each as soon as it is known. --tiny: a toy, nothing stored.
 """
 
 import argparse
+import functools
 import gc
 import itertools
 import statistics
@@ -30,6 +31,7 @@ from htc_fast.training.distributed import World
 from htc_fast.training.loop import Loop
 from htc_fast.training.optimizer import make_optimizer, set_rate
 
+SUITE = "training_speed"
 RIVAL = "torchvision, Mask R-CNN"
 DIFFERENT = 4  # batches that take turns
 
@@ -88,16 +90,11 @@ def rival(batches: list, device: torch.device, amp: bool, tiny: bool) -> Callabl
 
 def measured(name: str, batch: int, options: argparse.Namespace, device: torch.device) -> Iterator[dict]:
     """Rows of one model and size of batch: as it is, compiled, and of the rival."""
+    rounds = 1 if options.tiny else 20
     with tempfile.TemporaryDirectory() as folder:
         loop, batches = prepared(name, batch, device, Path(folder), options.tiny)
-        amp = loop.recipe.amp
+        amp, step = loop.recipe.amp, functools.partial(loop.update, itertools.cycle(batches))
         about = {"batch": batch, "dtype": "bfloat16" if amp else "float32"}
-        turns = itertools.cycle(batches)
-
-        def step() -> None:
-            loop.update(turns)
-
-        rounds = 2 if options.tiny else 20
         yield about | {"case": name, "mode": "eager"} | speed(step, batch, device, rounds)
         if options.trace is not None:
             options.trace.mkdir(parents=True, exist_ok=True)
@@ -108,10 +105,10 @@ def measured(name: str, batch: int, options: argparse.Namespace, device: torch.d
             step()
             row = {"case": name, "mode": "compiled", "first step s": round(time.perf_counter() - began, 1)}
             yield about | row | speed(step, batch, device, rounds)
-        del loop
+        del loop, step
         gc.collect()
-        step = rival(batches, device, amp, options.tiny)
-        yield about | {"case": RIVAL, "mode": "eager"} | speed(step, batch, device, rounds)
+        theirs = rival(batches, device, amp, options.tiny)
+        yield about | {"case": RIVAL, "mode": "eager"} | speed(theirs, batch, device, rounds)
 
 
 def speed(step: Callable[[], object], batch: int, device: torch.device, rounds: int) -> dict:
@@ -119,9 +116,13 @@ def speed(step: Callable[[], object], batch: int, device: torch.device, rounds: 
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    found = [milliseconds(step, device, rounds)["ms in a row"] for _ in range(3)]
+    found = [milliseconds(step, device, rounds)["ms in a row"] for _ in range(3 if rounds > 1 else 1)]
     took = statistics.median(found)
-    row = {"ms": round(took, 2), "images/s": round(batch * 1e3 / took, 2), "spread ms": round(max(found) - min(found), 2)}
+    row = {
+        "ms": round(took, 2),
+        "images/s": round(batch * 1e3 / took, 2),
+        "spread ms": round(max(found) - min(found), 2),
+    }
     if device.type == "cuda":
         row["peak MB"] = torch.cuda.max_memory_allocated(device) // 2**20
     return row
@@ -155,7 +156,7 @@ def main() -> None:
                 rows.append(row)
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
                 if not (options.no_store or options.tiny):
-                    stored.write(stored.folder(device) / "training.json", device, {"rows": rows})
+                    stored.write(stored.folder(device) / f"{SUITE}.json", device, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ TABLES = {
     "predicted": (predicted.predicted, "kernels", *OPERATORS),
     "sweep": (runs.sweep, "sweep"),
     "training": (runs.training, "training"),
+    "training_speed": (runs.training_speed, "training_speed"),
+    "trained": (runs.trained, "trained"),
     "ablation": (runs.ablation, "ablation"),
     "precision": (runs.precision, "precision"),
     "soak": (runs.soak, "soak", "soak_optimized"),

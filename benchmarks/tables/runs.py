@@ -203,3 +203,35 @@ def training(suites: tuple[str, ...]) -> str:
     ]
     head = ["30 minutes, two cores", "images seen", "mask AP", "AP50", "AP75"]
     return table(head, rows) + f"\n\n{result['note']}"
+
+
+def training_speed(suites: tuple[str, ...]) -> str:
+    """Images per second of training steps on a GPU."""
+    return blocks(suites, lambda results: training_speed_of(results["training_speed"]))
+
+
+def training_speed_of(result: dict) -> str:
+    lines = []
+    for row in result["rows"]:
+        name = f"{row['case']}, {short(row['dtype'])}, batch {row['batch']}, {row['mode']}"
+        numbers = [f"{row['images/s']:.1f}", f"{row['ms']:.1f}", f"{row['spread ms']:.1f}"]
+        first = row.get("first step s")
+        peak = f"{row['peak MB'] / 1024:.1f}" if "peak MB" in row else "–"
+        lines.append([name, *numbers, peak, "–" if first is None else f"{first:.0f}"])
+    head = ["a training step, 800×1333", "images/s", "ms", "spread", "peak GB", "first step, s"]
+    return table(head, lines) + f"\n\n{caption(result)}"
+
+
+def trained(suites: tuple[str, ...]) -> str:
+    """What runs reached on a GPU."""
+    return blocks(suites, lambda results: trained_of(results["trained"]))
+
+
+def trained_of(result: dict) -> str:
+    lines = []
+    for row in result["rows"]:
+        scores = [f"{row[key]:.3f}" if key in row else "–" for key in ("mask_AP", "mask_AP50", "mask_AP75", "box_AP")]
+        lines.append([row["case"], str(row["iterations"]), f"{row['seconds']:.0f}", f"{row['images/s']:.1f}", *scores])
+    head = ["run", "steps", "seconds in all", "images/s", "mask AP", "AP50", "AP75", "box AP"]
+    options = [f"{row['case']}: `{row['options']}`" for row in result["rows"] if row["options"]]
+    return paragraphs(table(head, lines), *options, caption(result))

@@ -175,9 +175,9 @@ def mask_loss(
     rois = to_rois(boxes[:, :most]).flatten(0, -2)
     bitmap = (gt + torch.arange(len(gt), device=gt.device)[:, None] * targets.labels.shape[1]).flatten()
     positive, rois, labels, bitmap = trim(_in_blocks(positive), positive, rois, labels, bitmap)
-    logits = model.mask_stage(t, features, semantic, rois, positive).float()
+    logits = model.mask_stage(t, features, semantic, rois, positive)
     goal = mask_targets(targets.masks, rois[:, 1:], bitmap)
-    own = logits.gather(1, labels.clamp(min=0)[:, None, None, None].expand(-1, 1, *goal.shape[1:]))[:, 0]
+    own = logits.gather(1, labels.clamp(min=0)[:, None, None, None].expand(-1, 1, *goal.shape[1:]))[:, 0].float()
     error = F.binary_cross_entropy_with_logits(own, goal, reduction="none").sum(dim=(1, 2))
     total = model.config.stages.loss_weight[t] * torch.where(positive, error, 0.0).sum()
     return Term(total, drawn.positive.sum() * MASK_SIZE**2)

@@ -87,7 +87,8 @@ class _Normalise(torch.autograd.Function):
         # The gradient for given statistics: those of weight and bias are the sums that the statistics' own is made of.
         to_x, to_weight, to_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
         if len(x):  # a CPU's kernel divides by it
-            given = weight, mean, variance, None, None, False, ctx.eps, [True] * 3
+            unused = mean.new_empty(0)  # a GPU's wants the batch's statistics to be there, which nobody reads
+            given = weight, mean, variance, unused, unused, False, ctx.eps, [True] * 3
             to_x, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(grad, x, *given)
         sums = torch.stack([to_weight, to_bias])
         if _processes() > 1:

@@ -1,0 +1,66 @@
+"""What a training run reached: `python -m htc_fast.train`, its length, its speed and its scores, stored.
+
+    python -m benchmarks.trained NAME [--no-store] -- [options of htc_fast.train]
+
+NAME is what the tables call the run. A run under the same name takes the place of the one before in `trained.json`.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import stored
+from htc_fast.device import find_device
+from htc_fast.training.metrics import EVALUATIONS, LOSSES, read_rows
+
+SCORES = ("mask_AP", "mask_AP50", "mask_AP75", "box_AP")
+
+
+def trained(name: str, options: list[str], folder: Path) -> dict:
+    """One run as a row.
+
+    raises  SystemExit with the run's own exit status if it failed
+    """
+    began = time.monotonic()
+    status = subprocess.call([sys.executable, "-m", "htc_fast.train", *options, "--out", str(folder)])
+    if status:
+        raise SystemExit(status)
+    return described(name, options, folder, time.monotonic() - began)
+
+
+def described(name: str, options: list[str], folder: Path, seconds: float) -> dict:
+    """A run that has ended: pictures per second are those of its second half, when all is warm."""
+    losses, scores = read_rows(folder / LOSSES), read_rows(folder / EVALUATIONS)[-1]
+    late = sorted(row["images_per_second"] for row in losses[len(losses) // 2 :])
+    row = {
+        "case": name,
+        "options": " ".join(part if "/" not in part else Path(part).name for part in options),
+        "iterations": int(losses[-1]["iteration"]),
+        "seconds": round(seconds, 1),
+        "images/s": round(late[len(late) // 2], 2),
+        "peak MB": round(losses[-1]["memory_mb"]),
+    }
+    return row | {one: round(scores[one], 4) for one in SCORES if one in scores}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("--no-store", action="store_true")
+    parser.add_argument("options", nargs="*", help="of htc_fast.train, behind --")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        row = trained(asked.name, asked.options, Path(folder))
+    print(row)
+    device = find_device(None)
+    if not asked.no_store:
+        path = stored.folder(device) / "trained.json"
+        rows = [one for one in stored.load(path)["rows"] if one["case"] != asked.name]
+        stored.write(path, device, {"rows": [*rows, row]})
+
+
+if __name__ == "__main__":
+    main()
