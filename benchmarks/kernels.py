@@ -87,20 +87,25 @@ def attributed(trace: dict, calls: list[Call]) -> list[Call]:
     return [call for call in [*calls, rest] if call.kernels]
 
 
-def milliseconds(call: Callable[[], object], device: torch.device, rounds: int) -> dict[str, float]:
-    """Of single calls, waited for: median and least. Of calls in a row, waited for at the end: the mean."""
+def milliseconds(call: Callable[[], object], device: torch.device, rounds: int, warm: bool = True) -> dict[str, float]:
+    """Of single calls, waited for: median and least. Of calls in a row, waited for at the end: the mean.
+
+    warm  three calls come first that do not count
+    """
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     found = []
-    for number in range(rounds + 3):
+    for _ in range(3 * warm):
+        call()
+        wait()
+    for _ in range(rounds):
         began = time.perf_counter()
         call()
         wait()
-        if number > 2:
-            found.append((time.perf_counter() - began) * 1e3)
+        found.append((time.perf_counter() - began) * 1e3)
     began = time.perf_counter()
     for _ in range(rounds):
         call()

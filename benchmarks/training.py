@@ -1,6 +1,6 @@
 """Images per second of the paper's training recipe, a step as the loop takes it, beside torchvision's Mask R-CNN.
 
-    python -m benchmarks.training [--models htc_r50] [--batch 2 8] [--no-compile] [--trace FOLDER] [--no-store]
+    python -m benchmarks.training [--models htc_r50] [--batch 2 8] [--modes eager graphs] [--trace FOLDER] [--no-store]
                                   [--tiny --device cpu]
 
 800×1333 in bf16 where the device has it: pictures on the host to updated weights, the next step started before this one
@@ -26,18 +26,18 @@ from benchmarks.kernels import milliseconds
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.device import autocast, find_device, supports
 from htc_fast.training import Trainer, TrainingRun
-from htc_fast.training.compiled import compile_layers
 from htc_fast.training.distributed import World
 from htc_fast.training.loop import Loop
 from htc_fast.training.optimizer import make_optimizer, set_rate
 
 SUITE = "training_speed"
 RIVAL = "torchvision, Mask R-CNN"
+MODES = "eager", "graphs", "compiled", "compiled, graphs"
 DIFFERENT = 4  # batches that take turns
 
 
-def prepared(name: str, batch: int, device: torch.device, folder: Path, tiny: bool) -> tuple[Loop, list]:
-    """A loop by the paper's recipe that changes no weight, and its pictures."""
+def prepared(name: str, mode: str, batch: int, device: torch.device, folder: Path, tiny: bool) -> Loop:
+    """A loop by the paper's recipe that changes no weight."""
     run = TrainingRun(
         model=name,
         data=make_sample_dataset(),
@@ -46,16 +46,23 @@ def prepared(name: str, batch: int, device: torch.device, folder: Path, tiny: bo
         image_size=(96, 160) if tiny else (800, 1333),
         batch_size=batch,
         amp=supports(torch.bfloat16, device) and not tiny,
+        compile="compiled" in mode,
+        graphs="graphs" in mode,
         set={key: value for key, value in TINY.items() if tiny and "classes" not in key},
         out=folder,
     )
     loop = Trainer(run, World(device=device)).loop
     loop.model.train()
     set_rate(loop.optimizer, 0.0)
-    found = list(itertools.islice(loop.batches.stream(), 1 if tiny else DIFFERENT))
+    return loop
+
+
+def pictures(loop: Loop, device: torch.device, count: int) -> list:
+    """The first batches, on the host."""
+    found = list(itertools.islice(loop.batches.stream(), count))
     if device.type == "cuda":
         found = [(images.pin_memory(), sizes, targets.pin_memory(), names) for images, sizes, targets, names in found]
-    return loop, found
+    return found
 
 
 def rival(batches: list, device: torch.device, amp: bool, tiny: bool) -> Callable[[], object]:
@@ -89,26 +96,26 @@ def rival(batches: list, device: torch.device, amp: bool, tiny: bool) -> Callabl
 
 
 def measured(name: str, batch: int, options: argparse.Namespace, device: torch.device) -> Iterator[dict]:
-    """Rows of one model and size of batch: as it is, compiled, and of the rival."""
+    """Rows of one model and size of batch, in every mode, and of the rival."""
+    given: list = []
     rounds = 1 if options.tiny else 20
-    with tempfile.TemporaryDirectory() as folder:
-        loop, batches = prepared(name, batch, device, Path(folder), options.tiny)
-        amp, step = loop.recipe.amp, functools.partial(loop.update, itertools.cycle(batches))
-        about = {"batch": batch, "dtype": "bfloat16" if amp else "float32"}
-        yield about | {"case": name, "mode": "eager"} | speed(step, batch, device, rounds)
-        if options.trace is not None:
-            options.trace.mkdir(parents=True, exist_ok=True)
-            record(step, options.trace / f"training_{name}_{batch}")
-        if options.compile:
-            compile_layers(loop.model)
-            began = time.perf_counter()
+    about = {"batch": batch, "dtype": "float32" if options.tiny or device.type == "cpu" else "bfloat16"}
+    for mode in options.modes:
+        with tempfile.TemporaryDirectory() as folder:
+            loop = prepared(name, mode, batch, device, Path(folder), options.tiny)
+            given, amp = given or pictures(loop, device, 1 if options.tiny else DIFFERENT), loop.recipe.amp
+            about["shapes"] = sorted({f"{one[0].shape[2]}×{one[0].shape[3]}" for one in given})
+            step, began = functools.partial(loop.update, itertools.cycle(given)), time.perf_counter()
             step()
-            row = {"case": name, "mode": "compiled", "first step s": round(time.perf_counter() - began, 1)}
-            yield about | row | speed(step, batch, device, rounds)
-        del loop, step
-        gc.collect()
-        theirs = rival(batches, device, amp, options.tiny)
-        yield about | {"case": RIVAL, "mode": "eager"} | speed(theirs, batch, device, rounds)
+            first = {"first step s": round(time.perf_counter() - began, 1)}
+            yield about | {"case": name, "mode": mode} | first | speed(step, batch, device, rounds)
+            if options.trace is not None:
+                options.trace.mkdir(parents=True, exist_ok=True)
+                record(step, options.trace / f"training_{name}_{batch}_{mode}")
+            del loop, step
+            gc.collect()
+    theirs = rival(given, device, amp, options.tiny)
+    yield about | {"case": RIVAL, "mode": "eager"} | speed(theirs, batch, device, rounds)
 
 
 def speed(step: Callable[[], object], batch: int, device: torch.device, rounds: int) -> dict:
@@ -116,7 +123,7 @@ def speed(step: Callable[[], object], batch: int, device: torch.device, rounds: 
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    found = [milliseconds(step, device, rounds)["ms in a row"] for _ in range(3 if rounds > 1 else 1)]
+    found = [milliseconds(step, device, rounds, warm=rounds > 1)["ms in a row"] for _ in range(3 if rounds > 1 else 1)]
     took = statistics.median(found)
     row = {
         "ms": round(took, 2),
@@ -136,20 +143,21 @@ def record(step: Callable[[], object], path: Path) -> None:
             torch.cuda.synchronize()
     for key in ("self_device_time_total", "self_cpu_time_total"):
         table = profile.key_averages().table(sort_by=key, row_limit=60, max_name_column_width=90)
-        path.with_suffix(f".{key}.txt").write_text(table)
+        path.with_name(f"{path.name}.{key}.txt").write_text(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["htc_r50"])
     parser.add_argument("--batch", type=int, nargs="+", default=[2, 8])
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--modes", nargs="+", choices=MODES, help="by default all that the device has")
     parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
     parser.add_argument("--trace", type=Path, help="folder for tables of one step")
     parser.add_argument("--no-store", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="a toy: to see that it runs")
     options = parser.parse_args()
     device, rows = find_device(options.device), []
+    options.modes = options.modes or [mode for mode in MODES if device.type == "cuda" or mode == "eager"]
     for name in options.models:
         for batch in options.batch[:1] if options.tiny else options.batch:
             for row in measured(name, batch, options, device):

@@ -219,7 +219,8 @@ def training_speed_of(result: dict) -> str:
         peak = f"{row['peak MB'] / 1024:.1f}" if "peak MB" in row else "–"
         lines.append([name, *numbers, peak, "–" if first is None else f"{first:.0f}"])
     head = ["a training step, 800×1333", "images/s", "ms", "spread", "peak GB", "first step, s"]
-    return table(head, lines) + f"\n\n{caption(result)}"
+    shapes = sorted({shape for row in result["rows"] for shape in row["shapes"]})
+    return paragraphs(table(head, lines), f"Padded pictures of {', '.join(shapes)}.", caption(result))
 
 
 def trained(suites: tuple[str, ...]) -> str:

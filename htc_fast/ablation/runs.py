@@ -24,7 +24,8 @@ from htc_fast.training.trainer import describe_data, make_config, make_datasets
 
 SETTINGS = "settings.json"
 # What may change between two calls: how and where it is computed, and how often it is saved.
-FREE = {"model", "seed", "out", "resume", "evaluate_every", "save_every", "keep", "workers", "threads", "device"}
+FREE = {"model", "seed", "out", "resume", "evaluate_every", "save_every", "keep"}
+FREE |= {"workers", "threads", "device", "graphs"}
 PLACES = {"data", "train_json", "train_images", "val_json", "val_images"}  # their content counts
 
 

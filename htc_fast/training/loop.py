@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +25,7 @@ from htc_fast.training.batches import Batches
 from htc_fast.training.best import keep_best
 from htc_fast.training.distributed import World
 from htc_fast.training.folder import held
+from htc_fast.training.graphs import Graphs, Learn
 from htc_fast.training.interrupts import heard
 from htc_fast.training.monitor import Alarm, Window, check_weights
 from htc_fast.training.optimizer import make_optimizer, set_rate
@@ -31,7 +33,7 @@ from htc_fast.training.pace import FEW, Pace
 from htc_fast.training.recipe import Position, Recipe
 from htc_fast.training.report import Report, memory_mb, writing
 from htc_fast.training.resume import FORMAT, nothing_left, restore
-from htc_fast.training.step import Step, fetch
+from htc_fast.training.step import Step, fetch, learn
 
 Model = TypeVar("Model", bound=HTC)
 
@@ -66,11 +68,13 @@ class Loop(Generic[Model]):
         self.checkpoints = self.folder / "checkpoints"
         self.evaluate, self.picture = evaluate, picture
         self.optimizer = make_optimizer(model, recipe.optimizer, recipe.schedule.rate, recipe.weight_decay)
-        self.step: nn.Module = Step(model)
+        self.step: Any = Step(model)
         if self.world.size > 1:
             # A semantic branch that only helps by its loss has features that nothing uses.
             unused = model.config.semantic == "loss"
             self.step = nn.parallel.DistributedDataParallel(self.step, find_unused_parameters=unused)
+        plain: Learn = partial(learn, self.step, self._autocast)
+        self.learn = Graphs(plain, self.world.device) if recipe.graphs else plain
         self.at = Position()
         self.alarm = Alarm()
         self.pace = Pace(recipe.minutes, self.world, None if forecast is None else lambda: forecast(self.model))
@@ -166,22 +170,18 @@ class Loop(Generic[Model]):
                 image_sizes = image_sizes.to(self.world.device, non_blocking=True)
                 targets = targets.to(self.world.device, non_blocking=True)
             waits = self.world.size > 1 and batch < count - 1
-            step: Any = self.step  # wrapped where there are several processes
-            with step.no_sync() if waits else contextlib.nullcontext():
-                with part("forward"), self._autocast():
-                    terms = step(images, image_sizes, targets)
-                self.alarm.look(terms, self.at.iteration, names)
-                with part("backward"):
-                    (sum(terms.values()) / count).backward()
+            with self.step.no_sync() if waits else contextlib.nullcontext():
+                terms = self.learn(images, image_sizes, targets, count)
+            self.alarm.look(terms, self.at.iteration, names)
             for name, value in terms.items():
-                share = value.detach() / count
+                share = value / count
                 total[name] = total[name] + share if name in total else share
             seen += len(images)
         with part("optimizer"):
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
             self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=not recipe.graphs)  # which add to those that they found
         return total, seen * self.world.size
 
     def _taken(self) -> int:

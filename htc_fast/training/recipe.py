@@ -32,6 +32,7 @@ class Recipe:
     schedule                     learning rate over the run
     accumulate                   batches per step; the last step takes those that are left
     amp                          bf16 autocast, where the device computes in bf16
+    graphs                       steps are replayed as CUDA graphs: one process, on a GPU
     clip                         largest L2 norm of the gradient; None: no clipping
     evaluate_every               epochs; 0: only at the end
     save_every                   iterations, besides every evaluation and the end; 0: only those
@@ -47,6 +48,7 @@ class Recipe:
     weight_decay: float = 1e-4
     accumulate: int = 1
     amp: bool = False
+    graphs: bool = False
     clip: float | None = None
     evaluate_every: int = 1
     save_every: int = 1000

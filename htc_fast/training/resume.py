@@ -30,6 +30,7 @@ OPTIONS = {"name": "model", "num_classes": "number of classes", "class_names": "
 OPTIONS |= {"backbone": "backbone", "semantic_classes": "classes of the semantic maps", "std": "pretrained (std)"}
 OPTIONS |= {"image_size": "image_size", "minutes": "max_minutes", "rate": "lr", "shape": "schedule"}
 QUIET = {"keep", "log_every", "save_every", "evaluate_every", "warmup_factor", "pretrained", "category_ids"}
+QUIET |= {"graphs"}
 LENGTH = {"epochs", "iterations", "minutes"}
 
 

@@ -88,6 +88,7 @@ class TrainingRun:
     clip: Annotated[float | None, "largest norm of the gradient", "NORM"] = None
     amp: Annotated[bool, "compute in bf16 where that is safe and the device can"] = False
     compile: Annotated[bool, "torch.compile for the layers; same gradients, slower to start"] = False
+    graphs: Annotated[bool, "replay steps as CUDA graphs, one per shape of the batch; on one GPU"] = False
     seed: int = 0
 
     out: Annotated[
@@ -186,6 +187,7 @@ class TrainingRun:
             weight_decay=self.weight_decay,
             accumulate=self.accumulate,
             amp=self.amp,
+            graphs=self.graphs,
             clip=self.clip,
             evaluate_every=self.evaluate_every,
             save_every=self.save_every,

@@ -1,6 +1,7 @@
-"""What one step of training is made of: the next batch, and its losses."""
+"""What one step of training is made of: the next batch, its losses, and their gradient."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 
@@ -8,6 +9,7 @@ from htc_fast.criterion.losses import losses
 from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Targets
+from htc_fast.ranges import part
 
 
 class Step(nn.Module):
@@ -19,6 +21,22 @@ class Step(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor, targets: Targets) -> dict[str, Tensor]:
         return losses(self.model, images, image_sizes, targets)
+
+
+def learn(
+    step: nn.Module,
+    precision: Callable[[], AbstractContextManager],
+    images: Tensor,
+    image_sizes: Tensor,
+    targets: Targets,
+    count: int,
+) -> dict[str, Tensor]:
+    """Add to the weights' gradients what one of `count` batches has to say; returns its loss terms."""
+    with part("forward"), precision():
+        terms = step(images, image_sizes, targets)
+    with part("backward"):
+        (sum(terms.values()) / count).backward()  # type: ignore[union-attr]
+    return {name: value.detach() for name, value in terms.items()}
 
 
 def fetch(batches: Iterator) -> tuple[Tensor, Tensor, Targets, list[str]]:

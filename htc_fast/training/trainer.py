@@ -58,6 +58,9 @@ class Trainer:
             torch.set_num_threads(run.threads)
         # Under torchrun, this process joins the others; `run` leaves them.
         self.world, self._joined = world or distributed.start(run.device), world is None
+        if run.graphs and (self.world.device.type != "cuda" or self.world.size > 1):
+            here = f"{self.world.size} on a {self.world.device.type}"
+            raise UserError(f"--graphs is for one process on a GPU, not for {here}: leave it out.")
         folder = choose_folder(run, self.world)
         config = make_config(run)
         self.settings = replace(run, data=make_sample_dataset()) if run.on_sample else run

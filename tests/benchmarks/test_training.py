@@ -1,0 +1,44 @@
+"""Training as it is measured: steps in every mode, whole runs, and what tables say of both."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import trained, training
+from benchmarks.tables import runs
+from htc_fast.training.metrics import EVALUATIONS, LOSSES, append_row
+
+MACHINE = {"device": "a GPU", "date": "2026-01-02", "torch": "2.11.0"}
+
+
+@pytest.mark.slow
+def test_a_toy_is_measured_beside_its_rival():
+    command = [sys.executable, "-m", "benchmarks.training", "--tiny", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = done.stdout.strip().splitlines()[-2:]
+    assert "case htc_r50  mode eager" in first and training.RIVAL in second and "images/s" in second
+
+
+def test_steps_in_a_table():
+    row = {"case": "htc_r50", "dtype": "bfloat16", "batch": 8, "mode": "graphs", "ms": 100.0, "images/s": 80.0}
+    row |= {"spread ms": 0.5, "peak MB": 10240, "first step s": 1.6, "shapes": ["800×832"]}
+    rival = {**row, "case": training.RIVAL, "mode": "eager", "shapes": ["800×1088"]}
+    del rival["first step s"], rival["peak MB"]
+    text = runs.training_speed_of({"machine": MACHINE, "rows": [row, rival]})
+    lines = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert lines[1] == ["htc_r50, bf16, batch 8, graphs", "80.0", "100.0", "0.5", "10.0", "2"]
+    assert lines[2][-2:] == ["–", "–"] and "Padded pictures of 800×1088, 800×832." in text and "a GPU" in text
+
+
+def test_a_run_in_a_row_and_in_a_table(tmp_path):
+    for iteration, speed in [(10, 3.0), (20, 40.0), (30, 50.0), (40, 60.0)]:
+        append_row(tmp_path / LOSSES, iteration, {"loss": 1.0, "images_per_second": speed, "memory_mb": 2000.0})
+    for iteration, score in [(20, 0.1), (40, 0.25)]:
+        append_row(tmp_path / EVALUATIONS, iteration, {"mask_AP": score, "mask_AP50": 0.5, "box_AP": 0.3})
+    row = trained.described("nuclei", ["--data", "somewhere/nuclei", "--amp"], tmp_path, 12.34)
+    assert row["options"] == "--data nuclei --amp" and row["seconds"] == 12.3 and row["peak MB"] == 2000
+    assert row["iterations"] == 40 and row["images/s"] == 60.0 and row["mask_AP"] == 0.25 and "mask_AP75" not in row
+    text = runs.trained_of({"machine": MACHINE, "rows": [row]})
+    assert "0.250" in text and "`--data nuclei --amp`" in text and "– |" in text

@@ -1,0 +1,58 @@
+"""--graphs on a GPU: the same training."""
+
+import pytest
+import torch
+
+from htc_fast.training import graphs
+from htc_fast.training.batches import Batches
+from htc_fast.training.distributed import World
+from htc_fast.training.loop import Loop
+from tests.ops.backends import exact_products, needs_gpu
+from tests.training.tiny import Pictures, collate, tiny_model, tiny_recipe
+
+pytestmark = needs_gpu
+
+
+def of_several_shapes(samples):
+    """As many places for ground truth as the first picture has, and two more."""
+    return collate(samples, 3 + len(samples[0][1]))
+
+
+def trained(folder, **options):
+    """Weights after ten steps of four shapes, loss terms of each step, and the loop."""
+    batches = Batches(Pictures(), of_several_shapes, 2, World())
+    loop = Loop(
+        tiny_model(), batches, tiny_recipe(iterations=10, **options), folder, World(device=torch.device("cuda"))
+    )
+    found, update = [], loop.update
+
+    def watched(batches):
+        terms, seen = update(batches)
+        found.append(torch.stack(list(terms.values())).cpu())
+        return terms, seen
+
+    loop.update = watched
+    with exact_products():
+        loop.run()
+    return {name: one.detach().cpu() for name, one in loop.model.state_dict().items()}, torch.stack(found), loop
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2, "optimizer": "adamw", "clip": 1.0}, {"amp": True}])
+def test_on_a_gpu_training_is_the_same(tmp_path, options):
+    want, losses, _ = trained(tmp_path / "plain", **options)
+    found, others, loop = trained(tmp_path / "graphs", graphs=True, **options)
+    assert len(loop.learn.made) > 1 and not loop.learn.off
+    loose = 0.05 if options.get("amp") else 5e-3
+    torch.testing.assert_close(others, losses, rtol=loose, atol=loose)
+    start = tiny_model().state_dict()
+    for name, one in want.items():
+        moved = (one.double() - start[name].double()).norm()
+        assert (found[name].double() - one.double()).norm() <= 0.1 * moved + 1e-3 * one.double().norm() + 1e-6, name
+
+
+def test_on_a_gpu_graphs_that_were_dropped_are_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST", 1)
+    want, losses, _ = trained(tmp_path / "plain")
+    _, others, loop = trained(tmp_path / "graphs", graphs=True)
+    assert len(loop.learn.made) == 1 and len(want) > 50
+    torch.testing.assert_close(others, losses, rtol=5e-3, atol=5e-3)
