@@ -50,10 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("--no-store", action="store_true")
-    parser.add_argument("options", nargs="*", help="of htc_fast.train, behind --")
-    asked = parser.parse_args()
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    asked = parser.parse_args(words[:end])
     with tempfile.TemporaryDirectory() as folder:
-        row = trained(asked.name, asked.options, Path(folder))
+        row = trained(asked.name, words[end + 1 :], Path(folder))
     print(row)
     device = find_device(None)
     if not asked.no_store:

@@ -69,7 +69,8 @@ def rival(batches: list, device: torch.device, amp: bool, tiny: bool) -> Callabl
     """A step of torchvision's Mask R-CNN on the same pictures and boxes, with the same optimizer."""
     from torchvision.models import detection
 
-    size = dict(min_size=96, max_size=160) if tiny else {}
+    few = {f"rpn_{when}_nms_top_n_train": 20 for when in ("pre", "post")} | {"box_batch_size_per_image": 8}
+    size = {"min_size": 96, "max_size": 160, **few} if tiny else {}
     model = detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=81, **size)
     model = model.train().to(device).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(model, "sgd", 0.0, 1e-4)

@@ -1,9 +1,10 @@
 #!/bin/bash
-# A machine with a GPU, used well: four commands of less than ten minutes each, in this order.
+# A machine with a GPU, used well: five commands of less than ten minutes each, in this order.
 #   scripts/gpu_check.sh call1   correctness: GPU tests, compute-sanitizer beside them, what the benchmarks compare
 #   scripts/gpu_check.sh call2   numbers: the detector, kernel by kernel, and the operators; nothing else may run
 #   scripts/gpu_check.sh call3   tuning: the tiles of the 3x3 convolution, and ncu where it is installed
 #   scripts/gpu_check.sh call4   rivals, Triton's irregular kernels, memory, the tests that are left
+#   scripts/gpu_check.sh call5   training: its steps in every mode, and the sample trained to the end
 #   OUT=folder     what comes back, six files at most: summary.txt, logs, results, tiles.json, compilers' caches (build/gpu_check/CALL)
 #   CACHE=folder   where an earlier call's caches lie, *_cache.tar.xz, so that nothing is compiled twice (build/gpu_cache)
 #   PYTHON=python3, DRY=1: every command on tiny sizes without a GPU; LIST=1: names, limits and commands alone
@@ -140,7 +141,18 @@ call4() {
   step other_tests 180 "${tests[@]}" tests --ignore=tests/ops --ignore=tests/inference --ignore=tests/models --ignore=tests/training
 }
 
-case $call in call1 | call2 | call3 | call4) ;; *) sed -n '2,/^[^#]/{/^#/p}' "$0" | cut -c3-; exit 2 ;; esac
+call5() {
+  local steps=("$PYTHON" -m benchmarks.training) sample=("$PYTHON" -m benchmarks.trained "the sample" --)
+  if [ -n "$DRY" ]; then
+    steps+=(--tiny --device cpu) sample=("${sample[@]:0:4}" --no-store -- --iterations 1 --device cpu --no-pretrained)
+  else
+    sample+=(--graphs)
+  fi
+  step training 360 "${steps[@]}"
+  step sample 180 "${sample[@]}"
+}
+
+case $call in call1 | call2 | call3 | call4 | call5) ;; *) sed -n '2,/^[^#]/{/^#/p}' "$0" | cut -c3-; exit 2 ;; esac
 if [ -z "$LIST" ]; then
   if [ -z "$DRY" ] && ! "$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then
     echo "gpu_check: torch sees no GPU here; DRY=1 rehearses without one"
