@@ -110,9 +110,9 @@ def backend_for(op: str, tensor: torch.Tensor) -> str:
                 f"HTC_FAST_BACKEND={chosen} names no backend: set it to {' or '.join(BACKENDS)}, or unset it."
             )
         raise RuntimeError(f"{op} has no {chosen!r} backend here: it has {', '.join(sorted(has))}.")
-    interpreted = chosen == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     wanted = "cpu" if chosen == "cpp" else "cuda"
-    if device not in (wanted, "meta") and not interpreted:
+    fits = device == wanted or device == "meta"
+    if not fits and not (chosen == "triton" and os.environ.get("TRITON_INTERPRET") == "1"):  # its interpreter
         raise RuntimeError(
             f"the backend {chosen!r} was asked for and needs {wanted} tensors, got {device}: "
             "move the tensors or choose another backend."

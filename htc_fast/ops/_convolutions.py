@@ -4,10 +4,40 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from htc_fast.ops import _onednn, winograd
-from htc_fast.ops._arguments import check_device, check_floats, check_tensor
+from htc_fast.ops._arguments import FLOATS, check_device, check_floats, check_tensor
+
+PLAIN = Tensor, nn.Parameter
+
+
+def good_layer(x: Tensor, weight: Tensor, bias: Tensor, kernel: int, channels: int, outputs: int = 0) -> bool:
+    """Whether a layer passes `check_weight` and `check_same` for x, which is good, and takes in `channels`.
+
+    By few looks: it is asked at every call, and its no is not final.
+    """
+    dtype, device = x.dtype, x.device
+    for one in (weight, bias):
+        if type(one) not in PLAIN or one.is_nested or one.layout is not torch.strided or one.device != device:
+            return False
+        if one.dtype is not dtype and not (one.dtype in FLOATS and torch.is_autocast_enabled(device.type)):
+            return False
+    shape = weight.shape
+    if len(shape) != 4 or shape[2] != kernel or shape[3] != kernel or shape[1 - outputs] != channels:
+        return False
+    return bias.dim() == 1 and bias.shape[0] == shape[outputs] > 0
+
+
+def good_maps(*maps: Tensor) -> bool:
+    """Whether all pass `check_maps`, and `check_same` for the first; no is not final here either."""
+    for one in maps:
+        if type(one) not in PLAIN or one.is_nested or one.layout is not torch.strided or one.dtype not in FLOATS:
+            return False
+        if one.dim() != 4 or (one.numel() == 0 and 0 in one.shape[1:]):
+            return False
+    first = maps[0]
+    return all(one.dtype is first.dtype and one.device == first.device for one in maps[1:])
 
 
 def check_maps(name: str, maps: Tensor, channels: int | None = None) -> None:
@@ -60,12 +90,12 @@ def check_same(first: Tensor, **others: Tensor | None) -> None:
 
 
 def autocast(*tensors: Any) -> tuple[Any, ...]:
-    """The tensors (or None) in autocast's type where it is on for their device; as they are otherwise."""
-    device = next(one.device.type for one in tensors if one is not None)
+    """The tensors (or None, but the first) in autocast's type where it is on for their device; else as they are."""
+    device = tensors[0].device.type
     if device == "meta" or not torch.is_autocast_enabled(device):  # it does not know meta
         return tensors
     dtype = torch.get_autocast_dtype(device)
-    return tuple(None if one is None else one.to(dtype) for one in tensors)
+    return tuple(one if one is None or one.dtype is dtype else one.to(dtype) for one in tensors)
 
 
 def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor, packed: winograd.Packed | None = None) -> Tensor:

@@ -31,16 +31,24 @@ def takes(
 
     keeps_nan  whether NaN has to stay visible behind the ReLU, as it does in torch's
     """
-    flags: Any = torch.backends.cudnn
-    exact = flags.deterministic or torch.are_deterministic_algorithms_enabled()
-    if not x.numel() or exact or not (flags.enabled and flags.is_available()):
+    if not x.numel() or not allowed():
         return False
     key = _key(x, weight, other, geometry, keeps_nan)
-    if key not in _seen:
+    taken = _seen.get(key)
+    if taken is None:
         if torch.cuda.is_current_stream_capturing() or torch.cuda.get_sync_debug_mode() == 2:
             return False  # trying means waiting: not now
-        _seen[key] = _is_right(x, weight, bias, other, geometry, keeps_nan)
-    return _seen[key]
+        taken = _seen[key] = _is_right(x, weight, bias, other, geometry, keeps_nan)
+    return taken
+
+
+def allowed() -> bool:
+    """Whether torch may use cuDNN, and results need not be the same bits every time.
+
+    Its flags as torch reads them itself: by torch.backends they take microseconds.
+    """
+    exact = torch._C._get_cudnn_deterministic() or torch._C._get_deterministic_algorithms()
+    return torch._C._has_cudnn and torch._C._get_cudnn_enabled() and not exact
 
 
 def refuse(x: Tensor, weight: Tensor, other: Tensor | None, geometry: tuple, keeps_nan: bool = False) -> None:
@@ -51,8 +59,9 @@ def refuse(x: Tensor, weight: Tensor, other: Tensor | None, geometry: tuple, kee
 def _key(x: Tensor, weight: Tensor, other: Tensor | None, geometry: tuple, keeps_nan: bool) -> tuple:
     flags: Any = torch.backends.cudnn
     precision = flags.conv.fp32_precision if x.dtype == torch.float32 else ""
-    shape = len(x).bit_length(), x.shape[1:], weight.shape, geometry
-    return x.device, x.dtype, shape, other is None, precision, flags.benchmark, keeps_nan
+    count, *shape = x.shape
+    kind = x.device, x.dtype, other is None, precision, torch._C._get_cudnn_benchmark(), keeps_nan
+    return *kind, count.bit_length(), *shape, weight.shape, geometry
 
 
 def _is_right(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, geometry: tuple, keeps_nan: bool) -> bool:

@@ -3,20 +3,26 @@
 `htc_fast::` holds what the native library implements; `htc_fast_triton::` holds the Triton kernels, to be forced. Where
 the library has no CUDA kernel, Triton's is `htc_fast::`'s own, so that a program exported or compiled with that name
 runs on a GPU machine without nvcc. Triton itself is imported at the first call of a kernel.
+
+`call` is the shorter way for eager programs: PyTorch's own around an operator in Python takes as long as its kernel.
 """
 
 import functools
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from htc_fast.ops import _backend, _native
 
 NATIVE, TRITON = "htc_fast", "htc_fast_triton"
 # Kept: what a Library registered goes with it.
 _libraries = {namespace: torch.library.Library(namespace, "FRAGMENT") for namespace in (NATIVE, TRITON)}
+# Of Triton's operators, by name: what starts the kernels, and the same with its gradient.
+_launchers: dict[str, Callable] = {}
+_functions: dict[str, Any] = {}
 
 
 def declare(
@@ -52,8 +58,11 @@ def declare(
             _libraries[NATIVE].impl(name, _first_import(triton, name), "CUDA")
     if triton:
         _define(TRITON, name, schema, fake, backward, setup_context)
+        _launchers[name] = _first_import(triton, name)
+        if backward is not None and "Tensor[]" not in schema:
+            _functions[name] = _function(_launchers[name], backward, setup_context)
         for device in ("CUDA", "CPU"):
-            _libraries[TRITON].impl(name, _first_import(triton, name), device)
+            _libraries[TRITON].impl(name, _launchers[name], device)
 
 
 def _define(namespace: str, name: str, schema: str, fake: Callable, backward: Callable | None, setup_context) -> None:
@@ -66,10 +75,58 @@ def _define(namespace: str, name: str, schema: str, fake: Callable, backward: Ca
 
 
 def _first_import(file: str, name: str) -> Callable:
-    def run(*arguments):
-        return getattr(importlib.import_module(f"htc_fast.ops.triton.{file}"), name)(*arguments)
+    @functools.cache
+    def found() -> Callable:
+        return getattr(importlib.import_module(f"htc_fast.ops.triton.{file}"), name)
 
-    return run
+    return lambda *arguments: found()(*arguments)
+
+
+def _function(launcher: Callable, backward: Callable, setup_context: Any) -> Any:
+    """What `register_autograd` makes of an operator, without the operator."""
+
+    def forward(ctx, *arguments):
+        with torch._C._AutoDispatchBelowAutograd():  # else a result that is a view could not be written to
+            out = launcher(*arguments)
+        setup_context(ctx, arguments, out)
+        return out
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(functools.partial(backward, _Direct()))}
+    return type("TritonFunction", (torch.autograd.Function,), members)
+
+
+class _Direct:
+    """A namespace of Triton's operators whose members go through `call`."""
+
+    def __getattr__(self, name: str) -> Callable:
+        return functools.partial(call, getattr(torch.ops.htc_fast_triton, name))
+
+
+def call(operator: Any, x: Tensor, *arguments: Any) -> Any:
+    """An operator of Triton's namespace: through PyTorch's dispatcher only where something looks on.
+
+    x  its first argument, which stands for all
+    """
+    if _watched(x):
+        return operator(x, *arguments)
+    name = operator.__name__
+    if not torch.is_grad_enabled():
+        return _launchers[name](x, *arguments)
+    return _functions[name].apply(x, *arguments) if name in _functions else operator(x, *arguments)
+
+
+def _watched(x: Tensor) -> bool:
+    """Whether the program is compiled, exported, traced, transformed, profiled or run with tensors of another kind."""
+    return (
+        torch.compiler.is_compiling()
+        or type(x) not in (Tensor, nn.Parameter)
+        or x.is_meta
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._functorch.maybe_current_level() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+    )
 
 
 def maps_like(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from htc_fast.ops import _backend, _convolutions
 from htc_fast.ops._arguments import check_device, check_tensor
-from htc_fast.ops._declare import declare, maps_like, once
+from htc_fast.ops._declare import call, declare, maps_like, once
 from htc_fast.ops.reference import conv3x3_relu as reference
 from htc_fast.ops.winograd import Packed
 
@@ -42,7 +42,7 @@ def conv3x3_relu(
     if backend == "triton":
         _backend.refuse_tangents("conv3x3_relu", x, weight, bias, residual)
         x, weight, bias, residual = _convolutions.autocast(x, weight, bias, residual)
-        return torch.ops.htc_fast_triton.conv3x3_relu(x, weight, bias, residual, count)
+        return call(torch.ops.htc_fast_triton.conv3x3_relu, x, weight, bias, residual, count)
     if backend != "reference":
         x = x.contiguous(memory_format=torch.channels_last)
         if residual is None and count is None:
@@ -51,6 +51,10 @@ def conv3x3_relu(
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, count: Tensor | None) -> None:
+    if count is None and _convolutions.good_maps(x, *(() if residual is None else (residual,))):
+        fits = _convolutions.good_layer(x, weight, bias, 3, x.shape[1])
+        if fits and (residual is None or residual.shape == (x.shape[0], weight.shape[0], *x.shape[2:])):
+            return
     _convolutions.check_weight("weight", weight, bias, 3)
     _convolutions.check_maps("x", x, weight.shape[1])
     if residual is not None:
@@ -72,21 +76,24 @@ def _fake(x, weight, bias, residual, count):
     return maps_like(x, x.shape[0], weight.shape[0], *x.shape[2:])
 
 
-def _fake_backward(grad, out, x, weight, count):
-    maps = [maps_like(one, *one.shape) for one in (x, weight, out)]
-    return *maps[:2], weight.new_empty(weight.shape[0]), maps[2]
+def _fake_backward(grad, out, x, weight, count, x_needed=True, weight_needed=True, forced=False):
+    x, weight, out = (maps_like(one, *one.shape) for one in (x, weight, out))
+    bias = weight.new_empty(weight.shape[0])
+    return x if x_needed else x.new_empty(0), weight if weight_needed else x.new_empty(0), bias, out
 
 
 def _setup_context(ctx, inputs, output) -> None:
     x, weight, _, residual, count = inputs
-    ctx.has_residual = residual is not None
+    ctx.has_residual, ctx.forced = residual is not None, _backend.forced_backend() is not None
     ctx.save_for_backward(output, x, weight, count)
 
 
 def _backward(library, ctx, grad):
     once(grad)
-    *grads, residual = library.conv3x3_relu_backward(grad, *ctx.saved_tensors)
-    return *grads, residual if ctx.has_residual else None, None
+    x_needed, weight_needed, *_ = ctx.needs_input_grad
+    grads = library.conv3x3_relu_backward(grad, *ctx.saved_tensors, x_needed, weight_needed, ctx.forced)
+    needed = x_needed, weight_needed, True, ctx.has_residual
+    return *(one if wanted else None for one, wanted in zip(grads, needed)), None
 
 
 # Other devices' convolutions are torch's own, with its own gradient: there is nothing to declare for them.
@@ -99,8 +106,8 @@ declare(
     triton="conv3x3_relu",
 )
 declare(
-    "conv3x3_relu_backward(Tensor grad, Tensor out, Tensor x, Tensor weight, Tensor? count) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "conv3x3_relu_backward(Tensor grad, Tensor out, Tensor x, Tensor weight, Tensor? count, "
+    "bool x_needed=True, bool weight_needed=True, bool forced=False) -> (Tensor, Tensor, Tensor, Tensor)",
     _fake_backward,
     native=False,
     triton="conv3x3_relu",

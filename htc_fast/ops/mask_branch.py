@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from htc_fast.errors import short
 from htc_fast.ops import _backend, _convolutions
 from htc_fast.ops._arguments import integer, items
-from htc_fast.ops._declare import declare
+from htc_fast.ops._declare import call, declare
 from htc_fast.ops.conv3x3_relu import conv3x3_relu
 from htc_fast.ops.mask_flow import mask_flow
 from htc_fast.ops.mask_predict import mask_predict
@@ -113,7 +113,7 @@ def mask_branch(
     tensors = [one for head in heads for layer in _layers(head) for one in layer]
     x, *tensors = _convolutions.autocast(x, *tensors)
     counts, flows = [len(head.convolutions) for head in heads], [head.flow is not None for head in heads]
-    return torch.ops.htc_fast_triton.mask_branch(x, labels, tensors, counts, flows, averaged)
+    return call(torch.ops.htc_fast_triton.mask_branch, x, labels, tensors, counts, flows, averaged)
 
 
 def _layers(head: MaskHeadWeights) -> list[Layer]:
@@ -130,7 +130,7 @@ def _check(x: Tensor, labels: Tensor, heads: list[MaskHeadWeights]) -> None:
         if not isinstance(head, MaskHeadWeights):
             raise TypeError(f"heads[{number}] must be MaskHeadWeights, got {type(head).__name__}.")
         before = _check_head(f"heads[{number}]", head, x, before)
-        if len(head.logits[0]) != len(heads[0].logits[0]):
+        if head.logits[0].shape[0] != heads[0].logits[0].shape[0]:
             raise ValueError(
                 f"heads[{number}].logits must have {len(heads[0].logits[0])} classes like heads[0]'s, got "
                 f"{len(head.logits[0])}."
@@ -144,11 +144,12 @@ def _check_head(name: str, head: MaskHeadWeights, x: Tensor, before: int | None)
         if before is None:
             raise ValueError(f"{name} has a flow, but there is no head before it.")
         _check_layer(f"{name}.flow", head.flow, 1, before, x)
-        if len(head.flow[0]) != channels:
+        if head.flow[0].shape[0] != channels:
             raise ValueError(f"{name}.flow must end in x's {channels} channels, got {len(head.flow[0])}.")
-    for layer in items(f"{name}.convolutions", head.convolutions):
-        _check_layer(f"{name}.convolutions", layer, 3, channels, x)
-        channels = len(layer[0])
+    convolutions = f"{name}.convolutions"
+    for layer in items(convolutions, head.convolutions):
+        _check_layer(convolutions, layer, 3, channels, x)
+        channels = layer[0].shape[0]
     _check_layer(f"{name}.upsample", head.upsample, 2, channels, x, outputs=1)
     _check_layer(f"{name}.logits", head.logits, 1, head.upsample[0].shape[1], x)
     for one in items(f"{name}.packed", head.packed):
@@ -158,6 +159,8 @@ def _check_head(name: str, head: MaskHeadWeights, x: Tensor, before: int | None)
 
 
 def _check_layer(name: str, layer: Layer, kernel: int, channels: int, x: Tensor, outputs: int = 0) -> None:
+    if type(layer) is tuple and len(layer) == 2 and _convolutions.good_layer(x, *layer, kernel, channels, outputs):
+        return
     if not isinstance(layer, (tuple, list)) or len(layer) != 2:
         raise TypeError(f"{name} must be a pair of weight and bias, got {type(layer).__name__}.")
     _convolutions.check_weight(name, *layer, kernel, outputs)

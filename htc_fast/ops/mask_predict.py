@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.ops import _backend, _convolutions, _onednn
-from htc_fast.ops._declare import declare, dense_like, maps_like, once
+from htc_fast.ops._declare import call, declare, dense_like, maps_like, once
 from htc_fast.ops.reference import mask_predict as reference
 
 _backend.register_over_torch("mask_predict")
@@ -29,13 +29,12 @@ def mask_predict(
     """
     _check(x, up_weight, up_bias, weight, bias, labels)
     backend = _backend.backend_for("mask_predict", x)
-    if backend == "triton" and labels is None and len(weight) > MANY_CLASSES and _backend.forced_backend() is None:
+    if backend == "triton" and labels is None and weight.shape[0] > MANY_CLASSES and _backend.forced_backend() is None:
         backend = "cuda"
     if backend == "triton":
         _backend.refuse_tangents("mask_predict", x, up_weight, up_bias, weight, bias)
-        return torch.ops.htc_fast_triton.mask_predict(
-            *_convolutions.autocast(x, up_weight, up_bias, weight, bias), labels
-        )
+        given = _convolutions.autocast(x, up_weight, up_bias, weight, bias)
+        return call(torch.ops.htc_fast_triton.mask_predict, *given, labels)
     if backend != "reference":
         x = x.contiguous(memory_format=torch.channels_last)
         if labels is not None and _onednn.unwatched(x):
@@ -49,6 +48,9 @@ def mask_predict(
 
 
 def _check(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias: Tensor, labels: Tensor | None) -> None:
+    if _convolutions.good_maps(x) and _convolutions.good_layer(x, up_weight, up_bias, 2, x.shape[1], outputs=1):
+        if _convolutions.good_layer(x, weight, bias, 1, up_weight.shape[1]):
+            return None if labels is None else _convolutions.check_labels(labels, x)
     _convolutions.check_weight("up_weight", up_weight, up_bias, 2, outputs=1)
     _convolutions.check_weight("weight", weight, bias, 1)
     _convolutions.check_maps("x", x, up_weight.shape[0])
@@ -66,19 +68,20 @@ def _fake(x, up_weight, up_bias, weight, bias, labels):
     return maps_like(x, count, weight.shape[0], 2 * height, 2 * width)
 
 
-def _fake_backward(grad, x, up_weight, up_bias, weight, labels):
+def _fake_backward(grad, x, up_weight, up_bias, weight, labels, forced=False):
     maps = [maps_like(one, *one.shape) for one in (x, up_weight)]
     return *maps, dense_like(up_bias), dense_like(weight), weight.new_empty(weight.shape[0])
 
 
 def _setup_context(ctx, inputs, output) -> None:
     *tensors, _, labels = inputs
+    ctx.forced = _backend.forced_backend() is not None
     ctx.save_for_backward(*tensors, labels)
 
 
 def _backward(library, ctx, grad):
     once(grad)
-    return *library.mask_predict_backward(grad, *ctx.saved_tensors), None
+    return *library.mask_predict_backward(grad, *ctx.saved_tensors, ctx.forced), None
 
 
 declare(
@@ -90,8 +93,8 @@ declare(
     triton="mask_predict",
 )
 declare(
-    "mask_predict_backward(Tensor grad, Tensor x, Tensor up_weight, Tensor up_bias, Tensor weight, Tensor? labels) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "mask_predict_backward(Tensor grad, Tensor x, Tensor up_weight, Tensor up_bias, Tensor weight, Tensor? labels, "
+    "bool forced=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _fake_backward,
     native=False,
     triton="mask_predict_backward",

@@ -82,13 +82,13 @@ def _fake(features, weights, biases, level):
     return maps_like(features[level], features[0].shape[0], weights[0].shape[0], *features[level].shape[2:])
 
 
-def _fake_backward(grad, features, weights, biases, level):
+def _fake_backward(grad, features, weights, biases, level, forced=False):
     return [*(maps_like(one, *one.shape) for one in features), *(dense_like(one) for one in [*weights, *biases])]
 
 
 def _setup_context(ctx, inputs, output) -> None:
     *lists, ctx.level = inputs
-    ctx.levels = len(lists[0])
+    ctx.levels, ctx.forced = len(lists[0]), _backend.forced_backend() is not None
     ctx.save_for_backward(*(one for some in lists for one in some))
 
 
@@ -96,7 +96,7 @@ def _backward(library, ctx, grad):
     once(grad)
     n = ctx.levels
     features, weights, biases = (list(ctx.saved_tensors[i * n : (i + 1) * n]) for i in range(3))
-    grads = library.semantic_merge_backward(grad, features, weights, biases, ctx.level)
+    grads = library.semantic_merge_backward(grad, features, weights, biases, ctx.level, ctx.forced)
     return grads[:n], grads[n : 2 * n], grads[2 * n :], None
 
 
@@ -109,7 +109,8 @@ declare(
     triton="semantic_merge",
 )
 declare(
-    "semantic_merge_backward(Tensor grad, Tensor[] features, Tensor[] weights, Tensor[] biases, int level) -> Tensor[]",
+    "semantic_merge_backward(Tensor grad, Tensor[] features, Tensor[] weights, Tensor[] biases, int level, "
+    "bool forced=False) -> Tensor[]",
     _fake_backward,
     native=False,
     triton="semantic_merge",

@@ -49,6 +49,128 @@ def test_gradients_at_full_size(count, dtype):
         assert error(one, other) < 2e-2
 
 
+@pytest.fixture
+def theirs(monkeypatch):
+    """Who did gradients: masks of cuDNN's calls, and the names of our kernels."""
+    from htc_fast.ops.triton import gradients, matrix, tma
+
+    made, whole = [], gradients.convolution_backward
+    monkeypatch.setattr(gradients, "convolution_backward", lambda *some: (made.append(some[-1]), whole(*some))[1])
+    for module in (gradients, matrix, tma):
+        put = lambda kernel, *some, launch=module.launch, **more: (  # noqa: E731
+            made.append(kernel.fn.__name__),
+            launch(kernel, *some, **more),
+        )
+        monkeypatch.setattr(module, "launch", put)
+    return made
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("count", [1, 100])
+def test_gradients_by_cudnn(count, dtype, residual, frozen, theirs):
+    """No backend is forced. frozen: the weight needs no gradient."""
+    torch.manual_seed(count)
+    given = [draw(count, CHANNELS, 14, 14, dtype=dtype), draw(256, CHANNELS, 3, 3, dtype=dtype, scale=0.02),
+             draw(256, dtype=dtype), *[draw(count, 256, 14, 14, dtype=dtype)] * residual]  # fmt: skip
+    asked = [one for i, one in enumerate(given) if not (frozen and i == 1)]
+    found = [one.detach().requires_grad_(not (frozen and i == 1)) for i, one in enumerate(given)]
+    wanted = [one.detach().float().requires_grad_() for one in given]
+    with convolutions_in("ieee"):
+        total = torch.nn.functional.conv2d(*wanted[:3], padding=1) + (wanted[3] if residual else 0)
+        grad = torch.where(total.detach().abs() < 0.02, 0, draw(*total.shape, dtype=dtype))
+        out = ops.conv3x3_relu(*found)
+        theirs.clear()
+        grads = torch.autograd.grad(out, [one for one in found if one.requires_grad], grad)
+        masks = [one for one in theirs if not isinstance(one, str)]
+        assert masks == [[True, not frozen, False]] and set(theirs[:1]) == {"gate_kernel"} and len(theirs) == 2
+        expected = torch.autograd.grad(total.relu(), wanted, grad.float())
+    expected = [one for i, one in enumerate(expected) if not (frozen and i == 1)]
+    assert len(grads) == len(asked)
+    for one, other in zip(grads, expected, strict=True):
+        assert error(one, other) < (1e-4 if dtype == torch.float32 else 1e-2)
+
+
+def test_counted_and_exact_gradients_are_ours(theirs):
+    given = [draw(4, CHANNELS, 14, 14), draw(256, CHANNELS, 3, 3, scale=0.02), draw(256)]
+    leaves = [one.requires_grad_() for one in given]
+    ops.conv3x3_relu(*leaves, count=torch.tensor([3], device="cuda")).sum().backward()
+    before = torch.backends.cudnn.deterministic
+    try:
+        torch.backends.cudnn.deterministic = True
+        for _ in range(2):
+            ops.conv3x3_relu(*leaves).sum().backward()
+    finally:
+        torch.backends.cudnn.deterministic = before
+    assert theirs.count("weight_gradient_kernel") == 3 and all(isinstance(one, str) for one in theirs)
+
+
+def test_a_training_step_is_captured_and_replayed():
+    """Forward and gradients of a small head through cuDNN and cuBLAS, in a CUDA graph."""
+    torch.manual_seed(0)
+    dtype = torch.bfloat16
+    leaves = [draw(12, CHANNELS, 14, 14, dtype=dtype), draw(256, CHANNELS, 3, 3, dtype=dtype, scale=0.02),
+              draw(256, dtype=dtype), draw(CHANNELS, 256, 2, 2, dtype=dtype, scale=0.05), draw(256, dtype=dtype),
+              draw(80, 256, 1, 1, dtype=dtype, scale=0.05), draw(80, dtype=dtype)]  # fmt: skip
+    leaves = [one.requires_grad_() for one in leaves]
+    grad = draw(12, 80, 28, 28, dtype=dtype)
+
+    def step():
+        out = ops.mask_predict(ops.mask_flow(leaves[0], ops.conv3x3_relu(*leaves[:3]), *flow), *leaves[3:])
+        return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+    flow = draw(256, CHANNELS, 1, 1, dtype=dtype, scale=0.05), draw(256, dtype=dtype)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    with torch.no_grad():
+        leaves[0].copy_(draw(*leaves[0].shape, dtype=dtype))
+    for one in found:
+        one.fill_(float("nan"))
+    graph.replay()
+    with ops.use_backend("triton"):
+        wanted = step()
+    for one, other in zip(found, wanted, strict=True):
+        assert error(one, other) < 5e-2  # a ReLU near zero opens or closes by rounding
+
+
+@pytest.mark.parametrize("name", ["flow", "all classes", "one class", "merge"])
+def test_gradients_by_cublas(name, theirs):
+    """What has 1x1 products, in 16 bits and with no backend forced, beside our kernels."""
+    torch.manual_seed(1)
+    dtype = torch.bfloat16
+    x, square = draw(30, CHANNELS, 14, 14, dtype=dtype), draw(256, CHANNELS, 1, 1, dtype=dtype, scale=0.05)
+    bias, up = draw(256, dtype=dtype), draw(CHANNELS, 256, 2, 2, dtype=dtype, scale=0.05)
+    logits = draw(80, 256, 1, 1, dtype=dtype, scale=0.05), draw(80, dtype=dtype)
+    labels = torch.arange(30, device="cuda") % 81
+    levels = [draw(1, CHANNELS, h, w, dtype=dtype) for h, w in ((40, 64), (20, 32), (10, 16))]
+    call, given = {
+        "flow": (ops.mask_flow, [x, draw(*x.shape, dtype=dtype), square, bias]),
+        "all classes": (ops.mask_predict, [x, up, bias, *logits]),
+        "one class": (lambda *some: ops.mask_predict(*some, labels), [x, up, bias, *logits]),
+        "merge": (
+            lambda *some: ops.semantic_merge(some[:3], some[3:6], some[6:]),
+            [*levels, *(draw(256, CHANNELS, 1, 1, dtype=dtype, scale=0.05) for _ in levels), *[bias] * 3],
+        ),
+    }[name]
+    leaves = [one.detach().requires_grad_() for one in given]
+    out = call(*leaves)
+    grad = draw(*out.shape, dtype=dtype)
+    found = torch.autograd.grad(out, leaves, grad)
+    assert theirs.count("weight_gradient_kernel") == (1 if name == "one class" else 0)  # of classes, in float32
+    with ops.use_backend("triton"):
+        wanted = torch.autograd.grad(call(*leaves), leaves, grad)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == other.dtype and one.shape == other.shape and error(one, other) < 1e-2
+
+
 SHAPES = [(1, 64, 64, 7, 7), (7, 128, 256, 28, 28), (129, 320, 320, 14, 14), (1000, 256, 256, 7, 7),
           (2, 256, 256, 100, 168), (3, 72, 40, 13, 21)]  # fmt: skip
 

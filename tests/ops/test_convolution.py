@@ -117,7 +117,7 @@ class Library:
         self.calls, self.error, self.reads_garbage = [], error, reads_garbage
         monkeypatch.setattr(torch, "cudnn_convolution_relu", self.relu)
         monkeypatch.setattr(torch, "cudnn_convolution_add_relu", self.add_relu)
-        monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+        monkeypatch.setattr(torch._C, "_has_cudnn", True)
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
         monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
         monkeypatch.setattr(_cudnn, "_seen", {})

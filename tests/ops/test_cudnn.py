@@ -11,6 +11,7 @@ from htc_fast.ops.triton import by_cudnn, matrix, tiles, tma
 from htc_fast.ops.triton.epilogue import ALL, COUNTED, LABELLED, PLAIN, RELU, SUM
 from htc_fast.ops.triton.tiles import Device
 from scripts.launch_recorder import pretending
+from tests.ops.backends import convolutions_in
 
 GPU = Device("a GPU", 132, 232448, True, True)
 
@@ -33,6 +34,7 @@ def calls(monkeypatch):
     monkeypatch.setattr(_cudnn, "takes", lambda *some, **more: True)
     monkeypatch.setattr(_cudnn, "run", run)
     monkeypatch.setattr(_cudnn, "_seen", {})
+    monkeypatch.setattr(by_cudnn, "_settled", set())
     return made
 
 
@@ -110,6 +112,45 @@ def test_too_little_memory_to_try_it_is_no_error(calls, monkeypatch):
     assert len(calls) == 1 and calls != ["cudnn"]
 
 
+def relu3x3(count=3, dtype=torch.float16, extra=False):
+    with pretending():
+        last = {"memory_format": torch.channels_last}
+        x = torch.empty(count, 64, 6, 7, device="cuda", dtype=dtype).contiguous(**last)
+        weight = torch.empty(64, 64, 3, 3, device="cuda", dtype=dtype).contiguous(**last)
+        matrix.convolution_relu(x, weight, weight[:, 0, 0, 0], torch.empty_like(x) if extra else None)
+
+
+def test_what_is_settled_is_not_asked_again_until_something_differs(calls, monkeypatch):
+    asked = []
+    monkeypatch.setattr(_cudnn, "takes", lambda *some, **more: asked.append(len(some[0])) or True)
+    monkeypatch.setattr(_cudnn, "allowed", lambda: True)
+    relu3x3(), relu3x3(), relu3x3(4), relu3x3(), relu3x3(3, torch.bfloat16), relu3x3(extra=True)
+    assert asked == [3, 4, 3, 3] and calls == ["cudnn"] * 6
+    asked.clear(), calls.clear()
+    for precision in ("ieee", "tf32", "ieee"):
+        with convolutions_in(precision):
+            relu3x3(5, torch.float32)
+    assert asked == [5, 5]
+    with ops.use_backend("triton"):
+        relu3x3()
+    monkeypatch.setattr(_cudnn, "allowed", lambda: False)
+    monkeypatch.setattr(_cudnn, "takes", lambda *some, **more: False)
+    relu3x3()
+    assert "cudnn" not in calls[3:] and len(calls) == 5
+
+
+def test_what_was_settled_and_fails_is_ours(calls, monkeypatch):
+    def fails(*some):
+        raise RuntimeError("no engine")
+
+    monkeypatch.setattr(_cudnn, "allowed", lambda: True)
+    relu3x3()
+    monkeypatch.setattr(_cudnn, "run", fails)
+    monkeypatch.setattr(_cudnn, "takes", lambda *some, **more: False)
+    relu3x3(), relu3x3()
+    assert calls[0] == "cudnn" and len(calls) == 3 and "cudnn" not in calls[1:] and not by_cudnn._settled
+
+
 class Library:
     """cuDNN's calls on a CPU. nan_as_zero: what its ReLU makes of NaN."""
 
@@ -117,7 +158,7 @@ class Library:
         self.nan_as_zero = nan_as_zero
         monkeypatch.setattr(torch, "cudnn_convolution_relu", lambda x, w, b, *more: self.relu(x, w, b, 0.0, *more))
         monkeypatch.setattr(torch, "cudnn_convolution_add_relu", self.add_relu)
-        monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+        monkeypatch.setattr(torch._C, "_has_cudnn", True)
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
         monkeypatch.setattr(_cudnn, "_seen", {})

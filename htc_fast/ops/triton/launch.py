@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -19,8 +18,9 @@ def launch(kernel: Any, programs: int | tuple[int, ...], device: torch.device, *
     grid = (programs,) if isinstance(programs, int) else programs
     if min(grid) == 0:
         return
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        kernel[grid](*arguments, **{"enable_fp_fusion": False, **options})
+    other = device.type == "cuda" and torch.cuda.current_device() != device.index
+    with torch.cuda.device(device) if other else contextlib.nullcontext():
+        kernel.run(*arguments, grid=grid, warmup=False, **{"enable_fp_fusion": False, **options})
 
 
 def check_floats(what: str, tensor: Tensor) -> None:
@@ -41,9 +41,19 @@ def odd(values: Sequence[int]) -> tuple[int, ...]:
     return tuple(2 * value + 3 for value in values)
 
 
+def cdiv(whole: int, part: int) -> int:
+    """whole / part, rounded up. Triton's own, made for kernels too, takes a launcher microseconds."""
+    return -(-whole // part)
+
+
+def next_power_of_two(count: int) -> int:
+    """The least that covers `count`, 1 for none."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
 def power_of_two(count: int, most: int, least: int = 16) -> int:
     """The block that covers `count`, or the largest allowed."""
-    return max(least, min(most, triton.next_power_of_2(max(count, 1))))
+    return max(least, min(most, next_power_of_two(count)))
 
 
 def channels_last(maps: Sequence[Tensor]) -> list[Tensor]:

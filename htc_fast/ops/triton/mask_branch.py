@@ -7,10 +7,10 @@ device, the predictor those behind the last label; cuDNN's 3x3 computes them for
 import torch
 from torch import Tensor
 
-from htc_fast.ops.triton.epilogue import FLOW, LABELLED, RELU
+from htc_fast.ops.triton.epilogue import FLOW, LABELLED
 from htc_fast.ops.triton.launch import check_floats
 from htc_fast.ops.triton.mask_predict import predict_class
-from htc_fast.ops.triton.matrix import product, rows_of
+from htc_fast.ops.triton.matrix import convolution_relu, product, rows_of
 
 
 def mask_branch(
@@ -33,10 +33,7 @@ def mask_branch(
             outputs, channels = weight.shape[:2]
             here = product(previous, weight, outputs, (1, channels, 0), 1, FLOW, bias, x, labels, LABELLED)
         for _ in range(count):
-            weight, bias = rows_of(next(rest)), next(rest)
-            outputs, channels = weight.shape[:2]
-            steps = 1, 9 * channels, channels
-            here = product(here, weight, outputs, steps, 9, RELU, bias, None, labels, LABELLED)
+            here = convolution_relu(here, next(rest), next(rest), None, labels, LABELLED)
         previous, up_weight, up_bias, weight, bias = here, next(rest), next(rest), next(rest), next(rest)
         if number in averaged and len(x):
             mean = 1 if number == averaged[0] else 2

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from htc_fast.ops.triton.epilogue import relu
-from htc_fast.ops.triton.launch import check_floats, launch
+from htc_fast.ops.triton.launch import cdiv, check_floats, launch, next_power_of_two
 from htc_fast.ops.triton.mask_predict_resident import plan_for, predict_class_resident
 from htc_fast.ops.triton.matrix import new_maps, rows_of
 from htc_fast.ops.triton.tiles import chain_tile, device_of, precision
@@ -172,7 +172,7 @@ def predict_class(
         predict_class_resident(given, out, sizes, plan, mean, share)
         return out
     tile = chain_tile(x, 64 if x.element_size() == 4 else 128, 128)
-    programs, options = 4 * triton.cdiv(rows, tile.rows), tile.options(channels, x.dtype)
+    programs, options = 4 * cdiv(rows, tile.rows), tile.options(channels, x.dtype)
     launch(predict_class_kernel, programs, x.device, *given, out, *sizes, share, MEAN=mean, **options)
     return out
 
@@ -182,15 +182,15 @@ def mask_predict(
 ) -> Tensor:
     check_floats("x", x)
     if labels is not None:
-        out = x.new_empty(len(x), 2 * x.shape[2], 2 * x.shape[3])
+        out = x.new_empty(x.shape[0], 2 * x.shape[2], 2 * x.shape[3])
         return predict_class(x, up_weight, up_bias, weight, bias, labels, out)
     x, up_weight, sizes = rows_of(x), rows_of(up_weight), sizes_of(x, up_weight, weight)
     rows, height, width, channels, _, classes = sizes
     # Without tensor cores both factors of the second product lie in registers.
     tile = chain_tile(x, 32, 32) if precision(x.dtype) == "ieee" else chain_tile(x, 64, 128)
     out = new_maps(x, classes, 2 * height, 2 * width)
-    block = max(16, min(128, triton.next_power_of_2(classes)))
-    programs, options = (4 * triton.cdiv(rows, tile.rows), triton.cdiv(classes, block)), tile.options(channels, x.dtype)
+    block = max(16, min(128, next_power_of_two(classes)))
+    programs, options = (4 * cdiv(rows, tile.rows), cdiv(classes, block)), tile.options(channels, x.dtype)
     given = [x, up_weight, *(one.contiguous() for one in (up_bias, weight, bias))]
     launch(predict_all_kernel, programs, x.device, *given, out, *sizes, CLASSES=block, **options)
     return out

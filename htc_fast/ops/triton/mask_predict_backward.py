@@ -6,10 +6,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.epilogue import PLAIN
-from htc_fast.ops.triton.launch import launch
+from htc_fast.ops.triton.gradients import by_library, gate, pointwise_gradient, weight_gradient
+from htc_fast.ops.triton.launch import cdiv, launch, next_power_of_two
 from htc_fast.ops.triton.mask_predict import SIZES, pixel_of, sizes_of, up_tile
-from htc_fast.ops.triton.matrix import gate, new_maps, product, rows_of, weight_gradient
+from htc_fast.ops.triton.matrix import new_maps, rows_of
 from htc_fast.ops.triton.tiles import chain_tile, precision
 
 
@@ -89,7 +89,13 @@ def class_sum_kernel(
 
 
 def mask_predict_backward(
-    grad: Tensor, x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, labels: Tensor | None
+    grad: Tensor,
+    x: Tensor,
+    up_weight: Tensor,
+    up_bias: Tensor,
+    weight: Tensor,
+    labels: Tensor | None,
+    forced: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, up_weight, up_bias, weight and bias."""
     x, up_weight, sizes = rows_of(x), rows_of(up_weight), sizes_of(x, up_weight, weight)
@@ -98,17 +104,23 @@ def mask_predict_backward(
     up, up_grad = new_maps(x, outputs, 2 * height, 2 * width), new_maps(x, 4 * outputs, height, width)
     small = labels is None and precision(x.dtype) == "ieee"
     tile = chain_tile(x, 32, 64) if small else chain_tile(x, 64, 128 if x.element_size() == 4 else 256)
-    block = max(16, min(32 if small else 64, triton.next_power_of_2(classes)))
-    programs = 4 * triton.cdiv(rows, tile.rows), triton.cdiv(outputs, tile.outputs)
+    block = max(16, min(32 if small else 64, next_power_of_two(classes)))
+    programs = 4 * cdiv(rows, tile.rows), cdiv(outputs, tile.outputs)
     own = x if labels is None else labels.contiguous()
     given = x, up_weight, up_bias.contiguous(), weight.contiguous(), own
     options = {"ONE": labels is not None, "CLASSES": block, **tile.options(channels, x.dtype)}
     launch(predict_backward_kernel, programs, x.device, *given, grad, up, up_grad, *sizes, **options)
-    x_grad = product(up_grad, up_weight, channels, (1, 4 * outputs, 0), 1, PLAIN)
-    turned = weight_gradient(x, up_grad, 1).to(weight.dtype).view(channels, 2, 2, outputs).permute(0, 3, 1, 2)
+    library = by_library(x, forced)
+    x_grad = pointwise_gradient(up_grad, up_weight.permute(0, 2, 3, 1).flatten(1).t(), library)
+    turned = (
+        weight_gradient(x, up_grad, 1, library=library)
+        .to(weight.dtype)
+        .view(channels, 2, 2, outputs)
+        .permute(0, 3, 1, 2)
+    )
     up_bias_grad = gate(up_grad)[1].view(4, outputs).sum(dim=0).to(weight.dtype)
     if labels is None:
-        weight_grad, bias_grad = weight_gradient(grad, up, 1), gate(grad)[1]
+        weight_grad, bias_grad = weight_gradient(grad, up, 1, library=library), gate(grad)[1]
     else:
         weight_grad, bias_grad = _class_gradients(up, grad, labels, classes)
     weight_grad = weight_grad.to(weight.dtype).view_as(weight)
@@ -119,8 +131,8 @@ def _class_gradients(up: Tensor, grad: Tensor, labels: Tensor, classes: int) -> 
     """Gradients of the logits' weight [classes, outputs] and bias [classes] from grad [K, 2H, 2W] of one class each."""
     outputs, pixels = up.shape[1], grad.shape[1] * grad.shape[2]
     own = grad.new_empty(len(grad), outputs, dtype=torch.float32)
-    block = max(16, min(256, triton.next_power_of_2(outputs)))
-    programs, sizes = (len(grad), triton.cdiv(outputs, block)), (pixels, outputs)
+    block = max(16, min(256, next_power_of_two(outputs)))
+    programs, sizes = (len(grad), cdiv(outputs, block)), (pixels, outputs)
     launch(class_sum_kernel, programs, grad.device, up, grad, own, *sizes, PIXELS=16, OUTPUTS=block)
     # Labels as columns, those out of range as none: the classes' sums are then a product, in a fixed order.
     known = (labels >= 0) & (labels < classes)

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from htc_fast.ops.triton.epilogue import relu
-from htc_fast.ops.triton.launch import launch, power_of_two
+from htc_fast.ops.triton.launch import cdiv, launch, power_of_two
 from htc_fast.ops.triton.tiles import Device
 
 ROWS = 64  # of a tile; no more than a map's pixels, so that a tile touches two maps at most
@@ -149,7 +149,7 @@ def plan_for(x: Tensor, outputs: int, device: Device) -> Plan | None:
     ):
         return None
     wide, deep = power_of_two(outputs, 256, 32), power_of_two(channels, 256)
-    tiles = triton.cdiv(count * height * width, ROWS)
+    tiles = cdiv(count * height * width, ROWS)
     strips = max(1, min(device.processors // 4, tiles))
     for stages in (3, 2):
         if 2 * deep * (wide + ROWS * stages) + 2048 <= device.shared:

@@ -1,4 +1,4 @@
-"""Products over the pixels of channels-last maps: 3x3 and 1x1 convolutions as matrix products, and their gradients.
+"""Products over the pixels of channels-last maps: 3x3 and 1x1 convolutions as matrix products.
 
 A map [K, C, H, W] is the matrix [rows, C] with one row per pixel, rows = K * H * W. A 3x3 convolution is nine products
 whose left side is that matrix shifted by a tap; pixels beyond the border load as zeros, and nothing is unfolded in
@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.by_cudnn import by_cudnn
-from htc_fast.ops.triton.epilogue import ALL, COUNTED, PLAIN, RELU, SUM, epilogue, nearest, wanted_rows
+from htc_fast.ops.triton.by_cudnn import by_cudnn, run, settle, settled
+from htc_fast.ops.triton.epilogue import ALL, PLAIN, RELU, SUM, epilogue, nearest, wanted_rows
 from htc_fast.ops.triton.launch import launch
-from htc_fast.ops.triton.tiles import Tile, beats_cudnn, device_of, gradient_tile, precision, tile_for
+from htc_fast.ops.triton.tiles import Tile, beats_cudnn, device_of, tile_for
 from htc_fast.ops.triton.tma import takes, tma_product, trusted
 
 
@@ -95,81 +95,6 @@ def product_kernel(
     epilogue(total, bias, extra, out, place, other_place, known, live, o, outputs, EPILOGUE, HAS_EXTRA)
 
 
-@triton.jit(do_not_specialize=["rows", "height", "width", "per_image", "span"])
-def weight_gradient_kernel(
-    grad,  # [K, H, W, outputs]
-    x,  # [K, H, W, channels]
-    out,  # [parts, outputs, TAPS, channels] float32
-    choice,  # counts [N] or labels [K], as WANTED says
-    rows,  # K * H * W
-    height,
-    width,
-    per_image,  # K / N
-    channels,
-    outputs,
-    span,  # rows of a part
-    TAPS: tl.constexpr,  # 1 or 9
-    WANTED: tl.constexpr,
-    PRECISION: tl.constexpr,  # "tf32" or "ieee"
-    OUTPUTS: tl.constexpr,  # of a tile,
-    CHANNELS: tl.constexpr,  # its channels
-    DEPTH: tl.constexpr,  # and the rows of a step
-):
-    """out[part, o, tap, c] = sum over the part's rows of grad[row, o] * x[row shifted by the tap, c]."""
-    blocks = tl.cdiv(channels, CHANNELS)
-    o = tl.program_id(0) // (TAPS * blocks) * OUTPUTS + tl.arange(0, OUTPUTS)
-    tap = tl.program_id(0) // blocks % TAPS
-    c = tl.program_id(0) % blocks * CHANNELS + tl.arange(0, CHANNELS)
-    dy, dx = 0, 0
-    if TAPS == 9:
-        dy, dx = tap // 3 - 1, tap % 3 - 1
-    first = tl.program_id(1) * span
-    last = tl.minimum(first + span, rows)
-    total = tl.zeros((OUTPUTS, CHANNELS), tl.float32)
-    for start in range(first, last, DEPTH):
-        row = start + tl.arange(0, DEPTH)
-        seen = wanted_rows(row // (height * width), choice, per_image, WANTED, row < last)
-        if TAPS == 9:
-            py, px = row // width % height + dy, row % width + dx
-            seen = seen & (py >= 0) & (py < height) & (px >= 0) & (px < width)
-        far = (row + dy * width + dx).to(tl.int64)
-        right_mask, left_mask = seen[:, None] & (c < channels)[None, :], (row < last)[:, None] & (o < outputs)[None, :]
-        right = tl.load(x + far[:, None] * channels + c[None, :], mask=right_mask, other=0.0)
-        left = tl.load(grad + row.to(tl.int64)[:, None] * outputs + o[None, :], mask=left_mask, other=0.0)
-        total = tl.dot(tl.trans(left), right, total, input_precision=PRECISION)
-    place = ((tl.program_id(1) * outputs + o).to(tl.int64)[:, None] * TAPS + tap) * channels + c[None, :]
-    tl.store(out + place, total, mask=(o < outputs)[:, None] & (c < channels)[None, :])
-
-
-@triton.jit(do_not_specialize=["rows", "span"])
-def gate_kernel(
-    grad,  # [rows, outputs]
-    out,  # [rows, outputs], where HAS_OUT
-    gated,  # [rows, outputs], where HAS_OUT
-    sums,  # [programs, outputs] float32
-    rows,
-    outputs,
-    span,  # rows of a program
-    HAS_OUT: tl.constexpr,
-    ROWS: tl.constexpr,  # of a step
-    OUTPUTS: tl.constexpr,  # of a program
-):
-    """gated = grad where out > 0, and every program's sum of it over its rows, for the bias."""
-    o = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
-    total = tl.zeros((OUTPUTS,), tl.float32)
-    first = tl.program_id(0) * span
-    for start in range(first, tl.minimum(first + span, rows), ROWS):
-        row = start + tl.arange(0, ROWS)
-        place = row.to(tl.int64)[:, None] * outputs + o[None, :]
-        known = (row < tl.minimum(first + span, rows))[:, None] & (o < outputs)[None, :]
-        value = tl.load(grad + place, mask=known, other=0.0)
-        if HAS_OUT:
-            value = tl.where(tl.load(out + place, mask=known, other=0.0) > 0, value, 0.0)
-            tl.store(gated + place, value, mask=known)
-        total += tl.sum(value.to(tl.float32), axis=0)
-    tl.store(sums + tl.program_id(0).to(tl.int64) * outputs + o, total, mask=o < outputs)
-
-
 def rows_of(maps: Tensor) -> Tensor:
     """Maps [K, C, H, W] with the channels of a pixel side by side and pixels in order: no copy where they are."""
     return maps.contiguous(memory_format=torch.channels_last)
@@ -177,7 +102,8 @@ def rows_of(maps: Tensor) -> Tensor:
 
 def new_maps(like: Tensor, channels: int, height: int, width: int) -> Tensor:
     """Unfilled maps [K, channels, height, width], channels-last."""
-    return like.new_empty(like.shape[0], height, width, channels).permute(0, 3, 1, 2)
+    shape = like.shape[0], channels, height, width
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def product(
@@ -206,12 +132,15 @@ def product(
     if theirs is not None and (extra is not None or not beats_cudnn(x, outputs, tma)):
         found = theirs()
         if found is not None:
+            settle(x, weight, extra)
             return found
     out, rows = new_maps(x, outputs, height, width), count * height * width
     if not rows:
         return out
-    start = weight.as_strided((1,), (1,), weight.storage_offset() - (taps - 1) * min(steps[2], 0))
-    per_image = 1 if choice is None or not len(choice) else max(count // len(choice), 1)
+    start = weight
+    if turned:
+        start = weight.as_strided((1,), (1,), weight.storage_offset() - (taps - 1) * steps[2])
+    per_image = 1 if choice is None or not choice.shape[0] else max(count // choice.shape[0], 1)
 
     def agrees(tile: Tile) -> bool:
         return tile.box is None or trusted(x, tile, turned, epilogue, extra is not None, wanted)
@@ -240,44 +169,19 @@ def product(
     return out
 
 
-def weight_gradient(grad: Tensor, x: Tensor, taps: int, count: Tensor | None = None, exact: bool = False) -> Tensor:
-    """grad [K, O, H, W], x [K, C, H, W] -> [O, taps, C] float32; the order of sums depends on sizes and device alone.
-
-    count  [N] or None: only the first count[n] of each image's maps are read
-    exact  no TF32, whatever the flag says
-    """
-    grad, x = rows_of(grad), rows_of(x)
-    (number, channels, height, width), outputs = x.shape, grad.shape[1]
-    rows = number * height * width
-    exact = exact or precision(x.dtype) == "ieee"
-    tile = gradient_tile(x, outputs, channels, exact)
-    tiles = triton.cdiv(outputs, tile.rows) * taps * triton.cdiv(channels, tile.outputs)
-    parts = max(1, min(2 * device_of(x).processors // tiles, triton.cdiv(rows, 8 * tile.depth)))
-    span = triton.cdiv(triton.cdiv(rows, parts), tile.depth) * tile.depth
-    sums = x.new_zeros(parts, outputs, taps, channels, dtype=torch.float32)
-    if rows:
-        choice, per_image = (x, 1) if count is None else (count, number // len(count))
-        sizes = rows, height, width, per_image, channels, outputs, span
-        kind = {"TAPS": taps, "WANTED": ALL if count is None else COUNTED, "PRECISION": "ieee" if exact else "tf32"}
-        blocks = {"OUTPUTS": tile.rows, "CHANNELS": tile.outputs, "DEPTH": tile.depth}
-        options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True}
-        launch(
-            weight_gradient_kernel, (tiles, parts), x.device, grad, x, sums, choice, *sizes, **kind, **blocks, **options
-        )
-    return sums[0] if parts == 1 else sums.sum(dim=0)
-
-
-def gate(grad: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """grad [K, O, H, W] where out > 0 (everywhere if out is None), and its sum over all pixels [O] float32."""
-    grad = rows_of(grad)
-    outputs, rows = grad.shape[1], grad.numel() // max(grad.shape[1], 1)
-    gated = grad if out is None else torch.empty_like(grad, memory_format=torch.channels_last)
-    block = min(max(16, triton.next_power_of_2(outputs)), 256)
-    programs = max(1, min(264, triton.cdiv(rows, 64)))
-    span = triton.cdiv(rows, programs) if rows else 0
-    sums = grad.new_zeros(programs, outputs, dtype=torch.float32)
-    if rows:
-        grid, seen = (programs, triton.cdiv(outputs, block)), grad if out is None else rows_of(out)
-        options = {"HAS_OUT": out is not None, "ROWS": 16, "OUTPUTS": block}
-        launch(gate_kernel, grid, grad.device, grad, seen, gated, sums, rows, outputs, span, **options)
-    return gated, sums.sum(dim=0)
+def convolution_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    extra: Tensor | None = None,
+    choice: Tensor | None = None,
+    wanted: int = ALL,
+) -> Tensor:
+    """relu(3x3 convolution + bias + extra), as a `product`."""
+    x, weight, extra = rows_of(x), rows_of(weight), None if extra is None else rows_of(extra)
+    if settled(x, weight, extra, wanted):
+        found = run(x, weight, bias, extra)
+        if found is not None:
+            return found
+    outputs, channels = weight.shape[0], weight.shape[1]  # in memory [outputs, 3, 3, channels]
+    return product(x, weight, outputs, (1, 9 * channels, channels), 9, RELU, bias, extra, choice, wanted)

@@ -13,8 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from htc_fast.ops.triton.epilogue import relu
-from htc_fast.ops.triton.launch import check_floats, launch, odd
-from htc_fast.ops.triton.matrix import gate, new_maps, rows_of, weight_gradient
+from htc_fast.ops.triton.gradients import by_library, gate, weight_gradient
+from htc_fast.ops.triton.launch import cdiv, check_floats, launch, odd
+from htc_fast.ops.triton.matrix import new_maps, rows_of
 from htc_fast.ops.triton.resample import fold, level_at, resample, resample_gradient, resampled
 from htc_fast.ops.triton.taps import pick, size_of
 from htc_fast.ops.triton.tiles import Tile, chain_tile, precision
@@ -172,10 +173,10 @@ def _products(
     for one in sources:
         rows = one.shape[0] * one.shape[2] * one.shape[3]
         sizes += [blocks, rows]
-        blocks += triton.cdiv(rows, tile.rows)
+        blocks += cdiv(rows, tile.rows)
     given = tuple(sources), tuple(weights), tuple(biases or weights), tuple(outs), odd(sizes)
     options = {"LEVELS": len(sources), "HAS_BIAS": biases is not None, **tile.options(channels, outs[0].dtype)}
-    programs = blocks * triton.cdiv(outputs, tile.outputs)
+    programs = blocks * cdiv(outputs, tile.outputs)
     launch(products_kernel, programs, outs[0].device, *given, channels, outputs, *steps, **options)
     return outs
 
@@ -202,7 +203,7 @@ def _merge(
     # Wider ones would take 170 registers, and a multiprocessor hold one at a time.
     rows, tile = count * height * width, _tile(first, outputs, 64)
     kind = {"LEVELS": len(levels.fine), "SMALL": len(small), "BACKWARD": grad is not None}
-    programs = triton.cdiv(rows, tile.rows) * triton.cdiv(outputs, tile.outputs)
+    programs = cdiv(rows, tile.rows) * cdiv(outputs, tile.outputs)
     numbers, options = (rows, height, width, channels, outputs), tile.options(channels, first.dtype)
     launch(merge_kernel, programs, out.device, *given, *rest, *numbers, **kind, **options)
     return out, gated
@@ -216,7 +217,7 @@ def semantic_merge(features: list[Tensor], weights: list[Tensor], biases: list[T
 
 
 def semantic_merge_backward(
-    grad: Tensor, features: list[Tensor], weights: list[Tensor], biases: list[Tensor], level: int
+    grad: Tensor, features: list[Tensor], weights: list[Tensor], biases: list[Tensor], level: int, forced: bool = False
 ) -> list[Tensor]:
     """Gradients of features, weights and biases in this order; what the forward did not keep is made again."""
     levels, grad, channels = _levels(features, level), rows_of(grad), weights[0].shape[1]
@@ -226,8 +227,8 @@ def semantic_merge_backward(
     above = dict(zip(levels.fine, gated)) | (dict(zip(levels.small, fold(grad, bits, sizes))) if sizes else {})
     at = [above[i] for i in range(len(features))]  # gradients of the products, each at its own size
     below = _products(at, plain, None, channels, (channels, 1))
-    found = []
+    found, library = [], by_library(grad, forced)
     for one, source, feature, weight, bias, under in zip(at, levels.sources, features, weights, biases, below):
-        weight_grad = weight_gradient(one, source, 1).to(weight.dtype).view_as(weight)
+        weight_grad = weight_gradient(one, source, 1, library=library).to(weight.dtype).view_as(weight)
         found.append((resample_gradient(under, feature), weight_grad, gate(one)[1].to(bias.dtype)))
     return [one for kind in zip(*found) for one in kind]

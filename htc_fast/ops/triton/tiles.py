@@ -19,6 +19,8 @@ import torch
 import triton
 from torch import Tensor
 
+from htc_fast.ops.triton.launch import cdiv, next_power_of_two
+
 OLD_COMPILER = triton.__version__.startswith("3.6")  # torch 2.11's, which takes more registers
 TABLE = Path(__file__).with_name("tiles.json")
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -38,10 +40,10 @@ class Tile:
     def tiles(self, count: int, height: int, width: int, outputs: int) -> int:
         """How many of them maps [count, outputs, height, width] make."""
         if self.box is None:
-            boxes = triton.cdiv(count * height * width, self.rows)
+            boxes = cdiv(count * height * width, self.rows)
         else:
-            boxes = math.prod(triton.cdiv(*pair) for pair in zip((count, height, width), self.box))
-        return boxes * triton.cdiv(outputs, self.outputs)
+            boxes = math.prod(cdiv(*pair) for pair in zip((count, height, width), self.box))
+        return boxes * cdiv(outputs, self.outputs)
 
     def shared(self, size: int) -> int:
         """Bytes of shared memory that the steps in flight take, for elements of `size` bytes."""
@@ -115,9 +117,7 @@ AHEAD, INTERPRETER = Device("none", 108, 163 * 1024), Device("none", 1, 163 * 10
 
 def device_of(x: Tensor) -> Device:
     """Where a kernel on x runs."""
-    if x.device.type == "cuda":
-        return _gpu(x.device.index)
-    return AHEAD if x.device.type == "meta" else INTERPRETER
+    return _gpu(x.device.index) if x.is_cuda else AHEAD if x.is_meta else INTERPRETER
 
 
 @functools.cache
@@ -150,6 +150,7 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if dtype != torch.float32 or convolutions.fp32_precision == "tf32" else "ieee"
 
 
+@functools.lru_cache(4096)
 def fits(tile: Tile, size: int, device: Device) -> Tile | None:
     """The tile with as many steps in flight as shared memory holds; None if not even two."""
     for stages in range(tile.stages, 1, -1):
@@ -161,7 +162,7 @@ def fits(tile: Tile, size: int, device: Device) -> Tile | None:
 
 def candidates(x: Tensor, outputs: int, device: Device, tma: bool = False, extra: bool = False) -> list[Tile]:
     """Tiles that fit. extra: whether more than the sum needs registers; then the result takes half of them."""
-    size, widest = x.element_size(), max(64, triton.next_power_of_2(outputs))
+    size, widest = x.element_size(), max(64, next_power_of_two(outputs))
     offered = [replace(tile, box=box) for tile in COPIED if tma for box in BOXES[tile.rows]] + list(GATHERED)
     exact, found = precision(x.dtype) == "ieee", []
     less = max(extra + exact, device.cramped)
@@ -178,7 +179,7 @@ def by_waves(shape: tuple[int, int, int], outputs: int, found: list[Tile], devic
     """The candidate with the least waves times cost of a tile, for maps of `shape` (count, height, width)."""
 
     def total(tile: Tile) -> float:
-        waves = triton.cdiv(tile.tiles(*shape, outputs), device.processors)
+        waves = cdiv(tile.tiles(*shape, outputs), device.processors)
         return waves * tile.rows * tile.outputs * cost(tile)
 
     return min(found, key=total)
@@ -242,7 +243,7 @@ def _usual(
 
 def searching(x: Tensor) -> bool:
     """Whether tiles are to be measured, here and now: a capture cannot be timed."""
-    wanted = os.environ.get("HTC_FAST_AUTOTUNE") == "1" and x.device.type == "cuda"
+    wanted = x.is_cuda and os.environ.get("HTC_FAST_AUTOTUNE") == "1"
     return wanted and not torch.cuda.is_current_stream_capturing()
 
 
@@ -290,7 +291,7 @@ def chain_tile(x: Tensor, rows: int, outputs: int, depth: int = 128) -> Tile:
     if precision(x.dtype) == "ieee":  # products without tensor cores take more registers
         depth, rows = 16 * size, rows // 2 if OLD_COMPILER else rows
     rows = min(rows, 64) if device.cramped else rows
-    outputs = max(min(64, outputs), min(outputs, triton.next_power_of_2(x.shape[1])))
+    outputs = max(min(64, outputs), min(outputs, next_power_of_two(x.shape[1])))
     for stages in (3, 2):
         made = fits(Tile(rows, outputs, depth // size, 8, stages), size, device)
         if made is not None:
