@@ -10,7 +10,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED = {"80": 163 * 1024, "120": 99 * 1024}  # bytes that a block may have; others are held to sm_80's
-RESIDENT = "predict_class_resident_kernel"  # keeps weights in a block's shared memory,
+# Keep weights in a block's shared memory, or need many registers beside what is multiplied from there;
+RESIDENT = "predict_class_resident_kernel", "product_resident_kernel", "merge_boxes_kernel"
 RESIDENT_SHARED = {"90": 227 * 1024}  # which has room for them, and registers for the rest, here alone
 launched: list[tuple] = []
 
@@ -140,6 +141,7 @@ def matrix_cases(name: str, empty, take) -> None:
         given, out = [x, up_weight, bias, logits, logits_bias, labels], empty(100, 28, 28, dtype=torch.float32)
         sizes, plan = mask_predict.sizes_of(x, up_weight, logits), mask_predict_resident.Plan(33, 256, 256, 3)
         take(name, mask_predict_resident.predict_class_resident, given, out, sizes, plan, 2, 1 / 3)
+        resident_cases(name, maps, empty, take)
     levels = [maps(1, 256, h, w) for h, w in ((200, 336), (100, 168), (50, 84), (25, 42), (13, 21))]
     weights, biases = [empty(256, 256, 1, 1)] * 5, [bias] * 5
     take(name, semantic_merge.semantic_merge, levels, weights, biases, 1)
@@ -163,6 +165,27 @@ def matrix_cases(name: str, empty, take) -> None:
     take(f"odd merge backward, {name}", semantic_merge.semantic_merge_backward, maps(3, 33, 5, 7), *given, 0)
     odd = maps(3, 19, 5, 7)
     take(f"odd, {name}", conv3x3_relu.conv3x3_relu, odd, maps(33, 19, 3, 3), empty(33), None, None)
+
+
+def resident_cases(name: str, maps, empty, take) -> None:
+    """What sm_90 launches instead: laterals, flows and residuals; the semantic fusion."""
+    from htc_fast.ops.triton import merge_boxes, resident
+    from htc_fast.ops.triton.epilogue import FLOW, NEAREST, RELU
+
+    fine, coarse, labels = maps(1, 256, 200, 336), maps(1, 256, 100, 168), torch.empty(100, dtype=torch.int64)
+    flow, plan = maps(100, 256, 14, 14), resident.Plan(64, 256, 256, 132)
+    for what, x, out, extra, some, epilogue, one in (
+        ("lateral 256", fine, fine, coarse, None, NEAREST, plan),
+        ("lateral 512", maps(1, 512, 100, 168), coarse, maps(1, 256, 50, 84), None, NEAREST, (64, 128, 512, 66)),
+        ("lateral, any size", fine, fine, maps(1, 256, 99, 167), None, NEAREST, plan),
+        ("flow", flow, flow, flow, labels.to("meta"), FLOW, plan),
+        ("residual 64", maps(1, 64, 200, 336), fine, fine, None, RELU, (64, 256, 64, 132)),
+        ("odd", maps(100, 19, 14, 14), flow, flow, None, RELU, (64, 256, 64, 132)),
+    ):
+        weight, one = empty(256, x.shape[1]), one if one is plan else resident.Plan(*one)
+        take(f"{what}, {name}", resident.product_resident, x, weight, empty(256), extra, out, some, epilogue, one)
+    small, fine = [maps(1, 256, *size) for size in ((50, 84), (25, 42), (13, 21))], [coarse, coarse]
+    take(name, merge_boxes.merge_boxes, fine, [empty(256, 256)] * 2, [empty(256)] * 2, small, coarse)
 
 
 def tma_cases(name: str, empty, take) -> None:

@@ -128,7 +128,7 @@ call3() {
     watch "$kernel" 15 "$kernel" "${small[@]}"
   done
   watch convolution 20 "product_kernel|tma_kernel" "${bench[@]}" benchmarks/bench_conv3x3_relu.py
-  watch merge 20 merge_kernel "${bench[@]}" benchmarks/bench_semantic_merge.py
+  watch merge 20 "merge_(boxes_)?kernel" "${bench[@]}" benchmarks/bench_semantic_merge.py
 }
 
 call4() {

@@ -113,13 +113,14 @@ def calls(problem: Problem) -> tuple[torch.Tensor, Callable[[Tile], None], Calla
     def ours(tile: Tile) -> None:
         if tile.box is not None and not tma.trusted(x, tile, False, RELU, False, 0):
             raise RuntimeError("its results differ from torch's")
-        usual, matrix.tile_for, out = matrix.tile_for, lambda *_: tile, x
+        usual, matrix.tile_for, out = (matrix.tile_for, matrix.plan_for), lambda *_: tile, x
+        matrix.plan_for = lambda *_: None  # what keeps its weights has no tile to be chosen
         try:
             for weight in weights:
                 given = out if problem.channels == problem.outputs and problem.taps == 9 else x
                 out = matrix.product(given, weight, problem.outputs, steps, problem.taps, problem.epilogue, bias, extra)
         finally:
-            matrix.tile_for = usual
+            matrix.tile_for, matrix.plan_for = usual
 
     def theirs() -> None:
         out = x

@@ -41,6 +41,25 @@ def nearest(place, size, out_size):
 
 
 @triton.jit
+def combined(
+    total,  # [rows, o] float32, the sum with its bias
+    other,  # [rows, o] float32, of the second map
+    EPILOGUE: tl.constexpr,  # RELU, FLOW, ...
+    HAS_EXTRA: tl.constexpr,
+):
+    """ReLU and the second map as EPILOGUE says."""
+    if EPILOGUE == 1:
+        total = relu(total + other)
+    if EPILOGUE == 2:
+        total = relu(total) + other
+    if EPILOGUE == 3:
+        total = tl.where(total > 0, other, 0.0)
+    if EPILOGUE >= 4 and HAS_EXTRA:
+        total += other
+    return total
+
+
+@triton.jit
 def epilogue(
     total,  # [rows, o] float32, the sum
     bias,  # [outputs]
@@ -61,12 +80,5 @@ def epilogue(
         other = total * 0.0
         if HAS_EXTRA:
             other = tl.load(extra + other_place, mask=known & live[:, None], other=0.0).to(tl.float32)
-        if EPILOGUE == 1:
-            total = relu(total + other)
-        if EPILOGUE == 2:
-            total = relu(total) + other
-        if EPILOGUE == 3:
-            total = tl.where(total > 0, other, 0.0)
-        if EPILOGUE >= 4 and HAS_EXTRA:
-            total += other
+        total = combined(total, other, EPILOGUE, HAS_EXTRA)
     tl.store(out + place, tl.where(live[:, None], total, 0.0).to(out.dtype.element_ty), mask=known)

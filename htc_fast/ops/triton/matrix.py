@@ -13,6 +13,7 @@ from torch import Tensor
 from htc_fast.ops.triton.by_cudnn import by_cudnn, run, settle, settled
 from htc_fast.ops.triton.epilogue import ALL, PLAIN, RELU, SUM, epilogue, nearest, wanted_rows
 from htc_fast.ops.triton.launch import launch
+from htc_fast.ops.triton.resident import plan_for, product_resident
 from htc_fast.ops.triton.tiles import Tile, beats_cudnn, device_of, tile_for
 from htc_fast.ops.triton.tma import takes, tma_product, trusted
 
@@ -137,6 +138,11 @@ def product(
     out, rows = new_maps(x, outputs, height, width), count * height * width
     if not rows:
         return out
+    if taps == 1 and bias is not None and extra is not None and steps[:2] == (1, channels):
+        plan = plan_for(x, outputs, epilogue, wanted, device_of(x))
+        if plan is not None:
+            product_resident(x, weight, bias, extra, out, choice, epilogue, plan)
+            return out
     start = weight
     if turned:
         start = weight.as_strided((1,), (1,), weight.storage_offset() - (taps - 1) * steps[2])

@@ -16,40 +16,11 @@ from htc_fast.ops.triton.epilogue import relu
 from htc_fast.ops.triton.gradients import by_library, gate, weight_gradient
 from htc_fast.ops.triton.launch import cdiv, check_floats, launch, odd
 from htc_fast.ops.triton.matrix import new_maps, rows_of
+from htc_fast.ops.triton.merge_boxes import merge_boxes, takes
 from htc_fast.ops.triton.resample import fold, level_at, resample, resample_gradient, resampled
 from htc_fast.ops.triton.taps import pick, size_of
-from htc_fast.ops.triton.tiles import Tile, chain_tile, precision
-
-
-@triton.jit
-def tile_product(
-    source,  # [rows, channels]
-    weight,  # its first number
-    row,  # [rows] of the tile
-    o,  # [outputs] of the tile
-    live,  # [rows] whether the row exists
-    channels,
-    outputs,
-    step_in,  # distance in weight between channels
-    step_out,  # and outputs
-    EVEN: tl.constexpr,  # whether DEPTH divides channels
-    PRECISION: tl.constexpr,
-    DEPTH: tl.constexpr,
-):
-    """source's rows times weight: [rows, outputs] float32."""
-    d = tl.arange(0, DEPTH)
-    here = source + (row.to(tl.int64)[:, None] * channels + d[None, :])
-    columns = weight + (o[None, :] * step_out + (d * step_in)[:, None])
-    total = tl.zeros((row.shape[0], o.shape[0]), tl.float32)
-    for k in range(tl.cdiv(channels, DEPTH)):
-        left_mask, right_mask = live[:, None], (o < outputs)[None, :]
-        if not EVEN:
-            there = k * DEPTH + d < channels
-            left_mask, right_mask = left_mask & there[None, :], right_mask & there[:, None]
-        left = tl.load(here + k * DEPTH, mask=left_mask, other=0.0)
-        right = tl.load(columns + k * DEPTH * step_in, mask=right_mask, other=0.0)
-        total = tl.dot(left, right, total, input_precision=PRECISION)
-    return total
+from htc_fast.ops.triton.tile_product import tile_product
+from htc_fast.ops.triton.tiles import Tile, chain_tile, device_of, precision
 
 
 @triton.jit
@@ -197,8 +168,12 @@ def _merge(
     out = new_maps(first, outputs, height, width)
     gated = [] if grad is None else [torch.empty_like(out) for _ in levels.fine]
     out = out if grad is None else torch.empty_like(out, dtype=torch.int8)
+    sources, plain, added = (of(some, levels.fine) for some in (levels.sources, weights, biases))
+    if grad is None and takes(first, small, outputs, device_of(first)):
+        merge_boxes(sources, plain, added, small, out)
+        return out, []
     sizes = odd([side for one in small for side in one.shape[2:]] or [1, 1])
-    given = (tuple(of(some, levels.fine)) for some in (levels.sources, weights, biases))
+    given = tuple(sources), tuple(plain), tuple(added)
     rest = tuple(small or [first]), sizes, out if grad is None else grad, tuple(gated or [out]), out
     # Wider ones would take 170 registers, and a multiprocessor hold one at a time.
     rows, tile = count * height * width, _tile(first, outputs, 64)
