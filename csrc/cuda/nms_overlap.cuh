@@ -30,24 +30,37 @@ __device__ __forceinline__ bool overlaps(const NmsParams& p, const Box& a, const
   return may_exceed(p, o) && exceeds(p, o);
 }
 
+// Of a lane's two boxes, those (of `maybe`) that overlap `box`. Both are worked out together: the lanes part only where
+// a division has to decide.
+__device__ __forceinline__ void keep_overlapping(const NmsParams& p, const Box (&own)[2], const Box& box,
+                                                 bool (&maybe)[2]) {
+  Overlap found[2];
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    found[h] = overlap_of(own[h], box);
+    maybe[h] = maybe[h] & may_exceed(p, found[h]);
+  }
+  if (!(maybe[0] | maybe[1])) return;
+#pragma unroll
+  for (int h = 0; h < 2; h++) maybe[h] = maybe[h] & exceeds(p, found[h]);
+}
+
 // Which of a chunk's boxes that are better than its i-th overlap it. The chunk is the warp's, two boxes a lane.
 template <class Label>
 __device__ __forceinline__ uint64_t better_overlaps(const NmsParams& p, const Box (&chunk)[2],
                                                     const Label (&classes)[2], const Box& box, Label cls, int i) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  unsigned bits[2];
-#pragma unroll
-  for (int h = 0; h < 2; h++)
-    bits[h] = __ballot_sync(~0u, lane + 32 * h < i && cls == classes[h] && overlaps(p, chunk[h], box));
-  return bits[0] | static_cast<uint64_t>(bits[1]) << 32;
+  bool hits[2] = {lane < i && cls == classes[0], lane + 32 < i && cls == classes[1]};
+  keep_overlapping(p, chunk, box, hits);
+  const unsigned low = __ballot_sync(~0u, hits[0]), high = __ballot_sync(~0u, hits[1]);
+  return low | static_cast<uint64_t>(high) << 32;
 }
 
 // One warp decides a chunk: a box stays once all better ones that overlap it (`earlier`) are gone, and goes once one of
 // them stays. The best undecided box is always decidable; usually a few rounds decide all.
-__device__ __forceinline__ uint64_t settle_chunk(const uint64_t* earlier, uint64_t gone) {
+__device__ __forceinline__ uint64_t settle_own(const uint64_t (&mine)[2], uint64_t gone) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   uint64_t stays = 0, goes = gone;
-  const uint64_t mine[2] = {earlier[lane], earlier[lane + 32]};
   while ((stays | goes) != ~uint64_t{0}) {
     uint64_t more_stay = 0, more_go = 0;
 #pragma unroll
@@ -61,6 +74,11 @@ __device__ __forceinline__ uint64_t settle_chunk(const uint64_t* earlier, uint64
     goes |= more_go;
   }
   return stays;
+}
+__device__ __forceinline__ uint64_t settle_chunk(const uint64_t* earlier, uint64_t gone) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const uint64_t mine[2] = {earlier[lane], earlier[lane + 32]};
+  return settle_own(mine, gone);
 }
 
 }  // namespace

@@ -2,13 +2,14 @@
 //   propose_count    how many logits have which leading bits, per (image, level): all multiprocessors
 //   propose_collect  keys of the logits that reach the digit in which the last wanted one is: all multiprocessors
 //   propose_sort     per (image, level): the best, in order, with their boxes: places are counted by several blocks
+// and then, of no more than 2048 candidates per level, the kernels of propose_nms.cuh, of more
 //   batched_nms      within the levels, the best of all
 //   propose_gather   boxes and probabilities of those
 // A map is read twice, and of its 200 000 logits some thousand go on: a block alone would need 400 rounds per reading.
 #include <algorithm>
 
 #include "cuda/block_scan.cuh"
-#include "cuda/propose_sort.cuh"
+#include "cuda/propose_nms.cuh"
 
 namespace htc::cuda {
 namespace {
@@ -110,11 +111,8 @@ __global__ void __launch_bounds__(kThreads) propose_collect(const __grid_constan
 __global__ void __launch_bounds__(kGatherThreads) propose_gather(const __grid_constant__ ProposeParams p) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kGatherThreads + threadIdx.x;
   if (i >= p.op.images * p.op.limit) return;
-  const int64_t index = p.indices[i], at = i / p.op.limit * p.candidates + index;
-  const bool valid = index >= 0;
-  p.op.valid[i] = valid;
-  p.op.scores[i] = valid ? 1.0f / (1.0f + exponential(-p.logits[at])) : 0.0f;
-  reinterpret_cast<Box*>(p.op.boxes)[i] = valid ? p.boxes[at] : Box{0.0f, 0.0f, 0.0f, 0.0f};
+  const int64_t index = p.indices[i];
+  write_proposal(p, i, index >= 0, i / p.op.limit * p.candidates + index);
 }
 
 BatchedNms nms_of(const ProposeParams& p) {
@@ -137,15 +135,22 @@ BatchedNms nms_of(const ProposeParams& p) {
 ProposeParams propose_params(const Propose& op, char* memory, int64_t& bytes) {
   ProposeParams p{};
   p.op = op;
+  int most = 0;  // tiles of a level
   for (int l = 0; l < op.levels; l++) {
     const FeatureMap& map = op.level[l].objectness;
     const int64_t size = op.level[l].anchors * map.height * map.width;
     const int wanted = static_cast<int>(std::min(op.per_level, size));
-    p.share[l] = {p.keys_per_image, static_cast<int>(size), wanted, p.candidates, p.blocks};
+    const int tiles = ceil_div(wanted, kChunk);
+    p.share[l] = {p.keys_per_image, static_cast<int>(size), wanted, p.candidates, p.blocks, p.tiles, p.pairs};
     p.keys_per_image += size;
     p.candidates += wanted;
+    p.tiles += tiles;
+    p.pairs += tiles <= kMostTiles ? tiles * (tiles + 1) / 2 : 0;
+    most = std::max(most, tiles);
     p.blocks += static_cast<int>(ceil_div<int64_t>(size, kBlockLogits));
   }
+  if (most > kMostTiles || op.limit == 0) p.tiles = p.pairs = 0;
+  p.nms = nms_params(nms_of(p), nullptr, bytes, false);
   bytes = 0;
   auto take = [&]<class P>(P*& pointer, int64_t count) {
     pointer = reinterpret_cast<P*>(memory + bytes);
@@ -156,15 +161,38 @@ ProposeParams propose_params(const Propose& op, char* memory, int64_t& bytes) {
   take(p.keys, op.images * p.keys_per_image);
   take(p.boxes, op.images * p.candidates);
   take(p.logits, op.images * p.candidates);
-  take(p.levels, op.images * p.candidates);
-  take(p.indices, op.images * op.limit);
-  take(p.counts, op.images);
+  take(p.levels, p.tiles > 0 ? 0 : op.images * p.candidates);
+  take(p.indices, p.tiles > 0 ? 0 : op.images * op.limit);
+  take(p.counts, p.tiles > 0 ? 0 : op.images);
+  take(p.overlaps, op.images * p.pairs * kChunk);
+  take(p.stays, op.images * p.tiles);
+  take(p.kept_before, op.images * p.tiles);
   return p;
+}
+
+// Within the levels, the best of all.
+void choose(const ProposeParams& p, void* nms_workspace, Stream stream) {
+  const auto images = static_cast<unsigned>(p.op.images), levels = static_cast<unsigned>(p.op.levels);
+  if (p.tiles == 0) {
+    batched_nms(nms_of(p), nms_workspace, stream);
+    const auto gather = static_cast<unsigned>(ceil_div<int64_t>(p.op.images * p.op.limit, kGatherThreads));
+    return launch("propose_gather", propose_gather, gather, kGatherThreads, 0, stream, p);
+  }
+  int most = 0;  // candidates of a level
+  for (int l = 0; l < p.op.levels; l++) most = std::max(most, p.share[l].wanted);
+  const auto threads = static_cast<unsigned>(32 * ceil_div(most, kChunk));
+  const auto pairs = images * static_cast<unsigned>(ceil_div(p.pairs, kPairs));
+  // What has to be asked for is always the same: threads that ask for different sizes would undo each other's.
+  const size_t logits = sizeof(float) * static_cast<size_t>(p.candidates);
+  const size_t shared = logits > kSharedUnasked ? sizeof(float) * kMostTiles * kChunk * kProposalLevels : logits;
+  launch("propose_overlaps", propose_overlaps, pairs, kPairThreads, 0, stream, p);
+  launch("propose_settle", propose_settle, dim3(images, levels), threads, 0, stream, p);
+  launch("propose_rank", propose_rank, images * static_cast<unsigned>(p.tiles), kRankThreads, shared, stream, p);
 }
 
 template <class T>
 void run(const ProposeParams& p, void* nms_workspace, Stream stream) {
-  const int64_t lists = p.op.images * p.op.levels, results = p.op.images * p.op.limit;
+  const int64_t lists = p.op.images * p.op.levels;
   const char* begin = reinterpret_cast<const char*>(p.histograms);
   fill_zero(p.histograms, static_cast<size_t>(reinterpret_cast<const char*>(p.found + lists) - begin), stream);
   const auto blocks = static_cast<unsigned>(p.op.images * p.blocks), images = static_cast<unsigned>(p.op.images);
@@ -174,9 +202,7 @@ void run(const ProposeParams& p, void* nms_workspace, Stream stream) {
   const auto parts = static_cast<unsigned>(std::clamp<int64_t>(320 / std::max<int64_t>(lists, 1), 16, 64));
   const dim3 by_list(images, static_cast<unsigned>(p.op.levels), parts);
   launch("propose_sort", propose_sort<T>, by_list, kThreads, 0, stream, p);
-  batched_nms(nms_of(p), nms_workspace, stream);
-  const auto gather = static_cast<unsigned>(ceil_div<int64_t>(results, kGatherThreads));
-  launch("propose_gather", propose_gather, gather, kGatherThreads, 0, stream, p);
+  choose(p, nms_workspace, stream);
 }
 
 }  // namespace
@@ -184,7 +210,7 @@ void run(const ProposeParams& p, void* nms_workspace, Stream stream) {
 int64_t propose_workspace(const Propose& op) {
   int64_t bytes = 0;
   const ProposeParams p = propose_params(op, nullptr, bytes);
-  return bytes + batched_nms_workspace(nms_of(p));
+  return p.tiles > 0 ? bytes : bytes + batched_nms_workspace(nms_of(p));
 }
 
 void propose(const Propose& op, void* workspace, Stream stream) {

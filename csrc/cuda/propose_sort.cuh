@@ -1,13 +1,14 @@
 // The candidates of a level, best first, with their boxes, once those that may be among them are listed.
 #pragma once
 #include "cuda/half.cuh"
-#include "cuda/nms_select.cuh"
+#include "cuda/nms_groups.cuh"
 #include "geometry.h"
 
 namespace htc::cuda {
 namespace {
 
-constexpr int kOwn = 64;  // keys that a block places at a time
+constexpr int kMostTiles = 32;  // of a level, for propose_nms.cuh
+constexpr int kOwn = 64;        // keys that a block places at a time
 #if defined(__CUDACC__)
 constexpr int kCountedKeys = 4 * kBatch;  // in a list; of more, places are found batch by batch
 #else                                     // so that small cases reach both ways
@@ -19,6 +20,7 @@ struct Share {
   int64_t first_key;
   int size, wanted;  // h * w * A, and how many of them go on
   int first_candidate, first_block;
+  int first_tile, first_pair;  // of 64 candidates, and of a tile with one that is not behind it
 };
 
 struct ProposeParams {
@@ -32,9 +34,16 @@ struct ProposeParams {
   uint64_t* keys;       // [N, keys_per_image]: of a level's place the first `found` are in use
   Box* boxes;           // [N, candidates], level after level, best first
   float* logits;
-  int64_t* levels;
+  // Where batched_nms goes on: no tiles then.
+  int64_t* levels;   // of the candidates
   int64_t* indices;  // [N, limit]: which candidates NMS chose
   int32_t* counts;
+  // Where propose_nms.cuh goes on.
+  int tiles, pairs;      // per image
+  NmsParams nms;         // threshold and bound
+  uint64_t* overlaps;    // [N, pairs, 64]: bits
+  uint64_t* stays;       // [N, tiles]: bits
+  int32_t* kept_before;  // [N, tiles]: in the level
 };
 static_assert(sizeof(ProposeParams) <= 4096);  // what every GPU takes as a kernel's arguments
 
@@ -70,7 +79,7 @@ __device__ __forceinline__ void write_candidate(const ProposeParams& p, int imag
   const int64_t at = static_cast<int64_t>(image) * p.candidates + p.share[level].first_candidate + place;
   p.boxes[at] = box_of<T>(p.op, p.op.level[level], image, static_cast<int>(index_of(key)));
   p.logits[at] = score_of(key);
-  p.levels[at] = level;
+  if (p.tiles == 0) p.levels[at] = level;
 }
 
 struct SortShared {
@@ -146,9 +155,9 @@ __global__ void __launch_bounds__(kThreads, 2) propose_sort(const __grid_constan
   if (blockIdx.z > 0) return;
   const int64_t first = static_cast<int64_t>(image) * p.candidates + p.share[level].first_candidate;
   for (int i = found + static_cast<int>(threadIdx.x); i < wanted; i += kThreads) {
-    p.boxes[first + i] = Box{0.0f, 0.0f, 0.0f, 0.0f};
+    p.boxes[first + i] = Box{NAN, NAN, NAN, NAN};
     p.logits[first + i] = -INFINITY;
-    p.levels[first + i] = level;
+    if (p.tiles == 0) p.levels[first + i] = level;
   }
 }
 

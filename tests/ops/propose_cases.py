@@ -79,6 +79,7 @@ CASES = {
     "other counts": Case(((9, 7), (5, 4), (3, 2)), 30, 50, anchors=(1, 5, 3)),
     "eight levels": Case(tuple((17 - 2 * level, 9) for level in range(8)), 40, 90, anchors=(2,)),
     "several blocks": Case(((40, 61), (20, 30)), 100, 120),
+    "many tiles": Case(((40, 61), (20, 30)), 700, 900, images=2),
     "several blocks alike": Case(((40, 61),), 100, 100, alike=True),
     "a batch of ties": Case(((37, 41),), 2048, 500, anchors=(2,)),
     "two batches": Case(((46, 46),), 2100, 40, anchors=(1,)),

@@ -19,7 +19,7 @@ WATCHED = backends.emulated_only(
     NAMES,
     asan="one_pixel fewer_than_wanted an_empty_level other_counts eight_levels several_blocks two_batches nchw float16"
     " bfloat16",
-    race="pyramid an_empty_level several_blocks several_blocks_alike two_batches bfloat16",
+    race="pyramid an_empty_level several_blocks several_blocks_alike many_tiles two_batches bfloat16",
 )
 TOO_LONG = "more_than_a_batch", "a_batch_of_ties"
 QUICK = ["pyramid", "an_empty_level"]
