@@ -33,7 +33,7 @@ def trained(name: str, options: list[str], folder: Path) -> dict:
 
 def described(name: str, options: list[str], folder: Path, seconds: float) -> dict:
     """A run that has ended: pictures per second are those of its second half, when all is warm."""
-    losses, scores = read_rows(folder / LOSSES), read_rows(folder / EVALUATIONS)[-1]
+    losses, evaluations = read_rows(folder / LOSSES), read_rows(folder / EVALUATIONS)
     late = sorted(row["images_per_second"] for row in losses[len(losses) // 2 :])
     row = {
         "case": name,
@@ -43,6 +43,7 @@ def described(name: str, options: list[str], folder: Path, seconds: float) -> di
         "images/s": round(late[len(late) // 2], 2),
         "peak MB": round(losses[-1]["memory_mb"]),
     }
+    scores = evaluations[-1] if evaluations else {}  # a limit of time may leave none
     return row | {one: round(scores[one], 4) for one in SCORES if one in scores}
 
 

@@ -1,7 +1,7 @@
 """Images per second of the paper's training recipe, a step as the loop takes it, beside torchvision's Mask R-CNN.
 
-    python -m benchmarks.training [--models htc_r50] [--batch 2 8] [--modes eager graphs] [--trace FOLDER] [--no-store]
-                                  [--tiny --device cpu]
+    python -m benchmarks.training [--models htc_r50] [--batch 2 8] [--modes eager graphs] [--different 4]
+                                  [--trace FOLDER] [--no-store] [--tiny --device cpu]
 
 800×1333 in bf16 where the device has it: pictures on the host to updated weights, the next step started before this one
 has ended. The pictures are the sample's, prepared beforehand, so that no process that loads them is measured. Rows are
@@ -33,7 +33,6 @@ from htc_fast.training.optimizer import make_optimizer, set_rate
 SUITE = "training_speed"
 RIVAL = "torchvision, Mask R-CNN"
 MODES = "eager", "graphs", "compiled", "compiled, graphs"
-DIFFERENT = 4  # batches that take turns
 
 
 def prepared(name: str, mode: str, batch: int, device: torch.device, folder: Path, tiny: bool) -> Loop:
@@ -104,7 +103,7 @@ def measured(name: str, batch: int, options: argparse.Namespace, device: torch.d
     for mode in options.modes:
         with tempfile.TemporaryDirectory() as folder:
             loop = prepared(name, mode, batch, device, Path(folder), options.tiny)
-            given, amp = given or pictures(loop, device, 1 if options.tiny else DIFFERENT), loop.recipe.amp
+            given, amp = given or pictures(loop, device, 1 if options.tiny else options.different), loop.recipe.amp
             about["shapes"] = sorted({f"{one[0].shape[2]}×{one[0].shape[3]}" for one in given})
             step, began = functools.partial(loop.update, itertools.cycle(given)), time.perf_counter()
             step()
@@ -115,6 +114,8 @@ def measured(name: str, batch: int, options: argparse.Namespace, device: torch.d
                 record(step, options.trace / f"training_{name}_{batch}_{mode}")
             del loop, step
             gc.collect()
+    if options.modes[0] != "eager":
+        return
     theirs = rival(given, device, amp, options.tiny)
     yield about | {"case": RIVAL, "mode": "eager"} | speed(theirs, batch, device, rounds)
 
@@ -147,10 +148,19 @@ def record(step: Callable[[], object], path: Path) -> None:
         path.with_name(f"{path.name}.{key}.txt").write_text(table)
 
 
+def store(rows: list[dict], device: torch.device) -> None:
+    """Rows take the places of those of the same case, batch and mode."""
+    path = stored.folder(device) / f"{SUITE}.json"
+    before = stored.load(path)["rows"] if path.exists() else []
+    found = {(row["case"], row["batch"], row["mode"]): row for row in [*before, *rows]}
+    stored.write(path, device, {"rows": sorted(found.values(), key=lambda row: row["batch"])})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["htc_r50"])
     parser.add_argument("--batch", type=int, nargs="+", default=[2, 8])
+    parser.add_argument("--different", type=int, default=4, help="batches that take turns, each of a shape of its own")
     parser.add_argument("--modes", nargs="+", choices=MODES, help="by default all that the device has")
     parser.add_argument("--device", help="cpu or cuda; by default a GPU if there is one")
     parser.add_argument("--trace", type=Path, help="folder for tables of one step")
@@ -165,7 +175,7 @@ def main() -> None:
                 rows.append(row)
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
                 if not (options.no_store or options.tiny):
-                    stored.write(stored.folder(device) / f"{SUITE}.json", device, {"rows": rows})
+                    store(rows, device)
 
 
 if __name__ == "__main__":

@@ -168,22 +168,20 @@ def matrix_cases(name: str, empty, take) -> None:
 
 
 def resident_cases(name: str, maps, empty, take) -> None:
-    """What sm_90 launches instead: laterals, flows and residuals; the semantic fusion."""
+    """What sm_90 launches instead: laterals, a residual of 64 channels; the semantic fusion."""
     from htc_fast.ops.triton import merge_boxes, resident
-    from htc_fast.ops.triton.epilogue import FLOW, NEAREST, RELU
+    from htc_fast.ops.triton.epilogue import NEAREST, RELU
 
-    fine, coarse, labels = maps(1, 256, 200, 336), maps(1, 256, 100, 168), torch.empty(100, dtype=torch.int64)
-    flow, plan = maps(100, 256, 14, 14), resident.Plan(64, 256, 256, 132)
-    for what, x, out, extra, some, epilogue, one in (
-        ("lateral 256", fine, fine, coarse, None, NEAREST, plan),
-        ("lateral 512", maps(1, 512, 100, 168), coarse, maps(1, 256, 50, 84), None, NEAREST, (64, 128, 512, 66)),
-        ("lateral, any size", fine, fine, maps(1, 256, 99, 167), None, NEAREST, plan),
-        ("flow", flow, flow, flow, labels.to("meta"), FLOW, plan),
-        ("residual 64", maps(1, 64, 200, 336), fine, fine, None, RELU, (64, 256, 64, 132)),
-        ("odd", maps(100, 19, 14, 14), flow, flow, None, RELU, (64, 256, 64, 132)),
+    fine, coarse = maps(1, 256, 200, 336), maps(1, 256, 100, 168)
+    lateral, shallow = resident.Plan(64, 256, 256, 132), resident.Plan(64, 128, 64, 132, 4)
+    for what, x, out, extra, epilogue, plan in (
+        ("lateral 256", fine, fine, coarse, NEAREST, lateral),
+        ("lateral, any size", fine, fine, maps(1, 256, 99, 167), NEAREST, lateral),
+        ("residual 64", maps(1, 64, 200, 336), fine, fine, RELU, shallow),
+        ("odd", maps(100, 19, 14, 14), maps(100, 256, 14, 14), maps(100, 256, 14, 14), RELU, shallow),
     ):
-        weight, one = empty(256, x.shape[1]), one if one is plan else resident.Plan(*one)
-        take(f"{what}, {name}", resident.product_resident, x, weight, empty(256), extra, out, some, epilogue, one)
+        weight = empty(256, x.shape[1])
+        take(f"{what}, {name}", resident.product_resident, x, weight, empty(256), extra, out, epilogue, plan)
     small, fine = [maps(1, 256, *size) for size in ((50, 84), (25, 42), (13, 21))], [coarse, coarse]
     take(name, merge_boxes.merge_boxes, fine, [empty(256, 256)] * 2, [empty(256)] * 2, small, coarse)
 

@@ -143,45 +143,28 @@ __device__ __forceinline__ void load_window(const DetectParams& p, DetectionShar
   s.classes[i] = static_cast<int>(label);
 }
 
-// A chunk as each warp holds it, two boxes a lane.
-struct Chunk {
-  Box boxes[2];
-  int classes[2];
-};
-__device__ __forceinline__ Chunk chunk_at(const DetectionShared& s, int begin) {
-  const int i = begin + static_cast<int>(threadIdx.x % 32);
-  return {{s.boxes[i], s.boxes[i + 32]}, {s.classes[i], s.classes[i + 32]}};
-}
-
-// For the boxes first, first + warps, ... of the chunk that begins there: their better ones in it that overlap them.
-__device__ __forceinline__ void compare_inside(const DetectParams& p, DetectionShared& s, int begin, int first,
-                                               int warps) {
-  const Chunk own = chunk_at(s, begin);
-  for (int i = first; i < kChunk; i += warps) {
-    const uint64_t bits = better_overlaps(p.nms, own.boxes, own.classes, s.boxes[begin + i], s.classes[begin + i], i);
-    if (threadIdx.x % 32 == 0) s.earlier[begin / kChunk % 2][i] = bits;
-  }
-}
-
-// Marks the chunk's boxes that a kept one suppresses.
-__device__ __forceinline__ void compare_kept(const DetectParams& p, DetectionShared& s, int64_t base, int begin,
-                                             int kept) {
-  const Chunk own = chunk_at(s, begin);
+// Marks the chunk's boxes that a kept one suppresses, and each box's better ones in the chunk that overlap it.
+__device__ __forceinline__ void compare_chunk(const DetectParams& p, DetectionShared& s, int64_t base, int chunk,
+                                              int kept) {
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  const Box mine[2] = {s.boxes[chunk + lane], s.boxes[chunk + lane + 32]};
+  const int classes[2] = {s.classes[chunk + lane], s.classes[chunk + lane + 32]};
   bool gone[2] = {false, false};
-#pragma unroll 2
   for (int j = warp; j < kept; j += kWarps) {
     const bool near = j < kRemembered;
     const Box better = near ? s.kept_boxes[j] : load_box(p.op.boxes + 4 * (base + j));
-    const int label = near ? s.kept_classes[j] : static_cast<int>(p.op.labels[base + j]);
-    bool hits[2] = {label == own.classes[0], label == own.classes[1]};
-    keep_overlapping(p.nms, own.boxes, better, hits);
-    gone[0] |= hits[0], gone[1] |= hits[1];
+    const int own = near ? s.kept_classes[j] : static_cast<int>(p.op.labels[base + j]);
+#pragma unroll
+    for (int h = 0; h < 2; h++) gone[h] = gone[h] || (own == classes[h] && overlaps(p.nms, better, mine[h]));
   }
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const unsigned bits = __ballot_sync(~0u, gone[h]);
     if (lane == 0 && bits != 0) atomicOr(&s.gone[h], bits);
+  }
+  for (int i = warp; i < kChunk; i += kWarps) {
+    const uint64_t bits = better_overlaps(p.nms, mine, classes, s.boxes[chunk + i], s.classes[chunk + i], i);
+    if (lane == 0) s.earlier[i] = bits;
   }
 }
 
@@ -191,7 +174,7 @@ __device__ __forceinline__ void keep_chunk(const DetectParams& p, DetectionShare
   const int lane = static_cast<int>(threadIdx.x), limit = static_cast<int>(p.op.max_output);
   uint64_t gone = s.gone[0] | static_cast<uint64_t>(s.gone[1]) << 32;
   if (size < kChunk) gone |= ~uint64_t{0} << size;
-  const uint64_t stays = settle_chunk(s.earlier[chunk / kChunk % 2], gone);
+  const uint64_t stays = settle_chunk(s.earlier, gone);
   for (int i = lane; i < kChunk; i += 32) {
     const int place = kept + __popcll(stays & ((uint64_t{1} << i) - 1));
     if (!(stays >> i & 1) || place >= limit) continue;
@@ -214,14 +197,12 @@ __device__ __forceinline__ int keep_batch(const DetectParams& p, DetectionShared
   for (int begin = 0; begin < size && kept < limit; begin += kWindow) {
     load_window(p, s, image, begin, size);
     __syncthreads();
-    const int end = min(kWindow, size - begin), warp = static_cast<int>(threadIdx.x / 32);
-    compare_inside(p, s, 0, warp, kWarps);
+    const int end = min(kWindow, size - begin);
     for (int chunk = 0; chunk < end && kept < limit; chunk += kChunk) {
-      compare_kept(p, s, base, chunk, kept);
+      compare_chunk(p, s, base, chunk, kept);
       __syncthreads();
-      // While one warp decides, the others turn to the next chunk.
-      if (warp == 0) keep_chunk(p, s, base, chunk, s.select.keys + begin + chunk, min(kChunk, end - chunk), kept);
-      else if (chunk + kChunk < end) compare_inside(p, s, chunk + kChunk, warp - 1, kWarps - 1);
+      if (threadIdx.x < 32)
+        keep_chunk(p, s, base, chunk, s.select.keys + begin + chunk, min(kChunk, end - chunk), kept);
       __syncthreads();
       kept = s.kept;
     }

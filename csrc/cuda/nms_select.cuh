@@ -145,10 +145,10 @@ __device__ __forceinline__ void sort_batch(SelectShared& s, int count) {
   }
 }
 
-// The best of the keys below `upper` in s.keys; returns how many, and lowers `upper` to where the next batch begins (0:
-// there is none). for_each(visit) visits every key once, spread over the block's threads.
+// The best of the keys below `upper`, sorted in s.keys; returns how many, and lowers `upper` to where the next batch
+// begins (0: there is none). for_each(visit) visits every key once, spread over the block's threads.
 template <class ForEach>
-__device__ __forceinline__ int fill_batch(SelectShared& s, ForEach for_each, uint64_t& upper) {
+__device__ __forceinline__ int next_batch(SelectShared& s, ForEach for_each, uint64_t& upper) {
   const uint64_t bound = find_bound(s, for_each, upper);
   if (threadIdx.x == 0) s.filled = 0;
   __syncthreads();
@@ -156,15 +156,9 @@ __device__ __forceinline__ int fill_batch(SelectShared& s, ForEach for_each, uin
     if (key < upper && key >= bound) s.keys[atomicAdd(&s.filled, 1)] = key;
   });
   __syncthreads();
-  upper = bound;
-  return s.filled;
-}
-
-// The same, sorted.
-template <class ForEach>
-__device__ __forceinline__ int next_batch(SelectShared& s, ForEach for_each, uint64_t& upper) {
-  const int count = fill_batch(s, for_each, upper);
+  const int count = s.filled;
   sort_batch(s, count);
+  upper = bound;
   return count;
 }
 

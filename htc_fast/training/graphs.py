@@ -53,6 +53,8 @@ class Graphs:
             if len(self.made) >= self.most:
                 torch.cuda.synchronize(self.device)
                 self.made.popitem(last=False)
+                if not self.made:  # a pool ends with its graphs
+                    self.pool = torch.cuda.graph_pool_handle()
             inputs = {name: self._place(name, one) for name, one in given.items()}
             self.made[key] = Captured(self.learn, inputs, count, self.stream, self.pool)
         except RuntimeError as error:
@@ -75,6 +77,9 @@ class Graphs:
 
     def _stop(self) -> None:
         self.off = True
+        for generator in torch.cuda.default_generators:
+            # A capture that failed leaves its generator waiting for the capture's end; a copy of its state does not.
+            generator.graphsafe_set_state(generator.clone_state())
         torch.cuda.synchronize(self.device)
         self.made.clear()
         self.buffers.clear()

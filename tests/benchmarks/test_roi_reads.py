@@ -10,14 +10,15 @@ from benchmarks import roi_reads
 from htc_fast import ops
 from tests.inputs import SCALES, proposals
 
-KERNEL = Path(__file__).resolve().parents[2] / "csrc" / "cuda" / "roi_align.cu"
+CUDA = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
+KERNEL = (CUDA / "roi_walk.cuh").read_text() + (CUDA / "roi_align.cu").read_text()
 
 
 def test_the_kernel_s_numbers_are_those_counted_with():
-    numbers = {name: int(value) for name, value in re.findall(r"constexpr int k(\w+) = (\d+);", KERNEL.read_text())}
+    numbers = {name: int(value) for name, value in re.findall(r"constexpr int k(\w+) = (\d+);", KERNEL)}
     assert numbers["Threads"] == 32 * roi_reads.GROUPS and numbers["WantedLanes"] == 32 * roi_reads.WANTED
     assert numbers["InFlight"] == roi_reads.IN_FLIGHT and numbers["Helpers"] == roi_reads.HELPERS
-    assert "p.fewest > 1 ? 64.0f : 256.0f" in KERNEL.read_text()
+    assert "p.fewest > 1 ? 64.0f : 256.0f" in KERNEL
 
 
 def test_different_pixels_are_those_with_a_gradient():

@@ -42,3 +42,10 @@ def test_a_run_in_a_row_and_in_a_table(tmp_path):
     assert row["iterations"] == 40 and row["images/s"] == 60.0 and row["mask_AP"] == 0.25 and "mask_AP75" not in row
     text = runs.trained_of({"machine": MACHINE, "rows": [row]})
     assert "0.250" in text and "`--data nuclei --amp`" in text and "– |" in text
+
+
+def test_a_run_that_was_not_evaluated_is_told_all_the_same(tmp_path):
+    append_row(tmp_path / LOSSES, 10, {"loss": 1.0, "images_per_second": 3.0, "memory_mb": 2000.0})
+    row = trained.described("short", [], tmp_path, 5.0)
+    text = runs.trained_of({"machine": MACHINE, "rows": [row]})
+    assert row["iterations"] == 10 and "mask_AP" not in row and text.count("– |") == 4 and "`" not in text

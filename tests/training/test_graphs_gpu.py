@@ -18,12 +18,13 @@ def of_several_shapes(samples):
     return collate(samples, 3 + len(samples[0][1]))
 
 
-def trained(folder, **options):
+def a_loop(folder, **options):
+    batches, world = Batches(Pictures(), of_several_shapes, 2, World()), World(device=torch.device("cuda"))
+    return Loop(tiny_model(), batches, tiny_recipe(iterations=10, **options), folder, world)
+
+
+def trained(loop):
     """Weights after ten steps of four shapes, loss terms of each step, and the loop."""
-    batches = Batches(Pictures(), of_several_shapes, 2, World())
-    loop = Loop(
-        tiny_model(), batches, tiny_recipe(iterations=10, **options), folder, World(device=torch.device("cuda"))
-    )
     found, update = [], loop.update
 
     def watched(batches):
@@ -39,8 +40,8 @@ def trained(folder, **options):
 
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2, "optimizer": "adamw", "clip": 1.0}, {"amp": True}])
 def test_on_a_gpu_training_is_the_same(tmp_path, options):
-    want, losses, _ = trained(tmp_path / "plain", **options)
-    found, others, loop = trained(tmp_path / "graphs", graphs=True, **options)
+    want, losses, _ = trained(a_loop(tmp_path / "plain", **options))
+    found, others, loop = trained(a_loop(tmp_path / "graphs", graphs=True, **options))
     assert len(loop.learn.made) > 1 and not loop.learn.off
     loose = 0.05 if options.get("amp") else 5e-3
     torch.testing.assert_close(others, losses, rtol=loose, atol=loose)
@@ -52,7 +53,24 @@ def test_on_a_gpu_training_is_the_same(tmp_path, options):
 
 def test_on_a_gpu_graphs_that_were_dropped_are_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(graphs, "MOST", 1)
-    want, losses, _ = trained(tmp_path / "plain")
-    _, others, loop = trained(tmp_path / "graphs", graphs=True)
+    want, losses, _ = trained(a_loop(tmp_path / "plain"))
+    _, others, loop = trained(a_loop(tmp_path / "graphs", graphs=True))
     assert len(loop.learn.made) == 1 and len(want) > 50
+    torch.testing.assert_close(others, losses, rtol=5e-3, atol=5e-3)
+
+
+def test_on_a_gpu_a_capture_that_fails_leaves_training_as_it_was(tmp_path):
+    _, losses, _ = trained(a_loop(tmp_path / "plain"))
+    loop = a_loop(tmp_path / "graphs", graphs=True)
+    learn = loop.learn.learn
+
+    def waits(images, *others):
+        if torch.cuda.is_current_stream_capturing():
+            images.sum().item()
+        return learn(images, *others)
+
+    loop.learn.learn = waits
+    with pytest.warns(UserWarning, match="without CUDA graphs from here on"):
+        _, others, _ = trained(loop)
+    assert loop.learn.off and not loop.learn.made
     torch.testing.assert_close(others, losses, rtol=5e-3, atol=5e-3)

@@ -138,10 +138,10 @@ def product(
     out, rows = new_maps(x, outputs, height, width), count * height * width
     if not rows:
         return out
-    if taps == 1 and bias is not None and extra is not None and steps[:2] == (1, channels):
-        plan = plan_for(x, outputs, epilogue, wanted, device_of(x))
+    if taps == 1 and bias is not None and extra is not None and wanted == ALL and steps[:2] == (1, channels):
+        plan = plan_for(x, outputs, epilogue, device_of(x))
         if plan is not None:
-            product_resident(x, weight, bias, extra, out, choice, epilogue, plan)
+            product_resident(x, weight, bias, extra, out, epilogue, plan)
             return out
     start = weight
     if turned:

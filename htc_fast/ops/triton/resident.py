@@ -1,7 +1,9 @@
 """1x1 convolutions with a second map, by programs that keep their weights: memory bound them, not products.
 
 The weights of 256 channels to 256 outputs, 128 KB in 16 bits, stay in a program's shared memory, and tiles of pixels
-stream past them. While one is multiplied, its second map and the next one's pixels are on their way to registers.
+stream past them. While one is multiplied, its second map and the next one's pixels are on their way to registers. For
+where it was seen to be the fastest on an H200: the laterals of up to 256 channels, and a backbone's 64 channels with a
+residual; deeper ones, and a mask head's flow, it does more slowly than `product_kernel` or cuDNN.
 """
 
 from dataclasses import dataclass
@@ -10,12 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from htc_fast.ops.triton.epilogue import ALL, FLOW, LABELLED, NEAREST, RELU, SUM, combined, nearest
-from htc_fast.ops.triton.launch import launch, power_of_two
+from htc_fast.ops.triton.epilogue import NEAREST, RELU, combined, nearest
+from htc_fast.ops.triton.launch import cdiv, launch, power_of_two
 from htc_fast.ops.triton.tiles import Device
 
 ROWS = 64  # of a tile
-EPILOGUES = RELU, FLOW, SUM, NEAREST  # what this kernel is used for, if there is a second map
+DEEPEST = {NEAREST: 256, RELU: 64}  # what this kernel is used for, if there is a second map: up to so many channels
 
 
 @triton.jit
@@ -36,7 +38,6 @@ def product_resident_kernel(
     bias,  # [outputs]
     extra,  # [K, H, W, outputs], of its own size for NEAREST
     out,  # [K, H, W, outputs]
-    labels,  # [K], where HAS_LABELS: which maps are wanted
     rows,  # K * H * W
     height,
     width,
@@ -48,7 +49,6 @@ def product_resident_kernel(
     strips,  # programs that share the rows
     EPILOGUE: tl.constexpr,  # what becomes of the sum
     HALVED: tl.constexpr,  # whether extra has half the height and half the width
-    HAS_LABELS: tl.constexpr,
     EVEN: tl.constexpr,  # whether CHANNELS are the channels, and OUTPUTS divides the outputs
     ROWS: tl.constexpr,  # of a tile; no more than a map's pixels, so that a tile touches two maps at most
     OUTPUTS: tl.constexpr,  # of a program
@@ -76,8 +76,6 @@ def product_resident_kernel(
         place = inside[:, None] * outputs + o[None, :]
         pixel = tile * ROWS - image * pixels + inside
         is_next = pixel >= pixels
-        if HAS_LABELS:
-            label = tl.load(labels + (image + is_next.to(tl.int32)), mask=inside < rows - tile * ROWS, other=-1)
         if EPILOGUE == 5:
             pixel = tl.where(is_next, pixel - pixels, pixel)
             y = tl.umulhi(pixel.to(tl.uint32), inverse.to(tl.uint32)).to(tl.int32)
@@ -93,8 +91,6 @@ def product_resident_kernel(
             other = tl.load(extra + start + place, mask=known, other=0.0)
         coming = pixels_of(x, tile + strips, rows, c, channels, EVEN, ROWS)
         total = combined(tl.dot(left, right) - minus[None, :], other.to(tl.float32), EPILOGUE, True)
-        if HAS_LABELS:
-            total = tl.where((label >= 0)[:, None], total, 0.0)
         tl.store(out + start + place, total.to(out.dtype.element_ty), mask=known)
         left = coming
 
@@ -114,42 +110,37 @@ class Plan:
         return 2 * (self.channels * (self.outputs + self.rows) + self.rows * self.outputs) + 2048
 
 
-def plan_for(x: Tensor, outputs: int, epilogue: int, wanted: int, device: Device) -> Plan | None:
-    """How x [K, C, H, W] is done on this device; None where `product_kernel` is the better choice."""
+def plan_for(x: Tensor, outputs: int, epilogue: int, device: Device) -> Plan | None:
+    """How x [K, C, H, W] is done on this device; None where others are the better choice."""
     count, channels, height, width = x.shape
-    meant = epilogue in EPILOGUES and wanted in (ALL, LABELLED) and x.element_size() == 2
+    meant = channels <= DEEPEST.get(epilogue, 0) and x.element_size() == 2
     if not meant or not device.warpgroups or not device.resident:
         return None
     # What addresses within two maps, and `inverse`, are exact for.
     if height * width < ROWS or width < 4 or height * width**2 >= 2**32 or height * width * outputs >= 2**30:
         return None
-    deep = power_of_two(channels, 1024, 64)
-    wide = power_of_two(outputs, 65536 // max(deep, 256), 32)
-    plan = Plan(ROWS, wide, deep, max(1, device.processors // triton.cdiv(outputs, wide)))
+    deep = power_of_two(channels, 256, 64)
+    # Shallow ones leave registers for two programs on a multiprocessor, which is better there.
+    most, warps, each = (128, 4, 2) if deep == 64 else (256, 8, 1)
+    wide = power_of_two(outputs, most, 32)
+    plan = Plan(ROWS, wide, deep, max(1, each * device.processors // cdiv(outputs, wide)), warps)
     # Fewer tiles would not repay that every program reads its weights first.
     many = count * height * width > 2 * plan.strips * ROWS
-    return plan if many and channels <= deep and plan.shared() <= device.shared else None
+    return plan if many and each * plan.shared() <= device.shared else None
 
 
 def product_resident(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    extra: Tensor,
-    out: Tensor,
-    labels: Tensor | None,
-    epilogue: int,
-    plan: Plan,
+    x: Tensor, weight: Tensor, bias: Tensor, extra: Tensor, out: Tensor, epilogue: int, plan: Plan
 ) -> None:
     """Fill out as `product` does with one tap; x, extra and out with pixels as rows, weight [outputs, channels]."""
     (count, channels, height, width), outputs = x.shape, out.shape[1]
-    other, inverse = extra.shape[2:], triton.cdiv(2**32, width)
-    halved = (2 * other[0], 2 * other[1]) == (height, width)
-    kind = {"EPILOGUE": epilogue, "HALVED": halved, "HAS_LABELS": labels is not None}
+    other, inverse = extra.shape[2:], cdiv(2**32, width)
+    kind = {"EPILOGUE": epilogue, "HALVED": (2 * other[0], 2 * other[1]) == (height, width)}
     even = channels == plan.channels and outputs % plan.outputs == 0
     blocks = {"EVEN": even, "ROWS": plan.rows, "OUTPUTS": plan.outputs, "CHANNELS": plan.channels}
     options = {"num_warps": plan.warps, "num_stages": 1, "enable_fp_fusion": True}
     sizes = count * height * width, height, width, *other, channels, outputs, inverse, plan.strips
-    given = x, weight, bias, extra, out, out if labels is None else labels
-    programs = plan.strips * triton.cdiv(outputs, plan.outputs)
-    launch(product_resident_kernel, programs, x.device, *given, *sizes, **kind, **blocks, **options)
+    programs = plan.strips * cdiv(outputs, plan.outputs)
+    launch(
+        product_resident_kernel, programs, x.device, x, weight, bias, extra, out, *sizes, **kind, **blocks, **options
+    )
