@@ -30,6 +30,7 @@ TABLES = {
     "profile": (runs.profile, "profile"),
     "kernels": (runs.kernels, "kernels"),
     "predicted": (predicted.predicted, "kernels", *OPERATORS),
+    "tried": (predicted.tried, "tried"),
     "sweep": (runs.sweep, "sweep"),
     "training": (runs.training, "training"),
     "training_speed": (runs.training_speed, "training_speed"),

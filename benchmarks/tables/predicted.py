@@ -1,8 +1,8 @@
 """What was expected of the kernels before any had run on a GPU, by count, beside what was then measured there."""
 
 from benchmarks.stored import fastest
-from benchmarks.tables.machines import UNMEASURED, chosen, device, on_gpu
-from benchmarks.tables.markdown import table
+from benchmarks.tables.machines import UNMEASURED, blocks, chosen, device, on_gpu
+from benchmarks.tables.markdown import caption, table
 
 # Microseconds of a picture, in a batch of one, that were thought to be within reach on an H200.
 PARTS = {
@@ -64,3 +64,23 @@ def cases_of(results: dict[str, dict]) -> str:
         ]
         lines.append([f"`{suite}`: {case}", dtype, words, f"{times[0] * 1e3:.0f}" if times else "–"])
     return table(["µs", "type", "expected", "measured"], lines)
+
+
+def tried(suites: tuple[str, ...]) -> str:
+    """Changes: before, predicted, after; and whether they stayed."""
+    return blocks(suites, lambda results: tried_of(results["tried"]))
+
+
+def tried_of(result: dict) -> str:
+    lines = [
+        [
+            row["what"],
+            f"{row['before us']:g}",
+            row["predicted us"],
+            f"{row['after us']:g}",
+            "yes" if row["kept"] else "no",
+        ]
+        for row in result["rows"]
+    ]
+    head = ["change, µs before and after it in one run", "before", "predicted", "after", "kept"]
+    return f"{table(head, lines)}\n\n{caption(result)}"

@@ -83,3 +83,14 @@ def test_the_picture_carries_what_it_shows(tmp_path):
     assert bars.parts(row) == {"backbone": (2.0, 1000.0), "FPN": (2.0, 1.5)}
     result = {"rows": [row, row | {"batch": 8}], "machine": {"device": "a", "torch": "2", "date": "2026-01-01"}}
     assert drawn_from(bars.draw(result, tmp_path / "kernels.png")) == digest(result)
+
+
+def test_what_was_tried_is_told_with_what_became_of_it():
+    kept = {"what": "a change", "before us": 64.76, "predicted us": "29 – 32", "after us": 33.57, "kept": True}
+    machine = {"device": "a GPU", "date": "2026-01-02", "torch": "2.11.0"}
+    text = predicted.tried_of({"machine": machine, "rows": [kept, {**kept, "what": "another", "kept": False}]})
+    lines = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert lines[1:] == [
+        ["a change", "64.76", "29 – 32", "33.57", "yes"],
+        ["another", "64.76", "29 – 32", "33.57", "no"],
+    ]
