@@ -5,6 +5,7 @@ cuDNN's, and a 3x3 or 1x1 without ReLU is the Triton kernel of the heads. A 4x4 
 Triton. What none of them takes goes as torch does it.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -131,7 +132,13 @@ def _is_stem(x: Tensor, weight: Tensor, other: Tensor | None) -> bool:
 def _is_shallow(x: Tensor) -> bool:
     """Whether the last 1x1 of a block, with its residual, is one that `triton/resident.py` does in less time."""
     large = x.shape[1] == 64 and x.numel() >= 64 * 200 * 300
-    return large and x.dtype != torch.float32 and torch.cuda.get_device_capability(x.device) == (9, 0)
+    return large and x.dtype != torch.float32 and _is_hopper(x.device)
+
+
+@functools.cache
+def _is_hopper(device: torch.device) -> bool:
+    """Also of a device that only a tensor without data is on."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
