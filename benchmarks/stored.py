@@ -62,14 +62,22 @@ def save(folder: Path, rows: list[tuple[str, dict, dict]], device: torch.device)
     return f"results in benchmarks/results/{folder.name}: `make bench-tables` puts them into README.md and docs"
 
 
-def merged(before: dict, rows: list[dict], now: dict[str, str]) -> list[dict]:
-    """Old rows stay where new ones do not replace them, but only those of the same versions: a file is one set."""
+def merged(before: dict, rows: list[dict], now: dict[str, str], key: tuple[str, ...] = ("case", "dtype")) -> list[dict]:
+    """Old rows stay where new ones do not replace them, but only those of the same versions: a file is one set.
+
+    key  what makes a row another one
+    """
 
     def versions(about: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in about.items() if name != "date"}
 
     kept = before["rows"] if versions(before.get("machine", {})) == versions(now) else []
-    return list({(row["case"], row["dtype"]): row for row in [*kept, *rows]}.values())
+    return list({tuple(row[name] for name in key): row for row in [*kept, *rows]}.values())
+
+
+def add(path: Path, device: torch.device, rows: list[dict], key: tuple[str, ...]) -> None:
+    """Put rows into a suite that has no limits, as `merged` does."""
+    write(path, device, {"rows": merged(load(path), rows, machine(device), key)})
 
 
 def seconds(folder: Path) -> dict[str, float]:

@@ -23,8 +23,10 @@ import torch
 from benchmarks import stored
 from benchmarks.detectors import TINY
 from benchmarks.kernels import milliseconds
+from htc_fast.commands import entry
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.device import autocast, find_device, supports
+from htc_fast.errors import MOST_PICTURES, check_count
 from htc_fast.training import Trainer, TrainingRun
 from htc_fast.training.distributed import World
 from htc_fast.training.loop import Loop
@@ -114,7 +116,7 @@ def measured(name: str, batch: int, options: argparse.Namespace, device: torch.d
                 record(step, options.trace / f"training_{name}_{batch}_{mode}")
             del loop, step
             gc.collect()
-    if options.modes[0] != "eager":
+    if "eager" not in options.modes:
         return
     theirs = rival(given, device, amp, options.tiny)
     yield about | {"case": RIVAL, "mode": "eager"} | speed(theirs, batch, device, rounds)
@@ -148,15 +150,7 @@ def record(step: Callable[[], object], path: Path) -> None:
         path.with_name(f"{path.name}.{key}.txt").write_text(table)
 
 
-def store(rows: list[dict], device: torch.device) -> None:
-    """Rows take the places of those of the same case, batch and mode."""
-    path = stored.folder(device) / f"{SUITE}.json"
-    before = stored.load(path)["rows"] if path.exists() else []
-    found = {(row["case"], row["batch"], row["mode"]): row for row in [*before, *rows]}
-    stored.write(path, device, {"rows": sorted(found.values(), key=lambda row: row["batch"])})
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["htc_r50"])
     parser.add_argument("--batch", type=int, nargs="+", default=[2, 8])
@@ -167,6 +161,9 @@ def main() -> None:
     parser.add_argument("--no-store", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="a toy: to see that it runs")
     options = parser.parse_args()
+    check_count("--different", options.different)
+    for batch in options.batch:
+        check_count("--batch", batch, most=MOST_PICTURES)
     device, rows = find_device(options.device), []
     options.modes = options.modes or [mode for mode in MODES if device.type == "cuda" or mode == "eager"]
     for name in options.models:
@@ -175,8 +172,10 @@ def main() -> None:
                 rows.append(row)
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
                 if not (options.no_store or options.tiny):
-                    store(rows, device)
+                    path = stored.folder(device) / f"{SUITE}.json"
+                    stored.add(path, device, rows, ("case", "batch", "mode"))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -217,10 +217,9 @@ def training_speed_of(result: dict) -> str:
         numbers = [f"{row['images/s']:.1f}", f"{row['ms']:.1f}", f"{row['spread ms']:.1f}"]
         first = row.get("first step s")
         peak = f"{row['peak MB'] / 1024:.1f}" if "peak MB" in row else "–"
-        lines.append([name, *numbers, peak, "–" if first is None else f"{first:.0f}"])
-    head = ["a training step, 800×1333", "images/s", "ms", "spread", "peak GB", "first step, s"]
-    shapes = sorted({shape for row in result["rows"] for shape in row["shapes"]})
-    return paragraphs(table(head, lines), f"Padded pictures of {', '.join(shapes)}.", caption(result))
+        lines.append([name, *numbers, peak, "–" if first is None else f"{first:.0f}", ", ".join(row["shapes"])])
+    head = ["a training step, 800×1333", "images/s", "ms", "spread", "peak GB", "first step, s", "padded pictures"]
+    return paragraphs(table(head, lines), caption(result))
 
 
 def trained(suites: tuple[str, ...]) -> str:

@@ -19,7 +19,9 @@ from htc_fast.device import find_device
 from htc_fast.errors import UserError, short
 from htc_fast.profiling.limits import machine
 from htc_fast.training import TrainingRun, checkpoint
+from htc_fast.training.distributed import World
 from htc_fast.training.folder import held
+from htc_fast.training.graphs import check_graphs
 from htc_fast.training.trainer import describe_data, make_config, make_datasets
 
 SETTINGS = "settings.json"
@@ -39,6 +41,8 @@ def ablate(run: AblationRun, say: Callable[[str], object]) -> Iterator[dict[str,
     """
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise UserError("an ablation starts its own processes (--jobs): start it without torchrun.")
+    if run.graphs:
+        check_graphs(World(device=find_device(run.device)))
     data = "the sample scenes" if run.on_sample else Path(str(run.data or run.train_json)).name
     run = replace(run, data=make_sample_dataset()) if run.on_sample else run
     settings = describe(run)

@@ -1,6 +1,6 @@
 """Forward and backward of training steps as CUDA graphs, one per shape of the batch.
 
-A step is some two thousand small launches, which a GPU waits for; a graph is one. The first step of a shape runs as it
+A step is about 2400 small launches, which a GPU waits for; a graph is one. The first step of a shape runs as it
 is, which compiles and chooses whatever has to be, the second is captured. Gradients are added in place to those that
 are there, so these stay where they are from step to step.
 """
@@ -14,27 +14,38 @@ import torch
 from torch import Tensor
 
 from htc_fast.device import out_of_memory
+from htc_fast.errors import UserError
 from htc_fast.models.structures import Targets
+from htc_fast.training.distributed import World
 
 Learn = Callable[[Tensor, Tensor, Targets, int], dict[str, Tensor]]
 MOST = 64  # shapes with a graph
+
+
+def check_graphs(world: World) -> None:
+    """raises  UserError where steps cannot be replayed: on a CPU, or by several processes"""
+    if world.device.type != "cuda" or world.size > 1:
+        here = f"{world.size} on a {world.device.type}"
+        raise UserError(f"--graphs is for one process on a GPU, not for {here}: leave it out.")
 
 
 class Graphs:
     """What `step.learn` does, replayed where the batch's shape was seen before; on one GPU, by one process.
 
     learn   images, image_sizes, targets and the batches of a step -> loss terms; it may not wait for the device
-    device  a GPU
+    world   this process and its GPU
     most    attribute: graphs kept, those used last
+    raises  UserError as `check_graphs`
     """
 
-    def __init__(self, learn: Learn, device: torch.device):
-        self.learn, self.device, self.most = learn, device, MOST
+    def __init__(self, learn: Learn, world: World):
+        check_graphs(world)
+        self.learn, self.device, self.most = learn, world.device, MOST
         self.made: OrderedDict[tuple, Captured] = OrderedDict()
         self.seen: set[tuple] = set()
         self.off = False
-        self.buffers: dict[str, Tensor] = {}
-        self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+        self.buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self.stream, self.pool = torch.cuda.Stream(self.device), torch.cuda.graph_pool_handle()
 
     def __call__(self, images: Tensor, image_sizes: Tensor, targets: Targets, count: int) -> dict[str, Tensor]:
         """As `learn`; the terms are the caller's own."""
@@ -67,9 +78,9 @@ class Graphs:
 
     def _place(self, name: str, like: Tensor) -> Tensor:
         """Where graphs read an input: all shapes share one buffer, a larger one where it does not fit."""
-        buffer = self.buffers.get(name)
+        buffer = self.buffers.get((name, like.dtype))
         if buffer is None or buffer.numel() < like.numel():
-            buffer = self.buffers[name] = like.new_empty(like.numel())
+            buffer = self.buffers[name, like.dtype] = like.new_empty(like.numel())
         if name == "images":  # channels last
             count, channels, height, width = like.shape
             return buffer[: like.numel()].view(count, height, width, channels).permute(0, 3, 1, 2)

@@ -74,7 +74,7 @@ class Loop(Generic[Model]):
             unused = model.config.semantic == "loss"
             self.step = nn.parallel.DistributedDataParallel(self.step, find_unused_parameters=unused)
         plain: Learn = partial(learn, self.step, self._autocast)
-        self.learn = Graphs(plain, self.world.device) if recipe.graphs else plain
+        self.learn = Graphs(plain, self.world) if recipe.graphs else plain
         self.at = Position()
         self.alarm = Alarm()
         self.pace = Pace(recipe.minutes, self.world, None if forecast is None else lambda: forecast(self.model))

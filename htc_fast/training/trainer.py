@@ -33,6 +33,7 @@ from htc_fast.training.compiled import compile_layers
 from htc_fast.training.distributed import World
 from htc_fast.training.evaluation import Forecast, make_evaluation, make_picture
 from htc_fast.training.folder import choose_folder
+from htc_fast.training.graphs import check_graphs
 from htc_fast.training.loop import Loop
 from htc_fast.training.run import TrainingRun
 
@@ -58,9 +59,8 @@ class Trainer:
             torch.set_num_threads(run.threads)
         # Under torchrun, this process joins the others; `run` leaves them.
         self.world, self._joined = world or distributed.start(run.device), world is None
-        if run.graphs and (self.world.device.type != "cuda" or self.world.size > 1):
-            here = f"{self.world.size} on a {self.world.device.type}"
-            raise UserError(f"--graphs is for one process on a GPU, not for {here}: leave it out.")
+        if run.graphs:
+            check_graphs(self.world)
         folder = choose_folder(run, self.world)
         config = make_config(run)
         self.settings = replace(run, data=make_sample_dataset()) if run.on_sample else run

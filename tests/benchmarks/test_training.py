@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from benchmarks import trained, training
+from benchmarks import stored, trained, training
 from benchmarks.tables import runs
+from htc_fast import UserError
 from htc_fast.training.metrics import EVALUATIONS, LOSSES, append_row
 
 MACHINE = {"device": "a GPU", "date": "2026-01-02", "torch": "2.11.0"}
@@ -28,8 +30,8 @@ def test_steps_in_a_table():
     del rival["first step s"], rival["peak MB"]
     text = runs.training_speed_of({"machine": MACHINE, "rows": [row, rival]})
     lines = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    assert lines[1] == ["htc_r50, bf16, batch 8, graphs", "80.0", "100.0", "0.5", "10.0", "2"]
-    assert lines[2][-2:] == ["–", "–"] and "Padded pictures of 800×1088, 800×832." in text and "a GPU" in text
+    assert lines[1] == ["htc_r50, bf16, batch 8, graphs", "80.0", "100.0", "0.5", "10.0", "2", "800×832"]
+    assert lines[2][-3:] == ["–", "–", "800×1088"] and "a GPU" in text
 
 
 def test_a_run_in_a_row_and_in_a_table(tmp_path):
@@ -37,11 +39,15 @@ def test_a_run_in_a_row_and_in_a_table(tmp_path):
         append_row(tmp_path / LOSSES, iteration, {"loss": 1.0, "images_per_second": speed, "memory_mb": 2000.0})
     for iteration, score in [(20, 0.1), (40, 0.25)]:
         append_row(tmp_path / EVALUATIONS, iteration, {"mask_AP": score, "mask_AP50": 0.5, "box_AP": 0.3})
-    row = trained.described("nuclei", ["--data", "somewhere/nuclei", "--amp"], tmp_path, 12.34)
-    assert row["options"] == "--data nuclei --amp" and row["seconds"] == 12.3 and row["peak MB"] == 2000
+    (tmp_path / "nuclei").mkdir()
+    given = ["--data", str(tmp_path / "nuclei"), "--amp", "--set", "backbone=x/y"]
+    row = trained.described("nuclei", given, tmp_path, 12.34)
+    assert (
+        row["options"] == "--data nuclei --amp --set backbone=x/y" and row["seconds"] == 12.3 and row["peak MB"] == 2000
+    )
     assert row["iterations"] == 40 and row["images/s"] == 60.0 and row["mask_AP"] == 0.25 and "mask_AP75" not in row
     text = runs.trained_of({"machine": MACHINE, "rows": [row]})
-    assert "0.250" in text and "`--data nuclei --amp`" in text and "– |" in text
+    assert "0.250" in text and "`--data nuclei --amp --set backbone=x/y`" in text and "– |" in text
 
 
 def test_a_run_that_was_not_evaluated_is_told_all_the_same(tmp_path):
@@ -49,3 +55,39 @@ def test_a_run_that_was_not_evaluated_is_told_all_the_same(tmp_path):
     row = trained.described("short", [], tmp_path, 5.0)
     text = runs.trained_of({"machine": MACHINE, "rows": [row]})
     assert row["iterations"] == 10 and "mask_AP" not in row and text.count("– |") == 4 and "`" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["a run", "--", "--out", "mine"], "--out is not to be given"),
+        (["a | b", "--", "--amp"], "give the run a name without |"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused(words, sentence, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["trained", *words])
+    with pytest.raises(UserError, match=sentence.replace("|", r"\|")):
+        trained.main()
+
+
+def test_a_run_without_steps_is_told_so(tmp_path):
+    with pytest.raises(UserError, match="ended before its tenth step"):
+        trained.described("none", [], tmp_path, 1.0)
+
+
+@pytest.mark.parametrize("words", [["--different", "0"], ["--batch", "0"], ["--models", "nope", "--tiny"]])
+def test_numbers_and_names_that_make_no_sense_are_refused(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["training", "--device", "cpu", *words])
+    with pytest.raises(UserError, match=r"--different|--batch|nope"):
+        training.main()
+
+
+def test_rows_of_other_versions_do_not_stay(tmp_path):
+    device, path = torch.device("cpu"), tmp_path / "training_speed.json"
+    key = "case", "batch", "mode"
+    stored.add(path, device, [{"case": "a", "batch": 2, "mode": "eager"}], key)
+    stored.add(path, device, [{"case": "a", "batch": 8, "mode": "eager"}], key)
+    assert [row["batch"] for row in stored.load(path)["rows"]] == [2, 8]
+    path.write_text(path.read_text().replace(torch.__version__.split("+")[0], "1.0.0"))
+    stored.add(path, device, [{"case": "a", "batch": 4, "mode": "eager"}], key)
+    assert [row["batch"] for row in stored.load(path)["rows"]] == [4]

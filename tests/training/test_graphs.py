@@ -6,9 +6,14 @@ import pytest
 import torch
 
 from htc_fast import UserError
+from htc_fast.ablation.run import AblationRun
+from htc_fast.ablation.runs import ablate
 from htc_fast.models.structures import Targets
 from htc_fast.training import Trainer, TrainingRun, graphs
+from htc_fast.training.distributed import World
 from htc_fast.training.graphs import Graphs
+from htc_fast.training.loop import Loop
+from tests.training.tiny import tiny_batches, tiny_model, tiny_recipe
 
 
 class Played:
@@ -37,7 +42,8 @@ def played(monkeypatch):
     monkeypatch.setattr(graphs, "Captured", Played)
     for name in ("Stream", "graph_pool_handle", "synchronize", "empty_cache"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)
-    made = Graphs(learn, torch.device("cpu"))
+    monkeypatch.setattr(graphs, "check_graphs", lambda world: None)
+    made = Graphs(learn, World())
     made.calls = calls
     return made
 
@@ -92,6 +98,22 @@ def test_a_capture_that_fails_is_said_and_training_goes_on(played, monkeypatch, 
     assert torch.equal(found, played.learn(*batch(64, seed=3), 1)["sum"]) and played.off and not played.made
 
 
-def test_a_cpu_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--graphs is for one process on a GPU, not for 1 on a cpu: leave it out"):
+def test_pictures_of_another_type_have_a_place_of_their_own(played):
+    for dtype in (torch.float32, torch.float32, torch.float64, torch.float64):
+        images, *rest = batch(64)
+        given = images.to(dtype) * 1.1, *rest
+        assert torch.equal(played(*given, 1)["sum"], played.learn(*given, 1)["sum"])
+    assert len(played.made) == 2
+
+
+def test_a_cpu_and_several_processes_are_refused(tmp_path):
+    refused = pytest.raises(UserError, match="--graphs is for one process on a GPU, not for 1 on a cpu: leave it out")
+    with refused:
         Trainer(TrainingRun.sample(graphs=True, device="cpu", out=tmp_path))
+    with refused:
+        Loop(tiny_model(), tiny_batches(), tiny_recipe(graphs=True), tmp_path)
+    with refused:
+        list(ablate(AblationRun.small(graphs=True, device="cpu", out=tmp_path / "ablation"), print))
+    assert not (tmp_path / "ablation").exists()
+    with pytest.raises(UserError, match="not for 2 on a cuda"):
+        graphs.check_graphs(World(size=2, device=torch.device("cuda")))
