@@ -91,7 +91,12 @@ def _function(launcher: Callable, backward: Callable, setup_context: Any) -> Any
         setup_context(ctx, arguments, out)
         return out
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(functools.partial(backward, _Direct()))}
+    direct = _Direct()
+
+    def gradient(ctx, *grads):  # not a partial: compiled autograd wants a function
+        return backward(direct, ctx, *grads)
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(gradient)}
     return type("TritonFunction", (torch.autograd.Function,), members)
 
 
@@ -102,31 +107,37 @@ class _Direct:
         return functools.partial(call, getattr(torch.ops.htc_fast_triton, name))
 
 
-def call(operator: Any, x: Tensor, *arguments: Any) -> Any:
-    """An operator of Triton's namespace: through PyTorch's dispatcher only where something looks on.
-
-    x  its first argument, which stands for all
-    """
-    if _watched(x):
-        return operator(x, *arguments)
+def call(operator: Any, *arguments: Any) -> Any:
+    """An operator of Triton's namespace: through PyTorch's dispatcher only where something looks on."""
+    if _watched(arguments):
+        return operator(*arguments)
     name = operator.__name__
     if not torch.is_grad_enabled():
-        return _launchers[name](x, *arguments)
-    return _functions[name].apply(x, *arguments) if name in _functions else operator(x, *arguments)
+        return _launchers[name](*arguments)
+    return _functions[name].apply(*arguments) if name in _functions else operator(*arguments)
 
 
-def _watched(x: Tensor) -> bool:
-    """Whether the program is compiled, exported, traced, transformed, profiled or run with tensors of another kind."""
+def _watched(arguments: tuple) -> bool:
+    """Whether the program is compiled, exported, traced, transformed or profiled, or a tensor is of another kind."""
     return (
         torch.compiler.is_compiling()
-        or type(x) not in (Tensor, nn.Parameter)
-        or x.is_meta
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._functorch.maybe_current_level() is not None
         or torch._C._get_tracing_state() is not None
         or torch._C._autograd._profiler_enabled()
+        or any(map(_unusual, arguments))
     )
+
+
+def _unusual(one: Any) -> bool:
+    """Whether an argument is, or holds, a tensor whose numbers are not simply those in its memory."""
+    if isinstance(one, list):
+        return any(map(_unusual, one))
+    if not isinstance(one, Tensor):
+        return False
+    strange = type(one) not in (Tensor, nn.Parameter) or one.is_meta or one.is_neg() or one._is_zerotensor()
+    return strange or torch._C._functorch.is_legacy_batchedtensor(one)
 
 
 def maps_like(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:

@@ -49,7 +49,9 @@ def combined(
 ):
     """ReLU and the second map as EPILOGUE says."""
     if EPILOGUE == 1:
-        total = relu(total + other)
+        if HAS_EXTRA:
+            total += other
+        total = relu(total)
     if EPILOGUE == 2:
         total = relu(total) + other
     if EPILOGUE == 3:
@@ -77,7 +79,7 @@ def epilogue(
     """Bias, second map and ReLU as EPILOGUE says, and the store."""
     if EPILOGUE != 0:
         total += tl.load(bias + o, mask=o < outputs, other=0.0).to(tl.float32)[None, :]
-        other = total * 0.0
+        other = total
         if HAS_EXTRA:
             other = tl.load(extra + other_place, mask=known & live[:, None], other=0.0).to(tl.float32)
         total = combined(total, other, EPILOGUE, HAS_EXTRA)
