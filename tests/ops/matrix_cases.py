@@ -126,3 +126,15 @@ def check_compile_and_export(call: Callable, leaves: list[Tensor], column: Colum
     # Not above: torch.compile cannot read the flag that is set here.
     with convolutions_in("ieee"):
         torch.testing.assert_close(exported(*leaves), run(call, leaves, column, None)[0], rtol=1e-4, atol=1e-4)
+
+
+def note_launches(monkeypatch: pytest.MonkeyPatch, names: list) -> None:
+    """Write down the names of the matrix kernels that are started, as they are started."""
+    from htc_fast.ops.triton import gradients, matrix, tma
+
+    for module in (gradients, matrix, tma):
+        put = lambda kernel, *some, launch=module.launch, **more: (  # noqa: E731
+            names.append(kernel.fn.__name__),
+            launch(kernel, *some, **more),
+        )
+        monkeypatch.setattr(module, "launch", put)

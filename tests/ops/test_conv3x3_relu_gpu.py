@@ -5,6 +5,7 @@ import torch
 
 from htc_fast import ops
 from tests.ops.backends import TRITON, columns, convolutions_in
+from tests.ops.matrix_cases import note_launches
 
 pytestmark = [pytest.mark.gpu, *columns("conv3x3_relu", (TRITON,))[0].marks]
 CHANNELS = 256
@@ -52,16 +53,11 @@ def test_gradients_at_full_size(count, dtype):
 @pytest.fixture
 def theirs(monkeypatch):
     """Who did gradients: masks of cuDNN's calls, and the names of our kernels."""
-    from htc_fast.ops.triton import gradients, matrix, tma
+    from htc_fast.ops.triton import gradients
 
     made, whole = [], gradients.convolution_backward
     monkeypatch.setattr(gradients, "convolution_backward", lambda *some: (made.append(some[-1]), whole(*some))[1])
-    for module in (gradients, matrix, tma):
-        put = lambda kernel, *some, launch=module.launch, **more: (  # noqa: E731
-            made.append(kernel.fn.__name__),
-            launch(kernel, *some, **more),
-        )
-        monkeypatch.setattr(module, "launch", put)
+    note_launches(monkeypatch, made)
     return made
 
 

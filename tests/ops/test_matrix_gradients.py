@@ -17,7 +17,7 @@ from htc_fast.ops import _cudnn
 from htc_fast.ops.triton import conv3x3_relu, gradients, mask_flow, mask_predict_backward, matrix, tma
 from scripts.launch_recorder import pretending
 from tests.ops.backends import INTERPRETED
-from tests.ops.matrix_cases import compare, draw, on_triton
+from tests.ops.matrix_cases import compare, draw, note_launches, on_triton
 
 HALF = torch.float16
 CASES = {
@@ -41,12 +41,7 @@ CASES = {
 def launched(monkeypatch):
     """Names of the kernels that were started."""
     names = []
-    for module in (gradients, matrix, tma):
-        put = lambda kernel, *some, launch=module.launch, **more: (  # noqa: E731
-            names.append(kernel.fn.__name__),
-            launch(kernel, *some, **more),
-        )
-        monkeypatch.setattr(module, "launch", put)
+    note_launches(monkeypatch, names)
     return names
 
 

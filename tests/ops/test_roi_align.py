@@ -15,9 +15,9 @@ OPERATOR = "multi_level_roi_align"
 UNCHECKED = (EMULATED, CUDA, INTERPRETED, TRITON)  # on the CPU an image number out of range is an error
 WATCHED = emulated_only(
     CASES,
-    asan="half tensor_sparse brain_odd wide odd nchw sliced batched five_levels tiny_maps long_boxes_fixed crowd "
+    asan="half half_sparse brain_odd wide odd nchw sliced batched five_levels tiny_maps long_boxes_fixed crowd "
     "strange one_bin many_bins longer_than_tables no_boxes small_every_border small_semantic_uneven fixed_many",
-    race="brain tensor_half tensor_brain semantic_uneven nchw_half odd tiny_maps same_place crowd many_bins more_bins "
+    race="brain half_of_64 brain_of_320 semantic_uneven nchw_half odd tiny_maps same_place crowd many_bins more_bins "
     "one_bin small_levels large_among_small longer_than_tables small_two_blocks small_many_samples small_batched "
     "small_half small_sliced",
 )
@@ -124,16 +124,13 @@ def test_a_huge_box_costs_no_more_than_its_map(column):
 
 
 @pytest.mark.parametrize("column", columns(OPERATOR, (EMULATED, CUDA)))
-@pytest.mark.parametrize("kind", [{}, {"dtype": torch.bfloat16, "channels": 64}], ids=["plain", "tensor"])
+@pytest.mark.parametrize("kind", [{}, {"dtype": torch.bfloat16, "channels": 64}], ids=["fp32", "bf16"])
 def test_an_infinite_pixel_stays_in_its_bins(kind, column):
     inputs = Inputs(replace(CASES["plain"], count=6, **kind))
     clean = inputs.pool(column, inputs.maps)
     inputs.maps[0][:, :, :4, :4] = float("inf")
     found = inputs.pool(column, inputs.maps)
-    assert not torch.isnan(found).all() and found.isfinite().any()
-    torch.testing.assert_close(
-        found[found.isfinite()], clean[found.isfinite()], rtol=1e-2 if kind else 0, atol=1e-2 if kind else 0
-    )
+    assert found.isfinite().any() and torch.equal(found[found.isfinite()], clean[found.isfinite()])
 
 
 @pytest.mark.parametrize("column", columns(OPERATOR, (EMULATED,)))
