@@ -14,6 +14,9 @@ CHOICES = {
     "box_head": ("2fc", "4conv1fc"),
     "roi_pooling": ("roi_align", "pr_roi_pool"),
     "score_average": ("logits", "probabilities"),
+    "box_norm": ("none", "syncbn", "layernorm"),
+    "box_loss": ("smooth_l1", "giou"),
+    "class_loss": ("cross_entropy", "seesaw"),
 }
 
 
@@ -68,8 +71,11 @@ class Model:
     norm_eval: bool = True  # the backbone's batch norms keep their running statistics
     stride_in_1x1: bool = False  # residual blocks halve in their first convolution, as the original ResNets do
     dcn: tuple[int, ...] = ()  # stages of the backbone, 2 to 5, whose 3x3 convolutions are deformable
+    sac: tuple[int, ...] = ()  # stages, 2 to 5, whose 3x3 convolutions are switchable atrous ones (DetectoRS)
+    drop_path: float = 0.0  # stochastic depth of the backbone, at its last block
     norm: str = "none"  # syncbn: batch norms, of all processes' batches, in backbone, pyramid and heads
     neck: str = "fpn"  # pafpn: with a way from fine to coarse levels behind the pyramid
+    fpn_steps: int = 1  # 2: recursive feature pyramid, whose maps go through the backbone again (DetectoRS)
     aspp: bool = False  # atrous spatial pyramid pooling behind the pyramid
     num_classes: int = 80
     channels: int = 256
@@ -84,6 +90,15 @@ class Model:
     class_agnostic: bool = True  # one box regression for all classes
     box_head: str = "2fc"  # 4conv1fc: four 3x3 convolutions and one fully connected layer instead of two
     box_channels: int = 1024
+    box_norm: str = "none"  # syncbn or layernorm behind the box heads' convolutions alone
+    box_loss: str = "smooth_l1"  # giou: of decoded boxes (generalized intersection over union)
+    box_loss_weight: float = 1.0
+    class_loss: str = "cross_entropy"  # seesaw: for long tails, with a branch for objectness
+    sample_consistency: bool = False  # one mask head, trained on the last stage's samples (SCNet, as the next three)
+    feature_relay: bool = False  # the last box head's features are added to the masks'
+    global_context: bool = False  # what is in the whole image, learnt as many labels, is added to every RoI's features
+    global_context_loss_weight: float = 3.0
+    residual_heads: bool = False  # mask head and semantic branch of residual pairs of convolutions, six and two
     adaptive_pooling: bool = False  # RoIs are pooled from all levels, of which the largest values count (PANet)
     mask_fc: bool = False  # a fully connected branch adds its mask to every class's (PANet)
     low_quality_match: bool = True

@@ -18,15 +18,17 @@ LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("proposals", "test_stage"), COUNT),
     "detections": (1, MOST_DETECTIONS),
     **dict.fromkeys(("positive_iou", "negative_iou", "low_quality_iou", "nms_iou", "match_iou"), SHARE),
-    **dict.fromkeys(("positive_fraction", "score_threshold"), SHARE),
+    **dict.fromkeys(("positive_fraction", "score_threshold", "drop_path"), SHARE),
     **dict.fromkeys(("anchor_scale", "anchor_ratios", "delta_std", "std"), POSITIVE),
     **dict.fromkeys(("loss_weight", "semantic_loss_weight"), WEIGHT),
-    "dcn": (2, 5),
+    **dict.fromkeys(("box_loss_weight", "global_context_loss_weight"), WEIGHT),
+    **dict.fromkeys(("dcn", "sac"), (2, 5)),
+    "fpn_steps": (1, 8),
     "frozen_stages": (-1, 4),  # below 1: none, as other libraries say it
     "roi_samples": (-1, 2**15),
 }
 # How many entries a tuple has; where nothing stands, any number.
-LENGTHS = {"dcn": (0, 4), "anchor_ratios": (1, 25), "match_iou": (1, 8), "delta_std": (1, 8)}
+LENGTHS = {"dcn": (0, 4), "sac": (0, 4), "anchor_ratios": (1, 25), "match_iou": (1, 8), "delta_std": (1, 8)}
 LENGTHS |= dict.fromkeys(("mean", "std"), (3, 3))
 
 

@@ -75,6 +75,24 @@ def _table_8() -> list[Model]:
     return [_htc(f"htc_r50_{name}", "resnet50", **options) for name, options in switches.items()]
 
 
+def _descendants() -> list[Model]:
+    """What the cascade became: SCNet (AAAI 2021), DetectoRS (CVPR 2021), HTC++ (Swin Transformer, ICCV 2021)."""
+    heads = {"sample_consistency": True, "feature_relay": True, "global_context": True, "residual_heads": True}
+    scnet = {**heads, "interleaved": False, "information_flow": False, "semantic_loss_weight": 0.2}
+    models = [_htc(f"scnet_{trunk}", BACKBONES[trunk], **scnet) for trunk in ("r50", "r101", "x101_64x4d")]
+    detectors: dict[str, dict[str, Any]] = {"": {"fpn_steps": 2, "sac": (3, 4, 5)}}
+    detectors |= {"_rfp": {"fpn_steps": 2}, "_sac": {"sac": (3, 4, 5)}}
+    models += [_htc(f"detectors_htc_r50{name}", "resnet50", **options) for name, options in detectors.items()]
+    boxes = {"box_head": "4conv1fc", "box_norm": "syncbn", "box_loss": "giou", "box_loss_weight": 10.0}
+    htcpp = {**boxes, "soft_nms": True, "semantic_loss_weight": 0.2, "frozen_stages": -1}
+    htcpp |= {"train_sizes": (400, 1400, 1600), "image_size": (1400, 1600)}
+    swins = (("t", "tiny", 0.2), ("s", "small", 0.2), ("b", "base", 0.3), ("l", "large", 0.3))
+    return models + [
+        _htc(f"htcpp_swin_{letter}", f"swin_{size}_patch4_window7_224", drop_path=rate, **htcpp)
+        for letter, size, rate in swins
+    ]
+
+
 def _build() -> dict[str, Model]:
     models = []
     for trunk in EVERYWHERE:
@@ -95,7 +113,7 @@ def _build() -> dict[str, Model]:
         models.append(_htc(f"htc_r50_beta{beta:g}", "resnet50", semantic_loss_weight=beta))
     models += [_htc(f"htc_{trunk}", BACKBONES[trunk]) for trunk in BACKBONES if trunk not in EVERYWHERE]
     panet = {"neck": "pafpn", "adaptive_pooling": True, "mask_fc": True}
-    models += [_mask_rcnn("panet_r50", "resnet50", **panet), *_table_7(), *_table_8()]
+    models += [_mask_rcnn("panet_r50", "resnet50", **panet), *_table_7(), *_table_8(), *_descendants()]
     return {model.name: model for model in models}
 
 

@@ -26,6 +26,7 @@ FREE |= {"score_average", "samples", "positive_fraction", "semantic_loss_weight"
 FREE |= {f"rpn_{name}" for name in ("samples", "positive_fraction", "positive_iou", "negative_iou", "low_quality_iou")}
 FREE |= {f"rpn_{name}" for name in ("nms_iou", "train_proposals_per_level", "train_proposals", "proposals_per_level")}
 FREE |= {"rpn_proposals", "rpn_allowed_border", "soft_nms", "train_sizes"}
+FREE |= {"box_loss", "box_loss_weight", "global_context_loss_weight", "drop_path"}
 OPTIONS = {"name": "model", "num_classes": "number of classes", "class_names": "classes", "mean": "pretrained (mean)"}
 OPTIONS |= {"backbone": "backbone", "semantic_classes": "classes of the semantic maps", "std": "pretrained (std)"}
 OPTIONS |= {"image_size": "image_size", "minutes": "max_minutes", "rate": "lr", "shape": "schedule"}

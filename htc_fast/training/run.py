@@ -62,6 +62,14 @@ class TrainingRun:
     crop: Annotated[int | None, "train on random squares of this many pixels", "PX"] = None
     flip: Annotated[Literal["none", "horizontal", "both"], "random flips in training"] = "horizontal"
     turn: Annotated[bool, "random quarter turns in training"] = False
+    jitter: Annotated[
+        Literal["none", "standard", "large"],
+        "size drawn from 0.8 to 1.25 (standard) or 0.1 to 2.0 (large) of --image-size, then cut or padded to it",
+    ] = "none"
+    copy_paste: Annotated[float, "share of pictures that get objects of another one pasted in", "SHARE"] = 0.0
+    repeat: Annotated[
+        float, "pictures of classes in less than this share of them are repeated; LVIS: 0.001", "SHARE"
+    ] = 0.0
     workers: Annotated[int | None, "processes that load pictures; 0: load in the training process"] = None
 
     model: Annotated[str, "name of the network: see htc_fast.list_models()"] = "htc_r50"
@@ -85,8 +93,12 @@ class TrainingRun:
     warmup: Annotated[int, "iterations of linear warm-up"] = 500
     optimizer: Annotated[str, "sgd or adamw"] = "sgd"
     weight_decay: float = 1e-4
+    no_decay: Annotated[bool, "no weight decay on norms and biases"] = False
+    layer_decay: Annotated[float, "rate of each backbone layer over that of the next; 1: all alike"] = 1.0
+    ema: Annotated[float, "decay of an average of the weights, which is what is evaluated and kept; 0: none"] = 0.0
     clip: Annotated[float | None, "largest norm of the gradient", "NORM"] = None
     amp: Annotated[bool, "compute in bf16 where that is safe and the device can"] = False
+    checkpoint_backbone: Annotated[bool, "compute the backbone twice instead of keeping its activations"] = False
     compile: Annotated[bool, "torch.compile for the layers; same gradients, slower to start"] = False
     graphs: Annotated[bool, "replay steps as CUDA graphs, one per shape of the batch; on one GPU"] = False
     seed: int = 0
