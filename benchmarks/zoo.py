@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import htc_fast
-from benchmarks import stored
+from benchmarks import published, stored
 from benchmarks.tables.markdown import table
 from htc_fast.ablation.tables import TABLES, Row
 from htc_fast.models import zoo
@@ -67,11 +67,14 @@ def _whole(row: Row) -> bool:
 
 
 def count(name: str) -> dict[str, float]:
-    """Millions of parameters, and GFLOP of one input of 800×1344."""
+    """Parameters, and operations of one input of 800×1344; multiply-adds of the size at which others report them."""
     with torch.device("meta"):
         model = htc_fast.create_model(name)
     parameters = sum(one.numel() for one in model.parameters())
-    return {"parameters": parameters, "flop": sum(need.flop for need in counted(name).values())}
+    found = {"parameters": parameters, "flop": sum(need.flop for need in counted(name).values())}
+    if name in published.ROWS:
+        found["multiply-adds"] = sum(need.flop for need in counted(name, published.SIZE).values()) / 2
+    return found
 
 
 def models(suites: tuple[str, ...] = ()) -> str:
@@ -94,6 +97,7 @@ def described(config: Model) -> str:
     stages = len(config.stages.match_iou)
     kind = "HTC" if config.information_flow else "Cascade Mask R-CNN" if stages > 1 else "Mask R-CNN"
     kind = "PANet" if config.mask_fc and config.adaptive_pooling and stages == 1 else kind
+    kind = "SCNet" if config.sample_consistency else kind
     words = [kind, config.backbone]
     if config.information_flow and config.semantic == "none":
         words.append("no semantic branch")
@@ -112,6 +116,9 @@ def described(config: Model) -> str:
 def _switches(config: Model) -> dict[str, bool]:
     return {
         "synchronised batch norms, 4conv1fc": config.norm == "syncbn" and config.box_head == "4conv1fc",
+        "SyncBN 4conv1fc, GIoU": config.box_norm == "syncbn" and config.box_loss == "giou",
+        "recursive pyramid": config.fpn_steps > 1,
+        "switchable atrous convolutions": bool(config.sac),
         "trained at 400 to 1400 pixels": config.train_sizes is not None,
         "guided anchoring": config.rpn.guided,
         "ASPP": config.aspp,
@@ -124,7 +131,7 @@ def _switches(config: Model) -> dict[str, bool]:
 
 def _place(name: str) -> tuple:
     """Models of one kind side by side, the paper's first table first."""
-    kinds = "mask_rcnn", "panet", "cascade_mask", "htc"
+    kinds = "mask_rcnn", "panet", "cascade_mask", "htc_", "scnet", "detectors_htc", "htcpp"
     return next(place for place, kind in enumerate(kinds) if name.startswith(kind)), *_order(name)
 
 

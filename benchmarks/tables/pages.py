@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from benchmarks import bars, curves, zoo
+from benchmarks import bars, curves, published, zoo
 from benchmarks.tables import costs, operators, predicted, runs, tuned
 from benchmarks.tables.machines import chosen, device, gpu
 from htc_fast.ablation import picture
@@ -36,6 +36,7 @@ TABLES = {
     "training_speed": (runs.training_speed, "training_speed"),
     "trained": (runs.trained, "trained"),
     "ablation": (runs.ablation, "ablation"),
+    "descendants": (runs.descendants, "descendants"),
     "precision": (runs.precision, "precision"),
     "soak": (runs.soak, "soak", "soak_optimized"),
     "buckets": (runs.buckets, "buckets"),
@@ -44,6 +45,7 @@ TABLES = {
     "launches": (costs.launches,),
     "roi_reads": (costs.roi_reads,),
     "zoo": (zoo.models, "zoo"),
+    "published": (published.descendants,),
 }
 # Pictures of docs -> who draws them, of which suite; the first device's.
 PICTURES = {

@@ -6,6 +6,7 @@ from benchmarks import stored
 from benchmarks.tables.machines import UNMEASURED, blocks, on_gpu
 from benchmarks.tables.markdown import caption, captions, milliseconds, paragraphs, table
 from htc_fast.ablation import report as ablation_report
+from htc_fast.ablation.steps import step, value
 from htc_fast.profiling import report
 from htc_fast.profiling.legend import in_order, label, short
 from htc_fast.profiling.paper import FPS
@@ -63,6 +64,35 @@ def ablation(suites: tuple[str, ...]) -> str:
 def ablation_of(result: dict) -> str:
     shown = "![Steps in mask AP with their intervals, beside the paper's](ablation.png)"
     return f"{shown}\n\n{ablation_report.markdown(result, level=3)}"
+
+
+def descendants(suites: tuple[str, ...]) -> str:
+    """HTC, SCNet and the strong recipe in the same minutes."""
+    return blocks(suites, lambda results: descendants_of(results["descendants"]))
+
+
+def descendants_of(result: dict) -> str:
+    lines, base = [], result["rows"][0]
+    for row in result["rows"]:
+        steps = [one["iterations"] for one in row["runs"]]
+        cells = [_spread([100 * one[key] for one in row["runs"]]) for key in ("box_AP", "mask_AP", "mask_AP50")]
+        ours, theirs = ({one["seed"]: 100 * one["mask_AP"] for one in each["runs"]} for each in (row, base))
+        gain = "" if row is base else ablation_report.step_words(step(ours, theirs))
+        lines.append([row["case"], f"{min(steps)} to {max(steps)}", *cells, gain])
+    minutes = ", ".join(f"{one:g}" for one in dict.fromkeys(row["minutes"] for row in result["rows"]))
+    seeds = f"{len(base['runs'])} seeds, {minutes} minutes each on {cores(base)}"
+    head = ["the sample scenes", "steps", "box AP", "mask AP", "mask AP50", f"step in mask AP from {base['case']}"]
+    return table(head, lines) + f"\n\n{seeds}; mean ± standard deviation; {caption(result)}"
+
+
+def cores(row: dict) -> str:
+    return "all cores" if row["jobs"] == 1 else f"its share of the cores, {row['jobs']} runs side by side"
+
+
+def _spread(numbers: list[float]) -> str:
+    found = value(numbers)
+    assert found is not None
+    return f"{found.mean:.1f}" + ("" if found.spread is None else f" ± {found.spread:.1f}")
 
 
 def sweep(suites: tuple[str, ...]) -> str:

@@ -91,3 +91,17 @@ def test_rows_of_other_versions_do_not_stay(tmp_path):
     path.write_text(path.read_text().replace(torch.__version__.split("+")[0], "1.0.0"))
     stored.add(path, device, [{"case": "a", "batch": 4, "mode": "eager"}], key)
     assert [row["batch"] for row in stored.load(path)["rows"]] == [4]
+
+
+def test_the_descendants_in_a_table():
+    def case(name, *masks):
+        scores = [{"seed": seed, "box_AP": 0.5, "mask_AP": one, "mask_AP50": 0.75} for seed, one in enumerate(masks)]
+        found = [{**one, "iterations": 100 + 10 * one["seed"], "training seconds": 60.0} for one in scores]
+        return {"case": name, "minutes": 1.0, "jobs": 2, "runs": found}
+
+    rows = [case("HTC", 0.40, 0.41, 0.42), case("SCNet", 0.45, 0.46, 0.47)]
+    text = runs.descendants_of({"machine": MACHINE, "rows": rows})
+    lines = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert lines[1] == ["HTC", "100 to 120", "50.0 ± 0.0", "41.0 ± 1.0", "75.0 ± 0.0", ""]
+    assert lines[2] == ["SCNet", "100 to 120", "50.0 ± 0.0", "46.0 ± 1.0", "75.0 ± 0.0", "**+5.0 ± 0.0**"]
+    assert "3 seeds, 1 minutes each" in text and "2 runs side by side" in text
