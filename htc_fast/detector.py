@@ -8,19 +8,22 @@ from htc_fast.criterion.losses import losses
 from htc_fast.device import find_device
 from htc_fast.errors import UserError, say_once, shown
 from htc_fast.inference.predict import predict
+from htc_fast.inference.share import push_to_hub, save
 from htc_fast.models import zoo
 from htc_fast.models.htc import HTC
-from htc_fast.models.weights import files
+from htc_fast.models.weights import files, source
 from htc_fast.models.weights.fit import fitting
 from htc_fast.models.weights.load import load_weights, read
 from htc_fast.models.weights.rows import check_order
 
 
 class Detector(HTC):
-    """Hybrid Task Cascade and its family: `detect` tensors, `predict` pictures, `losses` to train."""
+    """Hybrid Task Cascade and its family: `detect` tensors, `predict` pictures, `losses` to train; `save` and share."""
 
     losses = losses
     predict = predict
+    save = save
+    push_to_hub = push_to_hub
 
 
 def list_models() -> list[str]:
@@ -33,7 +36,9 @@ def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None
 
     name         one of `list_models()`
     num_classes  foreground classes
-    weights      path of a checkpoint: ours (safetensors), mmdetection's (1.x to 3.x), torchvision's or detectron2's;
+    weights      "coco" or, by how long they were trained, "coco-1x", "coco-20e", …: its authors' weights for COCO;
+                 "hf-hub:owner/name" or "hf-hub:owner/name@revision": of the Hugging Face Hub, by `push_to_hub`; or
+                 path of a checkpoint: ours (safetensors), mmdetection's (1.x to 3.x), torchvision's or detectron2's;
                  what the last two's networks do otherwise (RoIAlign, strides, anchors, scores), the model does too,
                  and of ours also the names and category ids of the classes and the image size
     overrides    fields of `models.config.Model`, such as backbone="convnext_tiny", pretrained=True, semantic="box"
@@ -42,7 +47,7 @@ def create_model(name: str, *, num_classes: int = 80, weights: str | Path | None
     """
     if weights is None:
         return Detector(zoo.config(name, num_classes=num_classes, **overrides))
-    file = read(_path(weights), num_classes)
+    file = read(source.local(_path(weights), name, num_classes), num_classes)
     file.check(num_classes)
     described = file.described(num_classes)
     check_order(overrides.get("class_names") or (), described.get("class_names", ()))
@@ -62,7 +67,8 @@ def load(
 ) -> Detector:
     """Build the detector that a file was saved from, with all it knows, ready to predict.
 
-    weights      ours, which says how it was built, or another library's checkpoint
+    weights      path of ours, which says how it was built, or of another library's checkpoint; "hf-hub:owner/name" or
+                 "hf-hub:owner/name@revision"; or with `name` its public weights: "coco", "coco-20e", …
     name         one of `list_models()`, needed where the file does not say it
     num_classes  None: as many as the file has
     device       "cpu", "cuda", "cuda:1"; None: a GPU if there is one
@@ -71,7 +77,7 @@ def load(
     raises       UserError if the file cannot be used, names no model, or the device is not there
     """
     where = find_device(device)
-    file = read(_path(weights), num_classes)
+    file = read(source.local(_path(weights), name or otherwise, num_classes), num_classes)
     file.check(num_classes)
     saved = file.config
     name = otherwise if saved is None and name is None else name
@@ -101,5 +107,5 @@ def holds_weights(folder: Path) -> bool:
 
 def _path(weights: Any) -> str | Path:
     if not isinstance(weights, (str, Path)):
-        raise UserError(f"weights must be a path, got {shown(weights)}.")
+        raise UserError(f"weights must be a path or a name, got {shown(weights)}.")
     return weights

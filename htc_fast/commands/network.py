@@ -15,7 +15,7 @@ from htc_fast.inference.predict import at_stage
 from htc_fast.inference.views import SIDES, Views, sizes_of
 
 Predicting = Detector | Views
-WEIGHTS = "checkpoint: ours, mmdetection's, torchvision's or detectron2's"
+WEIGHTS = "checkpoint: ours, mmdetection's, torchvision's or detectron2's; hf-hub:owner/name; with --model, coco"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Network:
     raises  UserError naming the option that makes no sense
     """
 
-    weights: Any  # a path, or several: each command says which
+    weights: Any  # a path or name, or several: each command says which
     model: Annotated[str | None, "name of the network, where the file does not say it: see htc_fast.list_models()"] = (
         None
     )

@@ -6,10 +6,8 @@ A checkpoint is two files: `000120.safetensors`, weights that predict and evalua
 
 import contextlib
 import io
-import json
 import os
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import safetensors
@@ -19,16 +17,7 @@ from torch import nn
 
 from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
-
-
-def weights_bytes(model: HTC, iteration: int | None = None) -> bytes:
-    """A model as safetensors, with its configuration inside, so that the file alone rebuilds it.
-
-    iteration  of the training run, to be found again by `iteration_of`
-    """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    about = {"model": model.config.name, "config": json.dumps(asdict(model.config))}
-    return safetensors.torch.save(tensors, about if iteration is None else {**about, "iteration": str(iteration)})
+from htc_fast.models.weights.save import weights_bytes as weights_bytes
 
 
 def iteration_of(weights: Path) -> int | None:

@@ -21,6 +21,7 @@ from htc_fast.errors import (
 )
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
+from htc_fast.models.weights import source
 from htc_fast.training.optimizer import OPTIMIZERS, Schedule, scaled_rate
 from htc_fast.training.recipe import Recipe
 
@@ -74,7 +75,9 @@ class TrainingRun:
 
     model: Annotated[str, "name of the network: see htc_fast.list_models()"] = "htc_r50"
     weights: Annotated[
-        Path | str | None, "start from this checkpoint: ours, mmdetection's, torchvision's or detectron2's"
+        Path | str | None,
+        "start from this checkpoint: ours, mmdetection's, torchvision's or detectron2's; hf-hub:owner/name; or coco, "
+        "the model's public one",
     ] = None
     backbone: Annotated[str | None, "any timm model with features at strides 4 to 32"] = None
     pretrained: Annotated[bool, "ImageNet weights for the backbone"] = True
@@ -157,6 +160,7 @@ class TrainingRun:
         if self.threads is not None:
             check_count("--threads", self.threads, most=MOST_THREADS)
         choose(self.model, zoo.list_models(), "model")
+        source.check(self.weights, self.model)
         choose(self.optimizer, OPTIMIZERS, "optimizer")
         for name, least in COUNTS.items():
             if getattr(self, name) is not None:

@@ -24,7 +24,7 @@ from htc_fast.errors import UserError, few
 from htc_fast.inference.predict import SIZE
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
-from htc_fast.models.weights import imagenet, rows
+from htc_fast.models.weights import imagenet, rows, source
 from htc_fast.models.weights.fit import modules
 from htc_fast.models.weights.load import Weights, load_weights, read
 from htc_fast.training import checkpoint, distributed
@@ -236,7 +236,7 @@ def _start_from(model: Detector, weights: str | Path, train: CocoDataset) -> Non
 
     raises  UserError if anything else differs
     """
-    file = read(weights)
+    file = read(source.local(weights, model.config.name))
     classes = _match_classes(file, model, train)
     starts = model.config.rpn.guided and "rpn" not in modules(file.tensors)
     fresh = {key for key in model.state_dict() if starts and key.startswith("rpn.")}
