@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from htc_fast import ops
+from htc_fast.criterion.box_losses import box_losses
 from htc_fast.criterion.matching import IGNORED, match
 from htc_fast.criterion.rpn import rpn_losses
 from htc_fast.criterion.sampling import Sample, Sampler, random_sampler, sample
 from htc_fast.criterion.targets import check_targets
-from htc_fast.criterion.terms import Term, divide, take
+from htc_fast.criterion.terms import Term, divide
 from htc_fast.models.config import Model
-from htc_fast.models.geometry import encode_boxes, to_rois
+from htc_fast.models.geometry import to_rois
 from htc_fast.models.guided_rpn import GuidedRPN
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import UNLABELLED, Targets, trim
@@ -54,7 +55,7 @@ def losses(
                  (interleaved) for masks
     generator    of the images' device, for the sampler
     returns      rpn_class, rpn_box, semantic, stage{t}_class, stage{t}_box, stage{t}_mask -> scalars; of guided
-                 anchors rpn_location and rpn_shape, too
+                 anchors rpn_location and rpn_shape, of Seesaw Loss stage{t}_objectness, too
     raises       TypeError, ValueError for other images or targets, or a semantic branch without a semantic map
     source       HTC sections 3.1-3.3; execution order of mmdetection, interleaved or parallel as configured
     """
@@ -72,7 +73,7 @@ def losses(
     for t in range(len(config.stages.match_iou)):
         boxes, drawn = draw_rois(config, t, pool, targets, sampler, generator)
         class_logits, box_deltas = model.box_stage(t, features, semantic, boxes, drawn.valid)
-        terms.update(box_losses(config, t, class_logits, box_deltas, boxes, drawn, targets))
+        terms.update(box_losses(model, t, class_logits, box_deltas, boxes, drawn, targets))
         pool = refine(model, t, boxes, class_logits, box_deltas, drawn, targets, image_sizes)
         if config.interleaved:
             boxes, drawn = draw_rois(config, t, pool, targets, sampler, generator)
@@ -115,28 +116,6 @@ def draw_rois(
     assigned = torch.cat([torch.where(gt_valid, own, IGNORED), assigned], dim=1)
     drawn = sample(assigned, sampler(assigned, generator), config.samples, config.positive_fraction)
     return drawn.take(torch.cat([targets.boxes, pool.boxes], dim=1)), drawn
-
-
-def box_losses(
-    config: Model, t: int, class_logits: Tensor, deltas: Tensor, boxes: Tensor, drawn: Sample, targets: Targets
-) -> dict[str, Term]:
-    """Softmax cross-entropy over the samples; SmoothL1 (beta 1) of the positives, divided by all samples.
-
-    class_logits  [N, S, C+1], background last;  deltas  [N, S, 4 | 4C];  boxes  [N, S, 4]
-    """
-    weight, count = config.stages.loss_weight[t], drawn.valid.sum()
-    gt_labels = targets.labels.gather(1, drawn.gt)
-    labels = torch.where(drawn.positive, gt_labels, class_logits.shape[-1] - 1)
-    error = F.cross_entropy(class_logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
-    goal = encode_boxes(boxes, take(targets.boxes, drawn.gt), config.stages.delta_std[t])
-    if deltas.shape[-1] > 4:
-        deltas = deltas.unflatten(2, (-1, 4))
-        deltas = deltas.gather(2, gt_labels.clamp(min=0)[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
-    distance = F.smooth_l1_loss(deltas.float(), goal, reduction="none", beta=1.0).sum(dim=2)
-    return {
-        f"stage{t + 1}_class": Term(weight * (error * drawn.valid.flatten()).sum(), count),
-        f"stage{t + 1}_box": Term(weight * torch.where(drawn.positive, distance, 0.0).sum(), count),
-    }
 
 
 @torch.no_grad()

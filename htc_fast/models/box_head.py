@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 from htc_fast.models.convolution import by_fan_out
+from htc_fast.models.seesaw import SeesawClassifier
 
 RESOLUTION = 7
 
@@ -15,16 +16,24 @@ class BoxHead(nn.Module):
 
     convolutions  3x3, each with its ReLU; where there are some, they stand for the second fully connected layer
     norm          a batch norm follows each of them
+    seesaw        classes + 2 logits: objectness has a branch of its own, as `SeesawClassifier` says
     """
 
     def __init__(
-        self, channels: int, hidden: int, classes: int, class_agnostic: bool, convolutions: int = 0, norm: bool = False
+        self,
+        channels: int,
+        hidden: int,
+        classes: int,
+        class_agnostic: bool,
+        convolutions: int = 0,
+        norm: bool = False,
+        seesaw: bool = False,
     ):
         super().__init__()
         self.convs = nn.ModuleList(Conv3x3ReLU(channels, norm) for _ in range(convolutions)) if convolutions else None
         self.fc1 = nn.Linear(channels * RESOLUTION**2, hidden)
         self.fc2 = None if convolutions else nn.Linear(hidden, hidden)
-        self.classes = nn.Linear(hidden, classes + 1)
+        self.classes = SeesawClassifier(hidden, classes) if seesaw else nn.Linear(hidden, classes + 1)
         self.deltas = nn.Linear(hidden, 4 if class_agnostic else 4 * classes)
         dense_layers = [self.fc1] if self.fc2 is None else [self.fc1, self.fc2]
         for layer in dense_layers:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from htc_fast.ops.reference.boxes import row
+from htc_fast.ops.reference.boxes import LARGEST_CHANGE, row
 
 
 def encode_boxes(boxes: Tensor, gt: Tensor, std: Sequence[float]) -> Tensor:
@@ -18,6 +18,18 @@ def encode_boxes(boxes: Tensor, gt: Tensor, std: Sequence[float]) -> Tensor:
     centre, gt_centre = (boxes[..., :2] + boxes[..., 2:]) * 0.5, (gt[..., :2] + gt[..., 2:]) * 0.5
     deltas = torch.cat([(gt_centre - centre) / size, torch.log(gt_size / size)], dim=-1)
     return deltas / row(std, deltas)
+
+
+def decode_boxes(deltas: Tensor, boxes: Tensor, std: Sequence[float]) -> Tensor:
+    """`boxes` moved by deltas over std, with a gradient; nothing is clipped to an image.
+
+    deltas, boxes  [..., 4];  returns  [..., 4], sides changed by a factor of at most 62.5, as `ops.refine` does
+    """
+    deltas = deltas * row(std, deltas)
+    size = boxes[..., 2:] - boxes[..., :2]
+    centre = (boxes[..., :2] + boxes[..., 2:]) * 0.5 + size * deltas[..., :2]
+    half = size * deltas[..., 2:].clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp() * 0.5
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def box_iou(boxes: Tensor, gt: Tensor) -> Tensor:

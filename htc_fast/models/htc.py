@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from htc_fast import ops
 from htc_fast.errors import UserError
-from htc_fast.models import box_head, mask_head, panet, postprocess
+from htc_fast.models import box_head, mask_head, panet, postprocess, seesaw
 from htc_fast.models.aspp import ASPP
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import BoxHead
@@ -63,6 +63,7 @@ class HTC(nn.Module):
                 config.class_agnostic,
                 convolutions=4 if config.box_head == "4conv1fc" else 0,
                 norm=norm,
+                seesaw=config.class_loss == "seesaw",
             )
             for _ in range(stages)
         )
@@ -92,7 +93,8 @@ class HTC(nn.Module):
     def box_stage(
         self, t: int, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """boxes [N, R, 4] -> stage t's class logits [N, R, classes + 1] and deltas [N, R, 4 | 4 * classes].
+        """boxes [N, R, 4] -> stage t's class logits [N, R, classes + 1 | classes + 2] and deltas
+        [N, R, 4 | 4 * classes].
 
         rows  [N, R] bool, which boxes are real, for norms in training; None: all
         """
@@ -127,6 +129,8 @@ class HTC(nn.Module):
     ) -> Tensor:
         """boxes [N, R, 4] moved by stage t's deltas, where they differ by class by those of `labels` [N, R] (-1, None:
         of the best class in the logits), and clipped."""
+        if self.config.class_loss == "seesaw":
+            logits = logits[..., :-1]  # objectness changes nothing about which class is the best
         with part(f"box stage {t + 1}"):
             return ops.refine(boxes, logits, deltas, self.config.stages.delta_std[t], image_sizes, labels)
 
@@ -148,7 +152,8 @@ class HTC(nn.Module):
             logits.append(stage_logits)
             if t < last:
                 boxes = self.refine(t, boxes, stage_logits, deltas, image_sizes)
-        return logits if self.config.test_stage is None else logits[-1:], deltas, boxes
+        counting = logits if self.config.test_stage is None else logits[-1:]
+        return seesaw.ensemble(self.config, counting), deltas, boxes
 
     def check(self, images: Tensor, image_sizes: Tensor) -> None:
         """raises  TypeError, ValueError where `detect` and the training step cannot take these"""

@@ -25,7 +25,7 @@ from htc_fast.inference.predict import SIZE
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
 from htc_fast.models.weights import imagenet, rows, source
-from htc_fast.models.weights.fit import modules
+from htc_fast.models.weights.fit import is_seesaw, modules
 from htc_fast.models.weights.load import Weights, load_weights, read
 from htc_fast.training import checkpoint, distributed
 from htc_fast.training.batches import Batches
@@ -232,7 +232,8 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
 def _start_from(model: Detector, weights: str | Path, train: CocoDataset) -> None:
     """Load what fits: of the last layers, the rows of the classes that the file has too; others stay fresh.
 
-    So do guided anchors, where the file has plain ones: the rest is fine-tuned on what they propose.
+    So do guided anchors, where the file has plain ones: the rest is fine-tuned on what they propose. What Seesaw Loss
+    counts begins at zero, as it is of the data.
 
     raises  UserError if anything else differs
     """
@@ -240,7 +241,8 @@ def _start_from(model: Detector, weights: str | Path, train: CocoDataset) -> Non
     classes = _match_classes(file, model, train)
     starts = model.config.rpn.guided and "rpn" not in modules(file.tensors)
     fresh = {key for key in model.state_dict() if starts and key.startswith("rpn.")}
-    file.tensors = {key: value for key, value in file.tensors.items() if key not in fresh}
+    kept = [key for key in file.tensors if key not in fresh and not key.endswith(".classes.counts")]
+    file.tensors = {key: file.tensors[key] for key in kept}
     report = load_weights(model, file, strict=False)
     report.missing = [key for key in report.missing if key not in fresh]
     anchors = "; its RPN has fixed anchors, so the one that guides them starts fresh" if fresh else ""
@@ -260,15 +262,19 @@ def _match_classes(file: Weights, model: Detector, train: CocoDataset) -> str:
     old, coco = list(file.described(count).get("class_names", ())), default_classes(count)[0]
     if not old and count == 80 and set(new) & set(coco):
         old = list(coco)
-    if not old:
-        return "; it names no classes, so they are taken in their order" if count == len(new) else ""
-    if old == new:
+    in_order = not old and count == len(new)
+    if not old and not in_order:
         return ""
+    said, old = ["it names no classes, so they are taken in their order"] if in_order else [], old or new
+    if is_seesaw(file.tensors) != (model.config.class_loss == "seesaw"):
+        said.append("its class_loss is another, so background and objectness start fresh")
     file.tensors = rows.moved(file.tensors, model.state_dict(), old, new, isinstance(train.maps, Derived))
+    if old == new:
+        return "".join(f"; {one}" for one in said)
     both, fresh = [one for one in new if one in old], [one for one in new if one not in old]
     parts = [f"{few(both)} from the file"] if both else []
     parts += [f"{few(fresh)} start fresh{near_misses(fresh, old)}"] if fresh else []
-    return f"; classes by name: {', '.join(parts)}"
+    return "".join(f"; {one}" for one in [*said, f"classes by name: {', '.join(parts)}"])
 
 
 def make_batches(run: TrainingRun, train: CocoDataset, config: Model, world: World) -> Batches:

@@ -44,11 +44,21 @@ LOOKS = (
 
 def classes(tensors: Mapping[str, Tensor]) -> int | None:
     """How many foreground classes the first box head tells; None without one."""
-    return _rows(tensors, "box_heads.0.classes.weight") - 1 if "box_heads.0.classes.weight" in tensors else None
+    if "box_heads.0.classes.weight" not in tensors:
+        return None
+    return _rows(tensors, "box_heads.0.classes.weight") - (2 if is_seesaw(tensors) else 1)
+
+
+def is_seesaw(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether objectness has a branch of its own: by its counts, or by two rows more than there are masks."""
+    masks = _rows(tensors, "mask_heads.0.logits.weight")
+    by_rows = masks > 1 and _rows(tensors, "box_heads.0.classes.weight") == masks + 2
+    return "box_heads.0.classes.counts" in tensors or by_rows
 
 
 def sizes(tensors: Mapping[str, Tensor]) -> dict:
-    """Options of `zoo.config` that the tensors leave no choice about: channels, box regressions, semantics, modules."""
+    """Options of `zoo.config` that the tensors leave no choice about: channels, box regressions, objectness, semantics,
+    modules."""
     keys = {
         "channels": "fpn.output.0.weight",
         "box_channels": min((key for key in tensors if FIRST.match(key)), default=""),
@@ -58,6 +68,8 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict:
     count, deltas = classes(tensors), _rows(tensors, "box_heads.0.deltas.weight")
     if count is not None and count > 1 and deltas in (4, 4 * count):
         options["class_agnostic"] = deltas == 4
+    if is_seesaw(tensors):
+        options["class_loss"] = "seesaw"
     layers = {int(found[1]) for key in tensors if (found := OFFSET.match(key))}
     if layers:
         options["dcn"] = tuple(layer + 1 for layer in sorted(layers))

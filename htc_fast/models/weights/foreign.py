@@ -36,6 +36,7 @@ MMDETECTION: Renames = (
     (r"^roi_head\.bbox_head\.(\d)\.shared_fcs\.1\.", r"box_heads.\1.fc2."),
     (r"^roi_head\.bbox_head\.(\d)\.fc_cls\.", r"box_heads.\1.classes."),
     (r"^roi_head\.bbox_head\.(\d)\.fc_reg\.", r"box_heads.\1.deltas."),
+    (r"^roi_head\.bbox_head\.(\d)\.loss_cls\.cum_samples$", r"box_heads.\1.classes.counts"),
     (r"^roi_head\.mask_head\.(\d)\.convs\.(\d)\.conv\.", r"mask_heads.\1.convs.\2."),
     (r"^roi_head\.mask_head\.(\d)\.conv_res\.conv\.", r"mask_heads.\1.flow."),
     (r"^roi_head\.mask_head\.(\d)\.upsample\.", r"mask_heads.\1.upsample."),
@@ -96,6 +97,7 @@ DETECTRON2: Renames = (
 VERSION_1 = re.compile(r"^(bbox_head|mask_head)\.|^semantic_head\.(lateral_convs|convs\.\d\.(conv|bn)|conv_)")
 # What detectron2's files carry besides weights.
 FIXED = re.compile(r"^pixel_(mean|std)$|\.cell_anchors\.|\.anchor_generator\.")
+NORMED = re.compile(r"\bNormed(Linear|Conv2d)\b")
 NUMBERS = r"\b{}\s*=\s*[\[(]([\d\s.,]+)[\])]"
 FIRST = "backbone.net.conv1.weight"
 
@@ -131,6 +133,8 @@ def renamed(state: dict[str, Tensor], renames: Renames) -> dict[str, Tensor]:
 
 def from_mmdetection(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """mmdetection's tensors under our names; version 1 (heads at the top level, background first) is converted."""
+    # Seesaw Loss counts the background's samples too, behind the classes', and never asks.
+    state = {key: value[:-1] if key.endswith(".loss_cls.cum_samples") else value for key, value in state.items()}
     if any(VERSION_1.match(key) for key in state):
         state = {f"roi_head.{key}" if VERSION_1.match(key) else key: _version_2(key, v) for key, v in state.items()}
     return renamed(state, MMDETECTION + GUIDED)

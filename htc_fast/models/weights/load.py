@@ -20,8 +20,8 @@ from htc_fast.models.config import Model, from_dict
 from htc_fast.models.weights import files, find, fit, foreign, unpickle
 
 DESCRIBED = ("class_names", "category_ids", "image_size")
-# Head 1 of mmdetection 1 has a flow convolution that nothing ever used.
-UNUSED = re.compile(r"mask_heads\.0\.flow\.|num_batches_tracked$")
+# Head 1 of mmdetection 1 has a flow convolution that nothing ever used; what is counted can be counted anew.
+UNUSED = re.compile(r"mask_heads\.0\.flow\.|num_batches_tracked$|\.classes\.counts$")
 
 
 @dataclass
@@ -184,8 +184,14 @@ def read(path: str | Path, num_classes: int | None = None) -> Weights:
         raise UserError(f"{path} holds no tensors by name: expected a checkpoint with a state_dict{hint}.")
     meta = content.get("meta") if isinstance(content, dict) else None
     meta = meta if isinstance(meta, dict) else {}
+    recipe = _recipe(meta)
+    if found := foreign.NORMED.search(recipe):
+        raise UserError(
+            f"{path} has last layers that compare directions alone ({found[0]} in its configuration), which no model "
+            "here has: choose a file that was trained with plain ones."
+        )
     try:
-        converted, options = foreign.convert(state, num_classes, _recipe(meta))
+        converted, options = foreign.convert(state, num_classes, recipe)
     except (IndexError, KeyError, RuntimeError, ValueError) as error:
         raise UserError(
             f"{path} holds tensors of unusual shapes ({error}): expected an instance segmentation model."

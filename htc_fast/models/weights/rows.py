@@ -7,7 +7,7 @@ from torch import Tensor
 
 from htc_fast.errors import UserError, few, short
 
-# Rows by class, and how many a class has; the classes' layer has the background's behind them.
+# Rows by class, and how many a class has; the classes' layer has the background's behind them, or objectness's two.
 LAST = re.compile(r"^(box_heads|mask_heads)\.\d+\.(classes|deltas|logits)\.(weight|bias)$")
 SEMANTIC = re.compile(r"^semantic_head\.logits\.(weight|bias)$")
 
@@ -20,22 +20,24 @@ def moved(
     tensors   of the file, by our names;  old: its classes by label
     own       the model's, whose rows stay where the file lacks a class;  new: its classes by label
     semantic  the semantic branch's classes are these too, with the background behind them
-    returns   tensors of the model's shapes; those without rows by class are the file's own
+    returns   tensors of the model's shapes; those without rows by class are the file's own. Where only one of both has
+              objectness, that and the background stay the model's
     """
     pairs = [(label, list(old).index(name)) for label, name in enumerate(new) if name in old]
     out = dict(tensors)
     for key, value in tensors.items():
         if key not in own or not (LAST.match(key) or (semantic and SEMANTIC.match(key))):
             continue
-        behind = 1 if ".classes." in key or SEMANTIC.match(key) else 0
+        possible = (1, 2) if ".classes." in key else (1,) if SEMANTIC.match(key) else (0,)
         each = 4 if ".deltas." in key else 1
-        counts = each * len(old) + behind, each * len(new) + behind
-        alike = (len(value), len(own[key])) == counts and value.shape[1:] == own[key].shape[1:]
+        behind, own_behind = len(value) - each * len(old), len(own[key]) - each * len(new)
+        alike = behind in possible and own_behind in possible and value.shape[1:] == own[key].shape[1:]
         if not alike or len(value) == len(own[key]) == 4 == each:
             continue  # one regression for all classes, semantic classes of another kind, another architecture
         # A fresh row takes part where the file has none; the background is the file's.
         made = own[key].detach().clone()
-        for to, source in [*pairs, *([(len(new), len(old))] if behind else [])]:
+        last = [(len(new) + one, len(old) + one) for one in range(behind) if behind == own_behind]
+        for to, source in [*pairs, *last]:
             made[each * to : each * (to + 1)] = value[each * source : each * (source + 1)]
         out[key] = made
     return out

@@ -26,6 +26,7 @@ def as_mmdetection(state):
         (r"^box_heads\.(\d)\.convs\.(\d)\.", r"roi_head.bbox_head.\1.shared_convs.\2.conv."),
         (r"^box_heads\.(\d)\.fc1\.", r"roi_head.bbox_head.\1.shared_fcs.0."),
         (r"^box_heads\.(\d)\.fc2\.", r"roi_head.bbox_head.\1.shared_fcs.1."),
+        (r"^box_heads\.(\d)\.classes\.counts$", r"roi_head.bbox_head.\1.loss_cls.cum_samples"),
         (r"^box_heads\.(\d)\.classes\.", r"roi_head.bbox_head.\1.fc_cls."),
         (r"^box_heads\.(\d)\.deltas\.", r"roi_head.bbox_head.\1.fc_reg."),
         (r"^mask_heads\.(\d)\.convs\.(\d)\.", r"roi_head.mask_head.\1.convs.\2.conv."),

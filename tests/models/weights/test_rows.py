@@ -63,11 +63,12 @@ def train(tmp_path):
     return train
 
 
-def start(tmp_path, train, file, *names):
+def start(tmp_path, train, file, *names, **fields):
     """Rows of the first stage's classes in a model of `names`, started from `file`."""
     path = tmp_path / "file.safetensors"
     path.write_bytes(weights_bytes(file))
-    model = numbered(tiny("htc_r50", num_classes=len(names), class_names=names, semantic_classes=len(names) + 1), 100)
+    fields |= {"num_classes": len(names), "class_names": names, "semantic_classes": len(names) + 1}
+    model = numbered(tiny("htc_r50", **fields), 100)
     trainer._start_from(model, path, train(*names))
     return model
 
