@@ -15,6 +15,7 @@ from torch import Tensor
 
 from htc_fast import ops
 from htc_fast.criterion.box_losses import box_losses
+from htc_fast.criterion.context import context_loss
 from htc_fast.criterion.matching import IGNORED, match
 from htc_fast.criterion.rpn import rpn_losses
 from htc_fast.criterion.sampling import Sample, Sampler, random_sampler, sample
@@ -55,7 +56,8 @@ def losses(
                  (interleaved) for masks
     generator    of the images' device, for the sampler
     returns      rpn_class, rpn_box, semantic, stage{t}_class, stage{t}_box, stage{t}_mask -> scalars; of guided
-                 anchors rpn_location and rpn_shape, of Seesaw Loss stage{t}_objectness, too
+                 anchors rpn_location and rpn_shape, of Seesaw Loss stage{t}_objectness, too, and of SCNet
+                 global_context, and mask for all stages
     raises       TypeError, ValueError for other images or targets, or a semantic branch without a semantic map
     source       HTC sections 3.1-3.3; execution order of mmdetection, interleaved or parallel as configured
     """
@@ -69,15 +71,25 @@ def losses(
     if semantic_logits is not None:
         assert targets.semantic is not None  # as check_targets asks
         terms["semantic"] = semantic_loss(semantic_logits, targets.semantic, config.semantic_loss_weight)
+    context, context_logits = model.context(features)
+    if context_logits is not None:
+        terms["global_context"] = context_loss(context_logits, targets.labels, config.global_context_loss_weight)
     pool = propose(model, candidates, image_sizes)
     for t in range(len(config.stages.match_iou)):
         boxes, drawn = draw_rois(config, t, pool, targets, sampler, generator)
-        class_logits, box_deltas = model.box_stage(t, features, semantic, boxes, drawn.valid)
+        head: Any = model.box_heads[t]
+        with part(f"box stage {t + 1}"):
+            hidden = model.box_hidden(t, features, semantic, boxes, drawn.valid, context)
+            class_logits, box_deltas = (one.unflatten(0, boxes.shape[:2]) for one in head.predict(hidden))
         terms.update(box_losses(model, t, class_logits, box_deltas, boxes, drawn, targets))
         pool = refine(model, t, boxes, class_logits, box_deltas, drawn, targets, image_sizes)
         if config.interleaved:
             boxes, drawn = draw_rois(config, t, pool, targets, sampler, generator)
-        terms[f"stage{t + 1}_mask"] = mask_loss(model, t, features, semantic, boxes, drawn, targets)
+        if not config.sample_consistency:
+            terms[f"stage{t + 1}_mask"] = mask_loss(model, t, features, semantic, boxes, drawn, targets, context)
+    if config.sample_consistency:
+        # The last stage's samples, and what its box head made of them.
+        terms["mask"] = mask_loss(model, 0, features, semantic, boxes, drawn, targets, context, hidden)
     return divide(terms)
 
 
@@ -143,22 +155,31 @@ def mask_loss(
     boxes: Tensor,
     drawn: Sample,
     targets: Targets,
+    context: Tensor | None = None,
+    hidden: Tensor | None = None,
 ) -> Term:
-    """Binary cross-entropy of the ground-truth class's 28x28 logits, mean over the positives' pixels.
+    """Binary cross-entropy of the ground-truth class's 28x28 logits of mask head t, mean over the positives' pixels.
 
-    boxes  [N, S, 4], positives first
+    boxes   [N, S, 4], positives first
+    hidden  [N * S, box_channels] of the box head, where its features are relayed
+    source  HTC; a single mask head weighs as much as all stages' together, as SCNet's in mmdetection
     """
+    weights = model.config.stages.loss_weight
+    weight = sum(weights[: len(model.box_heads)]) if model.config.sample_consistency else weights[t]
     most = int(model.config.samples * model.config.positive_fraction)
     positive, gt = drawn.positive[:, :most].flatten(), drawn.gt[:, :most]
     labels = targets.labels.gather(1, gt).flatten()
     rois = to_rois(boxes[:, :most]).flatten(0, -2)
     bitmap = (gt + torch.arange(len(gt), device=gt.device)[:, None] * targets.labels.shape[1]).flatten()
-    positive, rois, labels, bitmap = trim(_in_blocks(positive), positive, rois, labels, bitmap)
-    logits = model.mask_stage(t, features, semantic, rois, positive)
+    rest = []
+    if model.relay is not None and hidden is not None:
+        rest = [hidden.unflatten(0, drawn.gt.shape)[:, :most].flatten(0, 1)]
+    positive, rois, labels, bitmap, *relayed = trim(_in_blocks(positive), positive, rois, labels, bitmap, *rest)
+    logits = model.mask_stage(t, features, semantic, rois, positive, context, *relayed)
     goal = mask_targets(targets.masks, rois[:, 1:], bitmap)
     own = logits.gather(1, labels.clamp(min=0)[:, None, None, None].expand(-1, 1, *goal.shape[1:]))[:, 0].float()
     error = F.binary_cross_entropy_with_logits(own, goal, reduction="none").sum(dim=(1, 2))
-    total = model.config.stages.loss_weight[t] * torch.where(positive, error, 0.0).sum()
+    total = weight * torch.where(positive, error, 0.0).sum()
     return Term(total, drawn.positive.sum() * MASK_SIZE**2)
 
 

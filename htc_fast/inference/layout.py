@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions, fusible, with_relu
 from htc_fast.inference.merged import merged_rpn, stacked
 from htc_fast.inference.necks import fuse_necks
+from htc_fast.inference.scnet import fuse_scnet
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
@@ -44,6 +45,7 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
             network.box_heads[t] = ChannelsLastBoxHead(head, gpu)
     network.rpn = merged_rpn(network.rpn)
     fuse_necks(network, gpu)
+    fuse_scnet(network)
     if network.semantic_head is not None:
         network.semantic_head.embedding = with_relu(network.semantic_head.embedding)
     folded = gpu and dtype != torch.float32 and _fold_stem(network.backbone.net)
@@ -119,13 +121,21 @@ class ChannelsLastBoxHead(nn.Module):
 
     def forward(self, x: Tensor | list[Tensor], rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As BoxHead or AdaptiveBoxHead: class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
+        return self.predict(self.hidden(x, rows))
+
+    def hidden(self, x: Tensor | list[Tensor], rows: Tensor | None = None) -> Tensor:
+        """As BoxHead's."""
         for conv in self.convs or ():
             x = conv(x)
         if isinstance(x, Tensor):
             x = self._first(x, self.fc1)
         else:
             x = largest([self._first(one, layer) for one, layer in zip(x, self.fc1, strict=True)])
-        both = self.merged(x if self.fc2 is None else self._dense_relu(x, self.fc2))
+        return x if self.fc2 is None else self._dense_relu(x, self.fc2)
+
+    def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """As BoxHead's."""
+        both = self.merged(hidden)
         return both[:, self.moves : self.moves + self.classes], both[:, : self.moves]
 
     def _first(self, x: Tensor, layer: nn.Linear) -> Tensor:

@@ -41,6 +41,7 @@ class View:
         with self.precision:
             self.features = network.extract(images)
             self.semantic, _ = network.semantic(self.features, logits=False)
+            self.context, _ = network.context(self.features)
 
     def proposals(self, frame: Size) -> tuple[Tensor, Tensor, Tensor]:
         """boxes [1, P, 4], scores [1, P] as probabilities, valid [1, P] bool."""
@@ -52,7 +53,8 @@ class View:
         """proposals [1, R, 4] -> scores [1, R, classes] and where each class sees them [1, R, 1 | classes, 4]."""
         config, proposals = self.network.config, self._enter(proposals, frame)
         with self.precision:
-            logits, deltas, boxes = self.network.cascade(self.features, self.semantic, proposals, self.image_sizes)
+            given = self.features, self.semantic, proposals, self.image_sizes, self.context
+            logits, deltas, boxes = self.network.cascade(*given)
         with part("detections"):
             scores = plain.ensemble(logits, config.score_average == "logits")
             std = config.stages.delta_std[config.last_stage]
@@ -63,7 +65,8 @@ class View:
         """boxes [1, D, 4], labels [1, D], count [1] -> mean probabilities of the stages, as the picture lies:
         [1, D, 28, 28]."""
         with self.precision:
-            masks = self.network.masks(self.features, self.semantic, self._enter(boxes, frame), labels, count)
+            found = self._enter(boxes, frame)
+            masks = self.network.masks(self.features, self.semantic, found, labels, count, self.context)
         return masks.flip(3) if self.flipped else masks
 
     def _leave(self, boxes: Tensor, frame: Size) -> Tensor:

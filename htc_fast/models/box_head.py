@@ -46,13 +46,20 @@ class BoxHead(nn.Module):
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """rows: which of the K are real, bool of K elements, for norms in training; None: all."""
+        return self.predict(self.hidden(x, rows))
+
+    def hidden(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """RoI features [K, C, 7, 7] -> what classes and deltas are read from [K, hidden]; rows as of `forward`."""
         for conv in self.convs or ():
             x = conv(x, rows)
         x = dense(x, self.fc1).relu_()
         if self.fc2 is not None:
             x = dense(x, self.fc2).relu_()
-        x = x.flatten(1)
-        return self.classes(x), self.deltas(x)
+        return x.flatten(1)
+
+    def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden [K, hidden] -> class logits [K, classes + 1] and deltas [K, 4 | 4 * classes]."""
+        return self.classes(hidden), self.deltas(hidden)
 
 
 def dense(x: Tensor, layer: nn.Linear) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from htc_fast import ops
 from htc_fast.errors import UserError
-from htc_fast.models import box_head, mask_head, panet, postprocess, seesaw
+from htc_fast.models import box_head, mask_head, panet, postprocess, scnet, seesaw
 from htc_fast.models.aspp import ASPP
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import BoxHead
@@ -28,6 +28,7 @@ from htc_fast.ranges import part
 
 ROI_SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 SEMANTIC_SCALE = (1 / 8,)
+Maybe = Tensor | None  # of a branch that not every detector has, or of what only some calls give
 
 
 class HTC(nn.Module):
@@ -41,6 +42,7 @@ class HTC(nn.Module):
         super().__init__()
         self.config = config = with_own_pixels(config) if config.pretrained else config
         channels, classes, stages = config.channels, config.num_classes, len(config.stages.match_iou)
+        scnet.check(config)
         norm = config.norm == "syncbn"
         self.backbone = Backbone(
             config.backbone, config.pretrained, config.frozen_stages, config.norm_eval, config.stride_in_1x1, config.dcn
@@ -68,9 +70,14 @@ class HTC(nn.Module):
             for _ in range(stages)
         )
         self.mask_heads = nn.ModuleList(
-            MaskHead(channels, classes, flow=config.information_flow and t > 0, norm=norm) for t in range(stages)
+            MaskHead(channels, classes, flow=config.information_flow and t > 0, norm=norm)
+            for t in range(1 if config.sample_consistency else stages)
         )
         self.box_heads, self.mask_heads = panet.adapted(config, self.box_heads, self.mask_heads)
+        self.context_head = scnet.ContextHead(channels, classes, norm) if config.global_context else None
+        self.relay: nn.Module | None = scnet.Relay(config.box_channels, channels) if config.feature_relay else None
+        if config.residual_heads:
+            scnet.make_residual(self.mask_heads, self.semantic_head, channels, norm)
         self.to(memory_format=torch.channels_last)
 
     def extract(self, images: Tensor) -> list[Tensor]:
@@ -90,39 +97,65 @@ class HTC(nn.Module):
         with part("semantic"):
             return self.semantic_head(features, logits)
 
+    def context(self, features: list[Tensor]) -> tuple[Maybe, Maybe]:
+        """The vector [N, C, 1, 1] that every RoI's features take in and logits [N, classes + 1] of what is in the whole
+        image; None, None without the branch."""
+        if self.context_head is None:
+            return None, None
+        with part("context"):
+            return self.context_head(features)
+
     def box_stage(
-        self, t: int, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, rows: Tensor | None = None
+        self, t: int, features: list[Tensor], semantic: Maybe, boxes: Tensor, rows: Maybe = None, context: Maybe = None
     ) -> tuple[Tensor, Tensor]:
         """boxes [N, R, 4] -> stage t's class logits [N, R, classes + 1 | classes + 2] and deltas
         [N, R, 4 | 4 * classes].
 
-        rows  [N, R] bool, which boxes are real, for norms in training; None: all
+        rows     [N, R] bool, which boxes are real, for norms in training; None: all
+        context  as `context` gives it
         """
-        semantic = semantic if self.config.semantic in ("box", "both") else None
         with part(f"box stage {t + 1}"):
-            x = self._pool(features, semantic, boxes, box_head.RESOLUTION)
-            logits, deltas = self.box_heads[t](x, rows)
+            logits, deltas = self.box_heads[t].predict(self.box_hidden(t, features, semantic, boxes, rows, context))
         return logits.unflatten(0, boxes.shape[:2]), deltas.unflatten(0, boxes.shape[:2])
 
+    def box_hidden(
+        self, t: int, features: list[Tensor], semantic: Maybe, boxes: Tensor, rows: Maybe, context: Maybe
+    ) -> Tensor:
+        """As `box_stage`, up to what its head reads classes and deltas from: [N * R, box_channels]."""
+        semantic = semantic if self.config.semantic in ("box", "both") else None
+        x = self._pool(features, semantic, boxes, box_head.RESOLUTION)
+        return self.box_heads[t].hidden(scnet.with_context(x, context, boxes), rows)
+
     def mask_stage(
-        self, t: int, features: list[Tensor], semantic: Tensor | None, rois: Tensor, rows: Tensor | None = None
+        self,
+        t: int,
+        features: list[Tensor],
+        semantic: Maybe,
+        rois: Tensor,
+        rows: Maybe = None,
+        context: Maybe = None,
+        relayed: Maybe = None,
     ) -> Tensor:
         """rois [K, 5] or boxes [N, R, 4] -> stage t's mask logits [K, classes, 28, 28], heads 1..t run in sequence.
 
-        rows  [K] or [N, R] bool, which RoIs are real, for norms in training; None: all
+        rows     [K] or [N, R] bool, which RoIs are real, for norms in training; None: all
+        context  as `context` gives it
+        relayed  [K, box_channels], of the last box head, where its features are relayed
         """
         with part(f"mask stage {t + 1}"):
-            x = self.mask_features(features, semantic, rois)
+            x = self.mask_features(features, semantic, rois, context)
+            if self.relay is not None and relayed is not None:
+                x = scnet.added(x, self.relay(relayed))
             flows = self.config.information_flow
             own = self._flow(x, t, rows)[-1] if flows else self.mask_heads[t].features(x, rows=rows)
             return self.mask_heads[t].predict(own)
 
-    def mask_features(self, features: list[Tensor], semantic: Tensor | None, rois: Tensor) -> Any:
+    def mask_features(self, features: list[Tensor], semantic: Maybe, rois: Tensor, context: Maybe = None) -> Any:
         """rois [K, 5] or boxes [N, R, 4] -> RoI features [K, C, 14, 14] that every mask head starts from; with adaptive
         pooling a list of all levels'."""
         semantic = semantic if self.config.semantic in ("mask", "both") else None
         with part("mask RoIAlign"):
-            return self._pool(features, semantic, rois, mask_head.RESOLUTION)
+            return scnet.with_context(self._pool(features, semantic, rois, mask_head.RESOLUTION), context, rois)
 
     def refine(
         self, t: int, boxes: Tensor, logits: Tensor, deltas: Tensor, image_sizes: Tensor, labels: Tensor | None = None
@@ -142,13 +175,13 @@ class HTC(nn.Module):
             return self.rpn.propose(candidates, image_sizes, *limits)
 
     def cascade(
-        self, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, image_sizes: Tensor
+        self, features: list[Tensor], semantic: Maybe, boxes: Tensor, image_sizes: Tensor, context: Maybe = None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """proposals [N, R, 4] -> class logits [N, R, classes + 1] of each stage that counts; of the last stage the
         deltas [N, R, 4 | 4 * classes], and the boxes [N, R, 4] that went into it."""
         last, logits = self.config.last_stage, []
         for t in range(last + 1):
-            stage_logits, deltas = self.box_stage(t, features, semantic, boxes)
+            stage_logits, deltas = self.box_stage(t, features, semantic, boxes, context=context)
             logits.append(stage_logits)
             if t < last:
                 boxes = self.refine(t, boxes, stage_logits, deltas, image_sizes)
@@ -172,28 +205,33 @@ class HTC(nn.Module):
         """
         self.check(images, image_sizes)
         features = self.extract(images)
-        semantic_branch = beside(lambda: self.semantic(features, logits=False)[0])
+        branches = beside(lambda: (self.semantic(features, logits=False)[0], self.context(features)[0]))
         boxes, _, valid = self.propose(features, image_sizes)
         boxes, valid = trim_columns(valid, boxes, valid)
-        semantic = semantic_branch()
-        logits, deltas, boxes = self.cascade(features, semantic, boxes, image_sizes)
+        semantic, context = branches()
+        logits, deltas, boxes = self.cascade(features, semantic, boxes, image_sizes, context)
         with part("detections"):
             boxes, scores, labels, count = postprocess.detections(
                 self.config, logits, deltas, boxes, valid, image_sizes
             )
-        masks = self.masks(features, semantic, boxes, labels, count)
+        masks = self.masks(features, semantic, boxes, labels, count, context)
         return Detections(boxes, scores, labels, masks, count)
 
     def masks(
-        self, features: list[Tensor], semantic: Tensor | None, boxes: Tensor, labels: Tensor, count: Tensor
+        self, features: list[Tensor], semantic: Maybe, boxes: Tensor, labels: Tensor, count: Tensor, context: Maybe
     ) -> Tensor:
         """Mean probability of the stages' masks, for the detected class alone: [N, D, 28, 28], zeros for no class."""
         most = labels.shape[1] if not may_wait(count) else min(max(int(count.max()), 1), labels.shape[1])
         found, found_labels = boxes[:, :most], labels[:, :most]
-        x = self.mask_features(features, semantic, found)
-        averaged = None if self.config.test_stage is None else [self.config.test_stage - 1]
+        x = self.mask_features(features, semantic, found, context)
+        if self.relay is not None:
+            # By the head that the relay learnt from, whichever stage is tested.
+            with part("feature relay"):
+                x = scnet.added(x, self.relay(self.box_hidden(-1, features, semantic, found, None, context)))
+        one = self.config.test_stage is None or self.config.sample_consistency
+        averaged = None if one else [self.config.test_stage - 1]
         with part("mask stages"):
-            if self.config.adaptive_pooling or self.config.mask_fc:
+            if self.config.adaptive_pooling or self.config.mask_fc or self.config.residual_heads:
                 masks = panet.mask_branch(self.mask_heads, x, found_labels.flatten(), averaged)
             else:
                 weights = [head.weights() for head in self.mask_heads]

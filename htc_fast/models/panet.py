@@ -80,10 +80,17 @@ class AdaptiveBoxHead(nn.Module):
         self.convs, self.fc2, self.classes, self.deltas = None, head.fc2, head.classes, head.deltas
 
     def forward(self, levels: Sequence[Tensor], rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.predict(self.hidden(levels, rows))
+
+    def hidden(self, levels: Sequence[Tensor], rows: Tensor | None = None) -> Tensor:
+        """As BoxHead's."""
         # Which is the largest stays the same behind a ReLU.
         x = largest([dense(one, layer) for one, layer in zip(levels, self.fc1, strict=True)]).relu_()
-        x = dense(x, self.fc2).relu_().flatten(1)
-        return self.classes(x), self.deltas(x)
+        return dense(x, self.fc2).relu_().flatten(1)
+
+    def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """As BoxHead's."""
+        return self.classes(hidden), self.deltas(hidden)
 
 
 class MaskFC(nn.Module):
@@ -164,7 +171,7 @@ class PANetMaskHead(nn.Module):
 def mask_branch(
     heads: nn.ModuleList, x: Tensor | list[Tensor], labels: Tensor, averaged: Sequence[int] | None
 ) -> Tensor:
-    """As `ops.mask_branch`, of PANet's heads.
+    """As `ops.mask_branch`, of PANet's heads, and of others that it does not take.
 
     x         [K, C, 14, 14], or with adaptive pooling four of them;  labels [K]
     averaged  numbers of the heads whose probabilities are averaged; None: all

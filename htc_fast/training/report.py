@@ -90,18 +90,23 @@ class Report:
 
 
 def short_terms(numbers: dict[str, float]) -> str:
-    """The loss terms in few characters: rpn class/box, guided anchors' location/shape, semantic, then each stage's
-    class/box/mask."""
+    """The loss terms in few characters: rpn class/box, guided anchors' location/shape, semantic, global context, then
+    each stage's class/box/mask, and the mask that is of all stages."""
     parts = [f"rpn {numbers['rpn_class']:.2f}/{numbers['rpn_box']:.2f}"]
     if "rpn_location" in numbers:
         parts.append(f"anchors {numbers['rpn_location']:.2f}/{numbers['rpn_shape']:.2f}")
     if "semantic" in numbers:
         parts.append(f"sem {numbers['semantic']:.2f}")
+    if "global_context" in numbers:
+        parts.append(f"context {numbers['global_context']:.2f}")
     t = 1
     while f"stage{t}_class" in numbers:
-        stage = [f"{numbers[f'stage{t}_{kind}']:.2f}" for kind in ("class", "box", "mask")]
+        names = (f"stage{t}_{kind}" for kind in ("class", "box", "mask"))
+        stage = [f"{numbers[name]:.2f}" for name in names if name in numbers]
         parts.append(f"s{t} {'/'.join(stage)}")
         t += 1
+    if "mask" in numbers:
+        parts.append(f"mask {numbers['mask']:.2f}")
     return " ".join(parts)
 
 

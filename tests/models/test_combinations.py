@@ -31,6 +31,19 @@ TOGETHER = {
         "soft_nms": True,
         "class_agnostic": False,
     },
+    "SCNet's parts and PANet's": {
+        "interleaved": False,
+        "information_flow": False,
+        "sample_consistency": True,
+        "feature_relay": True,
+        "global_context": True,
+        "adaptive_pooling": True,
+        "mask_fc": True,
+        "norm": "syncbn",
+        "norm_eval": False,
+        "box_head": "4conv1fc",
+        "roi_pooling": "pr_roi_pool",
+    },
 }
 
 

@@ -24,6 +24,8 @@ PARTS = {
     "boxes": r"(?:box_heads|(?:roi_head\.)?bbox_head|roi_heads\.box_(?:head|predictor))\.",
     "masks": r"(?:mask_heads|(?:roi_head\.)?mask_head|roi_heads\.mask_(?:head|predictor))\.",
     "semantic": r"(?:roi_head\.)?semantic_head\.",
+    "context": r"(?:context_head|(?:roi_head\.)?glbctx_head)\.",
+    "relay": r"(?:relay\.dense|(?:roi_head\.)?feat_relay_head)\.",
 }
 STARTS = re.compile(r"(?:^|(?<=\.))(?=" + "|".join(f"(?P<{part}>{start})" for part, start in PARTS.items()) + ")")
 # What torch.compile, DistributedDataParallel, FSDP, checkpointing and DeepSpeed put into names, at any depth.

@@ -13,7 +13,7 @@ from htc_fast.models.backbone import Backbone
 from htc_fast.models.config import Model
 
 # Names by our parts, which a file of one of our architectures has after conversion.
-OURS = re.compile(r"(backbone\.(net|norms)|fpn|pafpn|aspp|rpn|box_heads|mask_heads|semantic_head)\.")
+OURS = re.compile(r"(backbone\.(net|norms)|fpn|pafpn|aspp|rpn|box_heads|mask_heads|semantic_head|context_head|relay)\.")
 HEADS = re.compile(r"(fpn|rpn|box_heads|mask_heads)\.")
 # A classifier's last layers, which some backbones bring along.
 CLASSIFIER = re.compile(r"backbone\.net\.(fc|head|classifier|last_linear)\.")
@@ -21,6 +21,7 @@ CLASSIFIER = re.compile(r"backbone\.net\.(fc|head|classifier|last_linear)\.")
 OFFSET = re.compile(r"backbone\.net\.layer(\d)\..*\.conv_offset\.weight$")
 # The first fully connected layer of a box head; PANet's has one for each level.
 FIRST = re.compile(r"box_heads\.0\.fc1\.(0\.)?weight$")
+BOTH = ("box", "mask")
 # Options of `zoo.config`, each with a value and the beginning of a name that no network without it has.
 SHOWN: dict[str, tuple[Any, str]] = {
     "neck": ("pafpn", "pafpn."),
@@ -31,6 +32,9 @@ SHOWN: dict[str, tuple[Any, str]] = {
     "box_head": ("4conv1fc", "box_heads.0.convs.1."),
     "adaptive_pooling": (True, "mask_heads.0.convs.0.0."),
     "mask_fc": (True, "mask_heads.0.fc."),
+    "feature_relay": (True, "relay."),
+    "global_context": (True, "context_head."),
+    "residual_heads": (True, "mask_heads.0.convs.0.first."),
 }
 # Names that some network of a kind has and others lack; the first kind of which all are found.
 LOOKS = (
@@ -73,7 +77,15 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict:
     layers = {int(found[1]) for key in tensors if (found := OFFSET.match(key))}
     if layers:
         options["dcn"] = tuple(layer + 1 for layer in sorted(layers))
+    if consistent(tensors):
+        options |= {"sample_consistency": True, "interleaved": False, "information_flow": False}
     return options | modules(tensors)
+
+
+def consistent(tensors: Iterable[str]) -> bool:
+    """Whether several box heads have one mask head, as SCNet's."""
+    stages, masks = ({one.split(".")[1] for one in tensors if one.startswith(f"{kind}_heads.")} for kind in BOTH)
+    return len(stages) > 1 == len(masks)
 
 
 def modules(tensors: Iterable[str]) -> dict[str, Any]:
@@ -100,6 +112,7 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
     for name, config in zoo.MODELS.items():
         likes = len(config.stages.match_iou) == stages and (config.semantic != "none") == semantic
         likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
+        likes = likes and (config.sample_consistency and stages > 1) == consistent(tensors)
         likes = likes and agnostic in (None, config.class_agnostic) and _switched(config) == shown
         if likes and _is_backbone(_shapes(config.backbone, config.dcn), tensors):
             names.append(name)

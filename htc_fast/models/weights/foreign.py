@@ -56,6 +56,16 @@ GUIDED: Renames = (  # where mmdetection's RPN is GA-RPN
     (r"^rpn_head\.conv_cls\.", "rpn.objectness."),
     (r"^rpn_head\.conv_reg\.", "rpn.deltas."),
 )
+SCNET: Renames = (  # mmdetection's residual pairs, and what SCNet has beside HTC's parts
+    (r"^(roi_head\.\w+(?:\.\d)?\.convs\.\d)\.bn([12])\.", r"\1.conv\2.norm."),
+    (r"^(roi_head\.\w+(?:\.\d)?\.convs\.\d)\.conv1\.", r"\1.first."),
+    (r"^(roi_head\.\w+(?:\.\d)?\.convs\.\d)\.conv2\.", r"\1.second."),
+    (r"^roi_head\.mask_head\.(\d)\.convs\.", r"mask_heads.\1.convs."),
+    (r"^roi_head\.semantic_head\.convs\.", "semantic_head.convs."),
+    (r"^roi_head\.glbctx_head\.convs\.", "context_head.convs."),
+    (r"^roi_head\.glbctx_head\.fc\.", "context_head.classes."),
+    (r"^roi_head\.feat_relay_head\.fc\.", "relay.dense."),
+)
 TORCHVISION: Renames = (
     (r"^backbone\.body\.", "backbone.net."),
     (r"^backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?(weight|bias)$", r"fpn.lateral.\1.\2"),
@@ -137,7 +147,7 @@ def from_mmdetection(state: dict[str, Tensor]) -> dict[str, Tensor]:
     state = {key: value[:-1] if key.endswith(".loss_cls.cum_samples") else value for key, value in state.items()}
     if any(VERSION_1.match(key) for key in state):
         state = {f"roi_head.{key}" if VERSION_1.match(key) else key: _version_2(key, v) for key, v in state.items()}
-    return renamed(state, MMDETECTION + GUIDED)
+    return renamed(state, MMDETECTION + GUIDED + SCNET)
 
 
 def _version_2(key: str, value: Tensor) -> Tensor:

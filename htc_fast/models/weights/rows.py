@@ -8,7 +8,7 @@ from torch import Tensor
 from htc_fast.errors import UserError, few, short
 
 # Rows by class, and how many a class has; the classes' layer has the background's behind them, or objectness's two.
-LAST = re.compile(r"^(box_heads|mask_heads)\.\d+\.(classes|deltas|logits)\.(weight|bias)$")
+LAST = re.compile(r"^(box_heads\.\d+|mask_heads\.\d+|context_head)\.(classes|deltas|logits)\.(weight|bias)$")
 SEMANTIC = re.compile(r"^semantic_head\.logits\.(weight|bias)$")
 
 
