@@ -19,8 +19,8 @@ def main() -> int:
     """Train, as the options say."""
     found = given(TrainingRun, "train", ABOUT)
     named = found.keys() & {"data", "train_json"}
-    length = {name: found[name] for name in found.keys() & {"epochs", "iterations"}}
-    run = changed(TrainingRun() if named else TrainingRun.sample(**length), found)
+    early = {name: found[name] for name in found.keys() & {"epochs", "iterations", "jitter"}}
+    run = changed(TrainingRun() if named else TrainingRun.sample(**early), found)
     try:
         trainer = Trainer(run, spent=process_age())
         trainer.run()

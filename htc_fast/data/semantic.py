@@ -108,14 +108,18 @@ class Derived:
         return (self.labels if self.labels < UNLABELLED - 1 else 1) + 1
 
     def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        background = self.classes - 1
+        background, values = self.classes - 1, self.painted_as(labels)
         painted = np.full((picture.height, picture.width), background, dtype=np.uint8)
         for i in np.argsort(-masks.sum(axis=(1, 2), dtype=np.int64), kind="stable"):
-            painted[masks[i] > 0] = labels[i] if background == self.labels else 0
+            painted[masks[i] > 0] = values[i]
         crowds = [to_rle(item.segmentation, *painted.shape) for item in picture.annotations if item.crowd]
         if crowds:
             painted[(to_bitmaps(crowds, *painted.shape).any(axis=0)) & (painted == background)] = UNLABELLED
         return painted
+
+    def painted_as(self, labels: np.ndarray) -> np.ndarray:
+        """The classes [G] of instances' pixels."""
+        return (labels if self.classes - 1 == self.labels else np.zeros_like(labels)).astype(np.uint8)
 
 
 Maps = PixelMaps | PanopticMaps | Derived

@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from htc_fast.data.numbered import bitmap, extents, select, visible_area
 from htc_fast.data.pictures import resize, resized_size
 
 
@@ -104,40 +105,19 @@ class RandomCrop(torch.nn.Module):
             return sample
         for _ in range(self.TRIALS):
             top, left = (int(torch.randint(0, free + 1, ())) for free in (height - window[0], width - window[1]))
-            masks = sample["masks"][:, top : top + window[0], left : left + window[1]]
-            keep = masks.flatten(1).any(dim=1).bool()
-            if keep.any() or not len(keep):
-                return self._cut(sample, top, left, window, keep)
-        top, left = self._around(sample, height, width, window)
-        masks = sample["masks"][:, top : top + window[0], left : left + window[1]]
-        return self._cut(sample, top, left, window, masks.flatten(1).any(dim=1).bool())
+            inside = cut(sample, top, left, window)
+            if len(inside["labels"]) or not len(sample["labels"]):
+                return inside
+        return cut(sample, *self._around(sample, height, width, window), window)
 
     def _around(self, sample: dict, height: int, width: int, window: tuple[int, int]) -> tuple[int, int]:
         """A window whose centre is a pixel of a random instance, as far as the image's border lets it."""
-        chosen = sample["masks"][int(torch.randint(0, len(sample["labels"]), ()))]
-        pixels = chosen.nonzero()
+        pixels = bitmap(sample, int(torch.randint(0, len(sample["labels"]), ()))).nonzero()
         if not len(pixels):
             return 0, 0
         y, x = pixels[int(torch.randint(0, len(pixels), ()))].tolist()
         top = min(max(y - window[0] // 2, 0), height - window[0])
         return top, min(max(x - window[1] // 2, 0), width - window[1])
-
-    def _cut(self, sample: dict, top: int, left: int, window: tuple[int, int], keep: Tensor) -> dict:
-        sample = select(sample, keep)
-        before = sample["boxes"].as_subclass(Tensor) - torch.tensor([left, top, left, top])
-        cut = {
-            key: F.crop(value, top, left, *window)
-            for key, value in sample.items()
-            if isinstance(value, (tv_tensors.Image, tv_tensors.Mask))
-        }
-        boxes = before.clone()
-        boxes[:, 0::2] = boxes[:, 0::2].clamp(0, window[1])
-        boxes[:, 1::2] = boxes[:, 1::2].clamp(0, window[0])
-        partial = (boxes != before).any(dim=1)
-        if partial.any():
-            boxes[partial] = _extent(cut["masks"][partial].as_subclass(Tensor))
-        cut["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=window)
-        return {**sample, **cut}
 
 
 class QuarterTurn(v2.Transform):
@@ -171,22 +151,39 @@ class DropEmpty(torch.nn.Module):
         return sample if keep.all() else select(sample, keep)
 
 
-def select(sample: dict, keep: Tensor) -> dict:
-    """The sample with only the instances where keep [G] is True."""
-    boxes = sample["boxes"]
-    return {
-        **sample,
-        "boxes": tv_tensors.wrap(boxes.as_subclass(Tensor)[keep], like=boxes),
-        "labels": sample["labels"][keep],
-        "masks": tv_tensors.Mask(sample["masks"].as_subclass(Tensor)[keep]),
+def cut(sample: dict, top: int, left: int, size: tuple[int, int]) -> dict:
+    """A window of a sample, zero where it reaches beyond it; instances without a pixel in it go.
+
+    top, left  of the window, in pixels of the picture; may be below 0
+    size       its height and width
+    """
+    window = {
+        key: F.crop(value, top, left, *size)
+        for key, value in sample.items()
+        if isinstance(value, (tv_tensors.Image, tv_tensors.Mask))
     }
+    boxes = sample["boxes"].as_subclass(Tensor) - torch.tensor([left, top, left, top])
+    return clipped({**sample, **window}, boxes, size)
 
 
-def _extent(masks: Tensor) -> Tensor:
-    """Smallest boxes [G, 4] around non-empty masks [G, H, W], in whole pixels."""
-    columns, rows = masks.any(dim=1), masks.any(dim=2)
-    width, height = columns.shape[1], rows.shape[1]
-    x1, y1 = columns.int().argmax(dim=1), rows.int().argmax(dim=1)
-    x2 = width - columns.flip(1).int().argmax(dim=1)
-    y2 = height - rows.flip(1).int().argmax(dim=1)
-    return torch.stack([x1, y1, x2, y2], dim=1).float()
+def clipped(sample: dict, boxes: Tensor, size: tuple[int, int]) -> dict:
+    """A sample whose masks were cut to a window, with boxes [G, 4] cut to it too.
+
+    returns  the instances that have a pixel; where a box reached beyond the window, it is that of what is left
+    """
+    inside = boxes.clone()
+    inside[:, 0::2] = inside[:, 0::2].clamp(0, size[1])
+    inside[:, 1::2] = inside[:, 1::2].clamp(0, size[0])
+    inside = tv_tensors.BoundingBoxes(inside, format="XYXY", canvas_size=size)
+    keep = visible_area(sample) > 0
+    sample = select({**sample, "boxes": inside}, keep)
+    return reboxed(sample, (inside.as_subclass(Tensor) != boxes).any(dim=1)[keep])
+
+
+def reboxed(sample: dict, changed: Tensor) -> dict:
+    """The sample in which the instances where changed [G] is True have the boxes of their pixels."""
+    if not changed.any():
+        return sample
+    boxes = sample["boxes"].as_subclass(Tensor).clone()
+    boxes[changed] = extents(sample, changed)
+    return {**sample, "boxes": tv_tensors.wrap(boxes, like=sample["boxes"])}

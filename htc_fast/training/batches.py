@@ -1,8 +1,10 @@
 """Batches in an order that depends on the seed alone, so that any position can be found again.
 
-A sample's augmentation is drawn from (seed, epoch, index): workers, batch size and interruptions change nothing.
+A sample's augmentation is drawn from (seed, epoch, index), and differs where the sample comes again in an epoch:
+workers, batch size and interruptions change nothing.
 """
 
+import math
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -10,9 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from htc_fast.training.distributed import World
+
+FINE = 2**20
 
 
 class Samples(Protocol):
@@ -30,6 +35,7 @@ class Batches:
     collate     list of samples -> (images, image_sizes, targets, names)
     batch_size  images per batch of this process
     groups      one number per sample; a batch never mixes groups (orientation: less padding); None: one group
+    repeats     how often each sample comes in an epoch, on average over epochs: 1 or more; None: once
     """
 
     def __init__(
@@ -41,11 +47,14 @@ class Batches:
         groups: Sequence[int] | None = None,
         seed: int = 0,
         workers: int = 0,
+        repeats: Sequence[float] | None = None,
     ):
         self.dataset, self.collate, self.batch_size = dataset, collate, batch_size
         self.world = world or World()
         self.groups = torch.as_tensor([0] * len(dataset) if groups is None else list(groups))
         self.seed, self.workers = seed, workers
+        # As multiples of 2^-20: their sums are exact in any order, so that every epoch comes to the same one.
+        self.repeats = None if repeats is None else (torch.tensor(repeats, dtype=torch.float64) * FINE).round() / FINE
         self.length = len(self.plan(0))
 
     def __len__(self) -> int:
@@ -53,20 +62,42 @@ class Batches:
 
     def plan(self, epoch: int) -> list[list[int]]:
         """This process's batches of an epoch, as sample indices; the same number in every epoch and process."""
+        return [[key % len(self.dataset) for key in batch] for batch in self.keys(epoch)]
+
+    def keys(self, epoch: int) -> list[list[int]]:
+        """The plan, in which the n-th repetition of a sample is its index + n * len(dataset)."""
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch, 0))
         order = torch.randperm(len(self.groups), generator=generator)
         batches = []
         for group in self.groups.unique().tolist():
-            members = order[self.groups[order] == group].tolist()
+            found, slots = self._repeated(order[self.groups[order] == group], generator)
+            members = found.tolist()
             # The last batch is filled from the group's beginning, as often as it takes.
-            while len(members) % self.batch_size:
-                members += members[: self.batch_size - len(members) % self.batch_size]
+            while len(members) < slots:
+                members += members[: slots - len(members)]
             batches += [members[i : i + self.batch_size] for i in range(0, len(members), self.batch_size)]
         shuffled = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
         # As many for every process, also where there are fewer batches than processes.
         missing = -len(shuffled) % self.world.size
         shuffled += [shuffled[i % len(batches)] for i in range(missing)]
         return shuffled[self.world.rank :: self.world.size]
+
+    def _repeated(self, members: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
+        """A group's keys in an epoch, and how many there are to be, filled up to whole batches.
+
+        Factors are rounded up or down at random, each by its fraction; along their sums, so that together they are
+        off by less than 1, and epochs have one length. LVIS rounds each by itself, and its epochs differ.
+        """
+        total = float(len(members))
+        if self.repeats is not None:
+            sums = self.repeats[members].cumsum(0)
+            total = float(sums[-1])
+            ends = (sums + torch.randint(0, FINE, (), generator=generator) / FINE).floor().long()
+            counts = ends.diff(prepend=ends.new_zeros(1))
+            members = members.repeat_interleave(counts)
+            again = torch.arange(len(members)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+            members = (members + again * len(self.groups))[torch.randperm(len(members), generator=generator)]
+        return members, -(-math.ceil(total) // self.batch_size) * self.batch_size
 
     def stream(self, epoch: int = 0, skip: int = 0) -> Iterator:
         """Batches from a position on, through all following epochs."""
@@ -84,7 +115,7 @@ class Batches:
 
 
 class _Keys:
-    """An endless batch sampler of (epoch, index)."""
+    """An endless batch sampler of (epoch, key)."""
 
     def __init__(self, batches: Batches, epoch: int, skip: int):
         self.batches, self.epoch, self.skip = batches, epoch, skip
@@ -92,13 +123,13 @@ class _Keys:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, skip = self.epoch, self.skip
         while True:
-            for batch in self.batches.plan(epoch)[skip:]:
-                yield [(epoch, index) for index in batch]
+            for batch in self.batches.keys(epoch)[skip:]:
+                yield [(epoch, key) for key in batch]
             epoch, skip = epoch + 1, 0
 
 
 class _Drawn(Dataset):
-    """A data set whose augmentations are drawn from (seed, epoch, index)."""
+    """A data set whose augmentations are drawn from (seed, epoch, key)."""
 
     def __init__(self, dataset: Samples, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -114,7 +145,7 @@ class _Drawn(Dataset):
             random.seed(seed)
             np.random.seed(seed % 2**32)
             try:
-                return self.dataset[key[1]]
+                return self.dataset[key[1] % len(self.dataset)]
             finally:
                 random.setstate(outside[0])
                 np.random.set_state(outside[1])

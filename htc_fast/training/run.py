@@ -13,6 +13,7 @@ from htc_fast.errors import (
     UserError,
     check_count,
     check_number,
+    check_score,
     check_train_sizes,
     choose,
     option,
@@ -121,7 +122,8 @@ class TrainingRun:
     def sample(cls, **changes: Any) -> "TrainingRun":
         """A run of under five minutes: every part of the network is there, with fewer channels and proposals.
 
-        changes  other fields; a length that is asked for (epochs, iterations) is kept, however long it takes
+        changes  other fields; a length that is asked for (epochs, iterations) is kept, however long it takes; jitter
+                 takes the place of the sample's own sizes and crops
         """
         small = {
             "channels": 96,
@@ -133,12 +135,13 @@ class TrainingRun:
             "rpn_proposals_per_level": 300,
             "rpn_proposals": 150,
         }
+        jitters = changes.get("jitter", "none") != "none"
         run = cls(
             backbone="tf_efficientnet_lite0",
             set=small,
             image_size=(256, 256),
-            scales=(0.8, 1.25),
-            crop=256,
+            scales=(1.0, 1.0) if jitters else (0.8, 1.25),
+            crop=None if jitters else 256,
             epochs=4.0,
             # Half a minute less than is promised: to start Python takes its time too.
             max_minutes=None if changes.keys() & {"epochs", "iterations"} else 4.5,
@@ -171,6 +174,13 @@ class TrainingRun:
         check_count("--seed", self.seed, least=-(2**63), most=2**63 - 1)
         if not 0 < self.scales[0] <= self.scales[1] < math.inf:
             raise UserError(f"--scales takes two factors, the smaller first, got {self.scales[0]} {self.scales[1]}.")
+        for name in ("copy_paste", "repeat"):
+            check_score(option(name), getattr(self, name))
+        if self.jitter != "none" and (self.scales != (1.0, 1.0) or self.crop or self.train_sizes):
+            raise UserError(
+                f"--jitter {self.jitter} draws sizes and cuts pictures to squares of --image-size itself: leave out "
+                "--scales, --crop and --train-sizes, or --jitter."
+            )
         if not all(0 < one < math.inf for one in self.steps) or list(self.steps) != sorted(self.steps):
             raise UserError(f"--steps takes shares of the run above 0, the smaller first, got {short(self.steps)}.")
         if self.schedule == "cosine" and self.steps != Schedule.steps:

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchvision.transforms import v2
 
 from htc_fast.data.classes import default_classes, near_misses
 from htc_fast.data.coco import CocoDataset, nothing_to_train_on, say_maps
+from htc_fast.data.copy_paste import CopyPaste
+from htc_fast.data.jitter import FACTORS, ScaleJitter
 from htc_fast.data.loader import Collate
 from htc_fast.data.pictures import image_limits
+from htc_fast.data.repeat import repeat_factors
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.data.semantic import Derived
 from htc_fast.data.transforms import train_transform
@@ -128,9 +132,9 @@ class Trainer:
 def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDataset | None]:
     """The training pictures with their augmentation, and the validation pictures, if any are named."""
     short, long = image_limits(run.image_size)
-    sizes = config.train_sizes
+    sizes, jitters = config.train_sizes, run.jitter != "none"
     transform = train_transform(
-        short if sizes is None else sizes[:2],
+        None if jitters else short if sizes is None else sizes[:2],
         long if sizes is None else sizes[2],
         flip=0.0 if run.flip == "none" else 0.5,
         vertical_flip=0.5 if run.flip == "both" else 0.0,
@@ -138,6 +142,9 @@ def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDat
         scale=run.scales,
         turn=run.turn,
     )
+    if jitters:
+        jitter = ScaleJitter(run.image_size[-1], FACTORS[run.jitter], config.mean)
+        transform = v2.Compose([jitter, *transform.transforms])
     train = CocoDataset(
         run.data,
         "train",
@@ -164,7 +171,7 @@ def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDat
 
 def describe_data(run: TrainingRun, train: CocoDataset, val: CocoDataset | None) -> dict[str, Any]:
     """What a run that goes on compares, besides its recipe and its network: the data, and how they are fed."""
-    names = ("flip", "scales", "turn", "crop", "keep_empty")
+    names = ("flip", "scales", "turn", "crop", "keep_empty", "jitter", "copy_paste", "repeat")
     sets = {"training data": train, "held-out data": val}
     return {
         **{name: getattr(run, name) for name in names},
@@ -284,4 +291,8 @@ def make_batches(run: TrainingRun, train: CocoDataset, config: Model, world: Wor
         # On a CPU the loader would take the cores that train.
         workers = 0 if world.device.type == "cpu" else min(8, (os.cpu_count() or 1) // world.size)
     collate = Collate(config.mean, config.std)
-    return Batches(train, collate, run.batch_size, world, train.groups, run.seed, workers)
+    samples = CopyPaste(train, run.copy_paste) if run.copy_paste else train
+    repeats = repeat_factors(train, run.repeat) if run.repeat else None
+    # Jittered samples are squares, so that no batch would be padded for an orientation.
+    groups = train.groups if run.jitter == "none" else None
+    return Batches(samples, collate, run.batch_size, world, groups, run.seed, workers, repeats)

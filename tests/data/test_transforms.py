@@ -6,7 +6,7 @@ import torch
 from torchvision import tv_tensors
 
 from htc_fast.data.pictures import normalise_and_pad, preprocess, resize, resized_size
-from htc_fast.data.transforms import DropEmpty, QuarterTurn, RandomCrop, Resize, train_transform
+from htc_fast.data.transforms import DropEmpty, QuarterTurn, RandomCrop, Resize, cut, train_transform
 
 
 def sample_of(boxes, height=48, width=64):
@@ -143,7 +143,7 @@ def test_cut_instances_get_the_box_of_what_is_left():
     sample = sample_of([[0, 0, 64, 48]])
     # An L: of its box's right part only the foot is there.
     sample["masks"][0, :40, 8:] = 0
-    out = RandomCrop(16)._cut(sample, 32, 40, (16, 16), torch.tensor([True]))
+    out = cut(sample, 32, 40, (16, 16))
     assert out["boxes"].tolist() == [[0, 8, 16, 16]]
 
 
