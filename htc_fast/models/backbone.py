@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -13,9 +14,11 @@ from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from htc_fast.errors import UserError, choose
-from htc_fast.models import fishnet
+from htc_fast.models import drop_path as stochastic_depth
+from htc_fast.models import fishnet, swin
 from htc_fast.models.deformable import deform
 from htc_fast.models.norm import keeps_statistics
+from htc_fast.models.recompute import recompute_blocks
 from htc_fast.models.weights import imagenet
 
 STRIDES = (4, 8, 16, 32)
@@ -31,10 +34,12 @@ class Backbone(nn.Module):
     norm_eval      batch norms keep their running statistics, also in training; those of frozen stages always do
     stride_in_1x1  bottleneck blocks of a ResNet take their step in the first convolution instead of the second
     dcn            stages, 2 to 5, whose 3x3 convolutions are deformable
+    drop_path      share of samples for which the last residual block is dropped in training, of those before less
     norms          maps of a DPN or a FishNet, which have their batch norms and ReLUs before convolutions, get their own
-                   here; ImageNet weights bring what these networks' next layers do to the same maps
+                   here; ImageNet weights bring what these networks' next layers do to the same maps. Those of a Swin
+                   transformer get layer norms, as in its authors' detectors
     raises         UserError if timm has no such model, its features lack one of the strides, it takes only pictures of
-                   certain sizes, it has no bottlenecks or nothing to deform, or its weights cannot be had
+                   certain sizes, it has no bottlenecks, nothing to deform or to drop, or its weights cannot be had
     """
 
     def __init__(
@@ -45,9 +50,10 @@ class Backbone(nn.Module):
         norm_eval: bool,
         stride_in_1x1: bool = False,
         dcn: tuple[int, ...] = (),
+        drop_path: float = 0.0,
     ):
         super().__init__()
-        self.net: Any = _create(name, pretrained)  # timm's, with feature_info
+        self.net: Any = _create(name, pretrained, drop_path)  # timm's, with feature_info
         if stride_in_1x1:
             _move_strides(self.net, name)
         reductions = list(self.net.feature_info.reduction())
@@ -76,8 +82,20 @@ class Backbone(nn.Module):
             maps = self.net(images)
         maps = [maps[index] for index in self.indices]
         if len(self.norms):
-            return [F.relu_(norm(one)) for norm, one in zip(self.norms, maps)]
+            maps = [norm(one) for norm, one in zip(self.norms, maps)]
+            maps = [F.relu_(one) for one in maps] if self.channels_first else maps
         return maps if self.channels_first else [one.permute(0, 3, 1, 2) for one in maps]
+
+    def checkpoint(self, enabled: bool) -> None:
+        """Whether training keeps the blocks' inputs alone, and computes what is inside again going backwards.
+
+        raises  UserError if the network has no blocks
+        """
+        if not recompute_blocks(self.net, enabled) and enabled:
+            raise UserError(
+                "gradient checkpointing computes a backbone's blocks again, and this one has none: choose another "
+                "backbone, such as resnet50 or swin_tiny_patch4_window7_224, or leave it off."
+            )
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
@@ -127,6 +145,10 @@ class Backbone(nn.Module):
             return
         for name in children[: children.index(end) + 1]:
             self.net.get_submodule(name).requires_grad_(False)
+            for path in stochastic_depth.paths_of(self.net.get_submodule(name)):
+                path.drop_prob = 0.0
+        if swin.is_swin(self.net):
+            self.norms[:stages].requires_grad_(False)
 
 
 def _move_strides(net: nn.Module, name: str) -> None:
@@ -137,8 +159,10 @@ def _move_strides(net: nn.Module, name: str) -> None:
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
-def _norms(net: nn.Module, name: str, channels: list[int], pretrained: bool) -> list[nn.BatchNorm2d]:
+def _norms(net: nn.Module, name: str, channels: list[int], pretrained: bool) -> Sequence[nn.Module]:
     """One for each map, of networks whose maps leave without."""
+    if swin.is_swin(net):
+        return swin.output_norms(name, channels, pretrained)
     if isinstance(net, fishnet.FishNet):
         return [nn.BatchNorm2d(count) for count in channels]
     if not any(isinstance(module, DualPathBlock) for module in net.modules()):
@@ -152,7 +176,7 @@ def _norms(net: nn.Module, name: str, channels: list[int], pretrained: bool) -> 
     return made
 
 
-def _create(name: str, pretrained: bool) -> nn.Module:
+def _create(name: str, pretrained: bool, drop_path: float) -> nn.Module:
     base = name.split(".")[0]
     choose(name if base == fishnet.NAME else base, [*timm.list_models(), fishnet.NAME], "backbone")
     if base == fishnet.NAME:
@@ -161,14 +185,20 @@ def _create(name: str, pretrained: bool) -> nn.Module:
                 f"{fishnet.NAME} has no ImageNet weights that timm could bring: start without, with pretrained=False "
                 "(--no-pretrained), or from a detector's, with weights= (--weights)."
             )
+        if drop_path > 0:
+            raise stochastic_depth.refused(name)
         return fishnet.FishNet()
     options: dict[str, Any] = {"features_only": True, "pretrained": pretrained}
     # Transformers with a fixed window grid take any image size only when told so.
     if "strict_img_size" in inspect.signature(timm.models.model_entrypoint(base)).parameters or "swin" in base:
         options["strict_img_size"] = False
+    if drop_path > 0:
+        options[stochastic_depth.OPTION] = drop_path
     try:
-        return timm.create_model(name, **options)
+        net = timm.create_model(name, **options)
     except (RuntimeError, TypeError, AssertionError, AttributeError, ValueError) as error:
+        if stochastic_depth.OPTION in str(error):
+            raise stochastic_depth.refused(name) from error
         raise UserError(f"timm cannot give feature maps of {name!r} ({error}): choose another backbone.") from error
     except (OSError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -176,3 +206,6 @@ def _create(name: str, pretrained: bool) -> nn.Module:
             f"the ImageNet weights of {name} cannot be had ({reason}): go online once, or start without them, with "
             f"pretrained=False (--no-pretrained); those of {imagenet.PACKAGED} come as a package for training."
         ) from error
+    stochastic_depth.check(net, name, drop_path)
+    swin.take_any_size(net)
+    return net

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from htc_fast.models.box_norm import Conv3x3LayerNormReLU
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 from htc_fast.models.convolution import by_fan_out
 from htc_fast.models.seesaw import SeesawClassifier
@@ -15,7 +16,7 @@ class BoxHead(nn.Module):
     """RoI features [K, C, 7, 7] -> class logits [K, classes + 1] (background last) and deltas [K, 4 | 4 * classes].
 
     convolutions  3x3, each with its ReLU; where there are some, they stand for the second fully connected layer
-    norm          a batch norm follows each of them
+    norm          a batch norm follows each of them;  layer_norm: a norm over the channels of each place instead
     seesaw        classes + 2 logits: objectness has a branch of its own, as `SeesawClassifier` says
     """
 
@@ -28,9 +29,13 @@ class BoxHead(nn.Module):
         convolutions: int = 0,
         norm: bool = False,
         seesaw: bool = False,
+        layer_norm: bool = False,
     ):
         super().__init__()
-        self.convs = nn.ModuleList(Conv3x3ReLU(channels, norm) for _ in range(convolutions)) if convolutions else None
+        made = (
+            Conv3x3LayerNormReLU(channels) if layer_norm else Conv3x3ReLU(channels, norm) for _ in range(convolutions)
+        )
+        self.convs = nn.ModuleList(made) if convolutions else None
         self.fc1 = nn.Linear(channels * RESOLUTION**2, hidden)
         self.fc2 = None if convolutions else nn.Linear(hidden, hidden)
         self.classes = SeesawClassifier(hidden, classes) if seesaw else nn.Linear(hidden, classes + 1)

@@ -12,6 +12,7 @@ from htc_fast.models import box_head, mask_head, panet, postprocess, scnet, sees
 from htc_fast.models.aspp import ASPP
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import BoxHead
+from htc_fast.models.box_norm import box_norms
 from htc_fast.models.branches import beside
 from htc_fast.models.config import Model
 from htc_fast.models.fpn import FPN
@@ -45,7 +46,13 @@ class HTC(nn.Module):
         scnet.check(config)
         norm = config.norm == "syncbn"
         self.backbone = Backbone(
-            config.backbone, config.pretrained, config.frozen_stages, config.norm_eval, config.stride_in_1x1, config.dcn
+            config.backbone,
+            config.pretrained,
+            config.frozen_stages,
+            config.norm_eval,
+            config.stride_in_1x1,
+            config.dcn,
+            drop_path=config.drop_path,
         )
         if norm:
             join_norms(self.backbone)
@@ -64,8 +71,8 @@ class HTC(nn.Module):
                 classes,
                 config.class_agnostic,
                 convolutions=4 if config.box_head == "4conv1fc" else 0,
-                norm=norm,
                 seesaw=config.class_loss == "seesaw",
+                **box_norms(config),
             )
             for _ in range(stages)
         )

@@ -86,10 +86,11 @@ def _descendants() -> list[Model]:
     boxes = {"box_head": "4conv1fc", "box_norm": "syncbn", "box_loss": "giou", "box_loss_weight": 10.0}
     htcpp = {**boxes, "soft_nms": True, "semantic_loss_weight": 0.2, "frozen_stages": -1}
     htcpp |= {"train_sizes": (400, 1400, 1600), "image_size": (1400, 1600)}
-    swins = (("t", "tiny", 0.2), ("s", "small", 0.2), ("b", "base", 0.3), ("l", "large", 0.3))
+    # The larger ones start from ImageNet-22K. Their rates are those of their authors' and CBNetV2's configurations.
+    swins = (("tiny", "", 0.2), ("small", "", 0.2), ("base", ".ms_in22k", 0.3), ("large", ".ms_in22k", 0.2))
     return models + [
-        _htc(f"htcpp_swin_{letter}", f"swin_{size}_patch4_window7_224", drop_path=rate, **htcpp)
-        for letter, size, rate in swins
+        _htc(f"htcpp_swin_{size[0]}", f"swin_{size}_patch4_window7_224{weights}", drop_path=rate, **htcpp)
+        for size, weights, rate in swins
     ]
 
 

@@ -22,6 +22,8 @@ OFFSET = re.compile(r"backbone\.net\.layer(\d)\..*\.conv_offset\.weight$")
 # The first fully connected layer of a box head; PANet's has one for each level.
 FIRST = re.compile(r"box_heads\.0\.fc1\.(0\.)?weight$")
 BOTH = ("box", "mask")
+# What a norm behind a box head's convolution has.
+BOX_NORM = re.compile(r"box_heads\.0\.convs\.1\.norm\.(weight|running_mean)$")
 # Options of `zoo.config`, each with a value and the beginning of a name that no network without it has.
 SHOWN: dict[str, tuple[Any, str]] = {
     "neck": ("pafpn", "pafpn."),
@@ -91,8 +93,16 @@ def consistent(tensors: Iterable[str]) -> bool:
 def modules(tensors: Iterable[str]) -> dict[str, Any]:
     """Options of `zoo.config` that the tensors' names show: the modules that a plain network has not."""
     beginnings = {name: begins for name, (_, begins) in SHOWN.items()}
+    tensors = list(tensors)
     found = {name for key in tensors for name, begins in beginnings.items() if key.startswith(begins)}
-    return {name: SHOWN[name][0] for name in SHOWN if name in found}
+    own = {} if "norm" in found else _box_norm(tensors)
+    return {name: SHOWN[name][0] for name in SHOWN if name in found} | own
+
+
+def _box_norm(names: Iterable[str]) -> dict[str, str]:
+    """Which norm stands behind the box heads' convolutions alone: of batches, which are remembered, or of layers."""
+    kinds = {found[1] for key in names if (found := BOX_NORM.match(key))}
+    return {"box_norm": "syncbn" if "running_mean" in kinds else "layernorm"} if kinds else {}
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str) -> int:
@@ -122,7 +132,8 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
 def _switched(config: Model) -> dict[str, Any]:
     """As `modules`, of a configuration."""
     own = {**vars(config), "rpn": "ga" if config.rpn.guided else "rpn"}
-    return {name: value for name, (value, _) in SHOWN.items() if own[name] == value}
+    switched = {name: value for name, (value, _) in SHOWN.items() if own[name] == value}
+    return switched | ({} if config.box_norm == "none" else {"box_norm": config.box_norm})
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from htc_fast.models.config import Model
+from htc_fast.models.weights import swin
 
 # COCO's 80 classes among its ids 1 to 90, in order.
 COCO_IDS = [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
@@ -22,7 +23,7 @@ DETECTRON_STD = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (1 / 30, 1 / 30, 
 Renames = tuple[tuple[str, str], ...]
 
 MMDETECTION: Renames = (
-    (r"^((?:neck|roi_head)\..+)\.bn\.", r"\1.conv.norm."),
+    (r"^((?:neck|roi_head)\..+)\.(?:bn|ln|norm_layer)\.", r"\1.conv.norm."),
     (r"^neck\.lateral_convs\.(\d)\.conv\.", r"fpn.lateral.\1."),
     (r"^neck\.fpn_convs\.(\d)\.conv\.", r"fpn.output.\1."),
     (r"^neck\.downsample_convs\.(\d)\.conv\.", r"pafpn.downsample.\1."),
@@ -147,7 +148,7 @@ def from_mmdetection(state: dict[str, Tensor]) -> dict[str, Tensor]:
     state = {key: value[:-1] if key.endswith(".loss_cls.cum_samples") else value for key, value in state.items()}
     if any(VERSION_1.match(key) for key in state):
         state = {f"roi_head.{key}" if VERSION_1.match(key) else key: _version_2(key, v) for key, v in state.items()}
-    return renamed(state, MMDETECTION + GUIDED + SCNET)
+    return renamed(swin.converted(state), MMDETECTION + GUIDED + SCNET)
 
 
 def _version_2(key: str, value: Tensor) -> Tensor:
