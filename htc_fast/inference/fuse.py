@@ -15,6 +15,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from htc_fast.device import supports
+from htc_fast.inference.constant import ConstantSwitch, hold_weights
+from htc_fast.models.rfp import blank
 from htc_fast.ops import _onednn, winograd
 from htc_fast.ops.convolution import convolution
 
@@ -92,10 +94,11 @@ def _addable(x: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
     return other.dtype == dtype and (last or dtype == torch.float32)
 
 
-def fuse_convolutions(net: nn.Module, channels: int = 3) -> tuple[nn.Module, int]:
+def fuse_convolutions(net: nn.Module, channels: int = 3, feedback: int = 0) -> tuple[nn.Module, int]:
     """A copy of `net` for inference, and how many convolutions took in what follows them (0: an unchanged copy).
 
     net       images [N, channels, H, W] -> list of feature maps
+    feedback  channels of the maps that it takes besides, in a recursion; 0: none
     returns   the copy, in evaluation mode; its batch norms are gone where a convolution fed them alone
     """
     plain = copy.deepcopy(net).eval()
@@ -106,7 +109,7 @@ def fuse_convolutions(net: nn.Module, channels: int = 3) -> tuple[nn.Module, int
         graph, count = _fuse(copy.deepcopy(exact))
         if count == 0:
             return plain, 0
-        apart = _apart(exact, graph, channels)
+        apart = _apart(exact, graph, channels, feedback)
     except Exception as error:  # whatever tracing stumbles over, the network itself still works
         warnings.warn(f"the backbone stays unfused: it cannot be traced ({error}).", stacklevel=3)
         return plain, 0
@@ -123,6 +126,7 @@ class _Tracer(fx.Tracer):
 
 
 def _fuse(net: nn.Module) -> tuple[fx.GraphModule, int]:
+    hold_weights(net)
     _split_norms(net)
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
         return net, 0
@@ -159,7 +163,10 @@ def _fold_norms(traced: fx.GraphModule) -> int:
         norm = _module(traced, node)
         conv = _own_convolution(traced, node.args[0]) if isinstance(norm, nn.modules.batchnorm._BatchNorm) else None
         if conv is not None and norm.track_running_stats:
-            traced.set_submodule(node.args[0].target, fuse_conv_bn_eval(conv, norm))
+            if isinstance(conv, ConstantSwitch):
+                conv.take_in(norm)
+            else:
+                traced.set_submodule(node.args[0].target, fuse_conv_bn_eval(conv, norm))
             _erase(traced, node, node.args[0])
             count += 1
     return count
@@ -249,14 +256,19 @@ def fusible(conv: nn.Conv2d) -> bool:
 
 
 @torch.no_grad()
-def _apart(plain: nn.Module, fused: nn.Module, channels: int) -> float:
+def _apart(plain: nn.Module, fused: nn.Module, channels: int, feedback: int) -> float:
     """How far their maps are apart, of the largest value, at two sizes: a trace may have taken one for granted."""
     worst = 0.0
     for height, width in ((64, 96), (160, 128)):
-        images = torch.linspace(-2, 2, channels * height * width).roll(height)
-        images = (images.view(1, channels, height, width) * 7).sin()
-        for want, found in zip(plain(images), fused(images), strict=True):
+        images = _waves(1, channels, height, width)
+        given = [_waves(*one.shape) for one in blank(images, feedback)]
+        for want, found in zip(plain(images, *given), fused(images, *given), strict=True):
             if found.shape != want.shape:
                 return math.inf
             worst = max(worst, float((found - want).abs().max() / want.abs().max().clamp(min=1e-6)))
     return worst
+
+
+def _waves(count: int, channels: int, height: int, width: int) -> Tensor:
+    values = torch.linspace(-2, 2, count * channels * height * width).roll(height)
+    return (values.view(count, channels, height, width) * 7).sin()

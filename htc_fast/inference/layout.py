@@ -1,6 +1,8 @@
 """A detector laid out for a device: weights stored in the type they run in, and layers that read memory as it lies."""
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 from htc_fast.models.convolution import fold_norms
 from htc_fast.models.htc import HTC
 from htc_fast.models.panet import AdaptiveBoxHead, largest
+from htc_fast.models.rfp import blank
 from htc_fast.ops import winograd
 from htc_fast.ops.fold_images import fold_images, fold_weight
 from htc_fast.ops.max_pool import max_pool
@@ -31,7 +34,8 @@ def prepare(network: HTC, dtype: torch.dtype, device: torch.device | None = None
     """
     device = next(network.parameters()).device if device is None else device
     made = copy.deepcopy(network).eval()
-    made.backbone.net, _ = fuse_convolutions(made.backbone.net)
+    for backbone in _backbones(made):
+        backbone.net, _ = fuse_convolutions(backbone.net, feedback=backbone.feedback)
     fold_norms(made)
     lay_out(made, dtype, device)
     return made
@@ -48,8 +52,7 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
     fuse_scnet(network)
     if network.semantic_head is not None:
         network.semantic_head.embedding = with_relu(network.semantic_head.embedding)
-    folded = gpu and dtype != torch.float32 and _fold_stem(network.backbone.net)
-    channels = _widen_stem(network.backbone.net, 16 // dtype.itemsize) if gpu and not folded else 3
+    stems = [_lay_out_stem(one.net, dtype, gpu) for one in _backbones(network)]
     # Taken from the weights as they were trained, before these lose bits.
     packed = _pack(network, dtype, device)
     for module in network.modules():
@@ -62,7 +65,15 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
         owner.packed = winograd.Packed(conv.weight, values)
     if gpu:
         _use_gpu(network)
-    network.backbone = ReadyBackbone(network.backbone, dtype, channels, folded)
+    first, *steps = (ReadyBackbone(one, dtype, *stem) for one, stem in zip(_backbones(network), stems))
+    network.backbone = first
+    if network.rfp is not None:
+        network.rfp.backbones = nn.ModuleList(steps)
+
+
+def _backbones(network: HTC) -> list[Any]:
+    """The first step's, and those of a recursion's further steps."""
+    return [network.backbone, *(network.rfp.backbones if network.rfp is not None else ())]
 
 
 class ReadyBackbone(nn.Module):
@@ -77,13 +88,13 @@ class ReadyBackbone(nn.Module):
         self.backbone, self.dtype, self.channels, self.folded = backbone, dtype, channels, folded
         self.autocasts = dtype != torch.float32 and not self._is_all()
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, feedback: Sequence[Tensor] = ()) -> list[Tensor]:
         if self.autocasts:
             # Weights are stored in their type: nothing is left for its cache, which a captured graph cannot use.
             with torch.autocast(images.device.type, self.dtype, cache_enabled=False):
-                maps = self.backbone(self._taken(images, images.dtype))
+                maps = self.backbone(self._taken(images, images.dtype), feedback)
         else:
-            maps = self.backbone(self._taken(images, self.dtype))
+            maps = self.backbone(self._taken(images, self.dtype), feedback)
         return [one.to(self.dtype) for one in maps]
 
     def _taken(self, images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -97,7 +108,8 @@ class ReadyBackbone(nn.Module):
         tried, images = copy.deepcopy(self.backbone).to("cpu"), torch.zeros(1, 3, 64, 64)
         try:
             with torch.no_grad():
-                return all(one.dtype == self.dtype for one in tried(self._taken(images, self.dtype)))
+                feedback = blank(images.to(self.dtype), tried.feedback)
+                return all(one.dtype == self.dtype for one in tried(self._taken(images, self.dtype), feedback))
         except Exception:  # whatever a backbone stumbles over
             return False
 
@@ -161,6 +173,15 @@ def _stems(net: nn.Module) -> list[nn.Conv2d]:
     return stems
 
 
+def _lay_out_stem(net: nn.Module, dtype: torch.dtype, gpu: bool) -> tuple[int, bool]:
+    """For a GPU; returns the channels that the network takes then, and whether it takes folded images."""
+    if not gpu:
+        return 3, False
+    if dtype != torch.float32 and _fold_stem(net):
+        return 3, True
+    return _widen_stem(net, 16 // dtype.itemsize), False
+
+
 def _widen_stem(net: nn.Module, channels: int) -> int:
     """Give the convolutions that read the images input channels of zeros; how many there are then."""
     stems = _stems(net)
@@ -201,8 +222,7 @@ def _pools(module: nn.Module) -> bool:
 
 def _use_gpu(network: HTC) -> None:
     """Every convolution whose surroundings were traced, and those of pyramid and RPN, with what follows it."""
-    net = network.backbone.net
-    if isinstance(net, fx.GraphModule):
+    for net in (one.net for one in _backbones(network) if isinstance(one.net, fx.GraphModule)):
         for module in list(net.modules()):
             for name, conv in list(module.named_children()):
                 if not isinstance(module, FusedConvolution) and isinstance(conv, nn.Conv2d) and fusible(conv):

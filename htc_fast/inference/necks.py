@@ -13,6 +13,7 @@ from htc_fast.models.fpn import FPN
 from htc_fast.models.gcn import GCN
 from htc_fast.models.htc import HTC
 from htc_fast.models.pafpn import PAFPN
+from htc_fast.models.rfp import Context
 from htc_fast.ops.convolution import lateral
 
 
@@ -23,6 +24,8 @@ def fuse_necks(network: HTC, gpu: bool) -> None:
         network.pafpn = FusedPAFPN(network.pafpn)
     if network.aspp is not None:
         _fuse_aspp(network.aspp)
+    if network.rfp is not None:
+        _fuse_aspp(network.rfp.aspp)
     if network.semantic_head is not None:
         lateral = network.semantic_head.lateral
         for level, block in enumerate(lateral):
@@ -82,6 +85,6 @@ class FusedGCN(nn.Module):
         return self.last(self.first(x), self.row_column(x))
 
 
-def _fuse_aspp(aspp: ASPP) -> None:
+def _fuse_aspp(aspp: ASPP | Context) -> None:
     aspp.branches = nn.ModuleList(with_relu(branch) for branch in aspp.branches)
     aspp.pooled = with_relu(aspp.pooled)

@@ -42,13 +42,14 @@ class ASPP(nn.Module):
 
 
 class ConvReLU(nn.Conv2d):
-    """Maps [N, C, H, W] -> relu(convolution) of the same shape.
+    """Maps [N, C, H, W] -> relu(convolution) [N, outputs, H, W].
 
-    size  of the kernel, odd;  rate: pixels from one of its rows to the next
+    size     of the kernel, odd;  rate: pixels from one of its rows to the next
+    outputs  None: as many as channels
     """
 
-    def __init__(self, channels: int, size: int, rate: int = 1):
-        super().__init__(channels, channels, size, padding=rate * (size // 2), dilation=rate)
+    def __init__(self, channels: int, size: int, rate: int = 1, outputs: int | None = None):
+        super().__init__(channels, outputs or channels, size, padding=rate * (size // 2), dilation=rate)
         by_fan_out(self)
 
     def forward(self, x: Tensor) -> Tensor:

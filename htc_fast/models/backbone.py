@@ -16,9 +16,13 @@ from torch import Tensor, nn
 from htc_fast.errors import UserError, choose
 from htc_fast.models import drop_path as stochastic_depth
 from htc_fast.models import fishnet, swin
+from htc_fast.models.config import Model
 from htc_fast.models.deformable import deform
 from htc_fast.models.norm import keeps_statistics
 from htc_fast.models.recompute import recompute_blocks
+from htc_fast.models.rfp import blank, take_feedback
+from htc_fast.models.sac import switch
+from htc_fast.models.standardised import standardise
 from htc_fast.models.weights import imagenet
 
 STRIDES = (4, 8, 16, 32)
@@ -35,11 +39,15 @@ class Backbone(nn.Module):
     stride_in_1x1  bottleneck blocks of a ResNet take their step in the first convolution instead of the second
     dcn            stages, 2 to 5, whose 3x3 convolutions are deformable
     drop_path      share of samples for which the last residual block is dropped in training, of those before less
+    sac            stages, 2 to 5, whose 3x3 convolutions are switchable atrous ones
+    standardised   weights of the others are standardised, as DetectoRS has them
+    feedback       channels of maps at strides 8, 16 and 32 that a step before gives back; 0: there are none
     norms          maps of a DPN or a FishNet, which have their batch norms and ReLUs before convolutions, get their own
                    here; ImageNet weights bring what these networks' next layers do to the same maps. Those of a Swin
                    transformer get layer norms, as in its authors' detectors
     raises         UserError if timm has no such model, its features lack one of the strides, it takes only pictures of
-                   certain sizes, it has no bottlenecks, nothing to deform or to drop, or its weights cannot be had
+                   certain sizes, it has no bottlenecks, nothing to deform, to switch or to drop, or takes no feedback,
+                   or its weights cannot be had
     """
 
     def __init__(
@@ -50,6 +58,9 @@ class Backbone(nn.Module):
         norm_eval: bool,
         stride_in_1x1: bool = False,
         dcn: tuple[int, ...] = (),
+        sac: tuple[int, ...] = (),
+        standardised: bool = False,
+        feedback: int = 0,
         drop_path: float = 0.0,
     ):
         super().__init__()
@@ -65,7 +76,18 @@ class Backbone(nn.Module):
             )
         last = {stride: index for index, stride in enumerate(reductions)}
         self.indices = [last[stride] for stride in STRIDES]
+        if both := sorted({*dcn} & {*sac}):
+            raise UserError(
+                f"dcn and sac both replace the 3x3 convolutions of {'stages' if both[1:] else 'stage'} "
+                f"{', '.join(map(str, both))}: choose one of them for each stage (sac reads between pixels too)."
+            )
         deform(self.net, name, self.indices, dcn)
+        switch(self.net, name, self.indices, sac)
+        if standardised:
+            standardise(self.net)
+        self.feedback = feedback
+        if feedback:
+            take_feedback(self.net, name, self.indices, feedback)
         self.channels = [self.net.feature_info.channels()[index] for index in self.indices]
         self.channels_first = str(getattr(self.net, "output_fmt", "NCHW")).upper().endswith("NCHW")
         self.norms = nn.ModuleList(_norms(self.net, name, self.channels, pretrained))
@@ -74,12 +96,28 @@ class Backbone(nn.Module):
         self._freeze(frozen_stages)
         self._try(name)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    @classmethod
+    def of(cls, config: Model, feedback: int = 0) -> "Backbone":
+        """The one that a configuration describes; feedback: channels of it, for the further steps of a recursion."""
+        return cls(
+            config.backbone,
+            config.pretrained,
+            config.frozen_stages,
+            config.norm_eval,
+            config.stride_in_1x1,
+            config.dcn,
+            config.sac,
+            standardised=bool(config.sac) or config.fpn_steps > 1,
+            feedback=feedback,
+            drop_path=config.drop_path,
+        )
+
+    def forward(self, images: Tensor, feedback: Sequence[Tensor] = ()) -> list[Tensor]:
         images = images.contiguous(memory_format=torch.channels_last)
         # On a CPU, depthwise convolutions go backwards more slowly in bf16 than in fp32.
         slow = images.device.type == "cpu" and self.training and self.depthwise
         with torch.autocast("cpu", enabled=False) if slow else contextlib.nullcontext():
-            maps = self.net(images)
+            maps = self.net(images, *feedback)
         maps = [maps[index] for index in self.indices]
         if len(self.norms):
             maps = [norm(one) for norm, one in zip(self.norms, maps)]
@@ -127,7 +165,8 @@ class Backbone(nn.Module):
         weight = next(self.net.parameters())
         wanted = [[1, count, *(side // stride for side in size)] for count, stride in zip(self.channels, STRIDES)]
         try:
-            found = [list(one.shape) for one in self(weight.new_zeros(1, 3, *size))]
+            images = weight.new_zeros(1, 3, *size)
+            found = [list(one.shape) for one in self(images, blank(images, self.feedback))]
             wrong = None if found == wanted else f"its features are {found} instead of {wanted}"
         except (RuntimeError, TypeError, AssertionError, AttributeError, ValueError, IndexError) as error:
             wrong = str(error).strip().splitlines()[0] if str(error).strip() else "timm's code asserts another size"

@@ -127,7 +127,8 @@ class Model:
                     f"{name} must be a models.config.{kind.__name__}, got {type(getattr(self, name)).__name__}."
                 )
         check_fields(self)
-        object.__setattr__(self, "dcn", tuple(sorted(set(self.dcn))))
+        for name in ("dcn", "sac"):
+            object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
         # An accent may be stored in two ways, and is one.
         object.__setattr__(self, "class_names", tuple(unicodedata.normalize("NFC", one) for one in self.class_names))
         count = len(self.stages.match_iou)

@@ -120,7 +120,7 @@ def deform(net: Any, name: str, indices: Sequence[int], stages: Sequence[int]) -
     raises   UserError if one of the stages has no such convolution
     """
     for stage in sorted(set(stages)):
-        found = _convolutions(net, indices, stage - 2)
+        found = convolutions(net, indices, stage - 2)
         if not found:
             raise UserError(
                 f"dcn makes 3x3 convolutions deformable, and stage {stage} of backbone {name!r} has none that mixes "
@@ -130,7 +130,7 @@ def deform(net: Any, name: str, indices: Sequence[int], stages: Sequence[int]) -
             net.set_submodule(path, DeformableConv2d(conv))
 
 
-def _convolutions(net: Any, indices: Sequence[int], number: int) -> list[tuple[str, nn.Conv2d]]:
+def convolutions(net: Any, indices: Sequence[int], number: int) -> list[tuple[str, nn.Conv2d]]:
     """Those behind the feature before the stage, up to the stage's own, with their paths."""
     modules = list(net.named_modules())
     end = _end(net, modules, indices[number])

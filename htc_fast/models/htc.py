@@ -21,6 +21,7 @@ from htc_fast.models.inputs import check_images
 from htc_fast.models.mask_head import MaskHead
 from htc_fast.models.norm import join_norms
 from htc_fast.models.pafpn import PAFPN
+from htc_fast.models.rfp import RecursivePyramid, feedback_channels
 from htc_fast.models.rpn import RPN
 from htc_fast.models.semantic_head import SemanticHead
 from htc_fast.models.structures import Detections, may_wait, trim_columns
@@ -45,18 +46,13 @@ class HTC(nn.Module):
         channels, classes, stages = config.channels, config.num_classes, len(config.stages.match_iou)
         scnet.check(config)
         norm = config.norm == "syncbn"
-        self.backbone = Backbone(
-            config.backbone,
-            config.pretrained,
-            config.frozen_stages,
-            config.norm_eval,
-            config.stride_in_1x1,
-            config.dcn,
-            drop_path=config.drop_path,
-        )
+        self.backbone = Backbone.of(config)
+        steps = [Backbone.of(config, feedback_channels(channels)) for _ in range(config.fpn_steps - 1)]
         if norm:
-            join_norms(self.backbone)
+            for backbone in (self.backbone, *steps):
+                join_norms(backbone)
         self.fpn = FPN(self.backbone.channels, channels, norm)
+        self.rfp = RecursivePyramid(steps, channels) if steps else None
         self.pafpn = PAFPN(channels) if config.neck == "pafpn" else None
         self.aspp = ASPP(channels) if config.aspp else None
         self.rpn = (GuidedRPN if config.rpn.guided else RPN)(channels, config.rpn)
@@ -93,6 +89,8 @@ class HTC(nn.Module):
             maps = self.backbone(images)
         with part("FPN"):
             features = self.fpn(maps)
+            if self.rfp is not None:
+                features = self.rfp(images, features, self.fpn)
             for module in (self.pafpn, self.aspp):
                 features = features if module is None else module(features)
         return features

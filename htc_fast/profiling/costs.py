@@ -31,7 +31,7 @@ FREE = {
         "empty empty_like empty_strided new_empty full full_like zeros zeros_like new_zeros ones ones_like arange "
         "scalar_tensor _to_copy clone contiguous lift_fresh detach zero_ fill_ upsample_nearest2d "
         "native_batch_norm _native_batch_norm_legit_no_training _local_scalar_dense rand randn cudnn_batch_norm "
-        "_unsafe_view"
+        "_unsafe_view reflection_pad2d"
     ).split()
 }
 SUMS = {aten.add, aten.add_}
@@ -66,6 +66,8 @@ def cost(operator: Any, arguments: tuple, options: dict, result: Any) -> list[Co
         return [Cost(float(_numel(result)), _second(packet, arguments))]
     if packet in (aten.upsample_bilinear2d, aten.grid_sampler_2d):
         return [Cost(SAMPLE * _numel(result), _bytes(arguments, options, None))]
+    if packet is aten.avg_pool2d:
+        return [Cost(float(_numel(result) * math.prod(arguments[1])), _bytes(arguments, options, result))]
     return [Cost(float(_numel(result)), _bytes(arguments, options, result))]
 
 

@@ -27,8 +27,10 @@ def test_every_model_learns(name):
     assert {key for key, grad in trained.items() if grad is None} == unused
     trained = {key: grad for key, grad in trained.items() if key not in unused}
     assert all(grad.isfinite().all() for grad in trained.values())
-    # A backbone's residual blocks start as the identity; of the rest every layer moves.
-    assert [key for key, grad in trained.items() if not key.startswith("backbone.") and not grad.any()] == []
+    # A backbone's residual blocks start as the identity, and a recursion's feedback as zero; of the rest every layer
+    # moves.
+    still = ("backbone.", "rfp.backbones.", "rfp.aspp.")
+    assert [key for key, grad in trained.items() if not key.startswith(still) and not grad.any()] == []
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from htc_fast.inference import layout, merged
 from htc_fast.inference.fuse import fuse_convolutions
 from htc_fast.inference.layout import ReadyBackbone, prepare
 from htc_fast.inference.merged import MergedRPN
-from htc_fast.models import htc
+from htc_fast.models import htc, rfp
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.rpn import RPN
 from tests.inference.test_fuse import settled
@@ -160,7 +160,7 @@ def on_fake_gpu(network):
 def launched(made, monkeypatch):
     """part -> operator -> how often a GPU would run it for one picture."""
     launches = Launches()
-    for module in (htc, merged):
+    for module in (htc, merged, rfp):
         monkeypatch.setattr(module, "part", launches.watched)
     with FakeTensorMode():
         on_fake_gpu(made)

@@ -7,6 +7,7 @@ import torchvision
 
 from htc_fast import ops
 from htc_fast.models.deformable import sampled_convolution
+from htc_fast.models.sac import SwitchableConv2d
 from htc_fast.profiling import costs
 from htc_fast.profiling.costs import cost
 from htc_fast.profiling.limits import TITAN_XP
@@ -62,6 +63,23 @@ def test_a_deformable_convolution_samples_before_it_multiplies(own):
     if not own:
         tensors = [one.requires_grad_() for one in given[:3]]
         assert totals(lambda: run(*tensors, *given[3:]).sum().backward())[0] == pytest.approx(3 * least, rel=0.01)
+
+
+def test_a_switchable_convolution_is_two_deformable_ones_and_what_decides():
+    made, x = SwitchableConv2d(torch.nn.Conv2d(64, 32, 3, 2, 1, bias=False)), torch.randn(2, 64, 8, 12)
+    outputs = 2 * 4 * 6
+    taps = 2 * (outputs * 9 * 64 * (costs.SAMPLE + 2 * 32))
+    decisions = outputs * 2 * 64 * (2 * 18 * 9 + 1) + 25 * x.numel()
+    contexts = 2 * 2 * (64 * 64 + 32 * 32)
+    flop = totals(lambda: made(x))[0]
+    # Sums with the contexts, the blend, and the weight's standardisation come to a few hundredths.
+    assert taps + decisions + contexts < flop < 1.05 * (taps + decisions + contexts)
+
+
+def test_means_of_windows_and_mirrored_borders():
+    x = torch.randn(2, 4, 10, 12)
+    assert totals(lambda: F.avg_pool2d(x, 5, stride=1)) == (25 * 2 * 4 * 6 * 8, x.nbytes + 4 * 2 * 4 * 6 * 8)
+    assert totals(lambda: F.pad(x, (2, 2, 2, 2), mode="reflect")) == (0, 0)
 
 
 def test_activations_and_norms_are_part_of_their_layer():
@@ -136,6 +154,18 @@ def test_the_whole_detector_is_the_specification_s(htc):
         assert htc[name].flop / 1e9 == pytest.approx(gflop, rel=0.01), name
     masks = sum(need.flop for name, need in htc.items() if name.startswith("mask")) / 1e9
     assert masks + ALL_CLASSES == pytest.approx(323.4, rel=0.01)
+
+
+def test_a_recursion_s_second_pass_is_the_first_and_what_feeds_it(htc):
+    found, pixels = counted("detectors_htc_r50_rfp"), (100 * 168, 50 * 84, 25 * 42)
+    feedback = sum(2 * 256 * width * count for width, count in zip((512, 1024, 2048), pixels))
+    context = sum(pixels) * 2 * 256 * 64 * (1 + 9 + 9)
+    gate = 2 * 256 * (200 * 336 + sum(pixels))
+    # The first pass's weights are standardised too.
+    assert found["backbone"].flop == pytest.approx(2 * htc["backbone"].flop + feedback, rel=0.003)
+    assert found["FPN"].flop == pytest.approx(2 * htc["FPN"].flop + context + gate, rel=0.003)
+    rest = [sum(need.flop for name, need in one.items() if name not in ("backbone", "FPN")) for one in (found, htc)]
+    assert rest[0] == rest[1]
 
 
 def test_the_paper_s_share_of_its_card(htc):

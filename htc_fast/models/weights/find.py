@@ -18,7 +18,8 @@ from htc_fast.models.weights.unpickle import Array, Placeholder
 
 # How the names of a detector's parts begin, ours, mmdetection's, torchvision's and detectron2's.
 PARTS = {
-    "pyramid": r"(?:fpn\.(?:lateral|output)|neck\.(?:lateral|fpn)_convs|backbone\.fpn(?:_lateral|_output|\.))",
+    "pyramid": r"(?:fpn\.(?:lateral|output)|neck\.(?:lateral|fpn)_convs|backbone\.fpn(?:_lateral|_output|\.)"
+    r"|rfp\.(?:backbones|aspp|gate)\.|neck\.rfp_)",
     "backbone": r"backbone\.",
     "proposals": r"(?:rpn\.(?:conv|objectness|deltas|head)|rpn_head|proposal_generator)\.",
     "boxes": r"(?:box_heads|(?:roi_head\.)?bbox_head|roi_heads\.box_(?:head|predictor))\.",

@@ -11,9 +11,12 @@ from torch import Tensor
 from htc_fast.models import zoo
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.config import Model
+from htc_fast.models.weights import detectors
 
 # Names by our parts, which a file of one of our architectures has after conversion.
-OURS = re.compile(r"(backbone\.(net|norms)|fpn|pafpn|aspp|rpn|box_heads|mask_heads|semantic_head|context_head|relay)\.")
+OURS = re.compile(
+    r"(backbone\.(net|norms)|fpn|rfp|pafpn|aspp|rpn|box_heads|mask_heads|semantic_head|context_head|relay)\."
+)
 HEADS = re.compile(r"(fpn|rpn|box_heads|mask_heads)\.")
 # A classifier's last layers, which some backbones bring along.
 CLASSIFIER = re.compile(r"backbone\.net\.(fc|head|classifier|last_linear)\.")
@@ -27,6 +30,7 @@ BOX_NORM = re.compile(r"box_heads\.0\.convs\.1\.norm\.(weight|running_mean)$")
 # Options of `zoo.config`, each with a value and the beginning of a name that no network without it has.
 SHOWN: dict[str, tuple[Any, str]] = {
     "neck": ("pafpn", "pafpn."),
+    "fpn_steps": (2, "rfp."),
     "aspp": (True, "aspp."),
     "gcn": (True, "semantic_head.lateral.0.row_column."),
     "norm": ("syncbn", "fpn.lateral.0.norm."),
@@ -81,7 +85,7 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict:
         options["dcn"] = tuple(layer + 1 for layer in sorted(layers))
     if consistent(tensors):
         options |= {"sample_consistency": True, "interleaved": False, "information_flow": False}
-    return options | modules(tensors)
+    return options | modules(tensors) | detectors.shown(tensors)
 
 
 def consistent(tensors: Iterable[str]) -> bool:
@@ -124,7 +128,7 @@ def fitting(tensors: Mapping[str, Tensor]) -> list[str]:
         likes = likes and (stages == 1 or (config.information_flow and stages > 1) == flow)
         likes = likes and (config.sample_consistency and stages > 1) == consistent(tensors)
         likes = likes and agnostic in (None, config.class_agnostic) and _switched(config) == shown
-        if likes and _is_backbone(_shapes(config.backbone, config.dcn), tensors):
+        if likes and _is_backbone(_shapes(config.backbone, config.dcn, config.sac, config.fpn_steps > 1), tensors):
             names.append(name)
     return names
 
@@ -137,9 +141,11 @@ def _switched(config: Model) -> dict[str, Any]:
 
 
 @functools.cache
-def _shapes(backbone: str, dcn: tuple[int, ...]) -> dict[str, torch.Size]:
+def _shapes(
+    backbone: str, dcn: tuple[int, ...], sac: tuple[int, ...] = (), recursive: bool = False
+) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        net = Backbone(backbone, False, 0, True, dcn=dcn)
+        net = Backbone(backbone, False, 0, True, dcn=dcn, sac=sac, standardised=recursive or bool(sac))
     return {f"backbone.{name}": value.shape for name, value in net.state_dict().items()}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from htc_fast.models.config import Model
 from htc_fast.models.weights import swin
+from htc_fast.models.weights.detectors import DETECTORS, change_first
 
 # COCO's 80 classes among its ids 1 to 90, in order.
 COCO_IDS = [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
@@ -148,7 +149,7 @@ def from_mmdetection(state: dict[str, Tensor]) -> dict[str, Tensor]:
     state = {key: value[:-1] if key.endswith(".loss_cls.cum_samples") else value for key, value in state.items()}
     if any(VERSION_1.match(key) for key in state):
         state = {f"roi_head.{key}" if VERSION_1.match(key) else key: _version_2(key, v) for key, v in state.items()}
-    return renamed(swin.converted(state), MMDETECTION + GUIDED + SCNET)
+    return renamed(swin.converted(state), MMDETECTION + GUIDED + SCNET + DETECTORS)
 
 
 def _version_2(key: str, value: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ def _version_2(key: str, value: Tensor) -> Tensor:
 
 
 def _of_recipe(state: dict[str, Tensor], recipe: str) -> dict:
-    """Options that mmdetection's configuration asks for; the first convolution is converted where it takes BGR."""
+    """Options that mmdetection's configuration asks for; first convolutions are converted where they take BGR."""
     found = [one for name in ("mean", "std") if (one := re.search(NUMBERS.format(name), recipe))]
     options = {"stride_in_1x1": True} if re.search(r"\bstyle\s*=\s*['\"]caffe['\"]", recipe) else {}
     if len(found) == 2:
@@ -174,12 +175,12 @@ def _of_recipe(state: dict[str, Tensor], recipe: str) -> dict:
 
 
 def _to_rgb(state: dict[str, Tensor], mean: Sequence[float], spread: Sequence[float], bgr: bool) -> dict:
-    """Let the first convolution read RGB over our spread; returns the mean as an option if it is not ours."""
+    """Let first convolutions read RGB over our spread; returns the mean as an option if it is not ours."""
     order = (2, 1, 0) if bgr else (0, 1, 2)
     mean, spread = tuple(mean[c] for c in order), tuple(spread[c] for c in order)
     if FIRST in state and (bgr or spread != Model.std):
         factor = torch.tensor(Model.std) / torch.tensor(spread)
-        state[FIRST] = state[FIRST].float()[:, list(order)] * factor[:, None, None]
+        change_first(state, lambda weight: weight.float()[:, list(order)] * factor[:, None, None])
     return {} if mean == Model.mean else {"mean": mean}
 
 

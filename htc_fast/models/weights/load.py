@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from htc_fast.errors import UserError, few, say_once
 from htc_fast.models.config import Model, from_dict
+from htc_fast.models.standardised import adapt
 from htc_fast.models.weights import files, find, fit, foreign, unpickle
 
 DESCRIBED = ("class_names", "category_ids", "image_size")
@@ -149,6 +150,7 @@ def load_weights(model: nn.Module, file: str | Path | Weights, strict: bool = Tr
     with torch.no_grad():
         for key, value in fitting.items():
             own[key].copy_(value)
+    adapt(model, fitting)
     return report
 
 
