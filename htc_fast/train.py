@@ -19,8 +19,10 @@ def main() -> int:
     """Train, as the options say."""
     found = given(TrainingRun, "train", ABOUT)
     named = found.keys() & {"data", "train_json"}
-    early = {name: found[name] for name in found.keys() & {"epochs", "iterations", "jitter"}}
-    run = changed(TrainingRun() if named else TrainingRun.sample(**early), found)
+    if named:
+        run = TrainingRun.from_recipe(**found)
+    else:
+        run = changed(TrainingRun.sample(**{name: value for name, value in found.items() if name != "set"}), found)
     try:
         trainer = Trainer(run, spent=process_age())
         trainer.run()

@@ -22,8 +22,8 @@ class AblationRun(TrainingRun):
     """
 
     GROUPS: ClassVar = {"tables": "tables", **TrainingRun.GROUPS}
-    # Each model and seed has its own; an ablation always goes on where it stopped.
-    HIDDEN: ClassVar = ("model", "seed", "resume", "evaluate_every", "keep")
+    # Each model and seed has its own; an ablation always goes on where it stopped, by the paper's recipe or the small.
+    HIDDEN: ClassVar = ("model", "recipe", "seed", "resume", "evaluate_every", "keep")
 
     tables: Annotated[tuple[int, ...], "the paper's tables to make"] = tuple(TABLES)
     seeds: Annotated[int, "runs of each model, which differ in order, initial values and sampling"] = 3

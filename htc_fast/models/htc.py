@@ -83,6 +83,11 @@ class HTC(nn.Module):
             scnet.make_residual(self.mask_heads, self.semantic_head, channels, norm)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def backbones(self) -> list[nn.Module]:
+        """The one, and those of further steps of a recursive pyramid."""
+        return [self.backbone, *(() if self.rfp is None else self.rfp.backbones)]
+
     def extract(self, images: Tensor) -> list[Tensor]:
         """images [N, 3, H, W], sides multiples of 32 -> P2..P6."""
         with part("backbone"):

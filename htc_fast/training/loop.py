@@ -4,10 +4,9 @@ All randomness is a function of (seed, rank, iteration), so a stopped run goes o
 """
 
 import contextlib
-import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,15 +23,16 @@ from htc_fast.training import checkpoint
 from htc_fast.training.batches import Batches
 from htc_fast.training.best import keep_best
 from htc_fast.training.distributed import World
+from htc_fast.training.ema import Average
 from htc_fast.training.folder import held
 from htc_fast.training.graphs import Graphs, Learn
 from htc_fast.training.interrupts import heard
 from htc_fast.training.monitor import Alarm, Window, check_weights
-from htc_fast.training.optimizer import make_optimizer, set_rate
-from htc_fast.training.pace import FEW, Pace
+from htc_fast.training.optimizer import full_rate, make_optimizer, set_rate
+from htc_fast.training.pace import Pace, ended
 from htc_fast.training.recipe import Position, Recipe
 from htc_fast.training.report import Report, memory_mb, writing
-from htc_fast.training.resume import FORMAT, nothing_left, restore
+from htc_fast.training.resume import nothing_left, restore, state_of
 from htc_fast.training.step import Step, fetch, learn
 
 Model = TypeVar("Model", bound=HTC)
@@ -67,7 +67,9 @@ class Loop(Generic[Model]):
         self.batches, self.recipe, self.folder = batches, recipe, Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.evaluate, self.picture = evaluate, picture
-        self.optimizer = make_optimizer(model, recipe.optimizer, recipe.schedule.rate, recipe.weight_decay)
+        rates = recipe.schedule.rate, recipe.weight_decay, recipe.no_decay, recipe.layer_decay
+        self.optimizer = make_optimizer(model, recipe.optimizer, *rates)
+        self.average = Average(model, recipe.ema, self.world)
         self.step: Any = Step(model)
         if self.world.size > 1:
             # A semantic branch that only helps by its loss has features that nothing uses.
@@ -91,8 +93,8 @@ class Loop(Generic[Model]):
         """
         found = checkpoint.whole(self.checkpoints)
         if found:
-            feed = self._batches_shape()
-            self.at, said = restore(found[-1], self.model, self.optimizer, self.recipe, feed, self.about)
+            others = self.recipe, self._batches_shape(), self.about, self.average
+            self.at, said = restore(found[-1], self.model, self.optimizer, *others)
             self.saved, self.scored = self.at.iteration, True
             done = self.at.epoch + self.at.batch / len(self.batches)
             said.insert(0, f"continuing from {found[-1]}: {self.at.iteration} steps, {done:.4g} epochs done.")
@@ -100,7 +102,7 @@ class Loop(Generic[Model]):
         return bool(found)
 
     def run(self) -> Position:
-        """Train until the recipe's end or until asked to stop; save, and at the end evaluate and draw."""
+        """Train to the end or until asked to stop; save, evaluate and draw; the model then holds the average."""
         with held(self.folder) if self.world.is_main else contextlib.nullcontext():
             sentence, finished = nothing_left(self.recipe, self.at, len(self.batches), self.folder)
             if sentence:
@@ -113,6 +115,7 @@ class Loop(Generic[Model]):
                 finally:
                     if self.report is not None:
                         self.report.close()
+            self.average.show()
         return self.at
 
     def _run(self, done: bool) -> None:
@@ -124,6 +127,7 @@ class Loop(Generic[Model]):
             self._train()
         if self.saved != self.at.iteration:
             self._save()
+        self.average.show()
         if not self.stopping:
             self._finish()
         if self.stopping:
@@ -181,6 +185,7 @@ class Loop(Generic[Model]):
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
             self.optimizer.step()
+            self.average.update()
             self.optimizer.zero_grad(set_to_none=not recipe.graphs)  # which add to those that they found
         return total, seen * self.world.size
 
@@ -203,7 +208,7 @@ class Loop(Generic[Model]):
             self.stopping = self.world.any(self.asked)
         if (iteration % recipe.log_every == 0 or share >= 1) and self.report is not None:
             numbers = window.flush()
-            numbers["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+            numbers["learning_rate"] = full_rate(self.optimizer)
             numbers["memory_mb"] = memory_mb(self.world.device)
             self.report.losses(iteration, numbers)
             self.report.progress(share, self.at.epoch + bool(self.at.batch), iteration, numbers)
@@ -236,19 +241,17 @@ class Loop(Generic[Model]):
         check_weights(self.model, self.at.iteration)
         self.saved = self.at.iteration
         if self.world.is_main:
-            state = {
-                "format": FORMAT,
-                "recipe": asdict(self.recipe),
-                "optimizer": self.optimizer.state_dict(),
-                "position": asdict(self.at),
-                "feed": self._batches_shape(),
-                "about": self.about,
-            }
+            state = state_of(self.optimizer, self.average, self.recipe, self.at, self._batches_shape(), self.about)
             checkpoint.save(self.checkpoints, self.at.iteration, self.model, state, self.recipe.keep)
         self.world.barrier()
 
     def _evaluate(self) -> None:
         """Score the model on the validation images; the best weights are kept as best.safetensors."""
+        # A signal interrupts what is within, but not the exchange of the weights.
+        with self.average.shown():
+            self._score()
+
+    def _score(self) -> None:
         if self.evaluate is None:
             return
         self.evaluating = True
@@ -280,11 +283,8 @@ class Loop(Generic[Model]):
             self.model.eval()
             with writing(self.folder / "predictions.png"):
                 self._say(self.picture(self.model, self.folder / "predictions.png", self.pace.for_picture()))
-        steps, planned = self.at.iteration, math.ceil(self.recipe.steps(len(self.batches)))
-        of = f" of {planned}" if self.at.lead and steps < planned else ""
-        few = f"; fewer than {FEW} teach next to nothing: raise max_minutes" if of and steps < FEW else ""
-        minutes = self.pace.elapsed / 60
-        self._say(f"finished after {steps}{of} iterations in {minutes:.1f} minutes{few}: {final}")
+        planned = self.recipe.steps(len(self.batches))
+        self._say(f"{ended(self.at, planned, self.pace.elapsed)}: {final}")
 
     def _say(self, sentence: str) -> None:
         if sentence and self.report is not None:

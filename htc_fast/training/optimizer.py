@@ -1,17 +1,18 @@
-"""SGD as the paper's recipe has it, and the learning rate as a function of progress alone."""
+"""SGD as the paper's recipe has it, or AdamW, and the learning rate as a function of progress alone."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from htc_fast.errors import choose
+from htc_fast.training.groups import parameter_groups
 
 OPTIMIZERS = ("sgd", "adamw")
 BASE_BATCH = 16
 BASE_RATE = 0.02
+ADAMW_RATE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,45 @@ class Schedule:
         return self.rate * factor
 
 
-def scaled_rate(images_per_step: int) -> float:
-    """The paper's 0.02 for 16 images per step, in proportion."""
+def scaled_rate(images_per_step: int, optimizer: str = "sgd") -> float:
+    """The rate for so many images per step, from that for 16 of them.
+
+    returns  sgd: the paper's 0.02, in proportion; adamw: HTC++'s 1e-4, by the root, as steps of Adam do not grow with
+             the gradient
+    source   Goyal et al. 2017 for SGD, Malladi et al. 2022 for Adam
+    """
+    if optimizer == "adamw":
+        return ADAMW_RATE * math.sqrt(images_per_step / BASE_BATCH)
     return BASE_RATE * images_per_step / BASE_BATCH
 
 
-def make_optimizer(model: nn.Module, name: str, rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module,
+    name: str,
+    rate: float,
+    weight_decay: float,
+    no_decay: bool = False,
+    layer_decay: float = 1.0,
+) -> torch.optim.Optimizer:
     """SGD with momentum 0.9, or AdamW, over everything that trains.
 
-    raises  UserError for an unknown name
+    no_decay, layer_decay  as `parameter_groups` has them
+    raises                 UserError for an unknown name
     """
-    parameters: Iterable[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
     # Fused: one pass over weights, gradients and momenta instead of four, on the CPU too.
-    if choose(name, OPTIMIZERS, "optimizer") == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=weight_decay, fused=True)
-    return torch.optim.AdamW(parameters, rate, weight_decay=weight_decay, fused=True)
+    sgd = choose(name, OPTIMIZERS, "optimizer") == "sgd"
+    groups = parameter_groups(model, weight_decay, no_decay, layer_decay)
+    if sgd:
+        return torch.optim.SGD(groups, rate, momentum=0.9, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(groups, rate, weight_decay=weight_decay, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group this learning rate."""
+    """Give every parameter group its share of this learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
+
+
+def full_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate that was set, which the heads have."""
+    return max(group["lr"] for group in optimizer.param_groups)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from htc_fast.training.distributed import World
 from htc_fast.training.optimizer import Schedule
+from htc_fast.training.recipe import Position
 
 MEASURED = 3  # steps that a pace is known from, after the first, which is slow
 FEW = 60  # steps of the sample after which mask AP50 is 0.06; it is 0.22 after 100, 0.37 after 150
@@ -224,6 +225,14 @@ class Pace:
         ending = MARGIN * self.ending if self.evaluates else 0.0
         last = min(LAST * self.per_step + SPARE, TIGHT * self.limit)
         return self.limit - self.now - ending - self.closing - last - UNSEEN * self.limit
+
+
+def ended(at: Position, planned: float, elapsed: float) -> str:
+    """What there is to say of a run at its end, of which so many steps were planned, and its seconds."""
+    steps, planned = at.iteration, math.ceil(planned)
+    of = f" of {planned}" if at.lead and steps < planned else ""
+    few = f"; fewer than {FEW} teach next to nothing: raise max_minutes" if of and steps < FEW else ""
+    return f"finished after {steps}{of} iterations in {elapsed / 60:.1f} minutes{few}"
 
 
 def process_age() -> float:

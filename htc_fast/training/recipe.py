@@ -34,6 +34,8 @@ class Recipe:
     amp                          bf16 autocast, where the device computes in bf16
     graphs                       steps are replayed as CUDA graphs: one process, on a GPU
     clip                         largest L2 norm of the gradient; None: no clipping
+    no_decay, layer_decay        which weights have a weight decay, and their shares of the rate; see `parameter_groups`
+    ema                          decay of the average of the weights that is evaluated and kept; 0: none
     evaluate_every               epochs; 0: only at the end
     save_every                   iterations, besides every evaluation and the end; 0: only those
     keep                         checkpoints kept
@@ -50,6 +52,9 @@ class Recipe:
     amp: bool = False
     graphs: bool = False
     clip: float | None = None
+    no_decay: bool = False
+    layer_decay: float = 1.0
+    ema: float = 0.0
     evaluate_every: int = 1
     save_every: int = 1000
     keep: int = 3

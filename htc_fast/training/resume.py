@@ -17,6 +17,8 @@ import torch
 from htc_fast.errors import UserError, few
 from htc_fast.models.htc import HTC
 from htc_fast.training import checkpoint
+from htc_fast.training.ema import Average
+from htc_fast.training.groups import regrouped
 from htc_fast.training.recipe import Position, Recipe
 
 FORMAT = 2  # of the state; 1, which does not say so, has no recipe
@@ -35,10 +37,36 @@ QUIET |= {"graphs"}
 LENGTH = {"epochs", "iterations", "minutes"}
 
 
+def state_of(
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    recipe: Recipe,
+    at: Position,
+    feed: list[int],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """All that `restore` needs besides the weights."""
+    return {
+        "format": FORMAT,
+        "recipe": asdict(recipe),
+        "optimizer": optimizer.state_dict(),
+        "position": asdict(at),
+        "feed": feed,
+        "about": about,
+        **({"average": average.state()} if average.decay else {}),
+    }
+
+
 def restore(
-    weights: Path, model: HTC, optimizer: torch.optim.Optimizer, recipe: Recipe, feed: list[int], about: dict[str, Any]
+    weights: Path,
+    model: HTC,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    feed: list[int],
+    about: dict[str, Any],
+    average: Average,
 ) -> tuple[Position, list[str]]:
-    """Put a checkpoint into model and optimizer.
+    """Put a checkpoint into model, optimizer and average.
 
     feed     batches per epoch and process, number of processes
     about    what else the run is made of, by name
@@ -56,7 +84,8 @@ def restore(
             raise ValueError(f"{batches} batches in an epoch")
         then, now = _flat(state.get("recipe", {})), _flat(asdict(recipe))
         then, now = then | dict(state.get("about", {})), now | about
-        _restore_optimizer(weights, optimizer, saved, recipe)
+        moved = _restore_optimizer(weights, model, optimizer, saved, recipe)
+        averaged = average.restore(state.get("average"))
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -64,6 +93,7 @@ def restore(
     names = [name for name in then if name in now and then[name] != now[name] and name not in QUIET]
     changed += [_change(name, then[name], now[name]) for name in names]
     said = [f"going on with other settings than so far: {', '.join(changed)}."] if changed else []
+    said += [sentence for sentence in (moved, averaged) if sentence]
     if position.lead and LENGTH & {*names}:
         position = replace(position, lead=0.0)
     if [batches, processes] != feed:
@@ -113,17 +143,22 @@ def _converted(at: Position, before: int, now: int) -> Position:
     return replace(at, epoch=at.epoch + epochs, batch=batch)
 
 
-def _restore_optimizer(weights: Path, optimizer: torch.optim.Optimizer, saved: dict, recipe: Recipe) -> None:
+def _restore_optimizer(weights: Path, model: HTC, optimizer: torch.optim.Optimizer, saved: dict, recipe: Recipe) -> str:
+    """Returns what there is to say of it."""
     then = "adamw" if "betas" in saved["param_groups"][0] else "sgd"
     if then != recipe.optimizer:
         raise UserError(
             f"{weights} was made with optimizer {then}, and now it is {recipe.optimizer}, which cannot use the "
             f"other's memory: continue with {then} (--optimizer {then}), or {_anew(weights)}."
         )
-    optimizer.load_state_dict(saved)
-    for group in optimizer.param_groups:
-        # What is asked for now, as for all else of a recipe; the state brings that of then.
-        group["weight_decay"] = recipe.weight_decay
+    order = [name for name, one in model.named_parameters() if one.requires_grad]
+    # What is asked for now, as for all else of a recipe; the state brings that of then.
+    own = [{name: group[name] for name in ("weight_decay", "factor", "names")} for group in optimizer.param_groups]
+    state, moved = regrouped(saved, optimizer.param_groups, order)
+    optimizer.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)
+    return "the optimizer's memory of each weight goes with it into its group of now." if moved else ""
 
 
 def _compare_networks(weights: Path, model: HTC) -> list[str]:

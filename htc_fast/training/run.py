@@ -1,7 +1,7 @@
 """What a training run is told: one value per question, for Python and for the command line."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,10 +19,12 @@ from htc_fast.errors import (
     option,
     settle,
     short,
+    shown,
 )
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
 from htc_fast.models.weights import source
+from htc_fast.training import presets
 from htc_fast.training.optimizer import OPTIMIZERS, Schedule, scaled_rate
 from htc_fast.training.recipe import Recipe
 
@@ -32,20 +34,25 @@ COUNTS |= dict.fromkeys(("warmup", "evaluate_every", "save_every", "workers"), 0
 # The most, of those that would end in a lack of memory.
 LIMITS = {"batch_size": MOST_PICTURES, "workers": 4096}
 NUMBERS = ("epochs", "max_minutes", "lr", "clip", "weight_decay")
+# Shares: whether 0 and 1 are among them.
+SHARES = {"ema": (True, False), "layer_decay": (False, True)}
 # What `set` leaves alone, and who decides it.
 DECIDED = {"name": "--model", "pretrained": "--pretrained", "image_size": "--image-size"}
 DECIDED |= {"train_sizes": "--train-sizes"}
 DECIDED |= dict.fromkeys(("num_classes", "semantic_classes", "class_names", "category_ids"), "the data")
 
 
+@presets.filling
 @dataclass(frozen=True)
 class TrainingRun:
     """Everything that a training run is made of. The defaults are the paper's recipe; `sample` ends in minutes.
 
+    With another `recipe`, what is not given is as `presets` has it; a copy with other values keeps all the rest.
+
     raises  UserError naming the option that makes no sense
     """
 
-    GROUPS: ClassVar = {"data": "data", "model": "model", "epochs": "recipe", "out": "run"}
+    GROUPS: ClassVar = {"data": "data", "model": "model", "recipe": "recipe", "out": "run"}
 
     data: Annotated[Path | str | None, "COCO-format folder: annotations/, train2017/, val2017/", "ROOT"] = None
     train_json: Annotated[Path | str | None, "annotation file to train on, instead of the one in ROOT"] = None
@@ -84,6 +91,11 @@ class TrainingRun:
     pretrained: Annotated[bool, "ImageNet weights for the backbone"] = True
     set: Annotated[dict[str, Any], "fields of the model's configuration", "FIELD=VALUE"] = field(default_factory=dict)
 
+    recipe: Annotated[
+        Literal["paper", "strong", "small-data"],
+        "paper: the values shown here; strong: longer, with what was published since; small-data: to fine-tune on few "
+        "pictures; what is given beside it wins (default: paper)",
+    ] = "paper"
     epochs: Annotated[float, "passes over the training pictures"] = 20.0
     iterations: Annotated[int | None, "end after this many steps, if that is sooner"] = None
     max_minutes: Annotated[
@@ -91,7 +103,7 @@ class TrainingRun:
     ] = None
     batch_size: Annotated[int, "pictures per process and batch"] = 2
     accumulate: Annotated[int, "batches per step"] = 1
-    lr: Annotated[float | None, "learning rate; by default 0.02 per 16 pictures in a step"] = None
+    lr: Annotated[float | None, "learning rate; by default 0.02 for 16 pictures in a step, adamw: 1e-4"] = None
     schedule: Annotated[Literal["step", "cosine"], "step: a tenth after each of --steps"] = "step"
     steps: Annotated[tuple[float, ...], "shares of the run after which the rate is a tenth", "SHARE"] = Schedule.steps
     warmup: Annotated[int, "iterations of linear warm-up"] = 500
@@ -119,11 +131,20 @@ class TrainingRun:
     threads: Annotated[int | None, "CPU threads"] = None
 
     @classmethod
+    def from_recipe(cls, recipe: str = "paper", **changes: Any) -> "TrainingRun":
+        """A run by a named recipe: `TrainingRun.from_recipe("strong", data=root, epochs=24)`.
+
+        recipe   paper, strong or small-data; see `presets`
+        changes  other fields, which win over the recipe's; those in `set` are added to the recipe's
+        """
+        return cls(**presets.filled({"recipe": recipe, **changes}))
+
+    @classmethod
     def sample(cls, **changes: Any) -> "TrainingRun":
         """A run of under five minutes: every part of the network is there, with fewer channels and proposals.
 
-        changes  other fields; a length that is asked for (epochs, iterations) is kept, however long it takes; jitter
-                 takes the place of the sample's own sizes and crops
+        changes  other fields; a length that is asked for (epochs, iterations) is kept, however long it takes; of a
+                 `recipe`, all counts but what makes it long; jitter takes the place of the sample's sizes and crops
         """
         small = {
             "channels": 96,
@@ -135,13 +156,11 @@ class TrainingRun:
             "rpn_proposals_per_level": 300,
             "rpn_proposals": 150,
         }
-        jitters = changes.get("jitter", "none") != "none"
-        run = cls(
+        values = dict(
             backbone="tf_efficientnet_lite0",
-            set=small,
             image_size=(256, 256),
-            scales=(1.0, 1.0) if jitters else (0.8, 1.25),
-            crop=None if jitters else 256,
+            scales=(0.8, 1.25),
+            crop=256,
             epochs=4.0,
             # Half a minute less than is promised: to start Python takes its time too.
             max_minutes=None if changes.keys() & {"epochs", "iterations"} else 4.5,
@@ -155,7 +174,11 @@ class TrainingRun:
             amp=True,
             evaluate_every=2,
         )
-        return replace(run, **changes)
+        short_run = presets.of_short_run({**values, **changes})
+        if {**short_run, **changes}.get("jitter", "none") != "none":
+            # Which draws sizes and cuts itself.
+            values |= {"scales": (1.0, 1.0), "crop": None}
+        return cls(**{**values, **short_run, "set": {**small, **short_run.get("set", {})}, **changes})
 
     def __post_init__(self) -> None:
         settle(self)
@@ -171,6 +194,16 @@ class TrainingRun:
         for name in NUMBERS:
             if getattr(self, name) is not None:
                 check_number(option(name), getattr(self, name), zero=name == "weight_decay")
+        for name in SHARES:
+            _check_share(name, getattr(self, name))
+        if self.checkpoint_backbone and (self.graphs or self.compile):
+            reason = (
+                "--graphs replays what was captured, which cannot draw the same random numbers twice, as "
+                "--checkpoint-backbone has to"
+                if self.graphs
+                else "--compile chooses itself what the backbone computes twice, so --checkpoint-backbone is not for it"
+            )
+            raise UserError(f"{reason}: leave out one of them.")
         check_count("--seed", self.seed, least=-(2**63), most=2**63 - 1)
         if not 0 < self.scales[0] <= self.scales[1] < math.inf:
             raise UserError(f"--scales takes two factors, the smaller first, got {self.scales[0]} {self.scales[1]}.")
@@ -200,10 +233,10 @@ class TrainingRun:
         """Whether no data is named, so that the sample pictures serve."""
         return self.data is None and self.train_json is None
 
-    def recipe(self, processes: int = 1) -> Recipe:
+    def plan(self, processes: int = 1) -> Recipe:
         """How long and how fast, for so many processes."""
         images = self.batch_size * self.accumulate * processes
-        rate = scaled_rate(images) if self.lr is None else self.lr
+        rate = scaled_rate(images, self.optimizer) if self.lr is None else self.lr
         return Recipe(
             schedule=Schedule(rate, self.schedule, self.steps, self.warmup),
             epochs=self.epochs,
@@ -215,8 +248,19 @@ class TrainingRun:
             amp=self.amp,
             graphs=self.graphs,
             clip=self.clip,
+            no_decay=self.no_decay,
+            layer_decay=self.layer_decay,
+            ema=self.ema,
             evaluate_every=self.evaluate_every,
             save_every=self.save_every,
             keep=self.keep,
             seed=self.seed,
         )
+
+
+def _check_share(name: str, value: float) -> None:
+    """raises  UserError where it is none"""
+    zero, one = SHARES[name]
+    if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
+        low, high = "from 0" if zero else "above 0", "to 1" if one else "to below 1"
+        raise UserError(f"{option(name)} takes a number {low} {high}, got {shown(value)}.")

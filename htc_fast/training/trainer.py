@@ -39,6 +39,7 @@ from htc_fast.training.evaluation import Forecast, make_evaluation, make_picture
 from htc_fast.training.folder import choose_folder
 from htc_fast.training.graphs import check_graphs
 from htc_fast.training.loop import Loop
+from htc_fast.training.presets import described
 from htc_fast.training.run import TrainingRun
 
 
@@ -78,7 +79,7 @@ class Trainer:
         self.loop = Loop(
             self.model,
             make_batches(run, self.train, config, self.world),
-            run.recipe(self.world.size),
+            run.plan(self.world.size),
             folder,
             self.world,
             evaluate=None if self.val is None else make_evaluation(self.val, self.world),
@@ -124,8 +125,8 @@ class Trainer:
             f"{config.name}, {config.backbone}, {millions:.1f} M parameters, on {world.size} x "
             f"{world.device.type}{in_bf16}: {len(self.train)} pictures to train on, "
             f"{len(self.val) if self.val else 'none'} held out, {len(self.train.classes)} classes\n"
-            f"{images} pictures per step, learning rate {recipe.schedule.rate:g}, {recipe.schedule.shape} schedule, "
-            f"until {' or '.join(limits)}; results in {self.loop.folder}"
+            f"{described(self.settings)}: {images} pictures per step, learning rate {recipe.schedule.rate:g}, "
+            f"{recipe.schedule.shape} schedule, until {' or '.join(limits)}; results in {self.loop.folder}"
         )
 
 
@@ -231,6 +232,8 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
         imagenet.load_packaged(model.backbone.net, file)
     if run.weights is not None and not run.resume:
         _start_from(model, run.weights, train)
+    for backbone in model.backbones if run.checkpoint_backbone else ():
+        backbone.checkpoint(True)
     if run.compile:
         compile_layers(model)
     return model

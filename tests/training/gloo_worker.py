@@ -64,6 +64,12 @@ def main(folder):
         forecast=lambda model: 0.01 * world.rank,
     )
     torch.save(asdict(limited.run()), folder / f"limited{world.rank}.pt")
+    model = tiny_model()
+    model.backbone.norm_eval = False  # statistics that run are each process's own
+    recipe = tiny_recipe(iterations=3, accumulate=2, ema=0.9, no_decay=True, layer_decay=0.5, evaluate_every=1)
+    averaged = Loop(model, tiny_batches(world=world), recipe, folder / "averaged", world)
+    averaged.run()
+    torch.save(averaged.model.state_dict(), folder / f"averaged{world.rank}.pt")
     torch.save(trainer.model.state_dict(), folder / f"weights{world.rank}.pt")
     distributed.stop()
 

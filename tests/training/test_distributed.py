@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from htc_fast.training import checkpoint
 from htc_fast.training.distributed import World
@@ -49,6 +50,17 @@ def test_processes_end_with_the_same_weights(folder):
     one, two = (torch.load(folder / f"weights{rank}.pt") for rank in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert [path.stem for path in checkpoint.whole(folder / "run" / "checkpoints")] == ["000001", "000002"]
+
+
+def test_processes_end_with_the_same_average(folder):
+    one, two = (torch.load(folder / f"averaged{rank}.pt") for rank in range(2))
+    counts = [name for name in one if "tracked" in name]
+    assert counts and all(torch.equal(one[name], two[name]) for name in one)
+    written = load_file(folder / "averaged" / "model.safetensors")
+    assert all(torch.equal(one[name], written[name]) for name in one)
+    saved = load_file(checkpoint.whole(folder / "averaged" / "checkpoints")[-1])
+    changed = [name for name in saved if not torch.equal(saved[name], written[name])]
+    assert any("running" in name for name in changed) and "rpn.objectness.weight" in changed
 
 
 def test_a_limit_of_time_ends_all_processes_after_the_same_step(folder):

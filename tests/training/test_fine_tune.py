@@ -19,11 +19,11 @@ THREE = {"epochs": 3, "steps": (0.3334, 0.6667)}
 
 def test_a_rate_for_each_epoch():
     assert words("--epochs", 3, "--steps", 0.3334, 0.6667) == THREE
-    recipe = TrainingRun(**THREE, warmup=0, batch_size=16).recipe()
+    recipe = TrainingRun(**THREE, warmup=0, batch_size=16).plan()
     rates = [recipe.schedule(0, share) for share in (0, 0.33, 0.34, 0.66, 0.67, 1)]
     assert rates == pytest.approx([0.02, 0.02, 0.002, 0.002, 0.0002, 0.0002])
-    assert TrainingRun().recipe().schedule.steps == Schedule.steps == (0.8, 0.95)
-    assert TrainingRun(steps=[0.5]).recipe().schedule.steps == (0.5,)
+    assert TrainingRun().plan().schedule.steps == Schedule.steps == (0.8, 0.95)
+    assert TrainingRun(steps=[0.5]).plan().schedule.steps == (0.5,)
 
 
 def test_steps_that_make_no_sense():
