@@ -6,13 +6,11 @@ import sys
 import time
 import zlib
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision.transforms import v2
 
-from htc_fast.data.classes import default_classes, near_misses
 from htc_fast.data.coco import CocoDataset, nothing_to_train_on, say_maps
 from htc_fast.data.copy_paste import CopyPaste
 from htc_fast.data.jitter import FACTORS, ScaleJitter
@@ -20,17 +18,14 @@ from htc_fast.data.loader import Collate
 from htc_fast.data.pictures import image_limits
 from htc_fast.data.repeat import repeat_factors
 from htc_fast.data.sample import make_sample_dataset
-from htc_fast.data.semantic import Derived
 from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
 from htc_fast.device import find_device, supports
-from htc_fast.errors import UserError, few
+from htc_fast.errors import UserError
 from htc_fast.inference.predict import SIZE
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
-from htc_fast.models.weights import imagenet, rows, source
-from htc_fast.models.weights.fit import is_seesaw, modules
-from htc_fast.models.weights.load import Weights, load_weights, read
+from htc_fast.models.weights import imagenet
 from htc_fast.training import checkpoint, distributed
 from htc_fast.training.batches import Batches
 from htc_fast.training.compiled import compile_layers
@@ -41,6 +36,7 @@ from htc_fast.training.graphs import check_graphs
 from htc_fast.training.loop import Loop
 from htc_fast.training.presets import described
 from htc_fast.training.run import TrainingRun
+from htc_fast.training.start import start_from
 
 
 class Trainer:
@@ -231,60 +227,12 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
     if file is not None:
         imagenet.load_packaged(model.backbone.net, file)
     if run.weights is not None and not run.resume:
-        _start_from(model, run.weights, train)
+        start_from(model, run.weights, train)
     for backbone in model.backbones if run.checkpoint_backbone else ():
         backbone.checkpoint(True)
     if run.compile:
         compile_layers(model)
     return model
-
-
-def _start_from(model: Detector, weights: str | Path, train: CocoDataset) -> None:
-    """Load what fits: of the last layers, the rows of the classes that the file has too; others stay fresh.
-
-    So do guided anchors, where the file has plain ones: the rest is fine-tuned on what they propose. What Seesaw Loss
-    counts begins at zero, as it is of the data.
-
-    raises  UserError if anything else differs
-    """
-    file = read(source.local(weights, model.config.name))
-    classes = _match_classes(file, model, train)
-    starts = model.config.rpn.guided and "rpn" not in modules(file.tensors)
-    fresh = {key for key in model.state_dict() if starts and key.startswith("rpn.")}
-    kept = [key for key in file.tensors if key not in fresh and not key.endswith(".classes.counts")]
-    file.tensors = {key: file.tensors[key] for key in kept}
-    report = load_weights(model, file, strict=False)
-    report.missing = [key for key in report.missing if key not in fresh]
-    anchors = "; its RPN has fixed anchors, so the one that guides them starts fresh" if fresh else ""
-    last = ("classes", "deltas", "logits")
-    foreign = [key for key in report.wrong_shape if key.split(" ")[0].split(".")[-2] not in last]
-    if report.missing or foreign:
-        raise UserError(
-            f"{weights} holds weights of another architecture than {model.config.name} on {model.config.backbone} "
-            f"({report}): choose --model, --backbone and --set as the file was trained with."
-        )
-    print(f"{weights}: {report}{anchors}{classes}", file=sys.stderr)
-
-
-def _match_classes(file: Weights, model: Detector, train: CocoDataset) -> str:
-    """Bring the rows of a file's classes to where the model has these classes; returns what there is to say of it."""
-    new, count = train.classes, file.num_classes or 0
-    old, coco = list(file.described(count).get("class_names", ())), default_classes(count)[0]
-    if not old and count == 80 and set(new) & set(coco):
-        old = list(coco)
-    in_order = not old and count == len(new)
-    if not old and not in_order:
-        return ""
-    said, old = ["it names no classes, so they are taken in their order"] if in_order else [], old or new
-    if is_seesaw(file.tensors) != (model.config.class_loss == "seesaw"):
-        said.append("its class_loss is another, so background and objectness start fresh")
-    file.tensors = rows.moved(file.tensors, model.state_dict(), old, new, isinstance(train.maps, Derived))
-    if old == new:
-        return "".join(f"; {one}" for one in said)
-    both, fresh = [one for one in new if one in old], [one for one in new if one not in old]
-    parts = [f"{few(both)} from the file"] if both else []
-    parts += [f"{few(fresh)} start fresh{near_misses(fresh, old)}"] if fresh else []
-    return "".join(f"; {one}" for one in [*said, f"classes by name: {', '.join(parts)}"])
 
 
 def make_batches(run: TrainingRun, train: CocoDataset, config: Model, world: World) -> Batches:

@@ -113,9 +113,9 @@ def test_names_and_files_that_are_none():
         with pytest.raises(UserError, match=r"^unknown model .*: "):
             htc_fast.create_model(bad)
     for bad in (5, b"x", [1], True):
-        with pytest.raises(UserError, match=r"^weights must be a path, got "):
+        with pytest.raises(UserError, match=r"^weights must be a path or a name, got "):
             htc_fast.create_model("htc_r50", weights=bad)
-        with pytest.raises(UserError, match=r"^weights must be a path, got "):
+        with pytest.raises(UserError, match=r"^weights must be a path or a name, got "):
             htc_fast.load(bad)
     for bad in (5.5, [1], "tpu", "cuda:x", "", b"cpu", "meta"):
         with pytest.raises(UserError, match=r"^device .* cannot be used .*: choose cpu, cuda or cuda:N"):

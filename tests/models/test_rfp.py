@@ -162,9 +162,9 @@ def test_joint_norms_in_both_backbones():
 def test_both_backbones_start_from_imagenet_s_weights(monkeypatch):
     asked, create = [], backbones._create
 
-    def created(name, pretrained):
+    def created(name, pretrained, drop_path):
         asked.append((name, pretrained))
-        return create(name, False)
+        return create(name, False, drop_path)
 
     monkeypatch.setattr(backbones, "_create", created)
     tiny("detectors_htc_r50_rfp", pretrained=True)

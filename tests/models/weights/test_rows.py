@@ -8,8 +8,8 @@ from htc_fast import UserError
 from htc_fast.data import CocoDataset
 from htc_fast.data.classes import default_classes
 from htc_fast.models.weights import rows
-from htc_fast.training import trainer
 from htc_fast.training.checkpoint import weights_bytes
+from htc_fast.training.start import start_from
 from tests.data.builder import image, instance, write
 from tests.models.test_zoo import tiny
 
@@ -69,7 +69,7 @@ def start(tmp_path, train, file, *names, **fields):
     path.write_bytes(weights_bytes(file))
     fields |= {"num_classes": len(names), "class_names": names, "semantic_classes": len(names) + 1}
     model = numbered(tiny("htc_r50", **fields), 100)
-    trainer._start_from(model, path, train(*names))
+    start_from(model, path, train(*names))
     return model
 
 
