@@ -80,7 +80,9 @@ def rival(batches: list, device: torch.device, amp: bool, tiny: bool) -> Callabl
         pictures, wanted = [], []
         for number, (height, width) in enumerate(sizes.tolist()):
             real = targets.labels[number] >= 0
-            masks = targets.masks[number][real][:, :height, :width].to(device)
+            # One bitmap for each object, out of the layers that they share.
+            maps, numbers = targets.masks[number, :, :height, :width], targets.numbers[number][real]
+            masks = (maps[targets.layers[number][real]] == numbers[:, None, None]).byte().to(device)
             pictures.append(images[number, :, :height, :width].sigmoid().to(device))
             boxes, labels = targets.boxes[number][real].to(device), targets.labels[number][real].to(device) + 1
             wanted.append({"boxes": boxes, "labels": labels, "masks": masks})

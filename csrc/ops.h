@@ -78,9 +78,23 @@ struct PasteMasks {
   uint8_t* out;
 };
 HTC_CPU_KERNEL(paste_masks, PasteMasks)
+
+// Index maps [N, layers, height, width], an object's number at its pixels -> out [K, size, size]: 1 where RoIAlign's
+// mean of a RoI's object's bitmap is at least one half, 0 for RoIs that are not finite or name what is not there.
+struct MaskTargets {
+  bool narrow;  // int16 maps; otherwise int32
+  const void* maps;
+  int64_t images, layers, count;
+  int height, width, size;
+  const float* rois;              // [K, 5]
+  const int64_t *layer, *number;  // [K]
+  float* out;
+};
+HTC_CPU_KERNEL(mask_targets, MaskTargets)
 namespace cuda {
 void paste_masks(const PasteMasks&, Stream);
-}
+void mask_targets(const MaskTargets&, Stream);
+}  // namespace cuda
 
 // The same masks as COCO run lengths: `strings` receives one compressed string per mask.
 struct EncodeMasks {

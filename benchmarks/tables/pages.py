@@ -13,7 +13,8 @@ from htc_fast.profiling import chart
 ROOT = Path(__file__).resolve().parents[2]
 CONVOLUTIONS = "conv3x3_relu", "mask_flow", "mask_predict", "semantic_merge", "mask_branch"
 BOXES = "propose", "refine", "detections"
-OPERATORS = "roi_align", "pr_roi_pool", "nms", "soft_nms", *BOXES, "paste_masks", "encode_masks", *CONVOLUTIONS
+MASKS = "mask_targets", "paste_masks", "encode_masks"
+OPERATORS = "roi_align", "pr_roi_pool", "nms", "soft_nms", *BOXES, *MASKS, *CONVOLUTIONS
 DETECTORS = "htc", "cascade_mask", "mask_rcnn"
 # Name of a table -> how it is made, of which suites.
 TABLES = {
@@ -23,7 +24,7 @@ TABLES = {
     "pr_roi_pool": (operators.operators, "pr_roi_pool"),
     "nms": (operators.operators, "nms", "soft_nms"),
     "boxes": (operators.operators, *BOXES),
-    "masks": (operators.operators, "paste_masks", "encode_masks"),
+    "masks": (operators.operators, *MASKS),
     "matrix": (operators.operators, *CONVOLUTIONS),
     **{f"operator:{name}": (operators.line, name) for name in OPERATORS},
     "model": (operators.models, *DETECTORS),

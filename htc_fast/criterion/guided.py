@@ -121,10 +121,14 @@ def shape_loss(
 def _match_shapes(rpn: GuidedRPN, squares: Tensor, inside: Tensor, targets: Targets) -> Tensor:
     """As `match`, by the best IoU that any approximation of a place has: [N, A]."""
     config = rpn.config
-    # One after the other: together they would be nine times as large.
-    iou = reduce(torch.maximum, (box_iou(one[None], targets.boxes) for one in rpn.approximations(squares)))
+    approximations = list(rpn.approximations(squares))
+
+    def best(some: slice) -> Tensor:
+        # One after the other: together they would be nine times as large.
+        return reduce(torch.maximum, (box_iou(one[None, some], targets.boxes) for one in approximations))
+
     limits = config.positive_iou, config.negative_iou, config.low_quality_iou
-    return assign(iou, inside, targets.labels >= 0, *limits)
+    return assign(best, inside, targets.labels >= 0, *limits)
 
 
 def bounded_iou_loss(boxes: Tensor, gt: Tensor) -> Tensor:

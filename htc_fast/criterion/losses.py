@@ -176,7 +176,7 @@ def mask_loss(
         rest = [hidden.unflatten(0, drawn.gt.shape)[:, :most].flatten(0, 1)]
     positive, rois, labels, bitmap, *relayed = trim(_in_blocks(positive), positive, rois, labels, bitmap, *rest)
     logits = model.mask_stage(t, features, semantic, rois, positive, context, *relayed)
-    goal = mask_targets(targets.masks, rois[:, 1:], bitmap)
+    goal = mask_goals(targets, rois, bitmap)
     own = logits.gather(1, labels.clamp(min=0)[:, None, None, None].expand(-1, 1, *goal.shape[1:]))[:, 0].float()
     error = F.binary_cross_entropy_with_logits(own, goal, reduction="none").sum(dim=(1, 2))
     total = weight * torch.where(positive, error, 0.0).sum()
@@ -187,6 +187,15 @@ def _in_blocks(positive: Tensor, size: int = 16) -> Tensor:
     """Add a few others, which weigh nothing: oneDNN compiles its kernels anew for every number of rows it meets."""
     extra = -positive.sum() % size
     return positive | ((~positive).cumsum(0) <= extra) & ~positive
+
+
+@torch.no_grad()
+def mask_goals(targets: Targets, rois: Tensor, bitmap: Tensor) -> Tensor:
+    """What the masks of RoIs [K, 5] learn, [K, 28, 28], 0 or 1; bitmap [K]: which of the N * G objects, as below."""
+    if targets.numbers is None or targets.layers is None:
+        return mask_targets(targets.masks, rois[:, 1:], bitmap)
+    layer, number = (one.flatten()[bitmap] for one in (targets.layers, targets.numbers))
+    return ops.mask_targets(targets.masks, rois, layer, number, MASK_SIZE)
 
 
 @torch.no_grad()

@@ -28,6 +28,8 @@ def check_targets(config: Model, images: Tensor, targets: Any) -> Targets:
         "boxes": [len(images), count, 4],
         "masks": [len(images), count, height, width],
     }
+    if getattr(targets, "numbers", None) is not None or getattr(targets, "layers", None) is not None:
+        shapes |= _check_layers(targets, [len(images), count], [height, width])
     if config.semantic != "none":
         if targets.semantic is None:
             raise ValueError(
@@ -46,6 +48,20 @@ def check_targets(config: Model, images: Tensor, targets: Any) -> Targets:
     return targets if count else _with_room(targets)
 
 
+def _check_layers(targets: Any, rows: list[int], size: list[int]) -> dict[str, list[int]]:
+    """The shapes that masks, numbers and layers must have where objects share index maps."""
+    for name in ("numbers", "layers"):
+        if getattr(targets, name, None) is None:
+            raise ValueError(
+                f"targets.{name} is missing: masks that are index maps come with targets.numbers and targets.layers, "
+                "both [N, G]; bitmaps [N, G, H, W] with neither."
+            )
+        check_numbers(f"targets.{name}", getattr(targets, name), (torch.int64,))
+    check_numbers("targets.masks", targets.masks, (torch.int16, torch.int32))
+    depth = targets.masks.shape[1] if targets.masks.dim() == 4 else 1
+    return {"masks": [rows[0], max(depth, 1), *size], "numbers": rows, "layers": rows}
+
+
 def _check_values(config: Model, targets: Targets) -> None:
     labels, real = targets.labels, targets.labels >= 0
     wrong = labels[(labels < -1) | (labels >= config.num_classes)]
@@ -57,6 +73,12 @@ def _check_values(config: Model, targets: Targets) -> None:
     wrong = boxes[~(boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1))]
     if len(wrong):
         raise ValueError(f"targets.boxes must be x1, y1, x2, y2 with x1 < x2 and y1 < y2, got {wrong[0].tolist()}.")
+    if targets.layers is not None:
+        wrong = targets.layers[(targets.layers < 0) | (targets.layers >= targets.masks.shape[1])]
+        if len(wrong):
+            raise ValueError(
+                f"targets.layers must be layers of targets.masks, below {targets.masks.shape[1]}, got {int(wrong[0])}."
+            )
     semantic, classes = targets.semantic, config.semantic_classes
     if config.semantic != "none" and semantic is not None:
         wrong = semantic[((semantic < 0) | (semantic >= classes)) & (semantic != UNLABELLED)]
@@ -66,9 +88,8 @@ def _check_values(config: Model, targets: Targets) -> None:
 
 def _with_room(targets: Targets) -> Targets:
     images = len(targets.labels)
-    return Targets(
-        targets.boxes.new_zeros(images, 1, 4),
-        targets.labels.new_full((images, 1), -1),
-        targets.masks.new_zeros(images, 1, *targets.masks.shape[2:]),
-        targets.semantic,
-    )
+    boxes, labels = targets.boxes.new_zeros(images, 1, 4), targets.labels.new_full((images, 1), -1)
+    if targets.numbers is not None:
+        none = torch.zeros_like(labels)
+        return Targets(boxes, labels, targets.masks, targets.semantic, none, none)
+    return Targets(boxes, labels, targets.masks.new_zeros(images, 1, *targets.masks.shape[2:]), targets.semantic)

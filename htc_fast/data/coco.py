@@ -15,6 +15,7 @@ from htc_fast.data import semantic as semantic_maps
 from htc_fast.data.annotations import CROWD, Annotation, Annotations, Picture, read_annotations
 from htc_fast.data.classes import relabelled
 from htc_fast.data.instances import Instances
+from htc_fast.data.layers import to_layers
 from htc_fast.data.masks import to_bitmaps, to_rle
 from htc_fast.data.names import Folder
 from htc_fast.data.pictures import load_image
@@ -36,6 +37,7 @@ class CocoDataset(Dataset):
     classes           names to use, in this order; None: all categories by rank of their id
     keep_empty        keep pictures without instances or below 32 pixels; None: unless split starts with "train"
     transform         sample dict -> sample dict
+    layered           masks as index maps that many instances share, which take the memory of a few; see __getitem__
     source            mmdetection's COCO data set: what it drops, and in which order
     """
 
@@ -51,6 +53,7 @@ class CocoDataset(Dataset):
         classes: Sequence[str] | None = None,
         keep_empty: bool | None = None,
         transform: Callable[[dict], dict] | None = None,
+        layered: bool = False,
     ):
         root = Path(root) if root is not None else None
         if annotations is not None:
@@ -67,7 +70,7 @@ class CocoDataset(Dataset):
         # Files that are called otherwise than the annotations say; the names stay the annotations'.
         self._files = _find_files(self.path, self.images, [self.annotations.file_names[i] for i in self.keep])
         self.maps = self._maps(root, split, semantic, semantic_classes)
-        self.transform = transform
+        self.transform, self.layered = transform, layered
 
     def relabelled(self, classes: Sequence[str]) -> "CocoDataset":
         """The same pictures with labels that count in another list of classes, such as a model's; see `relabelled`."""
@@ -108,6 +111,7 @@ class CocoDataset(Dataset):
         boxes     float32 [G, 4]; labels int64 [G]; masks uint8 [G, H, W]
         semantic  uint8 [H, W], 255 = ignore; absent without maps
         name      file name
+        layered   masks int16 [L, H, W] instead, a pixel's instance or 0, and numbers int64 [G]: who is which instance
         """
         picture = self.picture(index)
         size = (picture.height, picture.width)
@@ -123,6 +127,8 @@ class CocoDataset(Dataset):
             "masks": tv_tensors.Mask(torch.from_numpy(masks)),
             "name": picture.file_name,
         }
+        if self.layered:
+            sample["numbers"] = torch.arange(1, len(used) + 1)
         if self.maps is not None:
             found = replace(picture, file_name=self._file(picture))
             sample["semantic"] = tv_tensors.Mask(torch.from_numpy(self.maps.read(found, masks, labels)))
@@ -149,7 +155,7 @@ class CocoDataset(Dataset):
 
     def _bitmaps(self, used: list[Annotation], picture: Picture) -> np.ndarray:
         rles = [to_rle(item.segmentation, picture.height, picture.width) for item in used]
-        return to_bitmaps(rles, picture.height, picture.width)
+        return (to_layers if self.layered else to_bitmaps)(rles, picture.height, picture.width)
 
     def _kept(self, keep_empty: bool) -> list[int]:
         """Indices of the pictures to use."""

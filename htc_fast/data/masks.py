@@ -124,16 +124,29 @@ def _fills(text: str | bytes, pixels: int) -> bool:
     codes = np.frombuffer(letters, dtype=np.uint8).astype(np.int64) - 48
     if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         return False
+    runs = _decoded(codes)
+    return runs is not None and bool(runs.min() >= 0 and runs.sum() == pixels)
+
+
+def run_lengths(counts: bytes) -> np.ndarray:
+    """Lengths of the runs of a compressed RLE, int64: background, mask, background, ..., an even number of them."""
+    runs = _decoded(np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48)
+    assert runs is not None
+    return np.append(runs, 0) if len(runs) % 2 else runs
+
+
+def _decoded(codes: np.ndarray) -> np.ndarray | None:
+    """The runs behind an RLE's letters; None where a number has more of them than any has."""
     # Five bits per character, lowest first; bit 32 says that more follow, bit 16 of the last is the sign.
     last = np.flatnonzero((codes & 32) == 0)
     first = np.concatenate([[0], last[:-1] + 1])
     length = last - first + 1
     if length.max() > 7:
-        return False
+        return None
     place = np.arange(len(codes)) - np.repeat(first, length)
     runs = np.add.reduceat((codes & 31) << (5 * place), first)
     runs -= np.where(codes[last] & 16, 1 << (5 * length), 0)
     # From the fourth on, a run is stored as its difference from the one before the last.
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
-    return bool(runs.min() >= 0 and runs.sum() == pixels)
+    return runs

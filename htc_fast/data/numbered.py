@@ -1,8 +1,9 @@
 """Masks of a sample in either of their forms, asked and changed alike.
 
 rows    `masks` uint8 [G, H, W]: one map per instance
-layers  `masks` int32 [L, H, W] and `numbers` int64 [G]: instance g is where a layer holds numbers[g]; 0 is none. Its
-        pixels lie in one layer, and no number belongs to two. The key `numbers` tells that a sample has this form
+layers  `masks` int16 or int32 [L, H, W] and `numbers` int64 [G]: instance g is where a layer holds numbers[g]; 0 is
+        none. Its pixels lie in one layer, and no number belongs to two. The key `numbers` tells that a sample has
+        this form
 """
 
 import numpy as np
@@ -28,7 +29,7 @@ def extents(sample: dict, which: Tensor | None = None) -> Tensor:
         sides = [side for x in (columns, rows) for side in (x.argmax(axis=1), x.shape[1] - x[:, ::-1].argmax(axis=1))]
         found = np.stack([sides[0], sides[2], sides[1], sides[3]], axis=1) * rows.any(axis=1, keepdims=True)
     else:
-        number, row, start, end = _runs(masks)
+        number, _, row, start, end = _runs(masks)
         table = np.zeros((4, _length(masks, numbers)), dtype=np.int64)
         table[:2] = max(masks.shape[1:])
         for place, side, far in ((0, start, np.minimum), (1, row, np.minimum), (2, end, np.maximum)):
@@ -37,6 +38,15 @@ def extents(sample: dict, which: Tensor | None = None) -> Tensor:
         table[:, table[2] == 0] = 0
         found = table[:, numbers if which is None else numbers[which.numpy()]].T
     return torch.from_numpy(found.astype(np.float32))
+
+
+def layer_of(sample: dict) -> Tensor:
+    """In which layer each instance lies, int64 [G]; 0 for one without a pixel."""
+    masks, numbers = _array(sample["masks"]), sample["numbers"].numpy()
+    number, layer, *_ = _runs(masks)
+    homes = np.zeros(_length(masks, numbers), dtype=np.int64)
+    homes[number] = layer
+    return torch.from_numpy(homes[numbers])
 
 
 def bitmap(sample: dict, row: int) -> Tensor:
@@ -75,7 +85,7 @@ def select(sample: dict, keep: Tensor) -> dict:
     if "numbers" in sample:
         kept["numbers"] = sample["numbers"][keep]
         numbers = kept["numbers"].numpy()
-        stay = np.zeros(_length(masks, numbers), dtype=np.int32)
+        stay = np.zeros(_length(masks, numbers), dtype=masks.dtype)
         stay[numbers] = numbers
         masks = stay.take(masks, mode="clip")
         kept["masks"] = _mask(masks[masks.any(axis=(1, 2))])
@@ -101,9 +111,10 @@ def laid_over(below: dict, above: dict) -> dict:
     numbers, other = below["numbers"].numpy(), above["numbers"].numpy()
     start = numbers.max(initial=0) + 1
     after = np.arange(start, start + len(other))
-    renumbered = np.zeros(_length(second, other), dtype=np.int32)
+    dtype = first.dtype if after.max(initial=0) <= np.iinfo(first.dtype).max else np.int32
+    renumbered = np.zeros(_length(second, other), dtype=dtype)
     renumbered[other] = after
-    masks = np.zeros((max(count, len(second)), *free.shape), dtype=np.int32)
+    masks = np.zeros((max(count, len(second)), *free.shape), dtype=dtype)
     np.multiply(first, free, out=masks[:count])
     masks[: len(second)] += renumbered.take(second, mode="clip")
     return {"masks": _mask(masks), "numbers": torch.from_numpy(np.concatenate([numbers, after]))}
@@ -130,13 +141,13 @@ def _length(masks: np.ndarray, numbers: np.ndarray) -> int:
 def _areas(masks: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
     if numbers is None:
         return np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
-    number, _, start, end = _runs(masks)
+    number, _, _, start, end = _runs(masks)
     areas = np.bincount(number, weights=end - start, minlength=_length(masks, numbers))
     return areas.astype(np.int64)[numbers]
 
 
-def _runs(layers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels of one number beside each other: number, row, first column and the one after the last of each run.
+def _runs(layers: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Pixels of one number beside each other: number, layer, row, first column and the one after the last of each run.
 
     There are a hundred times fewer than pixels.
     """
@@ -148,5 +159,6 @@ def _runs(layers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     number, start = layers.ravel()[last], np.concatenate([[0], last[:-1] + 1])
     some = number > 0
     number, start, last = number[some], start[some], last[some]
-    row, first = np.divmod(start, width)
-    return number, row % max(height, 1), first, first + last - start + 1
+    line, first = np.divmod(start, max(width, 1))
+    layer, row = np.divmod(line, max(height, 1))
+    return number, layer, row, first, first + last - start + 1

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from htc_fast.data.annotations import Picture
 from htc_fast.data.masks import to_bitmaps, to_rle
 from htc_fast.data.names import Folder, check_inside
+from htc_fast.data.numbered import owners
 from htc_fast.data.numbers import as_json, different, identity, whole
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError, brief
@@ -99,6 +101,7 @@ class Derived:
     """Maps made of the instance masks: a pixel's class is its instance's label, the background comes after the last.
 
     Smaller instances lie on larger ones, crowds are ignored. With more than 253 labels, all instances share class 0.
+    Masks are bitmaps uint8 [G, H, W], or layers of instances 1 to G; see `data/layers.py`.
     """
 
     labels: int
@@ -109,13 +112,15 @@ class Derived:
 
     def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
         background, values = self.classes - 1, self.painted_as(labels)
-        painted = np.full((picture.height, picture.width), background, dtype=np.uint8)
-        for i in np.argsort(-masks.sum(axis=(1, 2), dtype=np.int64), kind="stable"):
-            painted[masks[i] > 0] = values[i]
-        crowds = [to_rle(item.segmentation, *painted.shape) for item in picture.annotations if item.crowd]
+        sample = {"masks": torch.from_numpy(masks)}
+        if masks.dtype != np.uint8:
+            sample["numbers"] = torch.arange(1, len(labels) + 1)
+        # The last entry is at -1, where nobody is.
+        found = np.append(values, np.uint8(background))[owners(sample).numpy()]
+        crowds = [to_rle(item.segmentation, *found.shape) for item in picture.annotations if item.crowd]
         if crowds:
-            painted[(to_bitmaps(crowds, *painted.shape).any(axis=0)) & (painted == background)] = UNLABELLED
-        return painted
+            found[(to_bitmaps(crowds, *found.shape).any(axis=0)) & (found == background)] = UNLABELLED
+        return found
 
     def painted_as(self, labels: np.ndarray) -> np.ndarray:
         """The classes [G] of instances' pixels."""

@@ -37,14 +37,19 @@ class Targets:
 
     boxes     [N, G, 4]          pixels of the network's input
     labels    [N, G] int64       -1 where padded
-    masks     [N, G, H, W] uint8 at the network's input size
+    masks     [N, G, H, W] uint8 at the network's input size; or, with numbers and layers, [N, L, H, W] int16 or int32:
+              layers of index maps, whose objects do not overlap within a layer
     semantic  [N, H/8, W/8] int64, 255 = unlabelled; or None
+    numbers   [N, G] int64       what an object's pixels hold in its layer, > 0; or None
+    layers    [N, G] int64       in which of the L layers an object lies; or None
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor
     semantic: Tensor | None = None
+    numbers: Tensor | None = None
+    layers: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Targets":
         return self._each(lambda one: one.to(device, non_blocking=non_blocking))
@@ -53,8 +58,7 @@ class Targets:
         return self._each(lambda one: one.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Targets":
-        semantic = None if self.semantic is None else change(self.semantic)
-        return Targets(change(self.boxes), change(self.labels), change(self.masks), semantic)
+        return Targets(**{name: None if one is None else change(one) for name, one in vars(self).items()})
 
 
 class DetectorLike(Protocol):

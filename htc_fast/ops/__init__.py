@@ -7,6 +7,7 @@ from htc_fast.ops.encode_masks import encode_masks
 from htc_fast.ops.mask_branch import MaskHeadWeights, mask_branch, mask_head_weights
 from htc_fast.ops.mask_flow import mask_flow
 from htc_fast.ops.mask_predict import mask_predict
+from htc_fast.ops.mask_targets import mask_targets
 from htc_fast.ops.nms import batched_nms, batched_nms_padded, nms
 from htc_fast.ops.paste_masks import paste_masks
 from htc_fast.ops.pr_roi_pool import pr_roi_pool
@@ -27,6 +28,7 @@ __all__ = [
     "mask_flow",
     "mask_head_weights",
     "mask_predict",
+    "mask_targets",
     "multi_level_roi_align",
     "nms",
     "paste_masks",

@@ -150,6 +150,7 @@ def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDat
         semantic=run.semantic if config.semantic != "none" else "none",
         keep_empty=run.keep_empty,
         transform=transform,
+        layered=True,
     )
     if not any(train.annotations.trainable):
         sentence = str(nothing_to_train_on(train))

@@ -58,6 +58,10 @@ GOOD = {
     },
     "paste_masks": {"masks": torch.rand(5, 7, 7), "boxes": BOXES[0], "image_size": (20, 30), "threshold": 0.5},
     "encode_masks": {"masks": torch.rand(5, 7, 7), "boxes": BOXES[0], "image_size": (20, 30), "threshold": 0.5},
+    "mask_targets": {
+        "layers": torch.zeros(2, 3, 9, 9, dtype=torch.int16), "rois": torch.zeros(5, 5), "layer": IDXS[0] * 0,
+        "number": IDXS[0], "size": 7,
+    },
 }  # fmt: skip
 OPTIONAL = {"residual", "count", "labels", "valid", "semantic"}
 # What a sentence calls an argument where it is not the argument's own name.

@@ -15,6 +15,16 @@ void paste_masks(Tensor masks, Tensor boxes, double threshold, Tensor out) {
       nullptr);
 }
 
+// rois [K, 5], layer and number [K] int64, out [K, size, size]
+void mask_targets(Tensor maps, Tensor rois, Tensor layer, Tensor number, Tensor out) {
+  cuda::mask_targets(
+      {maps.scalar_type() == ScalarType::Short, maps.const_data_ptr(), maps.size(0), maps.size(1), rois.size(0),
+       static_cast<int>(maps.size(2)), static_cast<int>(maps.size(3)), static_cast<int>(out.size(1)),
+       static_cast<const float*>(rois.const_data_ptr()), static_cast<const int64_t*>(layer.const_data_ptr()),
+       static_cast<const int64_t*>(number.const_data_ptr()), static_cast<float*>(out.mutable_data_ptr())},
+      nullptr);
+}
+
 // A negative room: what the adapter would make room for.
 Tensor packet_of(const EncodeMasks& op, const Tensor& masks, int64_t room) {
   return runs_on_host(op, masks, room < 0 ? likely_runs(op) : room, nullptr);
@@ -57,6 +67,7 @@ std::tuple<Tensor, Tensor> encode_masks(Tensor masks, Tensor boxes, int64_t heig
 
 STABLE_TORCH_LIBRARY_FRAGMENT(htc_simt, m) {
   m.def("paste_masks(Tensor masks, Tensor boxes, float threshold, Tensor(a!) out) -> ()");
+  m.def("mask_targets(Tensor maps, Tensor rois, Tensor layer, Tensor number, Tensor(a!) out) -> ()");
   m.def("find_runs(Tensor masks, Tensor boxes, int height, int width, float threshold, int room) -> (Tensor, Tensor)");
   m.def(
       "encode_masks(Tensor masks, Tensor boxes, int height, int width, float threshold, int room) -> (Tensor, "
@@ -64,6 +75,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(htc_simt, m) {
 }
 STABLE_TORCH_LIBRARY_IMPL(htc_simt, CPU, m) {
   m.impl("paste_masks", TORCH_BOX(&htc::paste_masks));
+  m.impl("mask_targets", TORCH_BOX(&htc::mask_targets));
   m.impl("find_runs", TORCH_BOX(&htc::find_runs));
   m.impl("encode_masks", TORCH_BOX(&htc::encode_masks));
 }

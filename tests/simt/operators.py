@@ -134,6 +134,12 @@ def paste_masks(masks, boxes, image_size, threshold=0.5) -> Tensor:
     return pasted.bool()
 
 
+def mask_targets(layers, rois, layer, number, size=28) -> Tensor:
+    goals = torch.full((len(rois), size, size), float("nan"))
+    kernels().mask_targets(layers.contiguous(), rois.contiguous(), layer.contiguous(), number.contiguous(), goals)
+    return goals
+
+
 def runs_of_masks(masks, boxes, image_size, threshold=0.5, room=-1) -> list[Tensor]:
     """Every mask's runs [n, 2], as the kernel hands them to the CPU; room: for how many at first, -1: the usual."""
     runs, offsets = kernels().find_runs(masks, boxes, *image_size, threshold, room)

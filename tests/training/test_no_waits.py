@@ -37,8 +37,12 @@ def test_nothing_waits(name):
         assert found.boxes.shape == (2, 8, 4) and found.masks.device.type == "cuda"
         labels, masks = empty(2, 4, dtype=torch.int64), empty(2, 4, 64, 96, dtype=torch.uint8)
         targets = Targets(empty(2, 4, 4), labels, masks, empty(2, 8, 12, dtype=torch.int64))
-        terms = losses(model.train(), images, sizes, targets)
-        assert {one.device.type for one in terms.values()} == {"cuda"} and all(one.dim() == 0 for one in terms.values())
+        maps = empty(2, 2, 64, 96, dtype=torch.int16)
+        layered = Targets(targets.boxes, labels, maps, targets.semantic, numbers=labels, layers=labels)
+        for given in (targets, layered):
+            terms = losses(model.train(), images, sizes, given)
+            assert {one.device.type for one in terms.values()} == {"cuda"}
+            assert all(one.dim() == 0 for one in terms.values())
 
 
 def test_the_check_sees_a_wait():
