@@ -2,7 +2,7 @@
 
     python -m benchmarks.target_memory [--objects 20 2000] [--side 1024] [--out folder]
 
-Results in benchmarks/results/target_memory.json. Each row is a process of its own; the network is a tiny one,
+Results in the device's target_memory.json. Each row is a process of its own; the network is a tiny one,
 so that targets are what there is to see. "before" are bitmaps, "after" layers; in both, some anchors are compared with
 the objects at a time.
 """
@@ -42,7 +42,7 @@ def main() -> None:
         print(json.dumps(usual_step() if data == USUAL else one_step(form, Path(data))))
         return
     device = torch.device("cpu")
-    path, rows = stored.folder(device, options.out or stored.RESULTS) / "target_memory.json", []
+    path, rows = stored.folder(device, options.out) / "target_memory.json", []
     with tempfile.TemporaryDirectory() as folder:
         about: list[tuple[dict, Path]] = []
         for count in options.objects:

@@ -37,6 +37,7 @@ TABLES = {
     "training_speed": (runs.training_speed, "training_speed"),
     "trained": (runs.trained, "trained"),
     "ablation": (runs.ablation, "ablation"),
+    "target_memory": (runs.target_memory, "target_memory"),
     "descendants": (runs.descendants, "descendants"),
     "precision": (runs.precision, "precision"),
     "soak": (runs.soak, "soak", "soak_optimized"),

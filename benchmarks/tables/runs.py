@@ -95,6 +95,28 @@ def _spread(numbers: list[float]) -> str:
     return f"{found.mean:.1f}" + ("" if found.spread is None else f" ± {found.spread:.1f}")
 
 
+def target_memory(suites: tuple[str, ...]) -> str:
+    """What many objects in a picture cost, with a bitmap for each and with layers."""
+    return blocks(suites, lambda results: target_memory_of(results["target_memory"]))
+
+
+def target_memory_of(result: dict) -> str:
+    forms = {"before": "a bitmap for each", "after": "layers"}
+    keys = "MB of loading", "MB of loading and a step", "s of loading", "s of a step"
+    rows = [
+        [f"{row['objects']} objects at {row['side']}²", forms[row["form"]], *(f"{row[key]:g}" for key in keys)]
+        for row in result["rows"]
+        if "objects" in row
+    ]
+    words = [
+        f"{forms[row['form']]} {row['ms of loading']:.0f} and {row['ms of a step']:.0f} ms"
+        for row in result["rows"]
+        if "data" in row
+    ]
+    usual = f"Loading two pictures of the sample, and a step on them: {', '.join(words)}."
+    return paragraphs(table(["", "masks", *keys], rows, words=2), usual, caption(result))
+
+
 def sweep(suites: tuple[str, ...]) -> str:
     """How cost grows, one line per curve."""
     return blocks(suites, lambda results: sweep_of(results["sweep"]))

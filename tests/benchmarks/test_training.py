@@ -105,3 +105,14 @@ def test_the_descendants_in_a_table():
     assert lines[1] == ["HTC", "100 to 120", "50.0 ± 0.0", "41.0 ± 1.0", "75.0 ± 0.0", ""]
     assert lines[2] == ["SCNet", "100 to 120", "50.0 ± 0.0", "46.0 ± 1.0", "75.0 ± 0.0", "**+5.0 ± 0.0**"]
     assert "3 seeds, 1 minutes each" in text and "2 runs side by side" in text
+
+
+def test_the_memory_of_targets_in_a_table():
+    usual = {"data": "the sample, two pictures a step", "ms of loading": 51.2, "ms of a step": 956.0}
+    large = {"objects": 2000, "side": 1024, "MB of loading": 42, "MB of loading and a step": 284, "s of loading": 0.5}
+    rows = [{**usual, "form": "before"}, {**large, "form": "after", "s of a step": 12.5}]
+    text = runs.target_memory_of({"machine": MACHINE, "rows": rows})
+    line = next(line for line in text.splitlines() if line.startswith("| 2000"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells == ["2000 objects at 1024²", "layers", "42", "284", "0.5", "12.5"]
+    assert "a bitmap for each 51 and 956 ms" in text
