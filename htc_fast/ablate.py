@@ -43,7 +43,11 @@ def main() -> int:
 def options(words: Sequence[str] | None = None) -> AblationRun:
     """The run that a command line asks for: the small recipe, or with --full the paper's, changed as it says."""
     found = given(AblationRun, "ablate", ABOUT, words)
-    base = AblationRun() if found.pop("full", False) else AblationRun.small()
+    base = (
+        AblationRun()
+        if found.pop("full", False)
+        else AblationRun.small(**{name: found[name] for name in found.keys() & {"jitter"}})
+    )
     if "epochs" in found and "iterations" not in found:
         base = replace(base, iterations=None)
     return changed(base, found)

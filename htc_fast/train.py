@@ -8,7 +8,7 @@ if os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from htc_fast.commands import entry
-from htc_fast.commands.options import changed, given
+from htc_fast.commands.options import given
 from htc_fast.training import Trainer, TrainingRun, distributed
 from htc_fast.training.pace import process_age
 
@@ -19,10 +19,7 @@ def main() -> int:
     """Train, as the options say."""
     found = given(TrainingRun, "train", ABOUT)
     named = found.keys() & {"data", "train_json"}
-    if named:
-        run = TrainingRun.from_recipe(**found)
-    else:
-        run = changed(TrainingRun.sample(**{name: value for name, value in found.items() if name != "set"}), found)
+    run = TrainingRun.from_recipe(**found) if named else TrainingRun.sample(**found)
     try:
         trainer = Trainer(run, spent=process_age())
         trainer.run()

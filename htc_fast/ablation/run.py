@@ -41,10 +41,18 @@ class AblationRun(TrainingRun):
         sample = TrainingRun.sample(iterations=240, epochs=20.0, crop=160, lr=5e-4, warmup=20)
         run = cls(**{one.name: getattr(sample, one.name) for one in fields(TrainingRun) if one.name != "out"})
         run = replace(run, set={**sample.set, "channels": 64})
+        if changes.get("jitter", "none") != "none":
+            # Which draws sizes and cuts itself.
+            run = replace(run, scales=(1.0, 1.0), crop=None)
         return replace(run, **changes)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.recipe != "paper":
+            raise UserError(
+                f"recipe must be paper in an ablation, whose models differ in one thing at a time, got {self.recipe}: "
+                "set the options that you want, such as jitter or ema."
+            )
         chosen(self.tables)
         check_count("--seeds", self.seeds, most=1000)
         check_count("--jobs", self.jobs, most=MOST_JOBS)

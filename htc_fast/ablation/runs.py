@@ -27,7 +27,7 @@ from htc_fast.training.trainer import describe_data, make_config, make_datasets
 SETTINGS = "settings.json"
 # What may change between two calls: how and where it is computed, and how often it is saved.
 FREE = {"model", "seed", "out", "resume", "evaluate_every", "save_every", "keep"}
-FREE |= {"workers", "threads", "device", "graphs"}
+FREE |= {"workers", "threads", "device", "graphs", "checkpoint_backbone"}
 PLACES = {"data", "train_json", "train_images", "val_json", "val_images"}  # their content counts
 
 
@@ -113,9 +113,12 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
             raise UserError(
                 f"{path} is damaged, so nobody knows what the runs beside it are: give another --out."
             ) from None
-        changed = [name for name in settings if then.get(name) != settings[name]]
+        # What an earlier version did not know was as it is where nothing is said.
+        usual = {one.name: one.default for one in fields(TrainingRun)}
+        then = {name: then.get(name, usual.get(name)) for name in settings}
+        changed = [name for name in settings if then[name] != settings[name]]
         if changed:
-            words = [f"{name} was {short(then.get(name))} and is now {short(settings[name])}" for name in changed[:4]]
+            words = [f"{name} was {short(then[name])} and is now {short(settings[name])}" for name in changed[:4]]
             raise UserError(
                 f"{path.parent} holds runs of other settings ({', '.join(words)}), which do not compare: "
                 "continue with those of then, or give another --out."

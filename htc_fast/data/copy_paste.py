@@ -42,12 +42,13 @@ class CopyPaste(Dataset):
         others = max(len(self) - 1, 1)
         source = self.dataset[(index + 1 + int(torch.randint(0, others, ()))) % len(self)]
         source = placed(source, F.get_size(sample["image"]))
-        count = len(source["labels"])
-        if not count:
+        # Resizing may leave a small one without a pixel.
+        there = visible_area(source).nonzero().flatten()
+        if not len(there):
             return sample
-        wanted = int(torch.randint(1, min(count, MOST) + 1, ()))
-        chosen = torch.zeros(count, dtype=torch.bool)
-        chosen[torch.randperm(count)[:wanted]] = True
+        wanted = int(torch.randint(1, min(len(there), MOST) + 1, ()))
+        chosen = torch.zeros(len(source["labels"]), dtype=torch.bool)
+        chosen[there[torch.randperm(len(there))[:wanted]]] = True
         return paste(sample, source, chosen, self.dataset.maps)
 
 

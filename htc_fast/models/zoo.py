@@ -82,7 +82,10 @@ def _descendants() -> list[Model]:
     models = [_htc(f"scnet_{trunk}", BACKBONES[trunk], **scnet) for trunk in ("r50", "r101", "x101_64x4d")]
     detectors: dict[str, dict[str, Any]] = {"": {"fpn_steps": 2, "sac": (3, 4, 5)}}
     detectors |= {"_rfp": {"fpn_steps": 2}, "_sac": {"sac": (3, 4, 5)}}
-    models += [_htc(f"detectors_htc_r50{name}", "resnet50", **options) for name, options in detectors.items()]
+    models += [
+        _htc(f"detectors_htc_r50{name}", "resnet50", semantic_loss_weight=0.2, **options)
+        for name, options in detectors.items()
+    ]
     boxes = {"box_head": "4conv1fc", "box_norm": "syncbn", "box_loss": "giou", "box_loss_weight": 10.0}
     htcpp = {**boxes, "soft_nms": True, "semantic_loss_weight": 0.2, "frozen_stages": -1}
     htcpp |= {"train_sizes": (400, 1400, 1600), "image_size": (1400, 1600)}
@@ -153,4 +156,8 @@ def config(name: str, /, **overrides: Any) -> Model:
         whole = parts[""].get(where, getattr(base, where))
         if isinstance(whole, kind):
             parts[""][where] = replace(whole, **parts[where])
+    backbone = parts[""].get("backbone", base.backbone)
+    if isinstance(backbone, str) and backbone.split(".")[0] != base.backbone.split(".")[0]:
+        # The rate of stochastic depth is the named backbone's; others may have none.
+        parts[""].setdefault("drop_path", 0.0)
     return replace(base, **parts[""])

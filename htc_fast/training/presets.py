@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import timm
 
 from htc_fast.errors import UserError, few
+from htc_fast.inference.predict import SIZE
 from htc_fast.models import zoo
 from htc_fast.training.groups import is_transformer
 
@@ -60,6 +61,11 @@ LONG = {"image_size", "epochs", "lr", "warmup", "clip"}
 OPTIMIZER = {"lr", "weight_decay"}
 
 
+def size_of(model: str) -> tuple[int, int]:
+    """The short side and the limit of the long one that go with a model's name."""
+    return zoo.MODELS[model].image_size or SIZE
+
+
 def preset(given: dict[str, Any]) -> dict[str, Any]:
     """The values of a recipe beside what is given: model and backbone, and the optimizer where it is another.
 
@@ -85,17 +91,29 @@ def preset(given: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _agreeing(values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's values without those that what is asked for takes the place of: one says how sizes are drawn, how the
+    rate falls, which loss a weight belongs to."""
+    left_out = {"jitter"} if asked.keys() & {"scales", "crop", "train_sizes"} else set()
+    left_out |= {"schedule"} if "steps" in asked else set()
+    values = {field: value for field, value in values.items() if field not in left_out - asked.keys()}
+    own, inner = values.get("set", {}), asked.get("set", {})
+    if isinstance(inner, dict) and inner.get("box_loss", own.get("box_loss")) != own.get("box_loss"):
+        values["set"] = {field: value for field, value in own.items() if field != "box_loss_weight"}
+    return values
+
+
 def filled(given: dict[str, Any]) -> dict[str, Any]:
     """What is given, and the recipe's values of what is not; `set` field by field."""
-    values = preset(given)
+    values = _agreeing(preset(given), given)
     if isinstance(given.get("set", {}), dict) and "set" in values:
         given = {**given, "set": {**values["set"], **given.get("set", {})}}
     return {**values, **given}
 
 
-def of_short_run(given: dict[str, Any]) -> dict[str, Any]:
-    """What of a recipe suits a run of minutes on small pictures."""
-    return {field: value for field, value in preset(given).items() if field not in LONG}
+def of_short_run(given: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What of a recipe suits a run of minutes on small pictures; asked: what of `given` somebody asked for."""
+    return {field: value for field, value in _agreeing(preset(given), asked).items() if field not in LONG}
 
 
 def filling(kind: Run) -> Run:
@@ -115,6 +133,7 @@ def described(run: Any) -> str:
     """A run's recipe in words: its name, and which values are others."""
     compared = {field for values in PRESETS.values() for field in values} | {"accumulate", "layer_decay", "steps"}
     values = preset({"recipe": run.recipe, "model": run.model, "backbone": run.backbone})
+    values = {"image_size": size_of(run.model), **values}
     wanted = {one.name: values.get(one.name, one.default) for one in fields(run) if one.name in compared - {"set"}}
     changed = [name for name, value in wanted.items() if getattr(run, name) != value]
     changed += [name for name, value in values.get("set", {}).items() if run.set.get(name) != value]

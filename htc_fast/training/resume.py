@@ -6,7 +6,7 @@ share of an epoch, so batch size, number of processes and data may be others.
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ import safetensors
 import torch
 
 from htc_fast.errors import UserError, few
+from htc_fast.models.config import Model
 from htc_fast.models.htc import HTC
 from htc_fast.training import checkpoint
 from htc_fast.training.ema import Average
 from htc_fast.training.groups import regrouped
+from htc_fast.training.optimizer import Schedule
 from htc_fast.training.recipe import Position, Recipe
+from htc_fast.training.run import TrainingRun
 
 FORMAT = 2  # of the state; 1, which does not say so, has no recipe
 # Fields that only sampling, losses or detection read; any other makes another network.
@@ -34,6 +37,9 @@ OPTIONS |= {"backbone": "backbone", "semantic_classes": "classes of the semantic
 OPTIONS |= {"image_size": "image_size", "minutes": "max_minutes", "rate": "lr", "shape": "schedule"}
 QUIET = {"keep", "log_every", "save_every", "evaluate_every", "warmup_factor", "pretrained", "category_ids"}
 QUIET |= {"graphs"}
+# What a checkpoint of an earlier version does not say was as it is by default.
+UNSAID = {one.name: one.default for kind in (TrainingRun, Schedule, Recipe) for one in fields(kind)}
+UNSAID = {name: value for name, value in UNSAID.items() if value is not MISSING}
 LENGTH = {"epochs", "iterations", "minutes"}
 
 
@@ -74,6 +80,7 @@ def restore(
     raises   UserError if the checkpoint is damaged, or of another network or optimizer
     """
     changed = _compare_networks(weights, model)
+    average.hide()
     state = checkpoint.load(weights, model)
     try:
         if state.get("format", 1) > FORMAT:
@@ -84,6 +91,8 @@ def restore(
             raise ValueError(f"{batches} batches in an epoch")
         then, now = _flat(state.get("recipe", {})), _flat(asdict(recipe))
         then, now = then | dict(state.get("about", {})), now | about
+        if "recipe" in state:
+            then = {name: value for name, value in UNSAID.items() if name in now} | then
         moved = _restore_optimizer(weights, model, optimizer, saved, recipe)
         averaged = average.restore(state.get("average"))
     except UserError:
@@ -172,6 +181,7 @@ def _compare_networks(weights: Path, model: HTC) -> list[str]:
     except (OSError, safetensors.SafetensorError, ValueError, AttributeError) as error:
         raise checkpoint.unusable(weights, f"{weights.name} is damaged ({error})") from error
     now = _flat(json.loads(json.dumps(asdict(model.config))))
+    then = (_flat(json.loads(json.dumps(asdict(Model(name=""))))) if then else {}) | then
     names = [name for name in then if name in now and then[name] != now[name]]
     if "class_names" in names and then["class_names"]:
         names = [name for name in names if name != "num_classes"]

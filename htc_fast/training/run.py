@@ -61,7 +61,11 @@ class TrainingRun:
     val_images: Annotated[Path | str | None, "folder of its pictures"] = None
     semantic: Annotated[Path | str | None, "COCO-Stuff folder, panoptic JSON or its PNGs; derive: of the masks"] = None
     keep_empty: Annotated[bool, "train on pictures without instances, and on tiny ones, too"] = False
-    image_size: Annotated[tuple[int, ...], "short side and, optionally, longest long side", "PX"] = (800, 1333)
+    image_size: Annotated[
+        tuple[int, ...] | None,
+        "short side and, optionally, longest long side; by default as the model's name says, else 800 1333",
+        "PX",
+    ] = None
     scales: Annotated[tuple[float, float], "random factor on the size in training", "LOW HIGH"] = (1.0, 1.0)
     train_sizes: Annotated[
         tuple[int, int, int] | None,
@@ -143,8 +147,9 @@ class TrainingRun:
     def sample(cls, **changes: Any) -> "TrainingRun":
         """A run of under five minutes: every part of the network is there, with fewer channels and proposals.
 
-        changes  other fields; a length that is asked for (epochs, iterations) is kept, however long it takes; of a
-                 `recipe`, all counts but what makes it long; jitter takes the place of the sample's sizes and crops
+        changes  other fields, those in `set` beside the sample's; a length that is asked for (epochs, iterations) is
+                 kept, however long it takes; of a `recipe`, all counts but what makes it long; jitter takes the place
+                 of the sample's sizes and crops
         """
         small = {
             "channels": 96,
@@ -174,11 +179,13 @@ class TrainingRun:
             amp=True,
             evaluate_every=2,
         )
-        short_run = presets.of_short_run({**values, **changes})
+        short_run = presets.of_short_run({**values, **changes}, changes)
         if {**short_run, **changes}.get("jitter", "none") != "none":
             # Which draws sizes and cuts itself.
             values |= {"scales": (1.0, 1.0), "crop": None}
-        return cls(**{**values, **short_run, "set": {**small, **short_run.get("set", {})}, **changes})
+        own = {**small, **short_run.get("set", {})}
+        asked = changes.get("set", {})
+        return cls(**{**values, **short_run, **changes, "set": {**own, **asked} if isinstance(asked, dict) else asked})
 
     def __post_init__(self) -> None:
         settle(self)
@@ -186,6 +193,8 @@ class TrainingRun:
         if self.threads is not None:
             check_count("--threads", self.threads, most=MOST_THREADS)
         choose(self.model, zoo.list_models(), "model")
+        if self.image_size is None:
+            object.__setattr__(self, "image_size", presets.size_of(self.model))
         source.check(self.weights, self.model)
         choose(self.optimizer, OPTIMIZERS, "optimizer")
         for name, least in COUNTS.items():
@@ -212,12 +221,14 @@ class TrainingRun:
         if self.jitter != "none" and (self.scales != (1.0, 1.0) or self.crop or self.train_sizes):
             raise UserError(
                 f"--jitter {self.jitter} draws sizes and cuts pictures to squares of --image-size itself: leave out "
-                "--scales, --crop and --train-sizes, or --jitter."
+                "--scales, --crop and --train-sizes, or give --jitter none."
             )
         if not all(0 < one < math.inf for one in self.steps) or list(self.steps) != sorted(self.steps):
             raise UserError(f"--steps takes shares of the run above 0, the smaller first, got {short(self.steps)}.")
         if self.schedule == "cosine" and self.steps != Schedule.steps:
-            raise UserError("--steps belong to --schedule step, and cosine has none: leave one of them.")
+            raise UserError(
+                "--steps belong to --schedule step, and cosine has none: give --schedule step, or leave --steps."
+            )
         if self.train_sizes is not None:
             object.__setattr__(self, "train_sizes", check_train_sizes("--train-sizes", self.train_sizes))
         if (self.train_json is None) != (self.train_images is None) and self.data is None:

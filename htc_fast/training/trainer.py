@@ -22,11 +22,10 @@ from htc_fast.data.transforms import train_transform
 from htc_fast.detector import Detector
 from htc_fast.device import find_device, supports
 from htc_fast.errors import UserError
-from htc_fast.inference.predict import SIZE
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
 from htc_fast.models.weights import imagenet
-from htc_fast.training import checkpoint, distributed
+from htc_fast.training import checkpoint, distributed, presets
 from htc_fast.training.batches import Batches
 from htc_fast.training.compiled import compile_layers
 from htc_fast.training.distributed import World
@@ -34,7 +33,6 @@ from htc_fast.training.evaluation import Forecast, make_evaluation, make_picture
 from htc_fast.training.folder import choose_folder
 from htc_fast.training.graphs import check_graphs
 from htc_fast.training.loop import Loop
-from htc_fast.training.presets import described
 from htc_fast.training.run import TrainingRun
 from htc_fast.training.start import start_from
 
@@ -121,7 +119,7 @@ class Trainer:
             f"{config.name}, {config.backbone}, {millions:.1f} M parameters, on {world.size} x "
             f"{world.device.type}{in_bf16}: {len(self.train)} pictures to train on, "
             f"{len(self.val) if self.val else 'none'} held out, {len(self.train.classes)} classes\n"
-            f"{described(self.settings)}: {images} pictures per step, learning rate {recipe.schedule.rate:g}, "
+            f"{presets.described(self.settings)}: {images} pictures per step, learning rate {recipe.schedule.rate:g}, "
             f"{recipe.schedule.shape} schedule, until {' or '.join(limits)}; results in {self.loop.folder}"
         )
 
@@ -196,17 +194,20 @@ def make_config(run: TrainingRun) -> Model:
         # Without maps there is nothing for the branch to learn.
         overrides["semantic"] = "none"
     config = zoo.config(run.model, **overrides)
-    config = replace(config, train_sizes=run.train_sizes or _scaled(config.train_sizes, run.image_size))
+    own = presets.size_of(run.model)[0]
+    config = replace(config, train_sizes=run.train_sizes or _scaled(config.train_sizes, run.image_size, own))
     if run.pretrained and imagenet.packaged_file(config.backbone):
         return replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
     return imagenet.with_own_pixels(config) if run.pretrained else config
 
 
-def _scaled(sizes: tuple[int, int, int] | None, image_size: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """The sizes of a model that is trained at many, which are for pictures of 800 pixels, for those of this run."""
+def _scaled(
+    sizes: tuple[int, int, int] | None, image_size: tuple[int, ...] | None, own: int
+) -> tuple[int, int, int] | None:
+    """The sizes of a model that is trained at many, which go with its own short side, for that of this run."""
     if sizes is None:
         return None
-    low, high, long = (max(32, round(side * image_limits(image_size)[0] / SIZE[0])) for side in sizes)
+    low, high, long = (max(32, round(side * image_limits(image_size)[0] / own)) for side in sizes)
     return low, high, long
 
 

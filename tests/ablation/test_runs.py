@@ -91,6 +91,20 @@ def test_other_settings_are_noticed(run, data, tmp_path):
         next(runs.ablate(run, print))
 
 
+def test_settings_of_an_earlier_version_had_the_usual_values(run):
+    settings = runs.describe(run)
+    path = run.folder / "settings.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({name: one for name, one in settings.items() if name not in ("jitter", "ema", "recipe")})
+    )
+    then = path.read_text()
+    with pytest.raises(UserError, match=r"ema was 0\.0 and is now 0\.5"):
+        runs.check_settings(path, runs.describe(replace(run, ema=0.5)))
+    assert path.read_text() == then
+    runs.check_settings(path, settings)
+
+
 def test_torchrun_is_refused(run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="without torchrun"):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from htc_fast import ablate
 from htc_fast.ablation import tables
 from htc_fast.ablation.run import AblationRun
 from htc_fast.errors import UserError
@@ -34,6 +35,14 @@ def test_rows_differ_in_what_their_labels_say():
     assert [fields(5, place, "semantic")[0] for place in range(5)] == ["none", "loss", "box", "mask", "both"]
     assert [fields(6, place, "semantic_loss_weight")[0] for place in range(5)] == [0.2, 0.5, 1.0, 2.0, 3.0]
     assert [row.stage for row in tables.TABLES[4].rows] == [1, 2, 3, None] * 2
+
+
+def test_jitter_takes_the_place_of_the_small_run_s_sizes():
+    run = AblationRun.small(jitter="large")
+    assert (run.jitter, run.crop, run.scales) == ("large", None, (1.0, 1.0)) and AblationRun.small().crop == 160
+    assert ablate.options(["--jitter", "standard"]).crop is None
+    with pytest.raises(UserError, match="recipe must be paper in an ablation"):
+        AblationRun(data="x", recipe="strong")
 
 
 @pytest.mark.parametrize("numbers", [(1,), (2, 9), ()])

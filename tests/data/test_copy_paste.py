@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision import tv_tensors
 
 from htc_fast.data import CocoDataset
 from htc_fast.data.copy_paste import CopyPaste, paste, placed
@@ -159,6 +160,12 @@ def test_how_many_pictures_get_objects(dataset):
     # Of the sources 1, 2, 3, 5 and the empty 4: 1 to all objects, crowds never.
     expected = {0: 1 / 5, 1: 2 / 5 + 1 / 10 + 1 / 15, 2: 1 / 10 + 1 / 15, 3: 1 / 15}
     assert {count: counts.count(count) / 300 for count in range(4)} == pytest.approx(expected, abs=0.09)
+
+
+def test_what_has_no_pixel_is_not_pasted(dataset):
+    dataset.transform = lambda sample: {**sample, "masks": tv_tensors.Mask(torch.zeros_like(sample["masks"]))}
+    torch.manual_seed(0)
+    assert all(len(CopyPaste(dataset, 1.0)[n]["labels"]) == n % 4 for n in range(6) for _ in range(5))
 
 
 def test_the_only_picture_gives_to_itself(tmp_path):

@@ -62,6 +62,16 @@ def test_the_first_layer_with_room_takes_it():
     assert to_layers(rles_of(bitmaps), 4, 6).tolist() == wanted
 
 
+def test_what_a_few_pixels_do_not_tell_is_looked_at_whole(monkeypatch):
+    monkeypatch.setattr("htc_fast.data.layers.FEW", 0)
+    bitmaps = np.zeros((3, 40, 60), dtype=np.uint8)
+    bitmaps[0, :, :30] = bitmaps[1, :, 30:] = bitmaps[2, 7:, 30:] = 1
+    bitmaps[2, 3, 29] = 1  # the one pixel that the first two have between them and the third, beside what it covers
+    layers = to_layers(rles_of(bitmaps), 40, 60)
+    assert len(layers) == 2 and (layers[0] == np.where(np.arange(60) < 30, 1, 2)).all()
+    assert ((layers[1] == 3) == (bitmaps[2] > 0)).all()
+
+
 def test_all_on_each_other_and_none():
     bitmaps = np.ones((5, 3, 4), dtype=np.uint8)
     assert (to_layers(rles_of(bitmaps), 3, 4) == np.arange(1, 6)[:, None, None]).all()

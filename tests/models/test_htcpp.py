@@ -68,3 +68,16 @@ def test_with_its_own_backbone():
     assert [tuple(one.shape[-2:]) for one in features] == [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
     found = model.detect(torch.randn(2, 3, 64, 96), SIZES)
     assert found.boxes.shape == (2, 8, 4) and found.masks.isfinite().all() and found.count.min() > 0
+
+
+def test_another_backbone_has_no_rate_of_stochastic_depth_unless_it_is_asked_for():
+    rates = {"dpn107": {}, "swin_tiny_patch4_window7_224.ms_in22k": {}, "convnext_tiny": {"drop_path": 0.4}}
+    found = [zoo.config("htcpp_swin_t", backbone=name, **options).drop_path for name, options in rates.items()]
+    assert found == [0.0, 0.2, 0.4]
+
+
+def test_detectors_rows_are_the_public_configurations():
+    rows = {"": (2, (3, 4, 5)), "_rfp": (2, ()), "_sac": (1, (3, 4, 5))}
+    for suffix, wanted in rows.items():
+        config = zoo.config(f"detectors_htc_r50{suffix}")
+        assert (config.fpn_steps, config.sac) == wanted and config.semantic_loss_weight == 0.2

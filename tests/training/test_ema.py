@@ -149,6 +149,15 @@ def test_a_stopped_run_ends_as_if_never_stopped(tmp_path):
     assert differing(written, copied(rest.model)) == []
 
 
+def test_a_run_that_is_asked_for_twice_holds_the_average_both_times(tmp_path):
+    made = loop(tmp_path)
+    made.run()
+    first = copied(made.model)
+    assert made.resume()
+    made.run()
+    assert made.average.on and differing(first, copied(made.model)) == []
+
+
 def test_what_is_evaluated_kept_and_drawn_is_the_average(tmp_path):
     made = timed_loop(tmp_path, lambda step: 1.0, length=3, epochs=2, evaluate_every=1, ema=0.5)
     weight, seen = made.model.rpn.objectness.weight, []

@@ -62,12 +62,27 @@ def test_what_is_given_wins():
         TrainingRun.from_recipe("strong", ema=0.0, epochs=3, set={"box_loss": "smooth_l1", "channels": 64}),
     ):
         assert (run.ema, run.epochs, run.jitter) == (0.0, 3.0, "large")
-        assert run.set == {"box_loss": "smooth_l1", "box_loss_weight": 10.0, "channels": 64}
+        # A weight of ten belongs to GIoU.
+        assert run.set == {"box_loss": "smooth_l1", "channels": 64}
     # Also where it is the default.
     assert TrainingRun(recipe="strong", image_size=(800, 1333)).image_size == (800, 1333)
     # Another optimizer comes with its own rate and decay.
     run = TrainingRun(recipe="small-data", optimizer="sgd")
     assert (run.lr, run.weight_decay, run.plan(8).schedule.rate, run.jitter) == (None, 1e-4, 0.02, "standard")
+
+
+def test_what_it_takes_the_place_of_is_left_out():
+    for name, value in {"train_sizes": (400, 1400, 1600), "scales": (0.5, 2.0), "crop": 128}.items():
+        run = TrainingRun(recipe="strong", **{name: value})
+        assert run.jitter == "none" and getattr(run, name) == value and run.copy_paste == 0.5
+        run = TrainingRun.sample(recipe="strong", **{name: value})
+        assert run.jitter == "none" and getattr(run, name) == value and run.ema == 0.9998
+    run = TrainingRun(recipe="strong", steps=(0.5, 0.9))
+    assert (run.schedule, run.steps) == ("step", (0.5, 0.9))
+    with pytest.raises(UserError, match="or give --jitter none"):
+        TrainingRun(recipe="strong", crop=128, jitter="large")
+    run = TrainingRun.sample(recipe="strong", set={"box_loss": "smooth_l1"})
+    assert run.set == {**TrainingRun.sample().set, "box_loss": "smooth_l1"}
 
 
 def test_a_copy_keeps_all_else():

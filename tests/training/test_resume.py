@@ -1,10 +1,12 @@
 """Going on with other settings: to the same end, and nothing differs without a word."""
 
+import json
 import os
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
+import safetensors.torch
 import torch
 
 from htc_fast import UserError
@@ -189,6 +191,28 @@ def test_a_checkpoint_of_an_earlier_version(tmp_path):
     with pytest.raises(UserError, match="made with optimizer adamw"):
         rest(tmp_path)
     assert rest(tmp_path, optimizer="adamw").run().iteration == 40
+
+
+def test_what_an_earlier_version_did_not_know_was_as_it_is_by_default(tmp_path, capsys):
+    part(tmp_path, 13)
+    state = torch.load(newest(tmp_path))
+    del state["recipe"]["ema"], state["recipe"]["no_decay"]
+    torch.save(state, newest(tmp_path))
+    weights = newest(tmp_path).with_suffix(".safetensors")
+    tensors, about = safetensors.torch.load_file(weights), safetensors.safe_open(weights, "pt").metadata()
+    config = json.loads(about["config"])
+    del config["box_loss"], config["class_loss"]
+    safetensors.torch.save_file(tensors, weights, {**about, "config": json.dumps(config)})
+    loop = timed_loop(tmp_path, lambda step: 1.0, epochs=4, ema=0.9, no_decay=True)
+    loop.about["jitter"] = "large"
+    loop.model.config = replace(loop.model.config, box_loss="giou")
+    assert loop.resume()
+    said = capsys.readouterr().err
+    for change in ("box_loss was smooth_l1 and is now giou", "ema was 0 and is now 0.9", "jitter was none and is now"):
+        assert change in said
+    loop.model.config = replace(loop.model.config, class_loss="seesaw")
+    with pytest.raises(UserError, match="class_loss was cross_entropy and is now seesaw"):
+        loop.resume()
 
 
 OURS = "000003.state is no state of a run of ours: there is no other one there, so start anew"

@@ -1,5 +1,6 @@
 """From options to data and model, without a process of its own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,11 @@ def test_a_model_s_name_says_that_it_is_trained_at_many_sizes(root):
     assert config.train_sizes == (40, 140, 160)
     sides = {tuple(sorted(train[0]["image"].shape[1:])) for _ in range(60)}
     assert len(sides) > 20 and min(sides)[0] >= 40 and max(side[1] for side in sides) <= 160
+    # A name may bring the size of evaluations, too, which its own sizes go with.
+    run = TrainingRun(data=root, model="htcpp_swin_t", pretrained=False)
+    assert run.image_size == (1400, 1600) and make_config(run).train_sizes == (400, 1400, 1600)
+    assert make_config(replace(run, image_size=(700, 800))).train_sizes == (200, 700, 800)
+    assert TrainingRun(data=root).image_size == (800, 1333)
     config, train, _ = datasets(TrainingRun(data=root, model="htc_r50_mstrain", train_sizes=(50, 50, 60)))
     assert config.train_sizes == (50, 50, 60) and max(train[0]["image"].shape[1:]) <= 60
 

@@ -25,7 +25,7 @@ DETECTORS: Renames = (  # after those of the first backbone
 # What a switchable convolution has beside its weight; the backbone of a recursion's further step.
 SWITCH = re.compile(r"backbone\.net\.layer(\d)\..*\.weight_difference$")
 STEP = re.compile(r"rfp\.backbones\.(\d+)\.")
-FIRST = re.compile(r"(?:backbone|rfp\.backbones\.\d+)\.net\.conv1\.weight$")  # of what reads images
+FIRST = re.compile(r"(?:backbone|rfp\.backbones\.\d+)\.net\.(?:conv1|patch_embed\.proj)\.weight$")  # read images
 
 
 def shown(names: Iterable[str]) -> dict:

@@ -83,7 +83,7 @@ def sizes(tensors: Mapping[str, Tensor]) -> dict:
     layers = {int(found[1]) for key in tensors if (found := OFFSET.match(key))}
     if layers:
         options["dcn"] = tuple(layer + 1 for layer in sorted(layers))
-    if consistent(tensors):
+    if consistent(tensors) or any(key.startswith("relay.") for key in tensors):
         options |= {"sample_consistency": True, "interleaved": False, "information_flow": False}
     return options | modules(tensors) | detectors.shown(tensors)
 

@@ -111,7 +111,6 @@ VERSION_1 = re.compile(r"^(bbox_head|mask_head)\.|^semantic_head\.(lateral_convs
 FIXED = re.compile(r"^pixel_(mean|std)$|\.cell_anchors\.|\.anchor_generator\.")
 NORMED = re.compile(r"\bNormed(Linear|Conv2d)\b")
 NUMBERS = r"\b{}\s*=\s*[\[(]([\d\s.,]+)[\])]"
-FIRST = "backbone.net.conv1.weight"
 
 
 def convert(
@@ -178,7 +177,7 @@ def _to_rgb(state: dict[str, Tensor], mean: Sequence[float], spread: Sequence[fl
     """Let first convolutions read RGB over our spread; returns the mean as an option if it is not ours."""
     order = (2, 1, 0) if bgr else (0, 1, 2)
     mean, spread = tuple(mean[c] for c in order), tuple(spread[c] for c in order)
-    if FIRST in state and (bgr or spread != Model.std):
+    if bgr or spread != Model.std:
         factor = torch.tensor(Model.std) / torch.tensor(spread)
         change_first(state, lambda weight: weight.float()[:, list(order)] * factor[:, None, None])
     return {} if mean == Model.mean else {"mean": mean}

@@ -140,6 +140,11 @@ def load_weights(model: nn.Module, file: str | Path | Weights, strict: bool = Tr
     # A longer backbone or cascade has all that a shorter one asks for, and more.
     beyond = [key for key in report.unexpected if fit.OURS.match(key) and not fit.CLASSIFIER.match(key)]
     if strict and (report.missing or report.wrong_shape or beyond):
+        if file.config is not None and {key.split(".")[1] for key in report.missing} == {"norms"}:
+            raise UserError(
+                f"{file.path} was saved by an earlier htc_fast, whose Swin backbones had no norms behind their maps "
+                "and shifted their windows otherwise: train it anew, or use it with that version."
+            )
         name, names = getattr(config, "name", "this model"), fit.fitting(state)
         hint = (
             f"it fits {', '.join(names)}" if names else "choose the model and backbone that the file was trained with"

@@ -3,9 +3,12 @@
 import re
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 
+import htc_fast
+from htc_fast import UserError
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.weights import foreign, swin
 from htc_fast.models.weights.load import Report, load_weights
@@ -114,6 +117,30 @@ def mmdetection(state):
         )
         out[key.replace("layers.", "stages.", 1) if key.startswith("backbone.layers.") else key] = value
     return {key.replace("patch_embed.proj.", "patch_embed.projection."): value for key, value in out.items()}
+
+
+def test_colours_of_another_order_and_spread(tmp_path):
+    model = tiny("htcpp_swin_t", backbone=SWIN)
+    weight = model.backbone.net.patch_embed.proj.weight.detach().clone()
+    rest = as_mmdetection({key: one for key, one in model.state_dict().items() if not key.startswith("backbone.")})
+    state = {**mmdetection(authors(model.backbone.state_dict())), **rest}
+    recipe = "img_norm_cfg = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False)"
+    torch.save({"state_dict": state, "meta": {"config": recipe}}, tmp_path / "model.pth")
+    load_weights(model, tmp_path / "model.pth")
+    spread = torch.tensor(model.config.std)[:, None, None]
+    torch.testing.assert_close(model.backbone.net.patch_embed.proj.weight, weight.flip(1) * spread)
+
+
+def test_files_of_an_earlier_version_say_why_they_are_refused(tmp_path):
+    model = tiny("htcpp_swin_t", backbone=SWIN)
+    model.save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    with safetensors.safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    left = {key: one for key, one in tensors.items() if not key.startswith("backbone.norms.")}
+    safetensors.torch.save_file(left, path, about)
+    with pytest.raises(UserError, match="saved by an earlier htc_fast, whose Swin backbones had no norms"):
+        htc_fast.load(path)
 
 
 def test_whole_detectors_go_there_and_back(tmp_path):
