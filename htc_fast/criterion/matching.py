@@ -12,7 +12,7 @@ from htc_fast.models.geometry import box_iou
 
 NEGATIVE = -1
 IGNORED = -2
-PAIRS = 12_000_000  # of an image's candidates and objects that are compared at once;
+PAIRS = 12_000_000  # of an image's candidates and objects that are compared at once
 CACHED = 2**19  # of more, on a CPU: what its caches hold
 
 

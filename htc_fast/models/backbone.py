@@ -17,11 +17,11 @@ from htc_fast.errors import UserError, choose
 from htc_fast.models import drop_path as stochastic_depth
 from htc_fast.models import fishnet, swin
 from htc_fast.models.config import Model
-from htc_fast.models.deformable import deform
+from htc_fast.models.deformable import DeformableConv2d, exchange
 from htc_fast.models.norm import keeps_statistics
 from htc_fast.models.recompute import recompute_blocks
 from htc_fast.models.rfp import blank, take_feedback
-from htc_fast.models.sac import switch
+from htc_fast.models.sac import SwitchableConv2d
 from htc_fast.models.standardised import standardise
 from htc_fast.models.weights import imagenet
 
@@ -81,8 +81,8 @@ class Backbone(nn.Module):
                 f"dcn and sac both replace the 3x3 convolutions of {'stages' if both[1:] else 'stage'} "
                 f"{', '.join(map(str, both))}: choose one of them for each stage (sac reads between pixels too)."
             )
-        deform(self.net, name, self.indices, dcn)
-        switch(self.net, name, self.indices, sac)
+        exchange(self.net, name, self.indices, dcn, DeformableConv2d, "dcn", "deformable")
+        exchange(self.net, name, self.indices, sac, SwitchableConv2d, "sac", "switchable")
         if standardised:
             standardise(self.net)
         self.feedback = feedback

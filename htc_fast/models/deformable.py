@@ -110,24 +110,35 @@ def _by_sampling(*tensors: Tensor) -> bool:
     return not (torch.is_grad_enabled() and any(one.requires_grad for one in tensors))
 
 
-def deform(net: Any, name: str, indices: Sequence[int], stages: Sequence[int]) -> None:
-    """Make the 3x3 convolutions of residual blocks deformable, in place.
+def exchange(
+    net: Any,
+    name: str,
+    indices: Sequence[int],
+    stages: Sequence[int],
+    made: Callable[[nn.Conv2d], nn.Module],
+    option: str,
+    become: str,
+) -> None:
+    """Put other layers in the places of residual blocks' 3x3 convolutions.
 
-    net      timm's, or like it: with feature_info and modules in the order in which they run
-    name     of the backbone
-    indices  of the features that end the stages 2 to 5
-    stages   2 to 5
-    raises   UserError if one of the stages has no such convolution
+    net             timm's, or like it: with feature_info and modules in the order in which they run
+    name            of the backbone
+    indices         of the features that end the stages 2 to 5
+    stages          2 to 5
+    made            a convolution -> what takes its place
+    option, become  the configuration's field, and what it makes of them, for what is said
+    raises          UserError if one of the stages has no such convolution
     """
     for stage in sorted(set(stages)):
         found = convolutions(net, indices, stage - 2)
         if not found:
             raise UserError(
-                f"dcn makes 3x3 convolutions deformable, and stage {stage} of backbone {name!r} has none that mixes "
-                "channels: choose a ResNet or one like it, such as resnet50 or resnext101_64x4d, or leave dcn empty."
+                f"{option} makes 3x3 convolutions {become}, and stage {stage} of backbone {name!r} has none that mixes "
+                f"channels: choose a ResNet or one like it, such as resnet50 or resnext101_64x4d, or leave {option} "
+                "empty."
             )
         for path, conv in found:
-            net.set_submodule(path, DeformableConv2d(conv))
+            net.set_submodule(path, made(conv))
 
 
 def convolutions(net: Any, indices: Sequence[int], number: int) -> list[tuple[str, nn.Conv2d]]:

@@ -84,7 +84,7 @@ class HTC(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     @property
-    def backbones(self) -> list[nn.Module]:
+    def backbones(self) -> list[Any]:
         """The one, and those of further steps of a recursive pyramid."""
         return [self.backbone, *(() if self.rfp is None else self.rfp.backbones)]
 

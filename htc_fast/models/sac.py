@@ -4,15 +4,13 @@ The same weight, standardised, is applied with the layer's dilation and, plus a 
 that; both read between pixels, where offsets say. A layer that starts is the convolution that it replaces.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc_fast.errors import UserError
-from htc_fast.models.deformable import convolutions, deformable_convolution
+from htc_fast.models.deformable import deformable_convolution
 from htc_fast.models.standardised import StandardisedConv2d
 
 FAR = 3  # times the layer's own dilation
@@ -99,23 +97,3 @@ def _mirrored(size: int, device: torch.device) -> Tensor:
         return place * 0
     place = place % (2 * (size - 1))
     return size - 1 - (size - 1 - place).abs()
-
-
-def switch(net: Any, name: str, indices: Sequence[int], stages: Sequence[int]) -> None:
-    """Make the 3x3 convolutions of residual blocks switchable, in place.
-
-    net      timm's, or like it: with feature_info and modules in the order in which they run
-    name     of the backbone
-    indices  of the features that end the stages 2 to 5
-    stages   2 to 5
-    raises   UserError if one of the stages has no such convolution
-    """
-    for stage in sorted(set(stages)):
-        found = convolutions(net, indices, stage - 2)
-        if not found:
-            raise UserError(
-                f"sac makes 3x3 convolutions switchable, and stage {stage} of backbone {name!r} has none that mixes "
-                "channels: choose a ResNet or one like it, such as resnet50 or resnext101_64x4d, or leave sac empty."
-            )
-        for path, conv in found:
-            net.set_submodule(path, SwitchableConv2d(conv))

@@ -237,7 +237,12 @@ class TrainingRun:
             )
         for name in DECIDED.keys() & self.set.keys():
             raise UserError(f"--set {name} is not to be set: {DECIDED[name]} decides it.")
-        image_limits(self.image_size)
+        _ = self.size  # refused where it is none
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Short side and limit of the long side of pictures in evaluations, and of those in training unless drawn."""
+        return image_limits(self.image_size or presets.size_of(self.model))
 
     @property
     def on_sample(self) -> bool:

@@ -15,7 +15,6 @@ from htc_fast.data.coco import CocoDataset, nothing_to_train_on, say_maps
 from htc_fast.data.copy_paste import CopyPaste
 from htc_fast.data.jitter import FACTORS, ScaleJitter
 from htc_fast.data.loader import Collate
-from htc_fast.data.pictures import image_limits
 from htc_fast.data.repeat import repeat_factors
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.data.transforms import train_transform
@@ -126,7 +125,7 @@ class Trainer:
 
 def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDataset | None]:
     """The training pictures with their augmentation, and the validation pictures, if any are named."""
-    short, long = image_limits(run.image_size)
+    short, long = run.size
     sizes, jitters = config.train_sizes, run.jitter != "none"
     transform = train_transform(
         None if jitters else short if sizes is None else sizes[:2],
@@ -138,7 +137,7 @@ def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDat
         turn=run.turn,
     )
     if jitters:
-        jitter = ScaleJitter(run.image_size[-1], FACTORS[run.jitter], config.mean)
+        jitter = ScaleJitter((run.image_size or run.size)[-1], FACTORS[run.jitter], config.mean)
         transform = v2.Compose([jitter, *transform.transforms])
     train = CocoDataset(
         run.data,
@@ -195,19 +194,17 @@ def make_config(run: TrainingRun) -> Model:
         overrides["semantic"] = "none"
     config = zoo.config(run.model, **overrides)
     own = presets.size_of(run.model)[0]
-    config = replace(config, train_sizes=run.train_sizes or _scaled(config.train_sizes, run.image_size, own))
+    config = replace(config, train_sizes=run.train_sizes or _scaled(config.train_sizes, run.size[0], own))
     if run.pretrained and imagenet.packaged_file(config.backbone):
         return replace(config, mean=imagenet.PACKAGED_MEAN, std=imagenet.PACKAGED_STD)
     return imagenet.with_own_pixels(config) if run.pretrained else config
 
 
-def _scaled(
-    sizes: tuple[int, int, int] | None, image_size: tuple[int, ...] | None, own: int
-) -> tuple[int, int, int] | None:
+def _scaled(sizes: tuple[int, int, int] | None, short: int, own: int) -> tuple[int, int, int] | None:
     """The sizes of a model that is trained at many, which go with its own short side, for that of this run."""
     if sizes is None:
         return None
-    low, high, long = (max(32, round(side * image_limits(image_size)[0] / own)) for side in sizes)
+    low, high, long = (max(32, round(side * short / own)) for side in sizes)
     return low, high, long
 
 
@@ -222,7 +219,7 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
         semantic_classes=max(train.semantic_classes, 1),
         class_names=tuple(train.classes),
         category_ids=tuple(train.category_ids),
-        image_size=image_limits(run.image_size),
+        image_size=run.size,
     )
     torch.manual_seed(run.seed)
     model = Detector(config)

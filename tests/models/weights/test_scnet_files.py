@@ -135,3 +135,10 @@ def test_the_context_s_rows_go_where_their_classes_are():
     file, own = ({"context_head.classes.bias": torch.arange(n) + 10.0 * n} for n in (3, 4))
     made = rows.moved(file, own, ("cat", "dog"), ("dog", "owl", "cat"))
     assert made["context_head.classes.bias"].tolist() == [31, 41, 30, 32]
+
+
+def test_one_stage_with_a_relay_is_known_by_the_relay(tmp_path):
+    model = tiny("mask_rcnn_r50", sample_consistency=True, feature_relay=True)
+    torch.save(model.state_dict(), tmp_path / "one.pth")
+    built = read(tmp_path / "one.pth").built
+    assert built["feature_relay"] and built["sample_consistency"] and not built["interleaved"]
