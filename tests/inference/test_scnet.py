@@ -10,7 +10,6 @@ from htc_fast.inference.predict import at_stage
 from htc_fast.inference.scnet import ChannelsLastRelay, FusedPair
 from htc_fast.models.scnet import Relay, ResidualPair
 from htc_fast.profiling.paper import counted
-from tests.inference import test_views
 from tests.inference.test_optimize import assert_equal, detector, images
 from tests.models.test_zoo import SIZES, tiny
 
@@ -79,10 +78,6 @@ def test_the_exported_graph_never_waits():
     found, want = program.module()(images(1), SIZES[:1]), model.detect(images(1), SIZES[:1])
     assert torch.equal(found["labels"], want.labels) and want.count.item() > 0
     torch.testing.assert_close(found["masks"], want.masks, rtol=1e-4, atol=1e-4)
-
-
-def test_views_know_the_context_and_the_relay():
-    test_views.test_one_view_is_the_detector("scnet_r50", None)
 
 
 def test_an_optimized_stage_alone():

@@ -42,7 +42,7 @@ def same(found, wanted, tolerance):
 
 
 @pytest.mark.parametrize("size", [None, (100, 130)])
-@pytest.mark.parametrize("name", ["htc_r50", "mask_rcnn_r50", "htc_r50_softnms"])
+@pytest.mark.parametrize("name", ["htc_r50", "mask_rcnn_r50", "htc_r50_softnms", "scnet_r50"])
 def test_one_view_is_the_detector(name, size):
     model = tiny(name, image_size=(64, 96)).eval()
     wanted = found_by(model, size=size)

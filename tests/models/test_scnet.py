@@ -118,6 +118,8 @@ def test_detect_is_the_definition(name, options, monkeypatch):
     for own in (semantic_map, box_head, mask_probabilities):
         monkeypatch.setattr(family, own.__name__, own)
     family.test_detect_is_the_definition(name, options)
+    # It was this detector that was compared.
+    assert [one.config.name for one in made] == [name]
 
 
 @torch.no_grad()
