@@ -37,6 +37,11 @@ class UserError(ValueError):
         super().__init__(sentence.rsplit("UserError: ", 1)[-1].strip())
 
 
+class ShapeError(ValueError, AssertionError, RuntimeError):
+    """Boxes or scores that are no such tensors: torchvision has it an AssertionError or a RuntimeError, and programs
+    may look out for those."""
+
+
 @functools.cache
 def say_once(sentence: str) -> None:
     """Print to stderr what somebody should know about their data or files, once, and only in the leading process."""

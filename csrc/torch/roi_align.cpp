@@ -65,14 +65,14 @@ void check_images(const RoiAlign& op) {
   }
 }
 
-#ifdef HTC_CUDA
 // Kernels read NHWC; turning a map costs less than many RoIs reading it the other way.
 Tensor channels_last(const Tensor& map) { return channels_second(torch::stable::contiguous(channels_at_the_end(map))); }
 
 bool worth_turning(const RoiAlign& op, const Tensor& map) {
-  return map.stride(1) != 1 && op.count * op.out_h * op.out_w * 64 > map.size(0) * map.size(2) * map.size(3);
+  // With few channels C++ has no vectors to fill.
+  if (map.stride(1) == 1 || (map.is_cpu() && op.channels < 16)) return false;
+  return op.count * op.out_h * op.out_w * 64 > map.size(0) * map.size(2) * map.size(3);
 }
-#endif
 
 // Allocates the maps' gradients, [N, H, W, C] of type `sum`, and describes them.
 std::vector<Tensor> gradients(RoiAlign& op, const Tensor& like, const std::vector<int64_t>& sizes, const PoolOptions& o,
@@ -115,9 +115,7 @@ RoiAlign describe_pool(std::vector<Tensor>& maps, bool has_semantic, const PoolR
                         maps[m].scalar_type() == first.scalar_type() && maps[m].is_cuda() == first.is_cuda() &&
                         maps[m].get_device_index() == rois.rounded.get_device_index(),
                     name, ": all maps must be [N, C, H, W] with the same N, C, type and device, the rois' too");
-#ifdef HTC_CUDA
-    if (first.is_cuda() && worth_turning(op, maps[m])) maps[m] = channels_last(maps[m]);
-#endif
+    if (worth_turning(op, maps[m])) maps[m] = channels_last(maps[m]);
     op.maps[m] = describe_map(maps[m], m < levels ? o.scales[m] : o.semantic_scale);
   }
   if (first.is_cpu()) check_images(op);

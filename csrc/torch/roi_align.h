@@ -22,7 +22,7 @@ struct PoolRois {
 };
 PoolRois pool_rois(const Tensor& rois, const PoolOptions&, ScalarType maps);
 
-// Checks the maps and describes the operation but for `out`; on CUDA maps may be turned first, hence not const.
+// Checks the maps and describes the operation but for `out`; maps may be turned first, hence not const.
 RoiAlign describe_pool(std::vector<Tensor>& maps, bool has_semantic, const PoolRois&, const PoolOptions&);
 
 Tensor pool_forward(const std::vector<Tensor>& features, const Tensor& rois, const PoolOptions&,

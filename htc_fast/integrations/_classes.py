@@ -1,4 +1,4 @@
-"""A detector's modules take classes of ours, which inherit from theirs: objects, weights and hooks stay what they are."""
+"""A detector's modules take classes of ours, which inherit from theirs: objects, weights and hooks stay as they are."""
 
 from collections.abc import Mapping
 from typing import TypeVar

@@ -72,6 +72,23 @@ def _define(namespace: str, name: str, schema: str, fake: Callable, backward: Ca
     if backward is not None:
         own = functools.partial(backward, getattr(torch.ops, namespace))
         torch.library.register_autograd(operator, own, setup_context=setup_context, lib=library)
+    if "Tensor[]" in schema:  # vmap by itself loops over operators that take no lists alone
+        each = functools.partial(_each, getattr(getattr(torch.ops, namespace), name))
+        torch.library.register_vmap(operator, each, lib=library)
+
+
+def _each(operator: Any, info: Any, dims: tuple, *arguments: Any) -> tuple:
+    """torch.vmap's rule: one call after the other. dims are the batch's dimensions, None where there is none."""
+
+    def pick(one: Any, dim: Any, number: int) -> Any:
+        if isinstance(one, (list, tuple)) and isinstance(dim, (list, tuple)):
+            return [pick(*both, number) for both in zip(one, dim)]
+        return one if dim is None else one.select(dim, number)
+
+    outs = [operator(*(pick(*both, n) for both in zip(arguments, dims))) for n in range(info.batch_size)]
+    if isinstance(outs[0], Tensor):
+        return torch.stack(outs), 0
+    return [torch.stack(list(one)) for one in zip(*outs)], [0] * len(outs[0])
 
 
 def _first_import(file: str, name: str) -> Callable:

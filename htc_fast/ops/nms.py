@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from htc_fast.errors import ShapeError
 from htc_fast.ops import _backend
 from htc_fast.ops._arguments import check_device, check_floats, check_integers, check_tensors, count, real
 from htc_fast.ops._declare import declare
@@ -19,33 +20,51 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     scores         [K]     ties go to the lower index; NaN is never kept
     iou_threshold  a box goes if its IoU with a kept one is larger
     returns        [n] int64 indices, best first
-    raises         ValueError, TypeError
-    source         torchvision's signature and results
+    raises         ShapeError, ValueError, TypeError
+    source         torchvision's signature and results; works in torch.jit.script
     """
-    check_tensors(boxes=boxes, scores=scores)
-    _check(boxes, scores, None, 2)
-    iou_threshold = real("iou_threshold", iou_threshold)
-    backend = _backend.backend_for("nms", boxes)
-    if backend == "reference":
-        return reference.batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
-    return _backend.library(backend).batched_nms(boxes.detach(), scores.detach(), None, iou_threshold)
+    if torch.jit.is_scripting():
+        return torch.ops.htc_fast.batched_nms(boxes.detach(), scores.detach(), None, iou_threshold)
+    else:
+        return _nms("nms", boxes, scores, None, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """`nms` within each class; no coordinate is shifted, so 16-bit boxes are right too.
 
-    boxes    [K, 4];  scores [K];  idxs [K] any integers
-    returns  [n] int64 indices, best first over all classes
-    raises   ValueError, TypeError
-    source   torchvision's signature and results
+    boxes    [K, 4];  scores [K];  idxs [K] any numbers
+    returns  [n] int64 indices, best first over all classes; none for boxes of any shape without numbers
+    raises   ShapeError, ValueError, TypeError
+    source   torchvision's signature and results; works in torch.jit.script
     """
-    check_tensors(boxes=boxes, scores=scores, idxs=idxs)
+    if torch.jit.is_scripting():
+        if boxes.numel() == 0:
+            return torch.empty((0,), dtype=torch.int64, device=boxes.device)
+        classes = _classes(idxs)
+        return torch.ops.htc_fast.batched_nms(boxes.detach(), scores.detach(), classes, iou_threshold)
+    elif isinstance(boxes, Tensor) and boxes.shape == (0,):  # torch.tensor([]): no boxes, whatever the rest is
+        return boxes.new_empty(0, dtype=torch.int64)
+    else:
+        return _nms("batched_nms", boxes, scores, idxs, iou_threshold)
+
+
+def _nms(name: str, boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
+    check_tensors(boxes=boxes, scores=scores)
+    if name == "batched_nms":
+        check_tensors(idxs=idxs)
+        idxs = _classes(idxs)  # type: ignore[arg-type]
     _check(boxes, scores, idxs, 2)
     iou_threshold = real("iou_threshold", iou_threshold)
-    backend = _backend.backend_for("batched_nms", boxes)
+    backend = _backend.backend_for(name, boxes)
     if backend == "reference":
-        return reference.batched_nms(boxes, scores, idxs, iou_threshold)
+        classes = torch.zeros_like(scores, dtype=torch.int64) if idxs is None else idxs
+        return reference.batched_nms(boxes, scores, classes, iou_threshold)
     return _backend.library(backend).batched_nms(boxes.detach(), scores.detach(), idxs, iou_threshold)
+
+
+def _classes(idxs: Tensor) -> Tensor:
+    """Classes of floats, numbered."""
+    return torch.unique(idxs, return_inverse=True)[1] if idxs.is_floating_point() else idxs
 
 
 def batched_nms_padded(
@@ -80,14 +99,14 @@ def batched_nms_padded(
 def _check(boxes: Tensor, scores: Tensor, idxs: Tensor | None, rank: int) -> None:
     wanted = "[K, 4]" if rank == 2 else "[N, B, 4]"
     if boxes.dim() != rank or boxes.shape[-1] != 4:
-        raise ValueError(f"boxes must be {wanted}, got {list(boxes.shape)}.")
+        raise ShapeError(f"boxes must be {wanted}, got {list(boxes.shape)}.")
     check_floats("boxes", boxes)
     check_floats("scores", scores)
     for name, value in (("scores", scores), ("idxs", idxs)):
         if value is None:
             continue
         if value.shape != boxes.shape[:-1]:
-            raise ValueError(f"{name} must be {list(boxes.shape[:-1])} like boxes, got {list(value.shape)}.")
+            raise ShapeError(f"{name} must be {list(boxes.shape[:-1])} like boxes, got {list(value.shape)}.")
         check_device(name, value, "boxes", boxes)
     if idxs is not None:
         check_integers(idxs=idxs)

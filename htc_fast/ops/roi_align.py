@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._jit_internal import BroadcastingList2  # type: ignore[attr-defined]
 
-from htc_fast.errors import MOST, short
+from htc_fast.errors import MOST, ShapeError, short
 from htc_fast.ops import _backend
 from htc_fast.ops._arguments import check_device, check_floats, check_tensor, flag, integer, items, positive, real
 from htc_fast.ops._declare import declare, maps_like
@@ -23,33 +24,50 @@ for _name in ("roi_align", "multi_level_roi_align"):
 
 def roi_align(
     input: Tensor,
-    boxes: Tensor | Sequence[Tensor],
-    output_size: int | tuple[int, int],
+    boxes: Tensor | list[Tensor],
+    output_size: BroadcastingList2[int],
     spatial_scale: float = 1.0,
     sampling_ratio: int = -1,
     aligned: bool = False,
+    channels_last: bool = False,
 ) -> Tensor:
     """Average each box's bilinear samples into a grid of bins.
 
     input           [N, C, H, W]
-    boxes           [K, 5]  image number, x1, y1, x2, y2; or a list of N tensors [L, 4]
-    output_size     h, w of the grid
+    boxes           [K, 5]  image number, x1, y1, x2, y2; or a list of at most N tensors [L, 4], the first image's first
+    output_size     h, w of the grid, or one number for both
     spatial_scale   pixels of `input` per pixel of the boxes
     sampling_ratio  samples per bin and axis; <= 0: one per pixel that the bin spans
     aligned         shift by half a pixel (right), or not (as RoIAlign first had it)
-    returns         [K, C, h, w]  of the input's dtype; zeros for boxes that are not finite
-    raises          ValueError, TypeError; RuntimeError for an image number out of range (on the CPU)
-    source          Mask R-CNN, section 3; torchvision's signature and results
+    channels_last   leave the result in channels-last memory, as the kernel writes it, instead of turning it
+    returns         [K, C, h, w]  of the input's dtype, contiguous; zeros for boxes that are not finite
+    raises          ValueError (ShapeError for boxes), TypeError; RuntimeError for an image number out of range (on the
+                    CPU)
+    source          Mask R-CNN, section 3; torchvision's signature and results; works in torch.jit.script
     """
+    if torch.jit.is_scripting():
+        rois = boxes if isinstance(boxes, Tensor) else _numbered(boxes)
+        height, width = output_size[0], output_size[1]
+        out = torch.ops.htc_fast.multi_level_roi_align(
+            [input], rois.detach(), height, width, [spatial_scale], sampling_ratio, aligned, 1.0, None, 1.0, 1
+        )
+        return out if channels_last else out.contiguous()
+    else:
+        return _roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned, channels_last)
+
+
+def _roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned, channels_last) -> Tensor:
     if not isinstance(boxes, Tensor):
         boxes = with_numbers(boxes, input)
     size, rois, spatial_scale = grid_size(output_size), boxes, positive("spatial_scale", spatial_scale)
     check_inputs([input], rois, [spatial_scale], None)
-    sampling_ratio, aligned = integer("sampling_ratio", sampling_ratio, -MOST, MOST_SAMPLES), flag("aligned", aligned)
+    sampling_ratio, aligned = samples("sampling_ratio", sampling_ratio), flag("aligned", aligned)
     backend = _backend.backend_for("roi_align", input)
     if backend == "reference":
-        return reference.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
-    return _call(backend, [input], rois, size, [spatial_scale], sampling_ratio, aligned, 1.0, None, 1.0, 1)
+        out = reference.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
+    else:
+        out = _call(backend, [input], rois, size, [spatial_scale], sampling_ratio, aligned, 1.0, None, 1.0, 1)
+    return out if flag("channels_last", channels_last) else out.contiguous()
 
 
 def multi_level_roi_align(
@@ -82,7 +100,7 @@ def multi_level_roi_align(
     """
     features, scales, size = items("features", features), scales_of(spatial_scales), grid_size(output_size)
     check_inputs(features, rois, scales, semantic)
-    sampling_ratio, aligned = integer("sampling_ratio", sampling_ratio, -MOST, MOST_SAMPLES), flag("aligned", aligned)
+    sampling_ratio, aligned = samples("sampling_ratio", sampling_ratio), flag("aligned", aligned)
     semantic_scale = positive("semantic_scale", semantic_scale)
     semantic_grid = integer("semantic_grid", semantic_grid, 1, MOST_BINS)
     finest_size = finest_of(canonical_size, canonical_level, scales)
@@ -100,22 +118,37 @@ def _call(backend, features, rois, size, scales, *arguments) -> Tensor:
 
 
 def with_numbers(boxes: Sequence[Tensor], like: Tensor) -> Tensor:
-    """One tensor [L, 4] per image of `like` [N, C, H, W] -> [K, 5].
+    """One tensor [L, 4] per image of `like` [N, C, H, W], or for the first of them -> [K, 5].
 
     raises  ValueError, TypeError
     """
     check_tensor("input", like)
     boxes = items("boxes", boxes)
-    if like.dim() != 4 or len(boxes) != len(like):
-        raise ValueError(
-            f"boxes must be one tensor per image of an input [N, C, H, W], got {len(boxes)} for {list(like.shape)}."
+    if like.dim() != 4 or len(boxes) > len(like):
+        raise ShapeError(
+            f"boxes must be at most one tensor per image of an input [N, C, H, W], got {len(boxes)} for "
+            f"{list(like.shape)}."
         )
     for number, one in enumerate(boxes):
         check_tensor(f"boxes[{number}]", one)
         if one.dim() != 2 or one.shape[1] != 4:
-            raise ValueError(f"boxes must be a list of [L, 4], got {list(one.shape)}.")
-    rows = [torch.cat([one.new_full((len(one), 1), number), one], dim=1) for number, one in enumerate(boxes)]
-    return torch.cat(rows) if rows else like.new_zeros(0, 5)
+            raise ShapeError(f"boxes must be a list of [L, 4], got {list(one.shape)}.")
+    return _numbered(boxes) if boxes else like.new_zeros(0, 5)
+
+
+def _numbered(boxes: list[Tensor]) -> Tensor:
+    """The image's number before each box; a traced program takes other numbers of boxes than it was traced with."""
+    numbers = [torch.full_like(one[:, :1], float(number)) for number, one in enumerate(boxes)]
+    return torch.cat([torch.cat(numbers), torch.cat(boxes)], dim=1)
+
+
+def samples(name: str, value: Any) -> int:
+    """Samples per bin and axis; 2.0 is taken for 2.
+
+    raises  TypeError, ValueError
+    """
+    whole = isinstance(value, float) and value.is_integer()
+    return integer(name, int(value) if whole else value, -MOST, MOST_SAMPLES)
 
 
 def grid_size(output_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -179,9 +212,9 @@ def check_inputs(features: list[Tensor], rois: Tensor, scales: list[float], sema
             raise TypeError(f"{name} must be {first.dtype} like level 0, got {found.dtype}.")
         check_device(name, found, "the rois", rois)
     if not ((rois.dim() == 2 and rois.shape[1] == 5) or (rois.dim() == 3 and rois.shape[2] == 4)):
-        raise ValueError(f"rois must be [K, 5] (image number first) or [N, R, 4], got {list(rois.shape)}.")
+        raise ShapeError(f"rois must be [K, 5] (image number first) or [N, R, 4], got {list(rois.shape)}.")
     if rois.dim() == 3 and rois.shape[0] != first.shape[0]:
-        raise ValueError(f"rois [N, R, 4] must have one row per image, got {rois.shape[0]} for {first.shape[0]}.")
+        raise ShapeError(f"rois [N, R, 4] must have one row per image, got {rois.shape[0]} for {first.shape[0]}.")
 
 
 def _fake(features, rois, out_h, out_w, *options):

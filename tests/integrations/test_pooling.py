@@ -103,7 +103,7 @@ def test_detectron2_swap():
     new = model["box_pooler"]
     assert (new.output_size, new.scales, new.aligned) == ((14, 14), list(SCALES), True)
     with pytest.raises(ValueError, match="one tensor per image"):
-        new(pyramid(), [Boxes(boxes(3, 0))])
+        new(pyramid(), [Boxes(boxes(3, 0))] * 3)
     with pytest.raises(ValueError, match="ROIAlignV2"):
         detectron2.ROIPooler(7, SCALES, 0, "ROIPool")
 

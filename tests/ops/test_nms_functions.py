@@ -163,7 +163,7 @@ def test_errors():
     with pytest.raises(TypeError, match=r"idxs must be .* got None"):
         ops.batched_nms_padded(boxes[None], scores[None], None, 0.5, 3)
     with pytest.raises(TypeError, match="idxs must be integers"):
-        ops.batched_nms(boxes, scores, idxs.float(), 0.5)
+        ops.batched_nms_padded(boxes[None], scores[None], idxs[None].float(), 0.5, 3)
     with pytest.raises(TypeError, match="floating point"):
         ops.nms(boxes.int(), scores, 0.5)
     with pytest.raises(ValueError, match="max_output"):

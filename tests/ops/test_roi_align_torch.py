@@ -61,7 +61,7 @@ def test_errors_before_any_work():
     with pytest.raises(ValueError, match="output_size"):
         ops.multi_level_roi_align(features, rois, 0, SCALES)
     with pytest.raises(ValueError, match="one tensor per image"):
-        ops.roi_align(features[0], [rois[:, 1:]], 7)
+        ops.roi_align(features[0], [rois[:, 1:]] * 3, 7)
     with pytest.raises(ValueError, match="semantic_grid must be an integer from 1"):
         ops.multi_level_roi_align(features, rois, 7, SCALES, semantic=semantic, semantic_grid=0)
     with pytest.raises(TypeError, match="features must be a list or a tuple, got dict"):
