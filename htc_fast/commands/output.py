@@ -33,11 +33,21 @@ def write_json(path: Path, content: object) -> None:
 
     raises  UserError if it cannot be written
     """
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to, which becomes `path` at the end of the block, and nothing after an error.
+
+    raises  UserError if it cannot be written
+    """
     partial = path.with_name(path.name + ".partial")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_text(json.dumps(content), encoding="utf-8")
+            yield partial
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from htc_fast.criterion.terms import Term
 def context_loss(logits: Tensor, labels: Tensor, weight: float) -> Term:
     """Binary cross-entropy of every class being in the image or not, mean over images and logits.
 
-    logits  [N, classes + 1], background last, which is in none;  labels  [N, G] int64, -1 where padded
+    logits  [N, classes];  labels  [N, G] int64, -1 where padded
     """
     classes = logits.shape[1]
     # One column more takes what is padded.

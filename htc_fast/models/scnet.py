@@ -62,9 +62,9 @@ class ResidualPair(nn.Module):
 
 
 class ContextHead(nn.Module):
-    """P2..P6 -> what is in the whole image: a vector [N, C, 1, 1], and its reading as logits [N, classes + 1].
+    """P2..P6 -> what is in the whole image: a vector [N, C, 1, 1], and its reading as logits [N, classes].
 
-    The mean is over the whole map of the coarsest level, padding included. Background, last, is in no image.
+    The mean is over the whole map of the coarsest level, padding included.
 
     source  SCNet, section 3.4; the number of logits is that of mmdetection's files
     """
@@ -72,7 +72,7 @@ class ContextHead(nn.Module):
     def __init__(self, channels: int, classes: int, norm: bool = False):
         super().__init__()
         self.convs = nn.ModuleList(ResidualPair(channels, norm) for _ in range(CONTEXT_PAIRS))
-        self.classes = nn.Linear(channels, classes + 1)
+        self.classes = nn.Linear(channels, classes)
         nn.init.normal_(self.classes.weight, std=0.01)
         nn.init.zeros_(self.classes.bias)
 

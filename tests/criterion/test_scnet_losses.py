@@ -66,7 +66,7 @@ def define(model, images, given):
         error = mask_error(model, features, n, boxes[:k], objects, given, semantic, seen) if k else 0.0
         add(terms, "mask", sum(weights[:count]) * error, k * 28**2)
     if model.context_head is not None:
-        there = torch.zeros(3, config.num_classes + 1)
+        there = torch.zeros(3, config.num_classes)
         for n in range(3):
             there[n, given.labels[n, : GT[n]].unique()] = 1
         error = F.binary_cross_entropy_with_logits(context(model, features)[1], there)

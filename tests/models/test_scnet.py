@@ -36,7 +36,7 @@ def convolved(convs, x):
 
 
 def context(model, features):
-    """[N, C] and logits [N, classes + 1]: the mean of what two pairs make of P6."""
+    """[N, C] and logits [N, classes]: the mean of what two pairs make of P6."""
     mean = convolved(model.context_head.convs, features[4]).flatten(2).mean(2)
     return mean, F.linear(mean, model.context_head.classes.weight, model.context_head.classes.bias)
 
@@ -148,11 +148,11 @@ def test_the_context_is_the_mean_of_the_coarsest_level():
     head = ContextHead(2, 3)
     for pair in head.convs:
         pair.second.weight.zero_(), pair.second.bias.copy_(torch.tensor([1.0, -1.0]))
-    head.classes.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [1, 1], [2, 0]])), head.classes.bias.fill_(0.5)
+    head.classes.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [2, 0]])), head.classes.bias.fill_(0.5)
     coarsest = torch.tensor([[1.0, 2, 3, 6], [0, 0, 0, 8]]).view(1, 2, 2, 2)
     vector, logits = head([torch.full((1, 2, 9, 9), torch.nan), coarsest])
     assert vector.flatten().tolist() == [5.0, 0.0] and vector.shape == (1, 2, 1, 1)
-    assert logits.tolist() == [[5.5, 0.5, 5.5, 10.5]]
+    assert logits.tolist() == [[5.5, 0.5, 10.5]]
 
 
 def test_every_roi_takes_in_its_own_image():
@@ -171,9 +171,9 @@ def test_parameter_counts():
     conv, last = 256 * 256 * 9 + 256, (256 * 256 * 4 + 256) + (256 * 80 + 80)
     assert count["mask_heads"] == 12 * conv + last and count["box_heads"] == 3 * 13_982_805
     assert count["semantic_head"] == 2_802_103  # two pairs weigh what four convolutions do
-    assert count["context_head"] == 4 * conv + 256 * 81 + 81
+    assert count["context_head"] == 4 * conv + 256 * 80 + 80  # as mmdetection has
     assert count["relay"] == 1024 * 12_544 + 12_544
-    assert sum(count.values()) == 94_799_526
+    assert sum(count.values()) == 94_799_269
 
 
 def test_names_of_the_weights():

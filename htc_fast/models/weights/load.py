@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from htc_fast.errors import UserError, few, say_once
 from htc_fast.models.config import Model, from_dict
 from htc_fast.models.standardised import adapt
-from htc_fast.models.weights import files, find, fit, foreign, unpickle
+from htc_fast.models.weights import files, find, fit, foreign, origin, unpickle
 
 DESCRIBED = ("class_names", "category_ids", "image_size")
 # Head 1 of mmdetection 1 has a flow convolution that nothing ever used; what is counted can be counted anew.
@@ -33,6 +33,8 @@ class Weights:
     options      of `zoo.config`: what the file's network is built with, where that differs from ours
     metadata     what one of our own files says besides
     class_names  by label, as mmdetection's files have them; our own have them in `config`
+    origin       whose checkpoint it is, for a sentence
+    changes      what was done to the tensors besides giving them our names, a sentence each
     """
 
     path: Path
@@ -40,6 +42,8 @@ class Weights:
     options: dict = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    origin: str = "htc_fast"
+    changes: tuple[str, ...] = ()
 
     @property
     def config(self) -> Model | None:
@@ -205,12 +209,23 @@ def read(path: str | Path, num_classes: int | None = None) -> Weights:
         ) from error
     if foreign.is_coco(state) and num_classes is None:
         notes.append(f"{path}: its 91 rows are read as COCO's 80 classes; num_classes=90 reads them as your own.")
-    file = Weights(path, converted, options, parts[0][1], _class_names(meta))
+    _without_background(converted)
+    home = origin.of(state, "config" in parts[0][1])
+    changes = tuple(origin.changes(state, converted))
+    file = Weights(path, converted, options, parts[0][1], _class_names(meta), home, changes)
     if len(file.class_names) not in (0, file.num_classes):
         notes.append(f"{path} names {len(file.class_names)} classes and has {file.num_classes}: no name is used.")
     for note in notes:
         say_once(note)
     return file
+
+
+def _without_background(tensors: dict[str, Tensor]) -> None:
+    """Drop the row that early files of ours have for the background among what is in the whole image."""
+    count = fit.classes(tensors)
+    for name in ("context_head.classes.weight", "context_head.classes.bias"):
+        if count is not None and name in tensors and len(tensors[name]) == count + 1:
+            tensors[name] = tensors[name][:count]
 
 
 def _content(path: Path) -> tuple[Any, dict[str, str]]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from htc_fast.errors import UserError, few, short
 
-# Rows by class, and how many a class has; the classes' layer has the background's behind them, or objectness's two.
+# Rows by class, and how many a class has; a box head's classes have the background's behind them, or objectness's two.
 LAST = re.compile(r"^(box_heads\.\d+|mask_heads\.\d+|context_head)\.(classes|deltas|logits)\.(weight|bias)$")
 SEMANTIC = re.compile(r"^semantic_head\.logits\.(weight|bias)$")
 
@@ -28,7 +28,7 @@ def moved(
     for key, value in tensors.items():
         if key not in own or not (LAST.match(key) or (semantic and SEMANTIC.match(key))):
             continue
-        possible = (1, 2) if ".classes." in key else (1,) if SEMANTIC.match(key) else (0,)
+        possible = (1, 2) if "box_heads." in key and ".classes." in key else (1,) if SEMANTIC.match(key) else (0,)
         each = 4 if ".deltas." in key else 1
         behind, own_behind = len(value) - each * len(old), len(own[key]) - each * len(new)
         alike = behind in possible and own_behind in possible and value.shape[1:] == own[key].shape[1:]

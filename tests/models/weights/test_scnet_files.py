@@ -132,9 +132,21 @@ def test_the_network_is_found_behind_any_prefix():
 
 
 def test_the_context_s_rows_go_where_their_classes_are():
-    file, own = ({"context_head.classes.bias": torch.arange(n) + 10.0 * n} for n in (3, 4))
+    file, own = ({"context_head.classes.bias": torch.arange(n) + 10.0 * n} for n in (2, 3))
     made = rows.moved(file, own, ("cat", "dog"), ("dog", "owl", "cat"))
-    assert made["context_head.classes.bias"].tolist() == [31, 41, 30, 32]
+    assert made["context_head.classes.bias"].tolist() == [21, 31, 20]
+
+
+def test_a_row_for_the_background_in_the_context_is_dropped(tmp_path):
+    model = tiny("scnet_r50")
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for name in ("context_head.classes.weight", "context_head.classes.bias"):
+        state[name] = torch.cat([state[name], torch.full_like(state[name][:1], 9.0)])
+    torch.save(state, tmp_path / "early.pth")
+    tensors = read(tmp_path / "early.pth").tensors
+    assert len(state["context_head.classes.bias"]) == model.config.num_classes + 1
+    assert tensors["context_head.classes.weight"].equal(model.state_dict()["context_head.classes.weight"])
+    assert tensors["context_head.classes.bias"].equal(model.state_dict()["context_head.classes.bias"])
 
 
 def test_one_stage_with_a_relay_is_known_by_the_relay(tmp_path):
