@@ -13,6 +13,8 @@ SAYS = {
     "predict": "1 pictures drawn: runs/example/found",
     "evaluate": "ensemble: box AP 0.",
     "export": "'masks': [1, 100, 28, 28]",
+    "fine_tune": "person, bottle: runs/tuned/model.safetensors",
+    "convert": "objects of 80 classes",
     INTEGRATION: "2 poolings replaced",
 }
 LEAVES = {"predict": "found/000001.png", "export": "model.pt2"}
