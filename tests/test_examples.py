@@ -1,5 +1,6 @@
 """Every file of examples/ runs, small, in a folder where train.py has left what the others use."""
 
+import importlib.util
 import runpy
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ SAYS = {
     "convert": "objects of 80 classes",
     INTEGRATION: "2 poolings replaced",
 }
+MMDETECTION = "mmdetection_without_extension"
 LEAVES = {"predict": "found/000001.png", "export": "model.pt2"}
 
 
@@ -41,7 +43,7 @@ def folder(tmp_path_factory):
 
 def test_every_example_is_run_and_short():
     found = {path.stem: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
-    assert set(found) == {"train", *SAYS} and max(found.values()) <= 40
+    assert set(found) == {"train", MMDETECTION, *SAYS} and max(found.values()) <= 40
 
 
 def test_train(folder):
@@ -63,6 +65,12 @@ def test_runs(name, folder, monkeypatch, capsys):
     assert name not in LEAVES or (folder / "runs" / "example" / LEAVES[name]).stat().st_size > 1000
 
 
+@pytest.mark.skipif(importlib.util.find_spec("mmdet") is None, reason="scripts/integrations_check.sh runs it")
+def test_mmdetection_without_its_extension(tmp_path, monkeypatch, capsys):
+    assert run(MMDETECTION, tmp_path, monkeypatch) == 0
+    assert "10 objects of mmdetection's HTC in " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["evaluate", "export", "predict", "train"])
 def test_what_is_missing_is_a_sentence(name, tmp_path, monkeypatch, capsys):
     (tmp_path / "runs").touch()  # a file, so that nothing can be read or written there
@@ -71,7 +79,7 @@ def test_what_is_missing_is_a_sentence(name, tmp_path, monkeypatch, capsys):
     assert err.startswith("error: ") and err.count("\n") == 1 and "runs/example" in err
 
 
-@pytest.mark.parametrize("name", ["train", *SAYS])
+@pytest.mark.parametrize("name", ["train", MMDETECTION, *SAYS])
 def test_options_that_there_are_not(name, tmp_path, monkeypatch, capsys):
     assert run(name, tmp_path, monkeypatch, "--nonsense") == 2
     assert "unrecognized arguments: --nonsense" in capsys.readouterr().err

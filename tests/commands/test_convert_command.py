@@ -14,7 +14,7 @@ from htc_fast.models.weights.save import weights_bytes
 from tests.models.test_zoo import TINY, tiny
 from tests.models.weights.test_load import as_mmdetection
 
-SMALL = {"num_classes": 3, "channels": 16, "box_channels": 24, "semantic_classes": 5}
+SMALL = {"num_classes": 3, "box_channels": 24, "semantic_classes": 5}
 
 
 @pytest.fixture

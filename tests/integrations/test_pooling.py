@@ -126,8 +126,8 @@ def test_mmdetection_results_and_swap():
         model["semantic"]([maps[1]], rois), ops.roi_align(maps[1], rois, 7, 1 / 8, 0, True), rtol=1e-4, atol=1e-4
     )
     assert model["boxes"].num_inputs == 4 and model["boxes"].out_channels == 5
-    with pytest.raises(ValueError, match="roi_scale_factor"):
-        model["boxes"](maps, rois, roi_scale_factor=1.2)
+    with pytest.raises(ValueError, match="roi_scale_factor must be a positive number"):
+        model["boxes"](maps, rois, roi_scale_factor=-1.2)
     with pytest.raises(ValueError, match="pool_mode"):
         mmdetection.replace_pooling(nn.ModuleDict({"x": SingleRoIExtractor([4], pool_mode="max")}))
 

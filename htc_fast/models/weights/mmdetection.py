@@ -57,7 +57,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 # Its configurations, by the fields that choose between them: (semantic branch, flow), consistent, steps, switchable.
 HTC_R50, NO_SEMANTIC = "htc/htc_r50_fpn_1x_coco", "htc/htc-without-semantic_r50_fpn_1x_coco"
 # Fields whose value here is all that its HTC family has.
-ALIKE = ("norm", "neck", "aspp", "gcn", "box_head", "box_norm", "class_loss", "adaptive_pooling", "mask_fc",
+ALIKE = ("channels", "norm", "neck", "aspp", "gcn", "box_head", "box_norm", "class_loss", "adaptive_pooling", "mask_fc",
          "roi_pooling", "score_average", "test_stage")  # fmt: skip
 RPN_ALIKE = ("guided", "whole_anchors")
 PARTS = {"none": (), "loss": (), "box": ("bbox",), "mask": ("mask",), "both": ("bbox", "mask")}
@@ -181,6 +181,8 @@ def _hybrid(config: Model) -> dict[str, Any]:
     out: dict[str, Any] = {}
     if not config.sample_consistency:
         out[f"{head}.interleaved"] = config.interleaved
+    if config.feature_relay:
+        out[f"{head}.feat_relay_head.in_channels"] = config.box_channels
     if config.global_context:
         out[f"{head}.glbctx_head.num_classes"] = config.num_classes
     if config.semantic != "none":

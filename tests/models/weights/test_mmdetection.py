@@ -8,7 +8,7 @@ from htc_fast.errors import UserError
 from htc_fast.models.weights import fit, foreign, load
 from htc_fast.models.weights.mmdetection import to_mmdetection
 
-SMALL = {"num_classes": 3, "channels": 16, "box_channels": 24}
+SMALL = {"num_classes": 3, "box_channels": 24}
 # What each brings beside the names that all have; how many tensors; the configuration that it belongs to.
 KINDS = {
     "htc_r50": ("roi_head.mask_head.2.conv_res.conv.weight", 426, "htc/htc_r50_fpn_1x_coco"),
@@ -70,6 +70,7 @@ def test_what_the_configuration_must_say():
 
 LACKS = {
     "backbone='test_resnet'": ("htc_r50", {"backbone": "test_resnet"}),
+    "channels=64": ("htc_r50", {"channels": 64}),
     "neck='pafpn'": ("panet_r50", {}),
     "aspp=True": ("htc_r50_aspp", {}),
     "gcn=True": ("htc_r50_gcn", {}),

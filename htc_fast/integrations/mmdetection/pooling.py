@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from htc_fast import ops
@@ -48,26 +49,44 @@ class SingleRoIExtractor(nn.Module):
 
         feats             L or more maps [N, C, H_l, W_l]; the first L are read
         rois              [K, 5]  image number, x1, y1, x2, y2 in pixels
-        roi_scale_factor  boxes are made so many times larger around their centres, after their levels were chosen
+        roi_scale_factor  boxes are made so many times larger around their centres, after their levels were chosen; with
+                          one level it does nothing, as in mmdetection
         returns           [K, C, h, w]
-        raises            ValueError, also for a roi_scale_factor that is not 1; TypeError
+        raises            ValueError, TypeError
         """
-        if roi_scale_factor not in (None, 1, 1.0):
-            raise ValueError(
-                f"roi_scale_factor must be None: one launch chooses levels by the boxes it pools, got "
-                f"{roi_scale_factor}; scale the boxes beforehand."
-            )
         check_tensor("rois", rois)
-        return ops.multi_level_roi_align(
+        rois, finest = rois.float(), self.finest_scale
+        if roi_scale_factor is not None and self.num_inputs > 1:
+            rois, finest = scaled(rois, roi_scale_factor), finest * roi_scale_factor
+        out = ops.multi_level_roi_align(
             items("feats", feats)[: self.num_inputs],
-            rois.float(),
+            rois,
             self.output_size,
             [1 / stride for stride in self.featmap_strides],
             sampling_ratio=self.sampling_ratio,
             aligned=self.aligned,
-            canonical_size=self.finest_scale / self.featmap_strides[0],
+            canonical_size=finest / self.featmap_strides[0],
             canonical_level=0,
         )
+        return own(out)
+
+
+def scaled(rois: Tensor, factor: float) -> Tensor:
+    """[K, 5] boxes made `factor` times larger around their centres; levels stay where finest_scale grows with them.
+
+    raises  ValueError unless factor is a positive number and rois is [K, 5]; TypeError
+    """
+    factor = positive("roi_scale_factor", factor)
+    if rois.dim() != 2 or rois.shape[1] != 5:
+        raise ValueError(f"rois must be [K, 5] (image number first), got {list(rois.shape)}.")
+    number, low, high = rois[:, :1], rois[:, 1:3], rois[:, 3:]
+    centre, half = (low + high) * 0.5, (high - low) * factor * 0.5
+    return torch.cat([number, centre - half, centre + half], dim=1)
+
+
+def own(features: Tensor) -> Tensor:
+    """The features, to be added to in place: torch forbids that where the gradient is an operator's own."""
+    return features.clone() if features.requires_grad else features
 
 
 def replace_pooling(model: nn.Module) -> int:
