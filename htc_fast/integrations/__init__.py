@@ -1,5 +1,6 @@
-"""RoI pooling of other detectors, over these operators: modules with the peers' names, arguments and results.
+"""Other libraries' detectors over these operators: whole models by `accelerate`, poolings alone by `replace_pooling`, and
+what stands in for mmcv's compiled extension.
 
-Each file needs nothing of the detector it is for, and is imported on its own:
-`from htc_fast.integrations.torchvision import replace_pooling`.
+Each module needs nothing of the others, and is imported on its own:
+`from htc_fast.integrations.torchvision import accelerate`.
 """
