@@ -1,6 +1,7 @@
 // multi_level_roi_align and its backward: adapter. `roi_align` is the case of one level.
 #include "torch/roi_align.h"
 
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 #include <stdexcept>
@@ -68,10 +69,27 @@ void check_images(const RoiAlign& op) {
 // Kernels read NHWC; turning a map costs less than many RoIs reading it the other way.
 Tensor channels_last(const Tensor& map) { return channels_second(torch::stable::contiguous(channels_at_the_end(map))); }
 
-bool worth_turning(const RoiAlign& op, const Tensor& map) {
+// Pixels that the RoIs read of one map, about; on CUDA they are not looked at.
+double reads(const RoiAlign& op, double scale, bool look) {
+  const double bins = static_cast<double>(op.out_h) * op.out_w;
+  const double each = op.sampling_ratio > 0 ? std::min(4.0 * op.sampling_ratio * op.sampling_ratio, 64.0) : 16.0;
+  if (!look || op.sampling_ratio > 0 || op.levels > 1 || op.rois_per_image)
+    return each * bins * static_cast<double>(op.count);
+  double area = 0;
+  for (int64_t k = 0; k < op.count; ++k) {
+    const float* box = op.rois + 5 * k + 1;
+    const double side = (box[2] - box[0]) * scale * (box[3] - box[1]) * scale;
+    area += std::max(std::isfinite(side) ? side : 0.0, 4 * bins);
+  }
+  return area;
+}
+
+bool worth_turning(const RoiAlign& op, const Tensor& map, double scale) {
+  if (map.stride(1) == 1) return false;
+  const double pixels = static_cast<double>(map.size(0) * map.size(2) * map.size(3));
   // With few channels C++ has no vectors to fill.
-  if (map.stride(1) == 1 || (map.is_cpu() && op.channels < 16)) return false;
-  return op.count * op.out_h * op.out_w * 64 > map.size(0) * map.size(2) * map.size(3);
+  if (map.is_cpu()) return op.channels >= 16 && reads(op, scale, true) > 2 * pixels;
+  return 4 * reads(op, scale, false) > pixels;
 }
 
 // Allocates the maps' gradients, [N, H, W, C] of type `sum`, and describes them.
@@ -115,7 +133,7 @@ RoiAlign describe_pool(std::vector<Tensor>& maps, bool has_semantic, const PoolR
                         maps[m].scalar_type() == first.scalar_type() && maps[m].is_cuda() == first.is_cuda() &&
                         maps[m].get_device_index() == rois.rounded.get_device_index(),
                     name, ": all maps must be [N, C, H, W] with the same N, C, type and device, the rois' too");
-    if (worth_turning(op, maps[m])) maps[m] = channels_last(maps[m]);
+    if (worth_turning(op, maps[m], m < levels ? o.scales[m] : o.semantic_scale)) maps[m] = channels_last(maps[m]);
     op.maps[m] = describe_map(maps[m], m < levels ? o.scales[m] : o.semantic_scale);
   }
   if (first.is_cpu()) check_images(op);

@@ -35,12 +35,31 @@ def test_roi_align_has_torchvisions_layout(layout, backend):
     assert backend == "reference" or kept.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_many_channels_in_either_memory_give_the_same():
-    maps = torch.randn(2, 70, 9, 11, generator=torch.Generator().manual_seed(1))
-    rois = torch.cat([torch.zeros(40, 1), boxes(40) / 2], dim=1)
-    one, other = (ops.roi_align(one, rois, 5) for one in (maps, maps.contiguous(memory_format=torch.channels_last)))
-    assert one.equal(other)
-    torch.testing.assert_close(one, torchvision.ops.roi_align(maps, rois, 5))
+@pytest.mark.parametrize("channels, count, ratio", [(70, 40, 0), (70, 40, 2), (70, 1, 2), (70, 2, 0), (3, 40, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_maps_in_either_memory_give_the_same(channels, count, ratio, dtype):
+    # Many RoIs have the map turned, few read it plane by plane.
+    maps = torch.randn(2, channels, 29, 31, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    rois = torch.cat([torch.arange(count)[:, None] % 2, boxes(count)], dim=1).to(dtype)
+    one, other = (
+        ops.roi_align(one, rois, 5, sampling_ratio=ratio)
+        for one in (maps, maps.contiguous(memory_format=torch.channels_last))
+    )
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        one, torchvision.ops.roi_align(maps, rois, 5, sampling_ratio=ratio), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_semantic_map_in_planes():
+    maps = [torch.randn(1, 20, 60, 80, generator=torch.Generator().manual_seed(number)) for number in (2, 3)]
+    rois = torch.tensor([[0, 3.0, 4, 30, 40]])
+    last = [one.contiguous(memory_format=torch.channels_last) for one in maps]
+    found, expected = (
+        ops.multi_level_roi_align([a], rois, 7, [0.5], semantic=b, semantic_scale=0.5) for a, b in (maps, last)
+    )
+    assert found.abs().sum() > 1
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_fewer_lists_than_images_no_lists_and_whole_floats():
