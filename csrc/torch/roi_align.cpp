@@ -2,6 +2,7 @@
 #include "torch/roi_align.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <sstream>
 #include <stdexcept>
@@ -148,7 +149,10 @@ Tensor pool_forward(const std::vector<Tensor>& features, const Tensor& rois_any,
   const PoolRois rois = pool_rois(rois_any, o, maps[0].scalar_type());
   RoiAlign op = describe_pool(maps, semantic.has_value(), rois, o);
   const Tensor& first = maps[0];
-  Tensor out = torch::stable::new_empty(first, {op.count, o.out_h, o.out_w, op.channels});
+  // Not a view of [K, h, w, C]: autograd lets nobody write to views that operators return.
+  const std::array<int64_t, 4> shape{op.count, op.channels, o.out_h, o.out_w};
+  Tensor out = torch::stable::empty(shape, first.scalar_type(), std::nullopt, first.device(), std::nullopt,
+                                    torch::headeronly::MemoryFormat::ChannelsLast);
   op.out = out.mutable_data_ptr();
   if (first.is_cpu() && op.count * op.channels > 0) cpu::roi_align(op, torch_threads());
 #ifdef HTC_CUDA
@@ -157,7 +161,7 @@ Tensor pool_forward(const std::vector<Tensor>& features, const Tensor& rois_any,
     cuda::roi_align(op, current_stream(first.get_device_index()));
   }
 #endif
-  return channels_second(out);
+  return out;
 }
 
 std::vector<Tensor> pool_backward(const Tensor& grad, const Tensor& rois_any, const std::vector<int64_t>& sizes,

@@ -62,6 +62,16 @@ def test_a_semantic_map_in_planes():
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
+def test_results_may_be_written_to_under_autograd():
+    for call in (ops.roi_align, ops.multi_level_roi_align, ops.pr_roi_pool):
+        maps = MAPS.clone().requires_grad_()
+        given = (maps, numbered(3), 1) if call is ops.roi_align else ([maps], numbered(3), 1, [0.5])
+        out = call(*given)
+        out += 1
+        out.sum().backward()
+        assert maps.grad.abs().sum() > 0
+
+
 def test_fewer_lists_than_images_no_lists_and_whole_floats():
     lists = [boxes(2), boxes(3, 1)]
     torch.testing.assert_close(ops.roi_align(MAPS, lists, 2), torchvision.ops.roi_align(MAPS, lists, 2))

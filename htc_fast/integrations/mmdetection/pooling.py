@@ -58,7 +58,7 @@ class SingleRoIExtractor(nn.Module):
         rois, finest = rois.float(), self.finest_scale
         if roi_scale_factor is not None and self.num_inputs > 1:
             rois, finest = scaled(rois, roi_scale_factor), finest * roi_scale_factor
-        out = ops.multi_level_roi_align(
+        return ops.multi_level_roi_align(
             items("feats", feats)[: self.num_inputs],
             rois,
             self.output_size,
@@ -68,7 +68,6 @@ class SingleRoIExtractor(nn.Module):
             canonical_size=finest / self.featmap_strides[0],
             canonical_level=0,
         )
-        return own(out)
 
 
 def scaled(rois: Tensor, factor: float) -> Tensor:
@@ -82,11 +81,6 @@ def scaled(rois: Tensor, factor: float) -> Tensor:
     number, low, high = rois[:, :1], rois[:, 1:3], rois[:, 3:]
     centre, half = (low + high) * 0.5, (high - low) * factor * 0.5
     return torch.cat([number, centre - half, centre + half], dim=1)
-
-
-def own(features: Tensor) -> Tensor:
-    """The features, to be added to in place: torch forbids that where the gradient is an operator's own."""
-    return features.clone() if features.requires_grad else features
 
 
 def replace_pooling(model: nn.Module) -> int:

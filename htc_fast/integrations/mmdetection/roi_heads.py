@@ -22,7 +22,7 @@ class FastSingleRoIExtractor(SingleRoIExtractor):
         if not pools_mean(self, feats):
             return super().forward(feats, rois, roi_scale_factor)
         # With one level the factor does nothing in mmdetection.
-        return pooling.own(pool(self, feats, rois, factor=roi_scale_factor if len(feats) > 1 else None))
+        return pool(self, feats, rois, factor=roi_scale_factor if len(feats) > 1 else None)
 
 
 def pools_mean(extractor: Any, feats: Any) -> bool:

@@ -4,6 +4,7 @@ One program makes one row of bins for a block of channels: loads run along the c
 cell that a bin touches is read once, with the weights of all samples that hit it summed up first.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -164,7 +165,9 @@ def multi_level_roi_align(
     maps = channels_last([*features, *([] if semantic is None else [semantic])])
     images, channels = maps[0].shape[:2]
     count = rois.numel() // rois.shape[-1]
-    out = features[0].new_empty(count, out_h, out_w, channels)
+    # Not a view of [K, h, w, C]: autograd lets nobody write to views that operators return.
+    like = {"dtype": maps[0].dtype, "device": maps[0].device, "memory_format": torch.channels_last}
+    out = torch.empty(count, channels, out_h, out_w, **like)
     sizes = block_sizes(out_w, channels, out.element_size())
     furthest = max((m.shape[2] - 1) * m.stride(2) + (m.shape[3] - 1) * m.stride(3) + channels for m in maps)
     launch(
@@ -190,4 +193,4 @@ def multi_level_roi_align(
         LARGE=furthest >= 2**31,
         **sizes,
     )
-    return out.permute(0, 3, 1, 2)
+    return out
