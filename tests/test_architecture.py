@@ -35,7 +35,7 @@ MAY = {
     "training": {*HALL, "models", "criterion", "data", "inference", "detector", "evaluation"},
     "profiling": {*HALL, "models", "data", "inference", "detector", "training"},
     "ablation": {*HALL, "models", "data", "inference", "detector", "evaluation", "training", "profiling"},
-    "integrations": {"errors", "ops"},
+    "integrations": {"errors", "ops", "data"},
     "commands": {*HALL, "data", "inference", "detector"},
     "train": {"commands", "training"},
     "ablate": {"commands", "ablation", "training"},
