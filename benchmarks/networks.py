@@ -1,11 +1,15 @@
 """Other libraries' detectors, with random weights as ours; those that are not here are `Absent`."""
 
+import copy
+import functools
+
 import numpy as np
 import torch
 
 from benchmarks import detectors
 from benchmarks.rivals import needs
 from htc_fast.device import autocast
+from htc_fast.integrations.torchvision import accelerate
 
 V1, V2 = "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"
 
@@ -46,6 +50,19 @@ def torchvision_predict(draw, version: str, dtype: torch.dtype, pixels: np.ndarr
         return counts
 
     return call
+
+
+def torchvision_before_and_after(draw, version: str, size: tuple[int, int]):
+    """Two calls with one model's weights: as it comes, and accelerated; each returns its detections."""
+    before = _torchvision(draw, version, size)
+    after = accelerate(copy.deepcopy(before))
+    pixels = draw.normal(3, *size).sigmoid()
+
+    @torch.inference_mode()
+    def run(model):
+        return model([pixels])
+
+    return functools.partial(run, before), functools.partial(run, after)
 
 
 def _torchvision(draw, version: str, size: tuple[int, int]):

@@ -6,6 +6,7 @@ from typing import TypeVar
 from torch import nn
 
 from htc_fast.errors import short
+from htc_fast.integrations import _layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -38,4 +39,5 @@ def give_back(model: Model, ours: Mapping[type, type]) -> Model:
     theirs = {new: old for old, new in ours.items()}
     for one in model.modules():
         one.__class__ = theirs.get(type(one), type(one))
+    _layers.forget(model)
     return model

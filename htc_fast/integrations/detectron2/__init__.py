@@ -48,8 +48,6 @@ def restore(model: Model) -> Model:
     returns  the model itself
     raises   TypeError where model is no module; ImportError without detectron2
     """
-    from htc_fast.integrations.detectron2.convolutions import forget
     from htc_fast.integrations.detectron2.models import OURS
 
-    forget(_classes.give_back(model, OURS))
-    return model
+    return _classes.give_back(model, OURS)

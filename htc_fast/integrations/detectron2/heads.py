@@ -6,11 +6,11 @@ import torch
 from detectron2 import structures
 from detectron2.modeling.box_regression import Box2BoxTransform as Transform
 from detectron2.modeling.roi_heads import cascade_rcnn, fast_rcnn, mask_head
-from torch import Tensor, nn
+from torch import Tensor
 
 from htc_fast import ops
 from htc_fast.integrations.detectron2.boxes import batched_nms
-from htc_fast.integrations.detectron2.convolutions import plain, suits
+from htc_fast.integrations.detectron2.convolutions import plain
 
 MOST = 1e6  # deltas and proposals below it give finite boxes
 
@@ -90,11 +90,7 @@ class MaskRCNNConvUpsampleHead(mask_head.MaskRCNNConvUpsampleHead):
         if self.training or torch.jit.is_tracing() or not len(x) or not self._usual():
             return super().forward(x, instances)
         for conv in self.conv_norm_relus:
-            usual = plain(conv, 3) and conv.norm is None and isinstance(conv.activation, nn.ReLU)
-            if usual and conv.bias is not None and not suits(conv, x):
-                x = ops.conv3x3_relu(x, conv.weight, conv.bias)
-            else:
-                x = conv(x)
+            x = conv(x)
         classes = torch.cat([one.pred_classes for one in instances])
         classes = classes if self.predictor.out_channels > 1 else torch.zeros_like(classes)
         up, last = self.deconv, self.predictor

@@ -6,9 +6,9 @@ import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.backbones import detectors_resnet, resnet, resnext
 from mmdet.models.layers import SimplifiedBasicBlock
-from torch import Tensor, nn
+from torch import Tensor
 
-from htc_fast.integrations.mmdetection import layers
+from htc_fast.integrations import _layers
 
 USUAL = ("conv", "norm", "act")
 
@@ -22,17 +22,17 @@ class FastConvModule(ConvModule):
             self.order == USUAL
             and (norm or not self.with_norm)
             and not (self.with_explicit_padding or self.with_spectral_norm)
-            and (act is None or (type(act) is nn.ReLU and not layers.hooked(act)))
+            and (act is None or (_layers.is_relu(act)))
         )
-        if usual and layers.takes(x, self.conv, self.norm):
-            return layers.run(x, self.conv, self.norm, relu=act is not None)
+        if usual and _layers.takes(x, self.conv, self.norm):
+            return _layers.run(x, self.conv, self.norm, relu=act is not None)
         return super().forward(x, activate, norm)
 
 
 def _layer(x: Tensor, conv: Any, norm: Any, *, relu: bool, other: Tensor | None = None) -> Tensor:
     """relu(norm(conv(x)) + other), folded where that is possible; without gradient."""
-    if layers.takes(x, conv, norm):
-        return layers.run(x, conv, norm, relu=relu, other=other)
+    if _layers.takes(x, conv, norm):
+        return _layers.run(x, conv, norm, relu=relu, other=other)
     out = conv(x) if norm is None else norm(conv(x))
     out = out if other is None else out + other
     return out.relu_() if relu else out
@@ -42,7 +42,7 @@ def _block(block: Any, x: Tensor, count: int, last_relu: bool = True) -> Tensor 
     """A residual block of so many convolutions; None where it is to be left to mmdetection."""
     if torch.is_grad_enabled() or getattr(block, "with_plugins", False):
         return None
-    if type(block.relu) is not nn.ReLU or layers.hooked(block.relu):
+    if not _layers.is_relu(block.relu):
         return None
     other = x
     if block.downsample is not None:

@@ -10,7 +10,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from htc_fast import ops
-from htc_fast.integrations.mmdetection import layers
+from htc_fast.integrations import _layers
 
 
 def plain_nms(config: Any) -> bool:
@@ -35,9 +35,9 @@ class FastRPNHead(RPNHead):
     """mmdetection's."""
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not layers.takes(x, self.rpn_conv):
+        if not _layers.takes(x, self.rpn_conv):
             return super().forward_single(x)
-        x = layers.run(x, self.rpn_conv, relu=True)
+        x = _layers.run(x, self.rpn_conv, relu=True)
         return self.rpn_cls(x), self.rpn_reg(x)
 
     def predict_by_feat(
@@ -97,14 +97,14 @@ class FastRetinaHead(RetinaHead):
     """mmdetection's."""
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not (layers.takes(x, self.retina_cls) and layers.takes(x, self.retina_reg)):
+        if not (_layers.takes(x, self.retina_cls) and _layers.takes(x, self.retina_reg)):
             return super().forward_single(x)
         scores = moves = x
         for layer in self.cls_convs:
             scores = layer(scores)
         for layer in self.reg_convs:
             moves = layer(moves)
-        return layers.run(scores, self.retina_cls, relu=False), layers.run(moves, self.retina_reg, relu=False)
+        return _layers.run(scores, self.retina_cls, relu=False), _layers.run(moves, self.retina_reg, relu=False)
 
 
 OURS: dict[type, type] = {RPNHead: FastRPNHead, RetinaHead: FastRetinaHead}

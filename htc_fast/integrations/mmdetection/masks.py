@@ -9,7 +9,7 @@ from mmdet.models.roi_heads import mask_heads
 from torch import Tensor, nn
 
 from htc_fast import ops
-from htc_fast.integrations.mmdetection import layers
+from htc_fast.integrations import _layers
 
 
 def pastes(boxes: Tensor, threshold: float) -> bool:
@@ -33,7 +33,7 @@ def heads_of(heads: Sequence[Any]) -> list[ops.MaskHeadWeights] | None:
     """The weights of a cascade's mask heads; None where one is not made of plain layers."""
     found = []
     for head in heads:
-        if type(head) not in (FastFCNMaskHead, FastHTCMaskHead) or head.training or layers.hooked(head):
+        if type(head) not in (FastFCNMaskHead, FastHTCMaskHead) or head.training or _layers.hooked(head):
             return None
         try:
             weights = ops.mask_head_weights(head)
@@ -42,7 +42,7 @@ def heads_of(heads: Sequence[Any]) -> list[ops.MaskHeadWeights] | None:
         convs: list[Any] = [one.conv for one in head.convs if type(getattr(one, "activate", None)) is nn.ReLU]
         if len(convs) != len(weights.convolutions) or head.upsample_method != "deconv":
             return None
-        packed = [layers.folded(one).packed for one in convs]
+        packed = [_layers.folded(one).packed for one in convs]
         found.append(weights._replace(packed=tuple(one for one in packed if one is not None)))
     return found
 
@@ -105,9 +105,9 @@ class _Merged:
 
 def _lateral(module: Any) -> bool:
     """Whether a level is multiplied, given a bias and a ReLU, and nothing else."""
-    plain = module.norm is None and type(getattr(module, "activate", None)) is nn.ReLU and not layers.hooked(module)
+    plain = module.norm is None and type(getattr(module, "activate", None)) is nn.ReLU and not _layers.hooked(module)
     conv = module.conv
-    return plain and layers.is_plain(conv) and conv.kernel_size == (1, 1) and conv.bias is not None
+    return plain and _layers.is_plain(conv) and conv.kernel_size == (1, 1) and conv.bias is not None
 
 
 class FastFusedSemanticHead(_Merged, mask_heads.FusedSemanticHead):

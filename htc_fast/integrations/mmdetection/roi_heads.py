@@ -10,7 +10,8 @@ from mmdet.structures.bbox import bbox2roi
 from torch import Tensor
 
 from htc_fast import ops
-from htc_fast.integrations.mmdetection import layers, masks, pooling
+from htc_fast.integrations import _layers
+from htc_fast.integrations.mmdetection import masks, pooling
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -30,7 +31,7 @@ def pools_mean(extractor: Any, feats: Any) -> bool:
     if type(extractor) is not FastSingleRoIExtractor or not 1 <= len(feats) <= min(8, len(extractor.roi_layers)):
         return False
     first = extractor.roi_layers[0]
-    kind = not layers.hooked(extractor.roi_layers) and (type(first).__name__, type(first).__module__) == (
+    kind = not _layers.hooked(extractor.roi_layers) and (type(first).__name__, type(first).__module__) == (
         "RoIAlign",
         "mmcv.ops.roi_align",
     )
@@ -74,12 +75,12 @@ def pool(
 def pool_both(head: Any, extractor: Any, x: Any, rois: Tensor, semantic: Tensor | None) -> Tensor | None:
     """Features of a head with or without a semantic map; None where one launch is not enough."""
     feats = x[: extractor.num_inputs]
-    if not len(rois) or not pools_mean(extractor, feats) or layers.hooked(extractor):
+    if not len(rois) or not pools_mean(extractor, feats) or _layers.hooked(extractor):
         return None
     if semantic is None:
         return pool(extractor, feats, rois)
     other = head.semantic_roi_extractor
-    if not pools_mean(other, [semantic]) or layers.hooked(other):
+    if not pools_mean(other, [semantic]) or _layers.hooked(other):
         return None
     one, two = extractor.roi_layers[0], other.roi_layers[0]
     same = (one.sampling_ratio, one.aligned) == (two.sampling_ratio, two.aligned)
