@@ -21,6 +21,6 @@ def alike(ours, theirs, who):
 @pytest.mark.parametrize(("version", "size"), select(USUAL, USUAL[:1]))
 def bench_torchvision(compare, draw, version, size):
     before, after = networks.torchvision_before_and_after(draw, version, draw.size(size))
-    calls = {"htc_fast, accelerated": after, "torchvision": before}
+    calls = {"htc_fast": after, "torchvision": before}
     case = f"{version}, {size[0]}×{size[1]}"
     compare(case, calls, alike, backend="torchvision over htc_fast", pictures=1)

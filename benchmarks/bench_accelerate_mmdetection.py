@@ -95,7 +95,7 @@ def bench_predict(compare, draw, height, width):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4, msg=lambda text: f"{who}: {text}")
 
     calls = {
-        "htc_fast, accelerated": lambda: detect(fast),
+        "htc_fast": lambda: detect(fast),
         "mmdetection over our operators": lambda: detect(plain),
         "mmdetection over mmcv's own": detect_compiled if compiled else rivals.Absent(f"{OWN} is not set"),
     }

@@ -19,7 +19,7 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 TRITON_CACH
 
 # Matrix operators run on Triton and cuDNN, the others on kernels of our own in CUDA and in Triton.
 MATRIX="convolution pad_images fold_images max_pool conv3x3_relu mask_flow mask_predict mask_branch semantic_merge winograd tma tiles tf32x3"
-DETECTORS="htc cascade_mask mask_rcnn"
+DETECTORS="htc cascade_mask mask_rcnn accelerate accelerate_detectron2 accelerate_mmdetection"
 pick() {  # pick FOLDER PREFIX all|matrix|other|detectors: the files there of that kind
   local file name kind
   for file in "$1/$2"*.py; do

@@ -16,6 +16,7 @@ BOXES = "propose", "refine", "detections"
 MASKS = "mask_targets", "paste_masks", "encode_masks"
 OPERATORS = "roi_align", "pr_roi_pool", "nms", "soft_nms", *BOXES, *MASKS, *CONVOLUTIONS
 DETECTORS = "htc", "cascade_mask", "mask_rcnn"
+ACCELERATED = "accelerate", "accelerate_detectron2", "accelerate_mmdetection"  # other libraries' detectors
 # Name of a table -> how it is made, of which suites.
 TABLES = {
     "summary": (operators.summary, *OPERATORS, *DETECTORS),
@@ -28,6 +29,7 @@ TABLES = {
     "matrix": (operators.operators, *CONVOLUTIONS),
     **{f"operator:{name}": (operators.line, name) for name in OPERATORS},
     "model": (operators.models, *DETECTORS),
+    "accelerate": (operators.operators, *ACCELERATED),
     "profile": (runs.profile, "profile"),
     "kernels": (runs.kernels, "kernels"),
     "predicted": (predicted.predicted, "kernels", *OPERATORS),

@@ -11,7 +11,7 @@ from htc_fast.integrations import _layers
 class Conv2d(layers.Conv2d):
     """The frozen normalization after it goes into its weights."""
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         relu = isinstance(self.activation, nn.ReLU)
         if self.training or not (relu or self.activation is None) or not _layers.takes(x, self, self.norm):
             return super().forward(x)

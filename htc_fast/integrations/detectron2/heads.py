@@ -18,7 +18,7 @@ MOST = 1e6  # deltas and proposals below it give finite boxes
 class FastRCNNOutputLayers(fast_rcnn.FastRCNNOutputLayers):
     """Only boxes whose class scores enough are moved."""
 
-    def inference(self, predictions, proposals):
+    def inference(self, predictions: Any, proposals: Any) -> Any:
         scores, deltas = predictions
         usual = isinstance(self.box2box_transform, Transform) and len(proposals) and not torch.jit.is_tracing()
         boxes = torch.cat([one.proposal_boxes.tensor for one in proposals]) if usual else deltas
@@ -58,12 +58,13 @@ def _suppressed(layer: Any, boxes: Tensor, scores: Tensor, rows: Tensor, classes
 
 
 class CascadeROIHeads(cascade_rcnn.CascadeROIHeads):
-    def _forward_box(self, features, proposals, targets=None):
+    def _forward_box(self, features: Any, proposals: Any, targets: Any = None) -> Any:
         if self.training or torch.jit.is_tracing() or not proposals:
             return super()._forward_box(features, proposals, targets)
         maps = [features[name] for name in self.box_in_features]
         sizes = [one.image_size for one in proposals]
-        stages, boxes = [], None
+        stages: list = []
+        boxes: Any = None
         for number, predictor in enumerate(self.box_predictor):
             if number:
                 proposals = self._create_proposals_from_boxes(boxes, sizes)
@@ -86,7 +87,7 @@ class CascadeROIHeads(cascade_rcnn.CascadeROIHeads):
 class MaskRCNNConvUpsampleHead(mask_head.MaskRCNNConvUpsampleHead):
     """Of each box, the mask of its class alone."""
 
-    def forward(self, x, instances):
+    def forward(self, x: Any, instances: Any) -> Any:
         if self.training or torch.jit.is_tracing() or not len(x) or not self._usual():
             return super().forward(x, instances)
         for conv in self.conv_norm_relus:

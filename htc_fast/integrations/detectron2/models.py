@@ -18,14 +18,14 @@ from htc_fast.integrations.detectron2.masks import paste_masks_in_image
 class ChannelsLast:
     """Pictures go in in channels-last memory: convolutions, and the poolings after them, are faster in it."""
 
-    def preprocess_image(self, batched_inputs):
+    def preprocess_image(self, batched_inputs: Any) -> Any:
         images = super().preprocess_image(batched_inputs)  # type: ignore[misc]
         images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
         return images
 
 
 class GeneralizedRCNN(ChannelsLast, meta_arch.GeneralizedRCNN):
-    def inference(self, batched_inputs, detected_instances=None, do_postprocess=True):
+    def inference(self, batched_inputs: Any, detected_instances: Any = None, do_postprocess: Any = True) -> Any:
         if not do_postprocess or torch.jit.is_tracing():
             return super().inference(batched_inputs, detected_instances, do_postprocess)
         results = super().inference(batched_inputs, detected_instances, do_postprocess=False)
@@ -33,7 +33,7 @@ class GeneralizedRCNN(ChannelsLast, meta_arch.GeneralizedRCNN):
 
 
 class PanopticFPN(ChannelsLast, meta_arch.PanopticFPN):
-    def inference(self, batched_inputs, do_postprocess=True):
+    def inference(self, batched_inputs: Any, do_postprocess: Any = True) -> Any:
         if not do_postprocess or torch.jit.is_tracing():
             return super().inference(batched_inputs, do_postprocess)
         processed = []
@@ -70,14 +70,14 @@ def postprocess(found: Any, asked: dict) -> Any:
 
 
 class RetinaNet(ChannelsLast, meta_arch.RetinaNet):
-    def inference_single_image(self, anchors, box_cls, box_delta, image_size):
+    def inference_single_image(self, anchors: Any, box_cls: Any, box_delta: Any, image_size: Any) -> Any:
         if torch.jit.is_tracing():
             return super().inference_single_image(anchors, box_cls, box_delta, image_size)
         return _dense(self, anchors, box_cls, box_delta, image_size)
 
 
 class FCOS(ChannelsLast, fcos.FCOS):
-    def inference_single_image(self, anchors, box_cls, box_delta, image_size):
+    def inference_single_image(self, anchors: Any, box_cls: Any, box_delta: Any, image_size: Any) -> Any:
         if torch.jit.is_tracing():
             return super().inference_single_image(anchors, box_cls, box_delta, image_size)
         return _dense(self, anchors, box_cls, box_delta, image_size)

@@ -1,5 +1,7 @@
 """detectron2's RoI pooling and region proposal network as classes of ours."""
 
+from typing import Any
+
 import torch
 from detectron2 import layers, structures
 from detectron2.modeling import poolers
@@ -12,7 +14,7 @@ from htc_fast.integrations.detectron2.pooling import align, pool, scripted
 
 
 class ROIAlign(layers.ROIAlign):
-    def forward(self, input, rois):
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         scale, ratio = self.spatial_scale, self.sampling_ratio
         if torch.jit.is_scripting():
             return scripted([input], rois, self.output_size, [scale], ratio, self.aligned, 1.0)
@@ -21,7 +23,7 @@ class ROIAlign(layers.ROIAlign):
 
 
 class ROIPooler(poolers.ROIPooler):
-    def forward(self, x: list[Tensor], box_lists: list[structures.Boxes]):
+    def forward(self, x: list[Tensor], box_lists: list[structures.Boxes]) -> Tensor:
         if torch.jit.is_scripting():
             rois = poolers.convert_boxes_to_pooler_format(box_lists)
             scales = [one.spatial_scale for one in self.level_poolers]
@@ -44,7 +46,9 @@ class RPN(rpn.RPN):
     """Only the best anchors are moved, and one call suppresses in all images and levels."""
 
     @torch.no_grad()
-    def predict_proposals(self, anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes):
+    def predict_proposals(
+        self, anchors: Any, pred_objectness_logits: Any, pred_anchor_deltas: Any, image_sizes: Any
+    ) -> Any:
         given = anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes
         if torch.jit.is_tracing() or not isinstance(self.box2box_transform, Transform) or not image_sizes:
             return super().predict_proposals(*given)
@@ -65,7 +69,7 @@ class RPN(rpn.RPN):
             proposals.append(structures.Instances(size, **found))
         return proposals
 
-    def _candidates(self, anchors, logits, deltas) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, anchors: Any, logits: Any, deltas: Any) -> tuple[Tensor, Tensor, Tensor]:
         """boxes [N, K, 4], logits [N, K] and levels [N, K] of each level's best."""
         most, found = self.pre_nms_topk[self.training], []
         for number, (places, values, moves) in enumerate(zip(anchors, logits, deltas)):
