@@ -4,6 +4,7 @@ What is made of a layer's weights is kept beside it, not in it, and made anew on
 """
 
 from collections.abc import Iterable, Iterator
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -72,10 +73,12 @@ def run(x: Tensor, conv: Any, norm: Any = None, *, relu: bool, other: Tensor | N
         out = F.conv2d(x, layer.weight, layer.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         out = out.relu_() if relu and other is None else out
     elif other is None:
-        return _onednn.convolution(x, given, "relu" if relu else "none")
+        out = _onednn.convolution(x, given, "none")  # whose own ReLU makes zeros of NaN
+        return out.relu_() if relu else out
     else:
         other = other.contiguous(memory_format=torch.channels_last)
-        return _onednn.convolution_sum(x, other, given, relu, overwrites=False)
+        out = _onednn.convolution_sum(x, other, given, False, overwrites=False)
+        return out.relu_() if relu else out
     if other is not None:
         out = out.add_(other)
         out = out.relu_() if relu else out
@@ -126,21 +129,22 @@ def folded(conv: Any, norm: Any = None) -> Folded:
 
 
 def _states(conv: Any, norm: Any) -> Iterator[tuple]:
-    """Where every tensor lies, how often it was written to, and on a CPU a few of its numbers."""
+    """Where every tensor lies, how often it was written to, on a CPU also what its numbers come to; the settings."""
     for one in (conv, norm):
         if one is not None:
             for tensor in (*one.parameters(recurse=False), *one.buffers(recurse=False)):
                 yield tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, tensor.dtype, _some(tensor)
-    yield (getattr(norm, "eps", None),)
+    yield getattr(norm, "eps", None), conv.stride, conv.padding, conv.dilation, conv.groups
 
 
 def _some(tensor: Tensor) -> list:
-    """A few numbers of a tensor: what is written through .data counts no version."""
+    """The sum and a few numbers of a tensor: what is written through .data, or in inference mode, counts no version."""
     if tensor.device.type != "cpu" or not tensor.numel():
         return []
     count = min(tensor.numel(), SOME)
     dense = tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
-    return tensor.as_strided((count,), (tensor.numel() // count if dense else 0,)).tolist()
+    some = tensor.as_strided((count,), (tensor.numel() // count if dense else 0,))
+    return [tensor.sum().item(), *some.tolist()]
 
 
 def is_plain(conv: Any) -> bool:
@@ -169,9 +173,15 @@ def hooked(*modules: nn.Module) -> bool:
     """Whether something waits for a call of these modules or of one inside them, or stands in for their forward."""
     if _has_any_global_hook():
         return True
-    # "forward" in a module's own attributes: somebody's patch. Hooks of weights that are made at each call are hooks.
+    # Hooks of weights that are made at each call are hooks.
     every = (inner for one in modules for inner in one.modules())
-    return any(bool(one._forward_hooks or one._forward_pre_hooks or "forward" in vars(one)) for one in every)
+    return any(bool(one._forward_hooks or one._forward_pre_hooks) or patched(one) for one in every)
+
+
+def patched(one: Any) -> bool:
+    """Whether an object has a function of its own in place of a method of its class."""
+    own = [name for name, value in vars(one).items() if isinstance(value, (FunctionType, MethodType))]
+    return any(hasattr(type(one), name) for name in own)
 
 
 def forget(model: nn.Module) -> None:

@@ -171,6 +171,10 @@ def test_instances_there_and_back():
     given.pred_masks = bitmasks[:, :50]
     with pytest.raises(ValueError, match=r"pred_masks must be \[n, H, W\] with \[60, 80\]"):
         ours.from_instances(given)
+    for whole in (bitmasks.to(torch.uint8), bitmasks.float()):
+        given.pred_masks = whole
+        with pytest.raises(ValueError, match="pred_masks of whole images must be bool"):
+            ours.from_instances(given)
     with pytest.raises(TypeError, match="found must be detectron2's Instances with image_size"):
         ours.from_instances([given])
     with pytest.raises(TypeError, match="one picture's instances"):

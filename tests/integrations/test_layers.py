@@ -78,6 +78,10 @@ CHANGES = {
     "the norm's spread through data": lambda conv, norm: norm.running_var.data.mul_(4),
     "the norm's epsilon": lambda conv, norm: setattr(norm, "eps", 0.5),
     "in inference mode": by_inference_mode,
+    "one row through data": lambda conv, norm: conv.weight.data[3].mul_(5),
+    "one number of the norm": lambda conv, norm: norm.bias.data[1].add_(5),
+    "through numpy": lambda conv, norm: conv.weight.detach().numpy().__setitem__(9, 3),
+    "the geometry": lambda conv, norm: (setattr(conv, "dilation", (2, 2)), setattr(conv, "padding", (2, 2))),
 }
 
 
@@ -90,6 +94,24 @@ def test_what_is_kept_follows_the_weights(change):
     found = _layers.run(x, *pair, relu=False)
     torch.testing.assert_close(found, apart(x, *pair, False), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, before, atol=1e-3)
+
+
+@torch.no_grad()
+def test_what_is_no_number_stays_none():
+    x = torch.full((1, 32, 8, 8), torch.nan)
+    for kind in KINDS:
+        pair = layers(kind, "counted")
+        for other in (None, torch.zeros_like(pair[0](x))):
+            assert _layers.run(x, *pair, relu=True, other=other).isnan().all(), kind
+
+
+@torch.no_grad()
+def test_parameters_of_inference_mode_are_looked_at_too():
+    with torch.inference_mode():
+        conv, x = nn.Conv2d(32, 64, 3, padding=1), torch.randn(1, 32, 8, 8)
+        _layers.run(x, conv, relu=False)
+        conv.weight[3] *= 20
+        torch.testing.assert_close(_layers.run(x, conv, relu=False), conv(x), rtol=1e-4, atol=1e-4)
 
 
 def test_what_looks_on_is_let_through():

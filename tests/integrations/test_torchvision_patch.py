@@ -12,6 +12,18 @@ from htc_fast.integrations import torchvision as ours
 from htc_fast.integrations.torchvision import keypoints, masks, patch, pooling
 from tests.integrations.torchvision_cases import made, paired, pictures
 
+
+def test_blocks_that_overlap():
+    theirs = torchvision.ops.nms
+    first, second = ours.patch_ops(), ours.patch_ops()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torchvision.ops.nms is not theirs
+    second.__exit__(None, None, None)
+    assert torchvision.ops.nms is theirs
+
+
 NAMES = ("nms", "batched_nms", "roi_align", "RoIAlign", "MultiScaleRoIAlign", "paste_masks_in_image")
 
 

@@ -51,6 +51,8 @@ def from_instances(found: Any, class_names: Sequence[str] = ()) -> Instances:
         raise TypeError(f"found must be detectron2's Instances with {missing[0]}, got {short(type(found).__name__)}.")
     height, width = (int(one) for one in found.image_size)
     boxes = found.pred_boxes.tensor.detach().cpu()
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"pred_boxes must be [n, 4], got {list(boxes.shape)}: rotated boxes are not taken.")
     if hasattr(found, "pred_masks_rle"):
         rle = list(found.pred_masks_rle)
     elif hasattr(found, "pred_masks"):
@@ -69,5 +71,11 @@ def _encoded(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict]:
             raise ValueError(f"pred_masks must be [n, H, W] with {list(size)}, got {list(masks.shape)}.")
         columns = masks.permute(1, 2, 0).to(torch.uint8).numpy()
         return coco_mask.encode(np.asfortranarray(columns)) if len(masks) else []
+    whole = masks.dim() == 3 and (tuple(masks.shape[1:]) == size or masks.shape[1] != masks.shape[2])
     masks = masks[:, 0] if masks.dim() == 4 else masks
+    if whole or masks.dtype == torch.uint8:
+        raise ValueError(
+            f"pred_masks of whole images must be bool, [n, H, W] with {list(size)}, got {list(masks.shape)} of "
+            f"{masks.dtype}: compare them with a threshold."
+        )
     return ops.encode_masks(masks.float(), boxes.float(), size)

@@ -1,6 +1,7 @@
 """torchvision's operators under torchvision's names, ours for a while."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,10 @@ from torchvision.ops import nms as their_nms
 from htc_fast import ops
 from htc_fast.integrations.torchvision import masks, pooling
 
+_turn = threading.Lock()
+_depth: list[None] = []  # one for each block that is open
+_open: list[list[tuple[dict[str, Any], str, Any, Any]]] = []
+
 
 @contextmanager
 def patch_ops() -> Iterator[None]:
@@ -22,14 +27,20 @@ def patch_ops() -> Iterator[None]:
     and torchvision's again behind it, also when an exception passes. What is imported from torchvision inside stays
     ours; modules that were built before keep what they are made of but for the functions.
     """
-    places = list(_places())
-    for home, name, _, ours in places:
-        home[name] = ours
+    with _turn:
+        _depth.append(None)
+        _open.append(list(_places()))
+        for home, name, _, ours in _open[-1]:
+            home[name] = ours
     try:
         yield
     finally:
-        for home, name, theirs, _ in places:
-            home[name] = theirs
+        with _turn:
+            _depth.pop()
+            if not _depth:  # the last block to end, whichever began first
+                while _open:
+                    for home, name, theirs, _ in _open.pop():
+                        home[name] = theirs
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

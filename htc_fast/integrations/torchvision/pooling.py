@@ -116,6 +116,13 @@ class MultiScaleRoIAlign(Theirs):
             return pool(self, x, boxes, image_shapes).contiguous()
 
 
+class FastMultiScaleRoIAlign(MultiScaleRoIAlign):
+    """What `accelerate` makes of torchvision's, and `restore` gives back: one of ours stays ours."""
+
+
+OWN = MultiScaleRoIAlign, FastMultiScaleRoIAlign
+
+
 def pool(module: Any, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
     """What a MultiScaleRoIAlign's forward returns, channels-last in memory where one launch made it."""
     if not isinstance(x, Mapping):

@@ -28,7 +28,7 @@ def _busy(x: Any) -> bool:
 
 def _plain_coder(coder: Any) -> bool:
     """Whether deltas are decoded as our operators do."""
-    return type(coder) is _utils.BoxCoder and abs(coder.bbox_xform_clip - LARGEST) < 1e-9
+    return type(coder) is _utils.BoxCoder and not _layers.patched(coder) and abs(coder.bbox_xform_clip - LARGEST) < 1e-9
 
 
 class FastRegionProposalNetwork(Exchanged, rpn.RegionProposalNetwork):
@@ -81,6 +81,8 @@ class FastRegionProposalNetwork(Exchanged, rpn.RegionProposalNetwork):
     def _one_call(self, maps: list[Tensor]) -> bool:
         """Whether `ops.propose` says what these settings ask for."""
         made = self.anchor_generator
+        if _layers.patched(self) or self.min_size <= 0:  # torchvision keeps boxes without area where it is 0
+            return False
         if not maps or type(made) is not anchor_utils.AnchorGenerator or _layers.hooked(made) or _busy(maps[0]):
             return False
         few = len(made.cell_anchors) == len(maps) <= 8 and sum(map(len, made.cell_anchors)) <= 128
@@ -98,7 +100,8 @@ class FastRoIHeads(Exchanged, roi_heads.RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        if self.training or targets is not None or _busy(next(iter(features.values()))):
+        watched = _layers.patched(self) or _busy(next(iter(features.values())))
+        if self.training or targets is not None or watched:
             return super().forward(features, proposals, image_shapes, targets)
         flat = isinstance(self.box_head, FLAT_HEADS)
         found = self.box_head(_pooled(self.box_roi_pool, features, proposals, image_shapes, flat))
@@ -135,7 +138,7 @@ class FastRoIHeads(Exchanged, roi_heads.RoIHeads):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]] | None:
         """None where torchvision leaves out what has next to no width or height, or a side shrinks further."""
         counts = [len(one) for one in proposals]
-        if deltas.shape[1] != 4 * logits.shape[1] or not all(counts):
+        if deltas.shape[1] != 4 * logits.shape[1] or logits.shape[1] < 2 or not all(counts):
             return None
         least = deltas.detach().unflatten(1, (-1, 4))[:, 1:, 2:].amin()
         if bool(least < -LARGEST * min(self.box_coder.weights[2:])):
@@ -167,6 +170,8 @@ class FastRoIHeads(Exchanged, roi_heads.RoIHeads):
                 limit=limit,
             )
             number = int(count[0])
+            if bool((score[0, :number] > TIED).any()):
+                return None
             sides = (box[0, :number, 2:] - box[0, :number, :2]).amin(dim=1)
             keep = sides >= TINY
             if bool((~keep & (sides > 0)).any()):
@@ -179,7 +184,7 @@ class FastRoIHeads(Exchanged, roi_heads.RoIHeads):
 
 def _pooled(module: Any, features: Any, boxes: list[Tensor], image_shapes: Any, flat: bool) -> Tensor:
     """module(features, boxes, image_shapes); flat: the layout in memory may be as it comes."""
-    if flat and type(module) is pooling.MultiScaleRoIAlign and not _layers.hooked(module):
+    if flat and type(module) in pooling.OWN and not _layers.hooked(module):
         return pooling.pool(module, features, boxes, image_shapes)
     return module(features, boxes, image_shapes)
 
@@ -202,6 +207,6 @@ OURS: dict[type, type] = {
     keypoint_rcnn.KeypointRCNN: FastKeypointRCNN,
     rpn.RegionProposalNetwork: FastRegionProposalNetwork,
     roi_heads.RoIHeads: FastRoIHeads,
-    pooling.Theirs: pooling.MultiScaleRoIAlign,
+    pooling.Theirs: pooling.FastMultiScaleRoIAlign,
     masks.transform.GeneralizedRCNNTransform: masks.FastGeneralizedRCNNTransform,
 }
