@@ -40,7 +40,7 @@ tests() { # SET
 mmcv.install()
 import mmdet.models' || return 1
   "$python" -m pytest -q -p no:cacheprovider -W ignore --junitxml "$results" -k "mmdet or mmcv" \
-    tests/integrations tests/test_examples.py || return 1
+    tests/integrations/test_mm*.py tests/test_examples.py || return 1
   "$python" - "$results" <<'END'
 import sys
 from collections import Counter
