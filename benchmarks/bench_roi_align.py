@@ -198,7 +198,7 @@ def bench_fused(compare, draw, count, size, dtype):
     semantic = draw.maps(dtype=dtype, seed=1)[1]
 
     def apart():
-        own = ops.roi_align(semantic, rois, 14, 1 / 8, 0, True)
+        own = ops.roi_align(semantic, rois, 14, 1 / 8, 0, True, channels_last=True)
         own = own if size == 14 else torch.nn.functional.avg_pool2d(own, 14 // size)
         return ops.multi_level_roi_align(features, rois, size, SCALES) + own
 

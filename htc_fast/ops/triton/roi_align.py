@@ -166,8 +166,8 @@ def multi_level_roi_align(
     images, channels = maps[0].shape[:2]
     count = rois.numel() // rois.shape[-1]
     # Not a view of [K, h, w, C]: autograd lets nobody write to views that operators return.
-    like = {"dtype": maps[0].dtype, "device": maps[0].device, "memory_format": torch.channels_last}
-    out = torch.empty(count, channels, out_h, out_w, **like)
+    shape = count, channels, out_h, out_w
+    out = torch.empty(shape, dtype=maps[0].dtype, device=maps[0].device, memory_format=torch.channels_last)
     sizes = block_sizes(out_w, channels, out.element_size())
     furthest = max((m.shape[2] - 1) * m.stride(2) + (m.shape[3] - 1) * m.stride(3) + channels for m in maps)
     launch(
