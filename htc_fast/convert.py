@@ -99,7 +99,7 @@ def chosen(file: Weights, model: str | None) -> tuple[str | None, list[str]]:
 def found(file: Weights, model: Detector) -> list[str]:
     """What the file is."""
     names = classes_of(model.config)[0]
-    own = "named in the file" if file.class_names or model.config.class_names else "not named in the file"
+    own = "named in the file" if model.config.class_names else "not named in the file"
     dropped = [name for name in file.tensors if name not in model.state_dict() and not UNUSED.search(name)]
     lines = [
         f"found: {file.origin}, {len(file.tensors)} tensors, {model.config.backbone}",

@@ -63,7 +63,7 @@ def mask_head_weights(*modules: nn.Module) -> MaskHeadWeights:
 
 def _kind(layer: Any) -> str:
     """What a layer computes, in words: name, size, and whatever is not as usual."""
-    convolution = next((one for one in (nn.Conv2d, nn.ConvTranspose2d) if isinstance(layer, one)), None)
+    convolution = next((one for one in (nn.Conv2d, nn.ConvTranspose2d) if _computes_as(layer, one)), None)
     if convolution is None:
         return type(layer).__name__
     usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0, "padding_mode": "zeros"}
@@ -73,6 +73,14 @@ def _kind(layer: Any) -> str:
         found = found[0] if isinstance(found, tuple) and len(set(found)) == 1 else found
         words += [f"{name.replace('_', ' ')} {found}"] if found != value else []
     return " ".join(words)
+
+
+def _computes_as(layer: Any, kind: Any) -> bool:
+    """Whether a layer is torch's own, or a library's that computes the same: others make weights of their weights."""
+    own, named = type(layer), (type(layer).__module__.partition(".")[0], type(layer).__name__)
+    inherits = own.forward is kind.forward and getattr(own, "_conv_forward", 0) is getattr(kind, "_conv_forward", 0)
+    wrapper = named[0] in ("mmcv", "detectron2", "htc_fast") and named[1] == kind.__name__
+    return isinstance(layer, kind) and (inherits or wrapper)
 
 
 def _bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:

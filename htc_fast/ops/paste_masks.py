@@ -20,7 +20,7 @@ def paste_masks(
     boxes       [K, 4]     x1, y1, x2, y2 in pixels of the image
     image_size  height, width
     beyond_box  half a cell of the mask around the box too, where its rim fades into zeros: what detectron2 and
-                mmdetection paste at thresholds below 0.5
+                mmdetection paste at thresholds below 0.5 (on a CPU they go no further than a pixel from the box)
     returns     [K, H, W]  bool, mask >= threshold at every pixel centre, False outside the box; no gradient
     raises      ValueError if masks and boxes differ in K, TypeError for integers
     source      Mask R-CNN, detectron2's pixel-centre convention; works in torch.jit.script
@@ -47,8 +47,9 @@ def _with_rim(masks: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """A cell of zeros around each mask, in a box that is larger by as much."""
     boxes = boxes.detach().float()
     low, high = boxes[:, :2], boxes[:, 2:]
-    cells = torch.tensor([masks.shape[2], masks.shape[1]], dtype=torch.float32, device=boxes.device)
-    rim = (high - low) / cells
+    sides = high - low
+    # Not a tensor of the sizes, which would be a constant in a trace.
+    rim = torch.cat([sides[:, :1] / masks.shape[2], sides[:, 1:] / masks.shape[1]], dim=1)
     return torch.nn.functional.pad(masks.detach(), [1, 1, 1, 1]), torch.cat([low - rim, high + rim], dim=1)
 
 

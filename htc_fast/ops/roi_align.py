@@ -51,7 +51,7 @@ def roi_align(
         out = torch.ops.htc_fast.multi_level_roi_align(
             [input], rois.detach(), height, width, [spatial_scale], sampling_ratio, aligned, 1.0, None, 1.0, 1
         )
-        return out if channels_last else _turned(out)
+        return out if channels_last else turned(out)
     else:
         return _roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned, channels_last)
 
@@ -67,10 +67,10 @@ def _roi_align(input, boxes, output_size, spatial_scale, sampling_ratio, aligned
         out = reference.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
     else:
         out = _call(backend, [input], rois, size, [spatial_scale], sampling_ratio, aligned, 1.0, None, 1.0, 1)
-    return out if flag("channels_last", channels_last) else _turned(out)
+    return out if flag("channels_last", channels_last) else turned(out)
 
 
-def _turned(out: Tensor) -> Tensor:
+def turned(out: Tensor) -> Tensor:
     """[K, C, h, w] in channels-last memory -> contiguous, as matrices, for which torch is four times as fast."""
     count, channels, height, width = out.shape
     matrices = out.permute(0, 2, 3, 1).reshape(count, height * width, channels)

@@ -129,6 +129,39 @@ def test_hooks_still_run():
     assert set(seen) == set(HOOKED)
 
 
+def test_a_hook_on_a_whole_downsample_changes_what_follows():
+    data, model = cases.pictures(1), cases.build("htc")
+    usual = cases.predict(model, data)
+    model.backbone.layer2[0].downsample.register_forward_hook(lambda module, given, out: out * 0)
+    before = cases.predict(model, data)
+    assert not torch.allclose(before[0].scores, usual[0].scores, atol=1e-3)
+    same(cases.predict(mmdetection.accelerate(model), data), before)
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "htc"])
+def test_mask_heads_whose_convolutions_change_their_weights(name):
+    data, model = cases.pictures(1), cases.build(name)
+    heads = model.roi_head.mask_head if name == "htc" else [model.roi_head.mask_head]
+    for head in heads:
+        for module in head.convs:
+            plain = module.conv
+            module.conv = MODELS.build(
+                {"type": "ConvWS", "in_channels": plain.in_channels, "out_channels": plain.out_channels,
+                 "kernel_size": 3, "padding": 1}
+            )  # fmt: skip
+    model.eval()
+    before = cases.predict(model, data)
+    same(cases.predict(mmdetection.accelerate(model), data), before)
+    assert before[0].masks.any()
+
+
+def test_pooled_features_flatten():
+    swapped = mmdetection.accelerate(torch.nn.ModuleList([extractor()]))
+    assert swapped[0](pyramid(), rois(9)).view(9, -1).shape == (9, 5 * 49)
+    alone = mmdetection.SingleRoIExtractor(7, [4, 8, 16, 32], out_channels=5)
+    assert alone(pyramid(), rois(9)).view(9, -1).shape == (9, 5 * 49)
+
+
 def test_state_and_names_stay():
     model = cases.build("scnet")
     before = {name: one.clone() for name, one in model.state_dict().items()}

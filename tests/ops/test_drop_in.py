@@ -148,6 +148,14 @@ def test_a_trace_does_not_freeze_the_number_of_boxes():
         assert traced(MAPS, *lists).equal(pooled(MAPS, lists))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_pastes_masks_of_other_sizes():
+    masks = [torch.rand(3, side, side, generator=torch.Generator().manual_seed(side)) for side in (7, 28)]
+    traced = torch.jit.trace(lambda m, b: ops.paste_masks(m, b, (30, 40), 0.3, True), (masks[0], boxes(3)))
+    for one in masks:
+        assert traced(one, boxes(3)).equal(ops.paste_masks(one, boxes(3), (30, 40), 0.3, True))
+
+
 @pytest.mark.parametrize("dims", [(0, 0), (0, None), (None, 0)])
 def test_vmap(dims):
     maps = torch.stack([MAPS, -MAPS.flip(3)]) if dims[0] == 0 else MAPS

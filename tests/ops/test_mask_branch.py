@@ -167,6 +167,20 @@ def test_detectron2s_head():
     torch.testing.assert_close(found, logits.sigmoid()[torch.arange(3), labels], rtol=1e-3, atol=1e-3)
 
 
+def test_convolutions_that_make_weights_of_their_weights_are_refused():
+    class Standardised(torch.nn.Conv2d):
+        def forward(self, x):
+            return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+    class Named(torch.nn.Conv2d):
+        """Computes what it inherits."""
+
+    last = [torch.nn.ConvTranspose2d(8, 8, 2, 2), torch.nn.Conv2d(8, 3, 1)]
+    assert len(ops.mask_head_weights(torch.nn.Sequential(Named(8, 8, 3, padding=1), *last)).convolutions) == 1
+    with pytest.raises(ValueError, match="got Standardised, ConvTranspose2d"):
+        ops.mask_head_weights(torch.nn.Sequential(Standardised(8, 8, 3, padding=1), *last))
+
+
 def test_mmdetections_flow_is_taken_and_missing_biases_are_zeros():
     one = Detectron()
     one.conv_res, one.mask_fcn1.bias = torch.nn.Conv2d(16, 16, 1), None

@@ -6,7 +6,7 @@ import torch
 from mmcv.cnn import ConvModule
 from mmdet.models.backbones import detectors_resnet, resnet, resnext
 from mmdet.models.layers import SimplifiedBasicBlock
-from torch import Tensor
+from torch import Tensor, nn
 
 from htc_fast.integrations import _layers
 
@@ -46,8 +46,9 @@ def _block(block: Any, x: Tensor, count: int, last_relu: bool = True) -> Tensor 
         return None
     other = x
     if block.downsample is not None:
-        parts = list(block.downsample)
-        other = _layer(x, *parts, relu=False) if len(parts) == 2 else block.downsample(x)
+        plain = type(block.downsample) is nn.Sequential and not _layers.hooked(block.downsample)
+        fits = plain and len(block.downsample) == 2
+        other = _layer(x, *block.downsample, relu=False) if fits else block.downsample(x)
     out = x
     for i in range(1, count + 1):
         last = i == count

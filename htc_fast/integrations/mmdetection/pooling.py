@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from htc_fast import ops
 from htc_fast.integrations import _pooling
 from htc_fast.ops._arguments import check_tensor, items, positive
-from htc_fast.ops.roi_align import grid_size
+from htc_fast.ops.roi_align import grid_size, turned
 
 
 class SingleRoIExtractor(nn.Module):
@@ -51,14 +51,14 @@ class SingleRoIExtractor(nn.Module):
         rois              [K, 5]  image number, x1, y1, x2, y2 in pixels
         roi_scale_factor  boxes are made so many times larger around their centres, after their levels were chosen; with
                           one level it does nothing, as in mmdetection
-        returns           [K, C, h, w]
+        returns           [K, C, h, w], contiguous
         raises            ValueError, TypeError
         """
         check_tensor("rois", rois)
         rois, finest = rois.float(), self.finest_scale
         if roi_scale_factor is not None and self.num_inputs > 1:
             rois, finest = scaled(rois, roi_scale_factor), finest * roi_scale_factor
-        return ops.multi_level_roi_align(
+        out = ops.multi_level_roi_align(
             items("feats", feats)[: self.num_inputs],
             rois,
             self.output_size,
@@ -68,6 +68,7 @@ class SingleRoIExtractor(nn.Module):
             canonical_size=finest / self.featmap_strides[0],
             canonical_level=0,
         )
+        return turned(out)
 
 
 def scaled(rois: Tensor, factor: float) -> Tensor:

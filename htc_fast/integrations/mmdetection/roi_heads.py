@@ -12,6 +12,7 @@ from torch import Tensor
 from htc_fast import ops
 from htc_fast.integrations import _layers
 from htc_fast.integrations.mmdetection import masks, pooling
+from htc_fast.ops.roi_align import turned
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -23,7 +24,7 @@ class FastSingleRoIExtractor(SingleRoIExtractor):
         if not pools_mean(self, feats):
             return super().forward(feats, rois, roi_scale_factor)
         # With one level the factor does nothing in mmdetection.
-        return pool(self, feats, rois, factor=roi_scale_factor if len(feats) > 1 else None)
+        return turned(pool(self, feats, rois, factor=roi_scale_factor if len(feats) > 1 else None))
 
 
 def pools_mean(extractor: Any, feats: Any) -> bool:

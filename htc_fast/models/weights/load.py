@@ -149,7 +149,8 @@ def load_weights(model: nn.Module, file: str | Path | Weights, strict: bool = Tr
                 f"{file.path} was saved by an earlier htc_fast, whose Swin backbones had no norms behind their maps "
                 "and shifted their windows otherwise: train it anew, or use it with that version."
             )
-        name, names = getattr(config, "name", "this model"), fit.fitting(state)
+        name = getattr(config, "name", "this model")
+        names = [one for one in fit.fitting(state) if one != name]
         hint = (
             f"it fits {', '.join(names)}" if names else "choose the model and backbone that the file was trained with"
         )
@@ -212,7 +213,8 @@ def read(path: str | Path, num_classes: int | None = None) -> Weights:
     _without_background(converted)
     home = origin.of(state, "config" in parts[0][1])
     changes = tuple(origin.changes(state, converted))
-    file = Weights(path, converted, options, parts[0][1], _class_names(meta), home, changes)
+    metadata = {"config": meta[origin.OWN]} if isinstance(meta.get(origin.OWN), str) else parts[0][1]
+    file = Weights(path, converted, options, metadata, _class_names(meta), home, changes)
     if len(file.class_names) not in (0, file.num_classes):
         notes.append(f"{path} names {len(file.class_names)} classes and has {file.num_classes}: no name is used.")
     for note in notes:

@@ -1,7 +1,8 @@
 """A model of ours as mmdetection 3 has it: its names, and what its own configuration must say otherwise."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from htc_fast.errors import UserError, few
 from htc_fast.models.config import Model
 from htc_fast.models.htc import HTC
 from htc_fast.models.weights import foreign
+from htc_fast.models.weights.origin import OWN
 
 NAMES: foreign.Renames = (
     (r"^rfp\.backbones\.(\d+)\.net\.", r"neck.rfp_modules.\1."),
@@ -70,15 +72,18 @@ class Foreign:
     state    its tensors under mmdetection 3's names, for load_state_dict(strict=True)
     config   name of mmdetection's configuration that it belongs to, without .py
     options  what that configuration must have otherwise, for mmengine's Config.merge_from_dict
+    model    our configuration, which the checkpoint carries along, so that the way back loses nothing
     """
 
     state: dict[str, Tensor]
     config: str
     options: dict[str, Any]
+    model: Model
 
     def checkpoint(self, class_names: Sequence[str]) -> dict:
         """As mmengine's runner writes it, for torch.save; class_names by label."""
-        return {"meta": {"dataset_meta": {"classes": tuple(class_names)}}, "state_dict": self.state}
+        meta = {"dataset_meta": {"classes": tuple(class_names)}, OWN: json.dumps(asdict(self.model))}
+        return {"meta": meta, "state_dict": self.state}
 
 
 def to_mmdetection(model: HTC) -> Foreign:
@@ -97,7 +102,7 @@ def to_mmdetection(model: HTC) -> Foreign:
     lost = sorted(name for name in own if back.get(name) is not own[name])
     if lost:
         raise UserError(f"{config.name} has parts that mmdetection lacks: {few(lost)}.")
-    return Foreign(state, _base(config), _options(config))
+    return Foreign(state, _base(config), _options(config), config)
 
 
 def _check(config: Model) -> None:
@@ -107,8 +112,10 @@ def _check(config: Model) -> None:
     wrong += [f"rpn_{name}" for name in RPN_ALIKE if getattr(config.rpn, name)]
     if config.backbone not in BACKBONES:
         wrong.insert(0, f"backbone={config.backbone!r}")
-    if len(config.stages.match_iou) not in (1, 3) or ((config.fpn_steps > 1 or config.sac) and _plain(config)):
-        wrong.append(f"{len(config.stages.match_iou)} stages in such a network")
+    count = len(config.stages.match_iou)
+    if count not in (1, 3) or (count == 1 and not _plain(config)):
+        wrong.append(f"{count} stages in such a network")
+    wrong += _parts(config)
     if config.semantic != "none" and not config.information_flow and not config.sample_consistency:
         wrong.append("a semantic branch without information_flow, with which it cannot predict")
     if wrong:
@@ -116,6 +123,23 @@ def _check(config: Model) -> None:
             f"mmdetection has no {config.name} of this kind ({', '.join(wrong)}): expected HTC, Cascade Mask R-CNN, "
             f"Mask R-CNN, SCNet or DetectoRS over {', '.join(BACKBONES)}."
         )
+
+
+def _parts(config: Model) -> list[str]:
+    """What is combined as in none of mmdetection's configurations."""
+    scnet = {"feature_relay": True, "global_context": True, "residual_heads": True, "semantic": "both"}
+    if config.sample_consistency:
+        wanted = scnet | {"fpn_steps": 1, "sac": ()}
+    else:
+        wanted = {name: False for name in ("feature_relay", "global_context", "residual_heads")}
+    wrong = [f"{name}={getattr(config, name)!r}" for name, value in wanted.items() if getattr(config, name) != value]
+    if config.fpn_steps > 2:
+        wrong.append(f"fpn_steps={config.fpn_steps}")
+    if config.sac not in ((), (3, 4, 5)):
+        wrong.append(f"sac={config.sac}")
+    if (config.fpn_steps > 1 or config.sac) and config.semantic == "none":
+        wrong.append("DetectoRS without a semantic branch")
+    return wrong
 
 
 def _plain(config: Model) -> bool:

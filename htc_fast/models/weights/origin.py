@@ -6,6 +6,7 @@ from torch import Tensor
 
 from htc_fast.models.weights import foreign
 
+OWN = "htc_fast"  # under which meta of a checkpoint for mmdetection keeps our configuration
 FIRST = ("backbone.net.conv1.weight", "backbone.net.patch_embed.proj.weight")
 
 
