@@ -17,27 +17,41 @@ struct Runs {
   }
 };
 
-// COCO's compressed counts: each minus the one two before it, five bits a character.
-inline std::string compress(const Runs& runs, int64_t pixels) {
-  std::vector<int64_t> counts;
-  int64_t at = 0;
-  for (const auto& [begin, end] : runs.ones) {
-    counts.push_back(begin - at);
-    counts.push_back(end - begin);
-    at = end;
-  }
-  if (at < pixels || counts.empty()) counts.push_back(pixels - at);
-  std::string out;
-  for (size_t i = 0; i < counts.size(); ++i) {
-    int64_t x = i > 2 ? counts[i] - counts[i - 2] : counts[i];
+// Writes COCO's compressed counts one after another: each minus the one two before it, five bits a character.
+class CountWriter {
+ public:
+  void add(int64_t count) {
+    int64_t x = written_ > 2 ? count - before_[written_ & 1] : count;
+    before_[written_++ & 1] = count;
     for (bool more = true; more;) {
-      int64_t digit = x & 0x1f;
+      const int64_t digit = x & 0x1f;
       x >>= 5;
       more = digit & 0x10 ? x != -1 : x != 0;
-      out.push_back(static_cast<char>((more ? digit | 0x20 : digit) + 48));
+      text_.push_back(static_cast<char>((more ? digit | 0x20 : digit) + 48));
     }
   }
-  return out;
+  bool empty() const { return written_ == 0; }
+  std::string take() { return std::move(text_); }
+
+ private:
+  int64_t written_ = 0, before_[2] = {0, 0};
+  std::string text_;
+};
+
+// `ones` holds pairs begin, end; any range of them.
+template <class Pairs>
+std::string compress(const Pairs& ones, int64_t pixels) {
+  CountWriter counts;
+  int64_t at = 0;
+  for (const auto& [begin, end] : ones) {
+    counts.add(begin - at);
+    counts.add(end - begin);
+    at = end;
+  }
+  if (at < pixels || counts.empty()) counts.add(pixels - at);
+  return counts.take();
 }
+
+inline std::string compress(const Runs& runs, int64_t pixels) { return compress(runs.ones, pixels); }
 
 }  // namespace htc::cpu::HTC_INSTRUCTION_SET

@@ -1,12 +1,9 @@
 """From the mask head's small masks to COCO run lengths, without the masks in between."""
 
-import ctypes
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
-from htc_fast.ops import _backend, _native
+from htc_fast.ops import _backend, _native, _rle
 from htc_fast.ops._arguments import real
 from htc_fast.ops._declare import declare
 from htc_fast.ops.paste_masks import check_masks
@@ -35,10 +32,8 @@ def encode_masks(
     if _backend.backend_for("encode_masks", masks) == "reference":
         strings = reference.encode_masks(masks, boxes, height, width, threshold)
     else:
-        packed, offsets = torch.ops.htc_fast.encode_masks(masks.detach(), boxes.detach(), height, width, threshold)
-        # Without numpy, which torch need not have.
-        everything, ends = ctypes.string_at(packed.data_ptr(), packed.numel()), offsets.tolist()
-        strings = [everything[begin:end] for begin, end in pairwise(ends)]
+        found = torch.ops.htc_fast.encode_masks(masks.detach(), boxes.detach(), height, width, threshold)
+        strings = _rle.split(*found)
     return [{"size": [height, width], "counts": one} for one in strings]
 
 
