@@ -13,7 +13,7 @@ from htc_fast.ops import _backend, _native
 from htc_fast.profiling.limits import Limits, device_name
 
 # Operators whose results have a length that only the device knows: their kernels are waited for, in native code.
-WAITING = "batched_nms", "nms", "soft_nms", "encode_masks"
+WAITING = "batched_nms", "nms", "soft_nms", "encode_masks", "encode_logits", "encode_prototypes", "encode", "mask_nms"
 
 
 @dataclass(frozen=True)

@@ -208,3 +208,80 @@ def mmdetection_paste(masks: Tensor, boxes: Tensor, image: tuple[int, int]) -> C
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
     return lambda: _do_paste_mask(masks[:, None], boxes, *image, skip_empty=False)[0] >= 0.5
+
+
+def interpolated(maps: Tensor, image: tuple[int, int], threshold: float = 0.0) -> Tensor:
+    """[K, H, W] bool: what every recipe for maps of logits does with torch."""
+    return torch.nn.functional.interpolate(maps[None], image, mode="bilinear", align_corners=False)[0] > threshold
+
+
+@needs("ultralytics")
+def ultralytics_masks(coefficients: Tensor, prototypes: Tensor, boxes: Tensor, image: tuple[int, int]) -> Callable:
+    from ultralytics.utils.ops import process_mask
+
+    return lambda: process_mask(prototypes, coefficients, boxes, image, upsample=True)
+
+
+# Polygons and run lengths -------------------------------------------------------------------------------------------
+
+
+@needs("pycocotools")
+def pycocotools_polygons(objects: list, image: tuple[int, int]) -> Callable:
+    """One object after the other, as its users have it."""
+    from pycocotools import mask
+
+    return lambda: [mask.merge(mask.frPyObjects(one, *image)) for one in objects]
+
+
+@needs("pycocotools")
+def polygons_within_boxes(objects: list, boxes: Tensor, size: int, index: Tensor) -> Callable:
+    """What detectron2's PolygonMasks.crop_and_resize does, for each box: copied, moved, scaled, encoded, decoded."""
+    import numpy as np
+    from pycocotools import mask
+
+    arrays = [[np.asarray(one, dtype=np.float64) for one in polygons] for polygons in objects]
+
+    def one(polygons: list, box) -> Tensor:
+        moved = [polygon.copy() for polygon in polygons]
+        for polygon in moved:
+            for axis in (0, 1):
+                polygon[axis::2] -= box[axis]
+                polygon[axis::2] *= size / max(box[axis + 2] - box[axis], 0.1)
+        bitmap = mask.decode(mask.merge(mask.frPyObjects(moved, size, size)))
+        return torch.from_numpy(bitmap.astype(bool))
+
+    return lambda: torch.stack([one(arrays[k], box) for k, box in zip(index.tolist(), boxes.numpy())])
+
+
+@needs("cv2", "pycocotools")
+def opencv_contours(rles: list) -> Callable:
+    """Each mask decoded; contours with holes, corners alone."""
+    import cv2
+    from pycocotools import mask
+
+    def one(rle: dict) -> list:
+        return cv2.findContours(mask.decode(rle), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0]
+
+    return lambda: [one(rle) for rle in rles]
+
+
+@needs("pycocotools", "torchvision")
+def pycocotools_training_masks(
+    polygons: list, labels, image: tuple[int, int], size: tuple[int, int], background: int
+) -> Callable:
+    """A map for each object [G, H, W] and the map of classes, as detectors' loaders make them, resized."""
+    import numpy as np
+    from pycocotools import mask as coco_mask
+    from torchvision.transforms.v2 import functional as F
+    from torchvision.tv_tensors import Mask
+
+    def run():
+        rles = [coco_mask.merge(coco_mask.frPyObjects(one, *image)) for one in polygons]
+        bitmaps = np.stack([coco_mask.decode(one) for one in rles])
+        classes = np.full(image, background, dtype=np.uint8)
+        for k in np.argsort([-int(coco_mask.area(one)) for one in rles], kind="stable"):
+            classes[bitmaps[k] > 0] = labels[k]
+        both = (F.resize(Mask(torch.from_numpy(one)), list(size)) for one in (bitmaps, classes))
+        return tuple(one.as_subclass(Tensor) for one in both)
+
+    return run

@@ -16,6 +16,7 @@ from htc_fast.data.instances import Instances
 from htc_fast.device import find_device
 from htc_fast.errors import MOST_DETECTIONS, check_count, check_score
 from htc_fast.evaluation import coco
+from htc_fast.evaluation.summary import NAMES
 from htc_fast.training import distributed
 
 ABOUT = "Box and mask AP, as pycocotools gives them."
@@ -150,10 +151,10 @@ def conclude(
 
 def tables(scores: coco.Scores) -> str:
     """AP of boxes and masks, then by class, in percent; a dash where there was nothing to find."""
-    whole = [[kind, *(scores.metrics[f"{kind}_{name}"] for name in coco.NAMES)] for kind in ("box", "mask")]
+    whole = [[kind, *(scores.metrics[f"{kind}_{name}"] for name in NAMES)] for kind in ("box", "mask")]
     columns = ("box_AP", "box_AP50", "mask_AP", "mask_AP50")
     classes = [[name, *(values[column] for column in columns)] for name, values in scores.per_class.items()]
-    return f"{_table(['', *coco.NAMES], whole)}\n\n{_table(['class', *columns], classes)}"
+    return f"{_table(['', *NAMES], whole)}\n\n{_table(['class', *columns], classes)}"
 
 
 def _table(head: list[str], rows: list[list]) -> str:

@@ -3,7 +3,7 @@
 from benchmarks.stored import fastest
 from benchmarks.tables import runs
 from benchmarks.tables.machines import UNMEASURED, blocks, chosen, device, gpu, on_gpu
-from benchmarks.tables.markdown import captions, milliseconds, paragraphs, table, times
+from benchmarks.tables.markdown import caption, captions, milliseconds, paragraphs, table, times
 from htc_fast.profiling.legend import short
 
 REPLAYED = "On the device, in a replayed CUDA graph; with * of calls from Python, where one of both has no graph."
@@ -141,3 +141,17 @@ def models_of(results: dict[str, dict]) -> str:
     lines = [[name, *(found.get(dtype, "–") for dtype in dtypes)] for name, found in cells.items()]
     head = ["800×1333, seconds of a picture", *(f"{short(dtype)} (of limit)" for dtype in dtypes)]
     return paragraphs(table(head, lines), absent(rows), captions(results))
+
+
+def masks_memory(suites: tuple[str, ...]) -> str:
+    """Peak memory of whole post-processing, ours and each package's own."""
+    return blocks(suites, lambda results: masks_memory_of(results["masks_memory"]))
+
+
+def masks_memory_of(result: dict) -> str:
+    lines = [[row["case"], *(f"{who} {_megabytes(one)}" for who, one in row["MB"].items())] for row in result["rows"]]
+    return paragraphs(table(["", "ours", "theirs"], lines), f"{result['what'].capitalize()}.", caption(result))
+
+
+def _megabytes(one: int | str) -> str:
+    return f"absent: {one}" if isinstance(one, str) else f"{one:,} MB".replace(",", " ")

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks import bars, curves, published, zoo
-from benchmarks.tables import costs, operators, predicted, runs, tuned
+from benchmarks.tables import costs, evaluation, operators, predicted, runs, tuned
 from benchmarks.tables.machines import chosen, device, gpu
 from htc_fast.ablation import picture
 from htc_fast.errors import choose
@@ -14,6 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CONVOLUTIONS = "conv3x3_relu", "mask_flow", "mask_predict", "semantic_merge", "mask_branch"
 BOXES = "propose", "refine", "detections"
 MASKS = "mask_targets", "paste_masks", "encode_masks"
+RUN_LENGTHS = (
+    "encode_logits", "encode_prototypes", "encode", "decode", "rle", "rasterize", "rle_to_polygons", "mask_iou",
+    "mask_nms", "training_masks", "masks_pipelines",
+)  # fmt: skip
 OPERATORS = "roi_align", "pr_roi_pool", "nms", "soft_nms", *BOXES, *MASKS, *CONVOLUTIONS
 DETECTORS = "htc", "cascade_mask", "mask_rcnn"
 ACCELERATED = "accelerate", "accelerate_detectron2", "accelerate_mmdetection"  # other libraries' detectors
@@ -26,8 +30,11 @@ TABLES = {
     "nms": (operators.operators, "nms", "soft_nms"),
     "boxes": (operators.operators, *BOXES),
     "masks": (operators.operators, *MASKS),
+    "run_lengths": (operators.operators, *RUN_LENGTHS),
+    "masks_memory": (operators.masks_memory, "masks_memory"),
+    "masks_data": (operators.operators, "masks_pipelines"),
     "matrix": (operators.operators, *CONVOLUTIONS),
-    **{f"operator:{name}": (operators.line, name) for name in OPERATORS},
+    **{f"operator:{name}": (operators.line, name) for name in (*OPERATORS, *RUN_LENGTHS)},
     "model": (operators.models, *DETECTORS),
     "accelerate": (operators.operators, *ACCELERATED),
     "profile": (runs.profile, "profile"),
@@ -43,6 +50,7 @@ TABLES = {
     "descendants": (runs.descendants, "descendants"),
     "precision": (runs.precision, "precision"),
     "soak": (runs.soak, "soak", "soak_optimized"),
+    "evaluation": (evaluation.evaluation, "evaluation"),
     "buckets": (runs.buckets, "buckets"),
     "tiles": (tuned.tuned, "tiles"),
     "costs": (costs.counted,),

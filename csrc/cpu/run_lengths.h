@@ -23,19 +23,30 @@ class CountWriter {
   void add(int64_t count) {
     int64_t x = written_ > 2 ? count - before_[written_ & 1] : count;
     before_[written_++ & 1] = count;
-    for (bool more = true; more;) {
-      const int64_t digit = x & 0x1f;
-      x >>= 5;
-      more = digit & 0x10 ? x != -1 : x != 0;
-      text_.push_back(static_cast<char>((more ? digit | 0x20 : digit) + 48));
-    }
+    // The last letter's highest bit is the sign: -16 to 15 are one letter.
+    for (; static_cast<uint64_t>(x + 16) > 31; x >>= 5) letters_[used_++] = static_cast<char>((x & 0x1f) + 0x20 + 48);
+    letters_[used_++] = static_cast<char>((x & 0x1f) + 48);
+    if (used_ > sizeof(letters_) - kLongest) flush();
   }
   bool empty() const { return written_ == 0; }
-  std::string take() { return std::move(text_); }
+  std::string take() {
+    flush();
+    return std::move(text_);
+  }
 
  private:
+  static constexpr size_t kLongest = 14;  // letters of one count
+
+  void flush() {
+    text_.append(letters_, used_);
+    used_ = 0;
+  }
+
   int64_t written_ = 0, before_[2] = {0, 0};
   std::string text_;
+  // A letter at a time is dear in a string.
+  size_t used_ = 0;
+  char letters_[512];
 };
 
 // `ones` holds pairs begin, end; any range of them.

@@ -2,47 +2,25 @@
 #include <span>
 
 #include "cpu/run_lengths.h"
+#include "cpu/run_reader.h"
 #include "masks.h"
 
 namespace htc::cpu::HTC_INSTRUCTION_SET {
-namespace {
-
-constexpr int kMostDigits = 12;  // of a count: 60 bits
-enum Fault : uint8_t { kNone, kLetter, kNegative, kLength };
-
-Fault read(const char* text, const char* end, int64_t pixels, Runs& runs) {
-  int64_t before[2] = {0, 0}, at = 0, number = 0;
-  for (; text < end; ++number) {
-    int64_t x = 0, digit = 0;
-    int digits = 0;
-    do {
-      if (text == end || digits == kMostDigits) return kLetter;
-      digit = static_cast<int64_t>(*text++) - 48;
-      if (digit < 0 || digit > 63) return kLetter;
-      x |= (digit & 0x1f) << (5 * digits++);
-    } while (digit & 0x20);
-    if (digit & 0x10) x |= -(int64_t{1} << (5 * digits));
-    const int64_t count = number > 2 ? x + before[number & 1] : x;
-    before[number & 1] = count;
-    if (count < 0) return kNegative;
-    if (count > pixels - at) return kLength;
-    if (number & 1 && count > 0) runs.add(at, at + count);
-    at += count;
-  }
-  return at == pixels ? kNone : kLength;
-}
-
-}  // namespace
 
 void read_runs(const ReadRuns& op, const Parallel& parallel) {
   parallel(op.count, 16, [&](int64_t first, int64_t last) {
     for (int64_t k = first; k < last; ++k) {
-      Runs runs;
-      // Three letters a run is what most masks have.
-      runs.ones.reserve(static_cast<size_t>(op.offsets[k + 1] - op.offsets[k]) / 3 + 1);
+      // A run takes two letters at least.
+      OneRuns runs(static_cast<size_t>(op.offsets[k + 1] - op.offsets[k]) / 2 + 1);
+      auto* next = runs.data();
+      const auto add = [&, first = runs.data()](int64_t begin, int64_t end) {
+        if (next != first && next[-1].second == begin) next[-1].second = end;
+        else *next++ = {begin, end};
+      };
       op.faults[k] =
-          read(op.text + op.offsets[k], op.text + op.offsets[k + 1], op.sizes[2 * k] * op.sizes[2 * k + 1], runs);
-      if (op.faults[k] == kNone) op.runs[k] = std::move(runs.ones);
+          read_counts(op.text + op.offsets[k], op.text + op.offsets[k + 1], op.sizes[2 * k] * op.sizes[2 * k + 1], add);
+      runs.resize(op.faults[k] == kNone ? static_cast<size_t>(next - runs.data()) : 0);
+      op.runs[k] = std::move(runs);
     }
   });
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "python/polygons.h"
 
 namespace {
 
@@ -22,6 +23,7 @@ std::vector<std::string> words(std::string text) {
 
 PYBIND11_MODULE(_build, m) {
   m.doc() = "What this build of htc_fast contains.";
+  m.def("pack_polygons", &pack_polygons);
   m.attr("compiler") = HTC_CXX_COMPILER;
   m.attr("instruction_sets") = words(HTC_INSTRUCTION_SETS);
   m.attr("instruction_set") = words(HTC_INSTRUCTION_SETS).at(htc::cpu::instruction_set());

@@ -4,8 +4,6 @@
 namespace htc {
 namespace {
 
-Tensor floats(const Tensor& any) { return torch::stable::contiguous(torch::stable::to(any, ScalarType::Float)); }
-
 std::tuple<Tensor, Tensor> encode_masks_cpu(const Tensor& masks_any, const Tensor& boxes_any, int64_t height,
                                             int64_t width, double threshold) {
   const Tensor masks = floats(masks_any), boxes = floats(boxes_any);
@@ -19,14 +17,16 @@ std::tuple<Tensor, Tensor> encode_masks_cpu(const Tensor& masks_any, const Tenso
 std::tuple<Tensor, Tensor> encode_masks_cuda(const Tensor& masks_any, const Tensor& boxes_any, int64_t height,
                                              int64_t width, double threshold) {
   const Tensor masks = floats(masks_any), boxes = floats(boxes_any);
-  STD_TORCH_CHECK(width == 0 || height < (int64_t{1} << 32) / width,
-                  "encode_masks: on CUDA an image has fewer than 2^32 pixels, got ", height, " x ", width);
   STD_TORCH_CHECK(masks.size(1) <= 8192, "encode_masks: on CUDA masks have at most 8192 rows, got ", masks.size(1));
   Strings strings;
   const EncodeMasks op = describe_masks(masks, boxes, height, width, threshold, strings);
+  check_image("encode_masks", op);
   torch::stable::accelerator::DeviceGuard guard(masks.get_device_index());
-  const Tensor packet = runs_on_host(op, masks, likely_runs(op), current_stream(masks.get_device_index()));
-  cpu::compress_runs(describe_runs(op, packet), torch_threads());
+  const Stream stream = current_stream(masks.get_device_index());
+  const Tensor packet = runs_on_host("encode_masks", op, masks, likely_runs(op), [&](uint64_t* memory, int64_t room) {
+    cuda::find_runs(op, memory, room, stream);
+  });
+  cpu::compress_runs(describe_runs(op, packet, strings), torch_threads());
   return pack_strings(strings, masks);
 }
 #endif

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pycocotools import mask as coco_mask
-
-from htc_fast.data.masks import Segmentation, is_blank, to_rle, usable
+from htc_fast.data.masks import Segmentation, box_of, is_blank, to_rle, usable
 from htc_fast.data.names import check_inside
 from htc_fast.data.numbers import as_json, as_written, different, flag, identity, number, offending, whole
 from htc_fast.data.packed import Packed
@@ -288,4 +286,4 @@ def _box(given: object, segmentation: Segmentation, picture: Picture, mended: Ta
         mended.add("without a box")
     else:
         mended.add("with a malformed box", offending(given))
-    return coco_mask.toBbox(to_rle(segmentation, picture.height, picture.width)).tolist()
+    return box_of(to_rle(segmentation, picture.height, picture.width))

@@ -11,12 +11,12 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from htc_fast.data import runs
 from htc_fast.data import semantic as semantic_maps
-from htc_fast.data.annotations import CROWD, Annotation, Annotations, Picture, read_annotations
+from htc_fast.data.annotations import CROWD, Annotations, Picture, read_annotations
 from htc_fast.data.classes import relabelled
 from htc_fast.data.instances import Instances
-from htc_fast.data.layers import to_layers
-from htc_fast.data.masks import to_bitmaps, to_rle
+from htc_fast.data.masks import to_rles
 from htc_fast.data.names import Folder
 from htc_fast.data.pictures import load_image
 from htc_fast.errors import UserError, brief, few, say_once
@@ -117,7 +117,9 @@ class CocoDataset(Dataset):
         size = (picture.height, picture.width)
         pixels = self._load(picture)
         used = [item for item in picture.annotations if item.trainable]
-        masks = self._bitmaps(used, picture)
+        rles = to_rles([item.segmentation for item in used], *size)
+        found = runs.read(rles)
+        masks = runs.layers(found, *size) if self.layered else runs.bitmaps(rles, *size)
         labels = np.array([item.label for item in used], dtype=np.int64)
         boxes = torch.tensor([item.box for item in used], dtype=torch.float32).reshape(-1, 4)
         sample = {
@@ -130,8 +132,8 @@ class CocoDataset(Dataset):
         if self.layered:
             sample["numbers"] = torch.arange(1, len(used) + 1)
         if self.maps is not None:
-            found = replace(picture, file_name=self._file(picture))
-            sample["semantic"] = tv_tensors.Mask(torch.from_numpy(self.maps.read(found, masks, labels)))
+            named = replace(picture, file_name=self._file(picture))
+            sample["semantic"] = tv_tensors.Mask(torch.from_numpy(self.maps.read(named, found, labels)))
         return self.transform(sample) if self.transform else sample
 
     def truth(self, index: int) -> Instances:
@@ -142,7 +144,7 @@ class CocoDataset(Dataset):
             boxes=torch.tensor([item.box for item in used], dtype=torch.float32).reshape(-1, 4),
             scores=torch.ones(len(used)),
             labels=torch.tensor([item.label for item in used], dtype=torch.int64),
-            rle=[to_rle(item.segmentation, picture.height, picture.width) for item in used],
+            rle=to_rles([item.segmentation for item in used], picture.height, picture.width),
             size=(picture.height, picture.width),
             class_names=self.classes,
         )
@@ -152,10 +154,6 @@ class CocoDataset(Dataset):
 
     def _load(self, picture: Picture) -> np.ndarray:
         return load_image(self.images / self._file(picture), (picture.height, picture.width))
-
-    def _bitmaps(self, used: list[Annotation], picture: Picture) -> np.ndarray:
-        rles = [to_rle(item.segmentation, picture.height, picture.width) for item in used]
-        return (to_layers if self.layered else to_bitmaps)(rles, picture.height, picture.width)
 
     def _kept(self, keep_empty: bool) -> list[int]:
         """Indices of the pictures to use."""

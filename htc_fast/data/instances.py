@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from htc_fast.data import runs
 from htc_fast.data.classes import numbered
+from htc_fast.data.masks import to_bitmaps
 from htc_fast.errors import UserError
 
 
@@ -60,19 +61,16 @@ class Instances:
     @property
     def masks(self) -> Tensor:
         """[n, H, W] bool, decoded at every access."""
-        masks = np.empty((len(self), *self.size), dtype=bool)
-        for i in range(len(self)):
-            masks[i] = self.mask(i)
-        return torch.from_numpy(masks)
+        return torch.from_numpy(to_bitmaps(self.rle, *self.size).view(bool))
 
     @property
     def areas(self) -> Tensor:
         """[n] int64, pixels of each mask."""
-        return torch.tensor([int(coco_mask.area(as_bytes(rle))) for rle in self.rle], dtype=torch.int64)
+        return runs.areas(runs.read(self.rle))
 
     def mask(self, index: int) -> np.ndarray:
         """One mask, bool [H, W]."""
-        return coco_mask.decode(as_bytes(self.rle[index])).astype(bool)
+        return to_bitmaps([self.rle[index]], *self.rle[index]["size"])[0].view(bool)
 
     def name(self, index: int) -> str:
         """The class name of one instance."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from htc_fast.data.layers import resized
 from htc_fast.data.pictures import MEAN, resize, resized_size
 from htc_fast.data.transforms import clipped
 from htc_fast.models.structures import UNLABELLED
@@ -63,15 +63,9 @@ class ScaleJitter(nn.Module):
 
     def _mask(self, mask: Tensor, size: tuple[int, int], top: int, left: int, padding: int) -> Tensor:
         """Nearest pixels, of the square alone: a picture twice as large has four times as many."""
-        rows = _nearest(mask.shape[-2], size[0])[top : top + self.side]
-        columns = _nearest(mask.shape[-1], size[1])[left : left + self.side]
-        part = mask.numpy().take(columns, axis=-1).take(rows, axis=-2)
-        square = np.full((*mask.shape[:-2], self.side, self.side), padding, dtype=part.dtype)
-        square[..., : len(rows), : len(columns)] = part
-        return torch.from_numpy(square)
-
-
-def _nearest(before: int, after: int) -> np.ndarray:
-    """Which pixel along a side each of a resized one is, as torch's "nearest" has it."""
-    places = torch.arange(before, dtype=torch.float32)[None, None]
-    return nn.functional.interpolate(places, size=after, mode="nearest")[0, 0].long().numpy()
+        part = resized(mask, size, top, left, (self.side, self.side))
+        if part.shape[-2:] == (self.side, self.side):
+            return part
+        square = part.new_full((*mask.shape[:-2], self.side, self.side), padding)
+        square[..., : part.shape[-2], : part.shape[-1]] = part
+        return square

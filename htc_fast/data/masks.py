@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from htc_fast.data import polygons
+from htc_fast.data import runs
 from htc_fast.data.numbers import LARGEST, number, whole
 
 Segmentation = list | dict
@@ -40,7 +39,11 @@ def is_blank(segmentation: Segmentation, height: int, width: int) -> bool:
             return False
         if all(0 <= min(part) and max(part) <= 1 for part in segmentation):
             return True
-    return int(coco_mask.area(to_rle(segmentation, height, width))) == 0
+    counts = segmentation["counts"] if isinstance(segmentation, dict) else to_rle(segmentation, height, width)["counts"]
+    if isinstance(counts, list):
+        return not any(counts[1::2])
+    letters = counts.encode() if isinstance(counts, str) else counts
+    return _second(letters) <= 0 and not run_lengths(letters)[1::2].any()
 
 
 def _span(values: Sequence[float], side: int) -> float:
@@ -50,38 +53,43 @@ def _span(values: Sequence[float], side: int) -> float:
 
 def to_rle(segmentation: Segmentation, height: int, width: int) -> dict:
     """Any COCO segmentation as one compressed RLE, counts as bytes; see `usable`."""
-    if isinstance(segmentation, list):
-        parts = []
-        for polygon in segmentation:
-            if len(polygon) >= 6 and polygons.is_short(polygon):
-                parts += coco_mask.frPyObjects([polygon], height, width)
-            elif len(polygon) >= 6:
-                counts = polygons.runs(polygon, height, width)
-                parts.append(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
-        return coco_mask.merge(parts)
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        return coco_mask.frPyObjects(segmentation, height, width)
-    return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+    return to_rles([segmentation], height, width)[0]
+
+
+def to_rles(segmentations: Sequence[Segmentation], height: int, width: int) -> list[dict]:
+    """Those of one picture, each as `to_rle` has it."""
+    found: list = [None if isinstance(one, list) else _compressed(one, height, width) for one in segmentations]
+    outlines = [one for one in segmentations if isinstance(one, list)]
+    drawn = iter(runs.rasterized(outlines, height, width) if outlines else [])
+    return [next(drawn) if one is None else one for one in found]
+
+
+def box_of(rle: dict) -> list[float]:
+    """x, y, width, height of a compressed RLE's pixels; zeros where it has none."""
+    height, counts = rle["size"][0], run_lengths(rle["counts"])
+    ends = np.cumsum(counts)[1::2][counts[1::2] > 0]
+    starts = ends - counts[1::2][counts[1::2] > 0]
+    if not len(ends):
+        return [0.0] * 4
+    x, right = int(starts[0]) // height, int(ends[-1] - 1) // height
+    # What goes on in the next column has the last row of its own and the first row of that.
+    whole_column = bool((starts // height != (ends - 1) // height).any())
+    y, bottom = (0, height - 1) if whole_column else (int((starts % height).min()), int(((ends - 1) % height).max()))
+    return [float(x), float(y), float(right - x + 1), float(bottom - y + 1)]
 
 
 def to_bitmaps(rles: Sequence[dict], height: int, width: int) -> np.ndarray:
     """Decode compressed RLEs.
 
     returns  uint8 [G, H, W], 0 or 1
-    raises   ValueError if an RLE does not fill the image exactly
+    raises   ValueError if an RLE does not fill the image exactly, or is of another size
     """
-    bitmaps = np.empty((len(rles), height, width), dtype=np.uint8)
-    # One by one: turning column-major into row-major is quick only while a mask fits the cache.
-    for bitmap, rle in zip(bitmaps, rles):
-        bitmap[:] = coco_mask.decode(rle)
-    return bitmaps
+    return runs.bitmaps(rles, height, width)
 
 
 def from_bitmaps(bitmaps: np.ndarray) -> list[dict]:
     """Encode [G, H, W] bitmaps as compressed RLEs, counts as text, ready for JSON."""
-    encoded = coco_mask.encode(np.asfortranarray(bitmaps.transpose(1, 2, 0).astype(np.uint8)))
-    return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in encoded]
+    return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in runs.encoded(bitmaps.astype(np.uint8))]
 
 
 def _usable_rle(rle: dict, height: int, width: int) -> dict | None:
@@ -124,15 +132,15 @@ def _fills(text: str | bytes, pixels: int) -> bool:
     codes = np.frombuffer(letters, dtype=np.uint8).astype(np.int64) - 48
     if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         return False
-    runs = _decoded(codes)
-    return runs is not None and bool(runs.min() >= 0 and runs.sum() == pixels)
+    lengths = _decoded(codes)
+    return lengths is not None and bool(lengths.min() >= 0 and lengths.sum() == pixels)
 
 
 def run_lengths(counts: bytes) -> np.ndarray:
     """Lengths of the runs of a compressed RLE, int64: background, mask, background, ..., an even number of them."""
-    runs = _decoded(np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48)
-    assert runs is not None
-    return np.append(runs, 0) if len(runs) % 2 else runs
+    lengths = _decoded(np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48)
+    assert lengths is not None
+    return np.append(lengths, 0) if len(lengths) % 2 else lengths
 
 
 def _decoded(codes: np.ndarray) -> np.ndarray | None:
@@ -144,9 +152,34 @@ def _decoded(codes: np.ndarray) -> np.ndarray | None:
     if length.max() > 7:
         return None
     place = np.arange(len(codes)) - np.repeat(first, length)
-    runs = np.add.reduceat((codes & 31) << (5 * place), first)
-    runs -= np.where(codes[last] & 16, 1 << (5 * length), 0)
+    lengths = np.add.reduceat((codes & 31) << (5 * place), first)
+    lengths -= np.where(codes[last] & 16, 1 << (5 * length), 0)
     # From the fourth on, a run is stored as its difference from the one before the last.
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
+    lengths[1::2] = np.cumsum(lengths[1::2])
+    lengths[2::2] = np.cumsum(lengths[2::2])
+    return lengths
+
+
+def _second(letters: bytes) -> int:
+    """The second of an RLE's lengths, its first run of ones; 0 where there is none."""
+    # Not more than seven letters each.
+    last = [place for place, letter in enumerate(letters[:14]) if not (letter - 48) & 32]
+    digits = [letter - 48 & 31 for letter in letters[last[0] + 1 : last[1] + 1]] if len(last) > 1 else []
+    return sum(digit << 5 * place for place, digit in enumerate(digits))
+
+
+def _compressed(rle: dict, height: int, width: int) -> dict:
+    """An RLE of any form, compressed; the way back from `_decoded`."""
+    counts = rle["counts"]
+    if isinstance(counts, list):
+        left = np.array(counts, dtype=np.int64)
+        left[3:] -= np.array(counts, dtype=np.int64)[1:-2]
+        letters, used = np.zeros((len(left), 8), dtype=np.uint8), np.zeros((len(left), 8), dtype=bool)
+        more = np.ones(len(left), dtype=bool)
+        for place in range(8):
+            digits, used[:, place], left = left & 31, more, left >> 5
+            goes_on = left != np.where(digits & 16, -1, 0)
+            letters[:, place] = np.where(goes_on, digits | 32, digits) + 48
+            more = more & goes_on
+        counts = letters[used].tobytes()
+    return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}

@@ -6,10 +6,17 @@ layers  `masks` int16 or int32 [L, H, W] and `numbers` int64 [G]: instance g is 
         this form
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+
+from htc_fast.data import runs
+
+if TYPE_CHECKING:
+    from htc_fast.ops._layers import Measures
 
 
 def visible_area(sample: dict) -> Tensor:
@@ -29,24 +36,14 @@ def extents(sample: dict, which: Tensor | None = None) -> Tensor:
         sides = [side for x in (columns, rows) for side in (x.argmax(axis=1), x.shape[1] - x[:, ::-1].argmax(axis=1))]
         found = np.stack([sides[0], sides[2], sides[1], sides[3]], axis=1) * rows.any(axis=1, keepdims=True)
     else:
-        number, _, row, start, end = _runs(masks)
-        table = np.zeros((4, _length(masks, numbers)), dtype=np.int64)
-        table[:2] = max(masks.shape[1:])
-        for place, side, far in ((0, start, np.minimum), (1, row, np.minimum), (2, end, np.maximum)):
-            far.at(table[place], number, side)
-        np.maximum.at(table[3], number, row + 1)
-        table[:, table[2] == 0] = 0
-        found = table[:, numbers if which is None else numbers[which.numpy()]].T
+        found = _measured(masks, numbers).boxes.numpy()[numbers if which is None else numbers[which.numpy()]]
     return torch.from_numpy(found.astype(np.float32))
 
 
 def layer_of(sample: dict) -> Tensor:
     """In which layer each instance lies, int64 [G]; 0 for one without a pixel."""
     masks, numbers = _array(sample["masks"]), sample["numbers"].numpy()
-    number, layer, *_ = _runs(masks)
-    homes = np.zeros(_length(masks, numbers), dtype=np.int64)
-    homes[number] = layer
-    return torch.from_numpy(homes[numbers])
+    return torch.from_numpy(_measured(masks, numbers).layers.numpy()[numbers])
 
 
 def bitmap(sample: dict, row: int) -> Tensor:
@@ -141,24 +138,9 @@ def _length(masks: np.ndarray, numbers: np.ndarray) -> int:
 def _areas(masks: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
     if numbers is None:
         return np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
-    number, _, _, start, end = _runs(masks)
-    areas = np.bincount(number, weights=end - start, minlength=_length(masks, numbers))
-    return areas.astype(np.int64)[numbers]
+    return _measured(masks, numbers).areas.numpy()[numbers]
 
 
-def _runs(layers: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Pixels of one number beside each other: number, layer, row, first column and the one after the last of each run.
-
-    There are a hundred times fewer than pixels.
-    """
-    count, height, width = layers.shape
-    # A run ends where the next pixel has another number, and at the end of a row.
-    ends = np.ones((count, height, width), dtype=bool)
-    np.not_equal(layers[:, :, 1:], layers[:, :, :-1], out=ends[:, :, :-1])
-    last = np.flatnonzero(ends)
-    number, start = layers.ravel()[last], np.concatenate([[0], last[:-1] + 1])
-    some = number > 0
-    number, start, last = number[some], start[some], last[some]
-    line, first = np.divmod(start, max(width, 1))
-    layer, row = np.divmod(line, max(height, 1))
-    return number, layer, row, first, first + last - start + 1
+def _measured(masks: np.ndarray, numbers: np.ndarray) -> "Measures":
+    """What layers hold, by number."""
+    return runs.measured(torch.from_numpy(masks), int(numbers.max(initial=0)) + 1)

@@ -4,19 +4,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
+from htc_fast.data import runs
 from htc_fast.data.annotations import Picture
-from htc_fast.data.masks import to_bitmaps, to_rle
+from htc_fast.data.masks import to_rles
 from htc_fast.data.names import Folder, check_inside
-from htc_fast.data.numbered import owners
 from htc_fast.data.numbers import as_json, different, identity, whole
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError, brief
 from htc_fast.models.structures import UNLABELLED
+
+if TYPE_CHECKING:
+    from htc_fast.ops._rle import Runs
 
 STUFF_CLASSES = 183
 
@@ -33,7 +37,7 @@ class PixelMaps:
     folder: Path
     classes: int = STUFF_CLASSES
 
-    def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def read(self, picture: Picture, masks: "Runs", labels: np.ndarray) -> np.ndarray:
         name = Path(picture.file_name)
         path = self.folder / name.parent / f"{name.stem}.png"
         if not os.path.isfile(path):
@@ -75,7 +79,7 @@ class PanopticMaps:
             raise UserError(f"{path} has no folder of PNGs: expected {places[0]} or {places[1]}.")
         self.folder = Folder(folder)
 
-    def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def read(self, picture: Picture, masks: "Runs", labels: np.ndarray) -> np.ndarray:
         key = identity(picture.id)
         if key is None or key not in self._segments:
             raise UserError(
@@ -101,7 +105,7 @@ class Derived:
     """Maps made of the instance masks: a pixel's class is its instance's label, the background comes after the last.
 
     Smaller instances lie on larger ones, crowds are ignored. With more than 253 labels, all instances share class 0.
-    Masks are bitmaps uint8 [G, H, W], or layers of instances 1 to G; see `data/layers.py`.
+    Masks are `runs.read`'s.
     """
 
     labels: int
@@ -110,17 +114,15 @@ class Derived:
     def classes(self) -> int:
         return (self.labels if self.labels < UNLABELLED - 1 else 1) + 1
 
-    def read(self, picture: Picture, masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        background, values = self.classes - 1, self.painted_as(labels)
-        sample = {"masks": torch.from_numpy(masks)}
-        if masks.dtype != np.uint8:
-            sample["numbers"] = torch.arange(1, len(labels) + 1)
-        # The last entry is at -1, where nobody is.
-        found = np.append(values, np.uint8(background))[owners(sample).numpy()]
-        crowds = [to_rle(item.segmentation, *found.shape) for item in picture.annotations if item.crowd]
-        if crowds:
-            found[(to_bitmaps(crowds, *found.shape).any(axis=0)) & (found == background)] = UNLABELLED
-        return found
+    def read(self, picture: Picture, masks: "Runs", labels: np.ndarray) -> np.ndarray:
+        size = picture.height, picture.width
+        crowds = runs.read(to_rles([item.segmentation for item in picture.annotations if item.crowd], *size))
+        count = len(crowds.sizes)
+        # Crowds first, under everyone; then the largest.
+        order = torch.cat([torch.arange(count), count + runs.areas(masks).argsort(descending=True, stable=True)])
+        values = torch.full((count + len(labels),), UNLABELLED)
+        values[count:] = torch.from_numpy(self.painted_as(labels)).long()
+        return runs.painted(runs.joined(crowds, masks), *size, values[order], order, self.classes - 1)
 
     def painted_as(self, labels: np.ndarray) -> np.ndarray:
         """The classes [G] of instances' pixels."""

@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from htc_fast.data.layers import resized
 from htc_fast.data.numbered import bitmap, extents, select, visible_area
 from htc_fast.data.pictures import resize, resized_size
 
@@ -80,8 +81,8 @@ class Resize(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if isinstance(inpt, tv_tensors.Image):
             return resize(inpt, params["size"])
-        if isinstance(inpt, tv_tensors.Mask) and inpt.numel() == 0:
-            return tv_tensors.Mask(inpt.new_zeros(*inpt.shape[:-2], *params["size"]))
+        if isinstance(inpt, tv_tensors.Mask):
+            return tv_tensors.Mask(resized(inpt.as_subclass(Tensor), params["size"]))
         return F.resize(inpt, list(params["size"]))
 
 

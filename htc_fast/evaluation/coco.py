@@ -3,40 +3,22 @@
 Classes are matched by name: the predictions' labels count, and the data set is brought to them.
 """
 
-import contextlib
-import io
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 
-import numpy as np
 import torch.distributed as dist
-from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from htc_fast.data.classes import names_for, shared_labels
 from htc_fast.data.coco import CocoDataset
 from htc_fast.data.instances import Instances
 from htc_fast.errors import MOST_DETECTIONS, UserError, check_count, say_once, shown
-from htc_fast.evaluation.records import guesses_of, truth_of
+from htc_fast.evaluation.evaluate_coco import Scores
+from htc_fast.evaluation.objects import curves
+from htc_fast.evaluation.records import found_of, truth_of
+from htc_fast.evaluation.summary import MAX_DETECTIONS
 from htc_fast.inference.predict import changed, stream
 from htc_fast.models.structures import Predictor
-
-NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-RECALLS = ("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large")  # with as many detections as here:
-MAX_DETECTIONS = 100  # COCO's protocol: the best of a picture's detections of a class
-
-
-@dataclass
-class Scores:
-    """What an evaluation gives; -1 where nothing was there to be found, as pycocotools says it.
-
-    metrics    box_AP, box_AP50, box_AP75, box_AP_small, ..., box_AR1, box_AR10, box_AR100, ..., mask_AR_large, each 0
-               to 1; classes without truth do not count
-    per_class  class name -> {"box_AP", "box_AP50", "mask_AP", "mask_AP50"}
-    """
-
-    metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]]
 
 
 def evaluate(
@@ -154,24 +136,17 @@ def score(
     dataset = in_classes_of(dataset, found)
     if not dataset.annotations.labelled:
         raise UserError(f"{dataset.path} has no annotations: AP needs the truth, so only predictions can be written.")
-    truth = truth_of(dataset, sorted(found))
+    order = sorted(found)
+    truth, guesses = truth_of(dataset, order), found_of(found, order)
     _say_cut(dataset, limit)
-    metrics: dict[str, float] = {}
-    per_class: dict[str, dict[str, float]] = {name: {} for name in dataset.classes}
-    for kind, task in (("box", "bbox"), ("mask", "segm")):
-        guesses = guesses_of(truth, found, task, box_areas)
-        with contextlib.redirect_stdout(io.StringIO()):
-            run = COCOeval(truth, guesses, task)
-            run.params.maxDets = [1, min(10, limit), limit]
-            run.evaluate()
-            run.accumulate()
-        metrics.update({f"{kind}_{name}": value for name, value in _summary(run).items()})
-        # [IoU thresholds, recalls, classes, areas, detection limits]: all areas, the largest limit.
-        precision = run.eval["precision"][:, :, :, 0, -1]
-        for label, name in enumerate(dataset.classes):
-            per_class[name][f"{kind}_AP"] = _mean(precision[:, :, label])
-            per_class[name][f"{kind}_AP50"] = _mean(precision[0, :, label])
-    return Scores(metrics, per_class)
+    scores = Scores({}, {name: {} for name in dataset.classes})
+    for kind in ("bbox", "segm"):
+        by_box = kind == "bbox" or box_areas
+        boxes = guesses.placed("bbox")[0]
+        given = replace(guesses, areas=boxes[:, 2] * boxes[:, 3]) if by_box else guesses
+        limits = [1, min(10, limit), limit]
+        scores.add(kind, curves(kind, truth, given, len(order), len(dataset.classes), limits), dataset.classes)
+    return scores
 
 
 def results(dataset: CocoDataset, found: dict[int, Instances]) -> tuple[list[dict], list[dict]]:
@@ -237,19 +212,3 @@ def _say_cut(dataset: CocoDataset, limit: int) -> None:
 
 def _pictures(count: int, most: int, what: str) -> str:
     return f"1 picture holds {most} {what}" if count == 1 else f"{count} pictures hold up to {most} {what}"
-
-
-def _summary(run: COCOeval) -> dict[str, float]:
-    """pycocotools' twelve numbers; its own `summarize` asks for a limit of 100 detections, whichever there is."""
-    # [IoU thresholds 0.5 to 0.95, recalls, classes, areas, detection limits] and the same without recalls.
-    precision, recall = run.eval["precision"], run.eval["recall"]
-    parts = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]
-    parts += [precision[..., area, -1] for area in (1, 2, 3)]
-    found = dict(zip(NAMES, map(_mean, parts)))
-    found |= {f"AR{limit}": _mean(recall[:, :, 0, place]) for place, limit in enumerate(run.params.maxDets)}
-    return found | {name: _mean(recall[:, :, area, -1]) for area, name in enumerate(RECALLS[3:], start=1)}
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[values > -1]
-    return float(values.mean()) if values.size else -1.0

@@ -1,68 +1,64 @@
-"""Truth and predictions in the form that pycocotools evaluates."""
+"""A data set's truth and a model's predictions as packed arrays."""
 
-import contextlib
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
+import numpy as np
+import torch
 
 from htc_fast.data.coco import CocoDataset
-from htc_fast.data.instances import Instances, as_bytes
+from htc_fast.data.instances import Instances
 from htc_fast.data.masks import to_rle
+from htc_fast.evaluation.mask_texts import masks_of
+from htc_fast.evaluation.objects import Found, Truth
 
 
-def truth_of(dataset: CocoDataset, indices: Sequence[int]) -> COCO:
-    """The ground truth as pycocotools wants it: crowds kept, ids from 1 (it takes 0 for "no match")."""
-    images: list[dict] = []
-    annotations: list[dict] = []
-    for index in indices:
+def truth_of(dataset: CocoDataset, indices: Sequence[int]) -> Truth:
+    """The instances of some pictures, crowds among them; a mask without an area of its own has its pixels."""
+    images, labels, boxes, areas, crowd, rles, sizes = [], [], [], [], [], [], []
+    for number, index in enumerate(indices):
         picture = dataset.picture(index)
-        images.append({"id": index, "height": picture.height, "width": picture.width})
         for item in picture.annotations:
-            rle = to_rle(item.segmentation, picture.height, picture.width)
-            x1, y1, x2, y2 = item.box
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index,
-                    "category_id": item.label,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "segmentation": rle,
-                    "area": float(coco_mask.area(rle)) if item.area is None else item.area,
-                    "iscrowd": int(item.crowd),
-                }
-            )
-    return _coco(images, annotations, len(dataset.classes))
+            images.append(number)
+            labels.append(item.label)
+            boxes.append(item.box)
+            areas.append(np.nan if item.area is None else item.area)
+            crowd.append(item.crowd)
+            rles.append(to_rle(item.segmentation, picture.height, picture.width))
+            sizes.append((picture.height, picture.width))
+    masks = masks_of(rles, np.array(sizes, dtype=np.int64).reshape(-1, 2), lambda n: f"instance {n} of the truth")
+    given, crowds = np.array(areas, dtype=np.float64), np.array(crowd, dtype=np.uint8)
+    return Truth(
+        np.array(images, dtype=np.int64),
+        np.array(labels, dtype=np.int64),
+        np.where(np.isnan(given), masks.pixels, given),
+        _sides(np.array(boxes, dtype=np.float64)),
+        masks,
+        crowds,
+        crowds,
+    )
 
 
-def guesses_of(truth: COCO, found: dict[int, Instances], task: str, box_areas: bool) -> COCO:
-    """Predictions beside `truth`; masks with the areas of their boxes where `box_areas` says so."""
-    annotations: list[dict] = []
-    for index, instances in found.items():
-        boxes: Iterable = instances.boxes.double().tolist()
-        areas = instances.areas.tolist()
-        for n, (x1, y1, x2, y2) in enumerate(boxes):
-            by_box = task == "bbox" or box_areas
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index,
-                    "category_id": int(instances.labels[n]),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "segmentation": as_bytes(instances.rle[n]),
-                    "score": float(instances.scores[n]),
-                    "area": (x2 - x1) * (y2 - y1) if by_box else areas[n],
-                    "iscrowd": 0,
-                }
-            )
-    return _coco(truth.dataset["images"], annotations, len(truth.dataset["categories"]))
+def found_of(found: dict[int, Instances], indices: Sequence[int]) -> Found:
+    """Predictions for pictures, in the order of their indices; areas are those of the masks."""
+    parts = [found[index] for index in indices]
+    counts = [len(one) for one in parts]
+    sizes = np.repeat(np.array([one.size for one in parts], dtype=np.int64).reshape(-1, 2), counts, axis=0)
+    masks = masks_of([rle for one in parts for rle in one.rle], sizes, lambda n: f"prediction {n}")
+    return Found(
+        np.repeat(np.arange(len(parts)), counts),
+        _joined([one.labels.long() for one in parts]),
+        masks.pixels,
+        _sides(_joined([one.boxes.double() for one in parts])),
+        masks,
+        _joined([one.scores.double() for one in parts]),
+    )
 
 
-def _coco(images: list[dict], annotations: list[dict], classes: int) -> COCO:
-    made = COCO()
-    categories = [{"id": label} for label in range(classes)]
-    made.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-    with contextlib.redirect_stdout(io.StringIO()):
-        made.createIndex()
-    return made
+def _joined(parts: list[torch.Tensor]) -> np.ndarray:
+    return torch.cat(parts).cpu().numpy() if parts else np.empty(0)
+
+
+def _sides(boxes: np.ndarray) -> np.ndarray:
+    """x1, y1, x2, y2 -> x, y, w, h."""
+    boxes = boxes.reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

@@ -5,8 +5,9 @@ offsets [K + 1] (where each mask's runs begin), sizes [K, 2] (height, width of i
 """
 
 import ctypes
-from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +34,33 @@ class Runs(NamedTuple):
     sizes: Tensor  # [K, 2] int64: height, width
 
 
+class Texts(NamedTuple):
+    """K masks as COCO's compressed strings, one after another."""
+
+    text: Tensor  # [B] uint8
+    offsets: Tensor  # [K + 1] int64
+    sizes: Tensor  # [K, 2] int64: height, width
+
+    def strings(self) -> list[bytes]:
+        return split(self.text, self.offsets)
+
+
+def pack(name: str, rles: Any) -> Texts:
+    """COCO RLE dicts as strings one after another; what the strings say is not looked at.
+
+    raises  TypeError for what is no RLE
+    """
+    rles = [rles] if isinstance(rles, Mapping) else items(name, rles)
+    sizes, texts = [], []
+    for index, rle in enumerate(rles):
+        size, text = _usual(rle) or _parts(f"{name}[{index}]", rle)
+        sizes.append(size)
+        texts.append(text)
+    text, offsets = b"".join(texts), [0, *accumulate(map(len, texts))]
+    packed = torch.frombuffer(bytearray(text or b" "), dtype=torch.uint8)[: len(text)]
+    return Texts(packed, _int64s(offsets), _int64s(chain.from_iterable(sizes)).reshape(-1, 2))
+
+
 def read(name: str, rles: Any) -> Runs:
     """COCO RLE dicts as runs, checked.
 
@@ -40,24 +68,22 @@ def read(name: str, rles: Any) -> Runs:
     rles    K dicts {"size": [height, width], "counts": bytes, str or a list of whole numbers}, or one dict
     raises  TypeError for what is no RLE, ValueError for one that does not fill its image
     """
-    rles = [rles] if isinstance(rles, Mapping) else items(name, rles)
-    sizes, texts = [], []
-    for index, rle in enumerate(rles):
-        size, text = _parts(f"{name}[{index}]", rle)
-        sizes.append(size)
-        texts.append(text)
-    text, offsets = b"".join(texts), [0, *accumulate(map(len, texts))]
-    sizes_of = torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2)
-    packed = torch.frombuffer(bytearray(text or b" "), dtype=torch.uint8)[: len(text)]
+    given = pack(name, rles)
     if _backend.forced_backend() == "reference":
-        runs, ends, faults = reference.read_runs(texts, sizes)
+        runs, ends, faults = reference.read_runs(given.strings(), given.sizes.tolist())
     else:
         _native.require()
-        runs, ends, faults = torch.ops.htc_fast.read_runs(packed, torch.tensor(offsets), sizes_of)
+        runs, ends, faults = torch.ops.htc_fast.read_runs(*given)
+    refuse(name, faults, given.sizes)
+    return Runs(runs, ends, given.sizes)
+
+
+def refuse(name: str, faults: Tensor, sizes: Tensor) -> None:
+    """raises  ValueError for the first mask that has a fault"""
     if faults.any():
         index = int(faults.ne(0).nonzero()[0, 0])
-        raise ValueError(f"{name}[{index}] is no RLE of a picture of {sizes[index]}: {FAULTS[int(faults[index])]}.")
-    return Runs(runs, ends, sizes_of)
+        size, fault = sizes[index].tolist(), FAULTS[int(faults[index])]
+        raise ValueError(f"{name}[{index}] is no RLE of a picture of {size}: {fault}.")
 
 
 def write(masks: Runs) -> list[dict[str, Any]]:
@@ -74,6 +100,24 @@ def split(text: Tensor, offsets: Tensor) -> list[bytes]:
     """The strings that lie in one buffer of the host's; without numpy, which torch need not have."""
     everything, ends = ctypes.string_at(text.data_ptr(), text.numel()), offsets.tolist()
     return [everything[begin:end] for begin, end in pairwise(ends)]
+
+
+def _int64s(numbers: Iterable[int]) -> Tensor:
+    """Many integers as a tensor, several times as fast as torch.tensor."""
+    listed = array("q", numbers)
+    return torch.frombuffer(listed, dtype=torch.int64) if listed else torch.empty(0, dtype=torch.int64)
+
+
+def _usual(rle: Any) -> tuple[list[int], bytes] | None:
+    """What `_parts` says of what pycocotools and we write ourselves; None for anything else."""
+    if type(rle) is not dict:
+        return None
+    size, counts = rle.get("size"), rle.get("counts")
+    if type(counts) is not bytes or type(size) is not list or len(size) != 2:
+        return None
+    height, width = size
+    plain = type(height) is int and type(width) is int and 0 <= height <= MOST and 0 <= width <= MOST
+    return (size, counts) if plain else None
 
 
 def _parts(name: str, rle: Any) -> tuple[list[int], bytes]:
@@ -129,11 +173,17 @@ def _fake_read(text, offsets, sizes):
     )
 
 
-def fake_strings(runs, offsets, sizes):
-    """For fake kernels: one buffer of the host's with K strings, and where each begins."""
+def _fake_write(runs, offsets, sizes):
+    return fake_strings(sizes)
+
+
+def fake_strings(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """For fake kernels: one buffer of the host's with a string for each of masks [K, ...], and where each begins."""
     text = torch.empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8, device="cpu")
-    return text, torch.empty(sizes.shape[0] + 1, dtype=torch.int64, device="cpu")
+    return text, torch.empty(masks.shape[0] + 1, dtype=torch.int64, device="cpu")
 
 
 declare("read_runs(Tensor text, Tensor offsets, Tensor sizes) -> (Tensor, Tensor, Tensor)", _fake_read)
-declare("write_runs(Tensor runs, Tensor offsets, Tensor sizes) -> (Tensor, Tensor)", fake_strings)
+declare(
+    "write_runs(Tensor runs, Tensor offsets, Tensor sizes) -> (Tensor, Tensor)", lambda *masks: fake_strings(masks[2])
+)

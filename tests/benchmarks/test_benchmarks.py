@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import cases, conftest, rivals, slower, stored
 from benchmarks.inputs import Draw
-from benchmarks.tables.pages import ACCELERATED, CONVOLUTIONS, DETECTORS, OPERATORS
+from benchmarks.tables.pages import ACCELERATED, CONVOLUTIONS, DETECTORS, OPERATORS, RUN_LENGTHS
 from htc_fast import ops
 from htc_fast.ops import _backend
 from htc_fast.profiling.limits import Limits
@@ -171,7 +171,7 @@ def test_a_device_that_is_not_here():
 
 def test_every_operator_and_family_has_its_file():
     names = {path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py")}
-    assert names == {*OPERATORS, *DETECTORS, *ACCELERATED} and set(CONVOLUTIONS) < names
+    assert names == {*OPERATORS, *RUN_LENGTHS, *DETECTORS, *ACCELERATED} and set(CONVOLUTIONS) < names
 
 
 def rows(median: float, spread: float = 0.1, **more) -> list[dict]:

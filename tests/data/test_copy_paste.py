@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 from torchvision import tv_tensors
 
-from htc_fast.data import CocoDataset
+from htc_fast.data import CocoDataset, runs
 from htc_fast.data.copy_paste import CopyPaste, paste, placed
 from htc_fast.data.jitter import ScaleJitter
 from htc_fast.data.semantic import Derived, PixelMaps
@@ -97,7 +98,7 @@ def test_many_labels_share_a_class():
 def test_pixels_masks_boxes_and_classes_agree(masks, others, chosen):
     chosen = torch.tensor([chosen >> i & 1 for i in range(len(others))], dtype=torch.bool)
     maps, labels = Derived(6), torch.arange(6)
-    semantic = [maps.read(Blank(), part.numpy(), labels.numpy()) for part in (masks, others)]
+    semantic = [maps.read(Blank(), runs_of(part), labels.numpy()) for part in (masks, others)]
     behind, front = (sample_of(part, level=n, semantic=semantic[n]) for n, part in enumerate((masks, others)))
     if not chosen.any():
         return
@@ -110,9 +111,13 @@ def test_pixels_masks_boxes_and_classes_agree(masks, others, chosen):
     assert torch.equal(plain(out["masks"]), torch.cat([left[stays], others[chosen]]))
     assert torch.equal(out["labels"], torch.cat([labels[: len(masks)][stays], labels[: len(others)][chosen]]))
     assert torch.equal(plain(out["boxes"]), torch.stack([box_of(mask) for mask in out["masks"]]))
-    pasted = maps.read(Blank(), others[chosen].numpy(), labels[: len(others)][chosen].numpy())
+    pasted = maps.read(Blank(), runs_of(others[chosen]), labels[: len(others)][chosen].numpy())
     assert (plain(out["semantic"]).numpy() == np.where(where, pasted, semantic[0])).all()
     assert_same(out, paste(layered(behind), layered(front), chosen, maps))
+
+
+def runs_of(masks):
+    return runs.read([coco_mask.encode(np.asfortranarray(one)) for one in masks.numpy()])
 
 
 class Blank:

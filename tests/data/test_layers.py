@@ -6,11 +6,13 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from htc_fast.data import CocoDataset, train_transform
+from htc_fast.data import CocoDataset, runs, train_transform
+from htc_fast.data.annotations import Annotation, Picture
 from htc_fast.data.layers import to_layers
 from htc_fast.data.loader import Collate
 from htc_fast.data.masks import run_lengths
 from htc_fast.data.numbered import bitmap, extents, layer_of, select, visible_area
+from htc_fast.data.semantic import Derived
 from htc_fast.data.transforms import RandomCrop
 from tests.data.builder import CATEGORIES, image, instance, write
 
@@ -40,9 +42,7 @@ def noisy(count: int, height: int = 50, width: int = 70, share: float = 0.02, se
     return bitmaps
 
 
-@pytest.mark.parametrize("few", [0, 30, 10**9])
-def test_every_instance_is_whole_in_one_layer(few, monkeypatch):
-    monkeypatch.setattr("htc_fast.data.layers.FEW", few)
+def test_every_instance_is_whole_in_one_layer():
     bitmaps = noisy(40)
     layers = to_layers(rles_of(bitmaps), 50, 70)
     assert layers.dtype == np.int16 and layers.shape[1:] == (50, 70) and 2 <= len(layers) < 40
@@ -62,8 +62,7 @@ def test_the_first_layer_with_room_takes_it():
     assert to_layers(rles_of(bitmaps), 4, 6).tolist() == wanted
 
 
-def test_what_a_few_pixels_do_not_tell_is_looked_at_whole(monkeypatch):
-    monkeypatch.setattr("htc_fast.data.layers.FEW", 0)
+def test_one_pixel_between_two_that_fit():
     bitmaps = np.zeros((3, 40, 60), dtype=np.uint8)
     bitmaps[0, :, :30] = bitmaps[1, :, 30:] = bitmaps[2, 7:, 30:] = 1
     bitmaps[2, 3, 29] = 1  # the one pixel that the first two have between them and the third, beside what it covers
@@ -193,3 +192,15 @@ def test_int32_among_int16(both):
     samples[1]["masks"] = samples[1]["masks"].int()
     targets = Collate()(samples)[2]
     assert targets.masks.dtype == torch.int32 and int(targets.masks.max()) == 65
+
+
+def test_derived_maps_are_painted_as_bitmaps_say():
+    bitmaps, random = noisy(24, share=0.01, seed=3)[:-1], np.random.default_rng(5)
+    labels, crowds = random.integers(0, 6, 23), noisy(4, share=0.1, seed=4)[:3]
+    wanted = np.full((50, 70), 6, dtype=np.uint8)
+    wanted[crowds.any(axis=0)] = 255
+    for k in np.argsort(-bitmaps.sum(axis=(1, 2), dtype=int), kind="stable"):
+        wanted[bitmaps[k] > 0] = labels[k]
+    given = [Annotation(0, (0, 0, 1, 1), rle, None, True, False) for rle in rles_of(crowds)]
+    found = Derived(6).read(Picture(1, "a", 50, 70, given), runs.read(rles_of(bitmaps)), labels)
+    assert found.dtype == np.uint8 and (found == wanted).all() and {255, 6} < set(np.unique(wanted))

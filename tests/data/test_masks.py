@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from htc_fast.data.masks import to_bitmaps, to_rle, usable
+from htc_fast.data.masks import box_of, from_bitmaps, is_blank, to_bitmaps, to_rle, usable
 from tests.data.builder import rectangle
 
 
@@ -65,3 +65,31 @@ UNUSABLE = {
 @pytest.mark.parametrize("segmentation", UNUSABLE.values(), ids=UNUSABLE)
 def test_unusable_segmentation(segmentation):
     assert usable(segmentation, 11, 7) is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_and_letters_are_pycocotools(seed):
+    random = np.random.default_rng(seed)
+    for number in range(40):
+        height, width = random.integers(1, 40, 2).tolist()
+        bitmap = (random.random((height, width)) < random.choice([0, 0.01, 0.2, 0.9, 1])).astype(np.uint8)
+        if number % 2:  # none of them again, as an outline has it
+            x, y = random.integers(0, width), random.integers(0, height)
+            bitmap[:, :x] = bitmap[:y] = 0
+        theirs = coco_mask.encode(np.asfortranarray(bitmap))
+        # Runs of no pixel between others, as annotators' tools write them.
+        listed = {"size": [height, width], "counts": [*uncompressed(bitmap)["counts"], 0, 0] if number % 3 else [0, 0]}
+        if number % 3 == 0:
+            listed["counts"] += uncompressed(bitmap)["counts"]
+        assert to_rle(listed, height, width)["counts"] == coco_mask.frPyObjects(listed, height, width)["counts"]
+        assert box_of(theirs) == coco_mask.toBbox(theirs).tolist()
+        assert from_bitmaps(bitmap[None]) == [{"size": [height, width], "counts": theirs["counts"].decode()}]
+        assert is_blank(listed, height, width) == (not bitmap.any())
+
+
+def test_another_size_and_a_short_one_are_told():
+    with pytest.raises(ValueError, match=r"expected masks of \[4, 5\] pixels, got \[5, 4\]"):
+        to_bitmaps([{"size": [5, 4], "counts": [20]}], 4, 5)
+    with pytest.raises(ValueError, match="do not add up"):
+        to_bitmaps([{"size": [4, 5], "counts": [19]}], 4, 5)
+    assert to_bitmaps([], 4, 5).shape == (0, 4, 5)

@@ -14,6 +14,7 @@ from htc_fast import UserError
 from htc_fast.data import CocoDataset
 from htc_fast.data.instances import Instances
 from htc_fast.evaluation import coco
+from htc_fast.evaluation.summary import NAMES, RECALLS
 from htc_fast.inference.predict import at_stage
 from tests.data.builder import CATEGORIES, image, instance, write
 from tests.inference.fake import Fake
@@ -71,7 +72,7 @@ def test_equal_to_pycocotools_on_the_files(dataset, guesses, kind, task):
     scores = coco.score(dataset, guesses)
     results = json.loads(json.dumps(coco.results(dataset, guesses)[task == "segm"]))
     run = pycocotools(dataset.path, results, task)
-    ours = [scores.metrics[f"{kind}_{name}"] for name in coco.NAMES + coco.RECALLS]
+    ours = [scores.metrics[f"{kind}_{name}"] for name in NAMES + RECALLS]
     assert ours == pytest.approx(run.stats.tolist(), abs=1e-6)
     assert 0.1 < ours[0] < 0.9
     for label, name in enumerate(dataset.classes):
@@ -85,9 +86,9 @@ def test_box_areas_as_in_the_paper(dataset, guesses):
     boxes, masks = coco.results(dataset, guesses)
     run = pycocotools(dataset.path, [{**box, **mask} for box, mask in zip(boxes, masks)], "segm")
     by_box, by_mask = (coco.score(dataset, guesses, box_areas=flag).metrics for flag in (True, False))
-    assert [by_box[f"mask_{name}"] for name in coco.NAMES] == pytest.approx(run.stats[:6].tolist(), abs=1e-6)
+    assert [by_box[f"mask_{name}"] for name in NAMES] == pytest.approx(run.stats[:6].tolist(), abs=1e-6)
     assert by_box["mask_AP"] == by_mask["mask_AP"]
-    assert any(by_box[f"mask_{name}"] != by_mask[f"mask_{name}"] for name in coco.NAMES[3:])
+    assert any(by_box[f"mask_{name}"] != by_mask[f"mask_{name}"] for name in NAMES[3:])
 
 
 def test_perfect_and_empty_predictions(dataset):

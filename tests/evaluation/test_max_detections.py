@@ -6,6 +6,7 @@ import torch
 from htc_fast.data import CocoDataset
 from htc_fast.errors import say_once
 from htc_fast.evaluation import coco
+from htc_fast.evaluation.summary import NAMES, RECALLS
 from htc_fast.models.structures import Detections
 from tests.data.builder import CATEGORIES, image, instance, write
 from tests.inference.fake import Fake
@@ -101,5 +102,5 @@ def test_limits_are_by_class(tmp_path, capsys):
 def test_at_100_it_is_pycocotools_own_summary(dataset):
     found = {0: dataset.truth(0)[:120]}
     assert list(coco.score(dataset, found).metrics) == [
-        f"{kind}_{name}" for kind in ("box", "mask") for name in coco.NAMES + coco.RECALLS
+        f"{kind}_{name}" for kind in ("box", "mask") for name in NAMES + RECALLS
     ]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from htc_fast import ops
+from htc_fast.ops import _rle
 from tests.ops import detection_cases
 from tests.ops.pr_roi_pool_cases import CASES as PRECISE_CASES
 from tests.ops.propose_cases import CASES as PROPOSE_CASES
@@ -70,6 +71,19 @@ def run_nms(boxes: Tensor, scores: Tensor, idxs: Tensor) -> None:
     ops.batched_nms(boxes[0], scores[0], idxs[0], 0.5)
 
 
+def run_encoders(boxes: Tensor) -> None:
+    """boxes [K, 4] in an image of 120 x 140."""
+    logits = torch.randn(len(boxes), 12, 14).to(boxes)
+    ops.encode_logits(logits, (120, 140))
+    ops.encode_logits(logits, (10, 14), crop=(0.5, 1.0, 13.0, 11.2))
+    for cut in ("before", "after"):
+        ops.encode_prototypes(torch.randn(len(boxes), 5).to(boxes), logits[:5], boxes, (120, 140), cut=cut)
+    for height in (130, 2100):  # read once, and twice
+        masks = torch.rand(2, height, 70).to(boxes) < 0.5
+        runs = _rle.read("masks", ops.encode(masks))
+        torch.ops.htc_fast.decode(runs.runs, runs.offsets, masks, height, 70)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
@@ -87,6 +101,7 @@ def main() -> None:
         masks = torch.rand(5, 28, 28).to(device)
         ops.paste_masks(masks, boxes[0, :5], (120, 140))
         ops.encode_masks(masks, boxes[0, :5], (120, 140))
+        run_encoders(boxes[0, :5])
     if device == "cuda":
         torch.cuda.synchronize()
     print("ran")

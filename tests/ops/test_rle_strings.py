@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from htc_fast import ops
 from htc_fast.ops import _rle
+from htc_fast.ops.reference import rle as reference
 
 BACKENDS = pytest.mark.parametrize("backend", ["cpp", "reference"])
 SHAPES = [(1, 1), (7, 5), (1, 300), (300, 1), (64, 65), (0, 4)]
@@ -72,3 +75,31 @@ def test_what_is_none(rles, error, said, backend):
 def test_a_number_longer_than_any():
     with pytest.raises(ValueError, match="letter"):
         _rle.read("masks", [{"size": [4, 4], "counts": b"o" * 500 + b"0"}])
+
+
+letters = st.one_of(st.binary(max_size=40), st.text("0123456789:;<=>?@ABCDOPQ`_on", max_size=60).map(str.encode))
+counted = st.lists(st.one_of(st.integers(0, 40), st.integers(0, 2**34)), max_size=40).map(_rle.compressed)
+
+
+@given(
+    st.one_of(letters, counted), st.integers(0, 60), st.sampled_from([b"", b"\x2f", b"p", b"`", b"\xb1", b"O", b"2"])
+)
+@settings(max_examples=600, deadline=None)
+def test_any_letters_are_read_alike(text, place, letter):
+    """Strings of every kind, also with a letter changed: the same runs, or the same fault."""
+    changed = text[:place] + letter + text[place + len(letter) :]
+    for one in (text, changed):
+        packed, size = torch.frombuffer(bytearray(one or b" "), dtype=torch.uint8)[: len(one)], [64, 2**31]
+        found = torch.ops.htc_fast.read_runs(packed, torch.tensor([0, len(one)]), torch.tensor([size]))
+        wanted = reference.read_runs([one], [size])
+        assert all(torch.equal(*both) for both in zip(found, wanted)), one
+
+
+@given(st.lists(st.one_of(st.integers(0, 40), st.integers(0, 2**20)), min_size=1, max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_counts_are_read_alike(counts):
+    one, size = _rle.compressed(counts), [1, sum(counts)]
+    packed = torch.frombuffer(bytearray(one), dtype=torch.uint8)
+    found = torch.ops.htc_fast.read_runs(packed, torch.tensor([0, len(one)]), torch.tensor([size]))
+    assert all(torch.equal(*both) for both in zip(found, reference.read_runs([one], [size])))
+    assert found[2].tolist() == [0] and int((found[0][:, 1] - found[0][:, 0]).sum()) == sum(counts[1::2])

@@ -27,7 +27,8 @@ void mask_targets(Tensor maps, Tensor rois, Tensor layer, Tensor number, Tensor 
 
 // A negative room: what the adapter would make room for.
 Tensor packet_of(const EncodeMasks& op, const Tensor& masks, int64_t room) {
-  return runs_on_host(op, masks, room < 0 ? likely_runs(op) : room, nullptr);
+  return runs_on_host("encode_masks", op, masks, room < 0 ? likely_runs(op) : room,
+                      [&](uint64_t* memory, int64_t most) { cuda::find_runs(op, memory, most, nullptr); });
 }
 
 // Runs [total, 2] of int32, mask after mask, and where every mask's begin [K + 1].
@@ -36,7 +37,7 @@ std::tuple<Tensor, Tensor> find_runs(Tensor masks, Tensor boxes, int64_t height,
   Strings strings;
   const EncodeMasks op = describe_masks(masks, boxes, height, width, threshold, strings);
   const Tensor packet = packet_of(op, masks, room);
-  const CompressRuns found = describe_runs(op, packet);
+  const CompressRuns found = describe_runs(op, packet, strings);
   Tensor runs =
       torch::stable::new_empty(masks, {*static_cast<const int64_t*>(packet.const_data_ptr()), 2}, ScalarType::Int);
   Tensor offsets = torch::stable::new_empty(masks, {op.count + 1}, ScalarType::Long);
@@ -58,7 +59,7 @@ std::tuple<Tensor, Tensor> encode_masks(Tensor masks, Tensor boxes, int64_t heig
   Strings strings;
   const EncodeMasks op = describe_masks(masks, boxes, height, width, threshold, strings);
   const Tensor packet = packet_of(op, masks, room);
-  cpu::emulator::compress_runs(describe_runs(op, packet), torch_threads());
+  cpu::emulator::compress_runs(describe_runs(op, packet, strings), torch_threads());
   return pack_strings(strings, masks);
 }
 

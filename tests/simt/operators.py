@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from htc_fast.ops import _rle
+from htc_fast.ops.mask_iou import iou
 from htc_fast.ops.propose import flat_anchors, steps_of
 from tests.simt.emulator import kernels
 
@@ -148,5 +150,49 @@ def runs_of_masks(masks, boxes, image_size, threshold=0.5, room=-1) -> list[Tens
 
 def encode_masks(masks, boxes, image_size, threshold=0.5, room=-1) -> list[dict]:
     packed, offsets = kernels().encode_masks(masks, boxes, *image_size, threshold, room)
-    strings, ends = packed.numpy().tobytes(), offsets.tolist()
-    return [{"size": list(image_size), "counts": strings[a:b]} for a, b in pairwise(ends)]
+    return strings_of(packed, offsets, image_size)
+
+
+def strings_of(packed: Tensor, offsets: Tensor, image_size) -> list[dict]:
+    return [{"size": list(image_size), "counts": one} for one in _rle.split(packed, offsets)]
+
+
+def region(maps: Tensor, crop) -> list[float]:
+    """All of the maps where nothing is said."""
+    return [0.0, 0.0, float(maps.shape[-1]), float(maps.shape[-2])] if crop is None else list(crop)
+
+
+def encode_logits(logits, image_size, threshold=0.0, crop=None, room=-1) -> list[dict]:
+    found = kernels().encode_logits(logits.contiguous(), *image_size, threshold, region(logits, crop), room)
+    return strings_of(*found, image_size)
+
+
+def encode_prototypes(
+    coefficients, prototypes, boxes, image_size, threshold=0.0, crop=None, cut="after", room=-1
+) -> list[dict]:
+    given = [one.contiguous() for one in (coefficients, prototypes, boxes)]
+    options = *image_size, threshold, region(prototypes, crop), cut == "after", room
+    return strings_of(*kernels().encode_prototypes(*given, *options), image_size)
+
+
+def encode(masks, room=-1) -> list[dict]:
+    return strings_of(*kernels().encode(masks.contiguous(), room), masks.shape[1:])
+
+
+def decode(rles) -> Tensor:
+    runs, offsets, sizes = _rle.read("rles", rles)
+    masks = torch.full((len(sizes), *sizes[0].tolist()), 7, dtype=torch.uint8)
+    kernels().decode(runs, offsets, masks)
+    assert (masks <= 1).all()
+    return masks.bool()
+
+
+def mask_counts(a, b) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels that pairs of masks share, and that each covers."""
+    found = torch.full((len(a), len(b)), -7), torch.full((len(a),), -7), torch.full((len(b),), -7)
+    kernels().mask_iou(a.contiguous(), b.contiguous(), *found)
+    return found
+
+
+def mask_iou(a, b, crowd=None) -> Tensor:
+    return iou(*mask_counts(a, b), crowd)

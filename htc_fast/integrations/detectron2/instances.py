@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from htc_fast import ops
@@ -69,8 +67,7 @@ def _encoded(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict]:
     if masks.dtype == torch.bool:
         if tuple(masks.shape[1:]) != size:
             raise ValueError(f"pred_masks must be [n, H, W] with {list(size)}, got {list(masks.shape)}.")
-        columns = masks.permute(1, 2, 0).to(torch.uint8).numpy()
-        return coco_mask.encode(np.asfortranarray(columns)) if len(masks) else []
+        return ops.encode(masks)
     whole = masks.dim() == 3 and (tuple(masks.shape[1:]) == size or masks.shape[1] != masks.shape[2])
     masks = masks[:, 0] if masks.dim() == 4 else masks
     if whole or masks.dtype == torch.uint8:

@@ -3,6 +3,8 @@
 The box cuts before the resize, in the prototypes' cells, or after it, in the image's pixels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def encode_prototypes(
     height: int,
     width: int,
     threshold: float,
-    crop: tuple[float, float, float, float],
+    crop: Sequence[float],
     cut_after: bool,
 ) -> Tensor:
     """boxes [K, 4] in pixels of the image -> the masks, bool [K, height, width]."""

@@ -23,7 +23,7 @@ def read_runs(texts: Sequence[bytes], sizes: Sequence[Sequence[int]]) -> tuple[T
 
 def _runs(text: bytes, pixels: int) -> tuple[list[list[int]], int]:
     counts: list[int] = []
-    value = place = 0
+    value = place = total = 0
     for letter in text:
         digit = letter - 48
         if not 0 <= digit < 64 or place == 60:
@@ -35,7 +35,8 @@ def _runs(text: bytes, pixels: int) -> tuple[list[list[int]], int]:
             counts.append(value + counts[-2] if len(counts) > 2 else value)
             if counts[-1] < 0:
                 return [], 2
-            if sum(counts) > pixels:
+            total += counts[-1]
+            if total > pixels:
                 return [], 3
             value = place = 0
     if place:
