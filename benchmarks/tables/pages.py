@@ -34,7 +34,7 @@ TABLES = {
     "masks_memory": (operators.masks_memory, "masks_memory"),
     "masks_data": (operators.operators, "masks_pipelines"),
     "matrix": (operators.operators, *CONVOLUTIONS),
-    **{f"operator:{name}": (operators.line, name) for name in (*OPERATORS, *RUN_LENGTHS)},
+    **{f"operator:{name}": (operators.line, name) for name in (*OPERATORS, *RUN_LENGTHS[:-2]) if name != "rle"},
     "model": (operators.models, *DETECTORS),
     "accelerate": (operators.operators, *ACCELERATED),
     "profile": (runs.profile, "profile"),
