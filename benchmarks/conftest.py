@@ -31,8 +31,6 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[ROWS] = []
-    config.addinivalue_line("markers", "full: a size that only --full runs, or --quick where it is marked so too")
-    config.addinivalue_line("markers", "quick: a size that --quick runs")
 
 
 def pytest_collection_modifyitems(config, items):
