@@ -95,8 +95,9 @@ def resize(rles: Any, image_size: tuple[int, int]) -> Any:
 
 
 def _sources(old: int, new: int) -> Tensor:
-    """[new] which of so many pixels each pixel takes: torch's own rounding, asked of torch."""
-    pixels = torch.arange(old, dtype=torch.float64)[None, None]
+    """[new] which of so many pixels each pixel takes: torch's own rounding of float32 masks, asked of torch."""
+    # Where a centre lies on an edge, float64 may fall on its other side.
+    pixels = torch.arange(old, dtype=torch.float32 if old <= 2**24 else torch.float64)[None, None]
     return F.interpolate(pixels, size=new, mode="nearest-exact")[0, 0].long()
 
 

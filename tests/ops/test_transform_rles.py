@@ -46,6 +46,16 @@ def test_drawn(column, height, width, kind, seed):
 
 
 @pytest.mark.parametrize("column", columns("resize", ON_CPU))
+@pytest.mark.parametrize("old, new", [(160, 46), (46, 160), (150, 44), (98, 28)])
+def test_centres_that_lie_on_an_edge(old, new, column):
+    masks = draw(2, old, 1, "noise", 3)
+    resized = F.interpolate(masks[None].float(), size=(new, 9), mode="nearest-exact")[0]
+    assert column.call("resize", coco(masks), (new, 9)) == coco(resized)
+    turned = F.interpolate(masks.transpose(1, 2)[None].float(), size=(9, new), mode="nearest-exact")[0]
+    assert column.call("resize", coco(masks.transpose(1, 2)), (9, new)) == coco(turned)
+
+
+@pytest.mark.parametrize("column", columns("resize", ON_CPU))
 def test_there_and_back(column):
     rles = coco(draw(3, 67, 90, "noise"))
     for call in (
