@@ -42,6 +42,8 @@ def read(polygons: Any) -> Polygons:
     xy = torch.frombuffer(points, dtype=torch.float64) if points else torch.empty(0, dtype=torch.float64)
     starts = (torch.frombuffer(one, dtype=torch.int64) for one in (parts, objects))
     found = Polygons(xy.view(-1, 2), *starts)
+    if len(given) > 2 and bool((found.parts.diff() == 1).all()) and len(found.parts) == len(found.objects):
+        raise ValueError("polygons holds points alone: it is a list of objects, so that of one polygon is [polygon].")
     # The native packing takes nothing that is farther away.
     if packed is None and not bool((xy.abs() <= LARGEST).all()):
         point = int(xy.abs().le(LARGEST).logical_not().nonzero()[0, 0]) // 2

@@ -129,9 +129,12 @@ def _parts(name: str, rle: Any) -> tuple[list[int], bytes]:
         raise ValueError(f"{name}'s size must be [height, width] below 2^31, got {short(rle['size'])}.")
     if isinstance(counts, str):
         counts = counts.encode("utf-8", "surrogatepass")
-    if isinstance(counts, (bytes, bytearray)):
+    if isinstance(counts, (bytes, bytearray, memoryview)):
         return size, bytes(counts)
-    return size, compressed([whole(f"{name}'s counts", one) for one in items(f"{name}'s counts", counts)])
+    listed = [whole(f"{name}'s counts", one) for one in items(f"{name}'s counts", counts)]
+    if listed and min(listed) >= 0 and sum(listed) != size[0] * size[1]:
+        raise ValueError(f"{name} is no RLE of a picture of {size}: {FAULTS[3]}.")
+    return size, compressed(listed)
 
 
 def whole(name: str, value: Any) -> int:

@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from htc_fast.ops import _backend, _native, _rle
 from htc_fast.ops._arguments import check_tensor
 from htc_fast.ops._declare import declare
+from htc_fast.ops._masks import is_array, tensor_of
 from htc_fast.ops.reference import encode as reference
 
 _backend.register("encode", "cpp", "cuda")
@@ -22,7 +22,9 @@ def encode(masks: Any) -> Any:
     raises   TypeError for floating point, which needs a threshold first; ValueError for another number of dimensions
     source   COCO API's compressed run lengths
     """
-    masks = _tensor(masks)
+    if is_array(masks) and masks.dtype.kind not in "biufc":
+        raise TypeError(f"masks must be bool or integers, got an array of {masks.dtype}.")
+    masks = tensor_of(masks)
     check_tensor("masks", masks)
     if masks.is_floating_point() or masks.is_complex():
         raise TypeError(f"masks must be bool or integers, got {masks.dtype}: compare with a threshold first.")
@@ -44,18 +46,4 @@ def encode(masks: Any) -> Any:
     return made[0] if alone else made
 
 
-def _tensor(masks: Any) -> Any:
-    """A NumPy array as a tensor; everything else as it is."""
-    if isinstance(masks, Tensor) or not hasattr(masks, "__array_interface__"):
-        return masks
-    turned = any(stride < 0 for stride in masks.strides) or not masks.flags.writeable
-    return torch.as_tensor(masks.copy() if turned else masks)
-
-
-def _fake(masks):
-    # Strings are the host's, wherever the masks are.
-    packed = torch.empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.uint8, device="cpu")
-    return packed, torch.empty(masks.shape[0] + 1, dtype=torch.int64, device="cpu")
-
-
-declare("encode(Tensor masks) -> (Tensor, Tensor)", _fake)
+declare("encode(Tensor masks) -> (Tensor, Tensor)", _rle.fake_strings)

@@ -20,6 +20,7 @@ from htc_fast.ops.reference import transform_rles as reference
 for _name in ("crop", "flip", "resize", "shift"):
     _backend.register(_name, "cpp")
 
+MOST_PIXELS = 2**26  # along a side
 # Of masks [height, width]: columns [W], rows [height + 1] and the height of the result; see csrc/masks.h.
 Tables = tuple[Tensor, Tensor, int]
 
@@ -35,6 +36,7 @@ def crop(rles: Any, box: Any) -> Any:
     source   mask[y1:y2, x1:x2]
     """
     x1, y1, x2, y2 = _wholes("box", box, 4)
+    _held("box", y2 - y1, x2 - x1)
     if x2 < x1 or y2 < y1:
         raise ValueError(f"box must be x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, got {short([x1, y1, x2, y2])}.")
     return _moved("crop", rles, -x1, -y1, sides("box's size", (y2 - y1, x2 - x1)))
@@ -51,7 +53,9 @@ def shift(rles: Any, dx: int, dy: int, image_size: tuple[int, int] | None = None
     source      a paste of the mask at that offset
     """
     dx, dy = _wholes("dx, dy", (dx, dy), 2)
-    return _moved("shift", rles, dx, dy, None if image_size is None else sides("image_size", image_size))
+    size = None if image_size is None else sides("image_size", image_size)
+    _held("image_size", *(size or (0, 0)))
+    return _moved("shift", rles, dx, dy, size)
 
 
 def flip(rles: Any, horizontal: bool = True) -> Any:
@@ -82,6 +86,7 @@ def resize(rles: Any, image_size: tuple[int, int]) -> Any:
     source      F.interpolate(mask, image_size, mode="nearest-exact")
     """
     height, width = sides("image_size", image_size)
+    _held("image_size", height, width)
     if not height or not width:
         raise ValueError(f"image_size must have at least one pixel, got {short([height, width])}.")
 
@@ -134,6 +139,12 @@ def _follow(masks: _rle.Runs, width: int, columns: Tensor, rows: Tensor, height:
     runs, offsets = torch.ops.htc_fast.transform_runs(masks.runs, masks.offsets, columns, rows, width, height)
     sizes = torch.tensor([[height, len(columns)]]).expand(len(masks.sizes), 2).contiguous()
     return _rle.write(_rle.Runs(runs, offsets, sizes))
+
+
+def _held(name: str, height: int, width: int) -> None:
+    """raises  ValueError where a row or a column for each pixel of a side does not fit into memory"""
+    if max(height, width) > MOST_PIXELS:
+        raise ValueError(f"{name} must have at most {MOST_PIXELS} rows and columns, got {height} and {width}.")
 
 
 def _wholes(name: str, values: Any, wanted: int) -> list[int]:

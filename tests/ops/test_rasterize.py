@@ -214,3 +214,10 @@ def test_what_is_none(polygons, error, said, column):
         column.call("rasterize", polygons, (11, 10))
     with pytest.raises(ValueError, match="image_size"):
         column.call("rasterize", [[SQUARE]], (11,))
+
+
+def test_one_polygon_of_points_is_no_list_of_objects():
+    for points in ([[1, 1], [4, 1], [4, 4]], torch.tensor([[1.0, 1], [4, 1], [4, 4]])):
+        with pytest.raises(ValueError, match=r"polygons holds points alone"):
+            ops.rasterize(points, (5, 6))
+    assert ops.rle_area(ops.rasterize([[[1, 1], [4, 1], [4, 4]]], (5, 6))).tolist() == [3]

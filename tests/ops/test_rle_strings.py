@@ -46,6 +46,8 @@ def test_forms(backend):
     with ops.use_backend(backend):
         masks = _rle.read("masks", [made, {**made, "counts": made["counts"].decode()}, listed])
         assert [one["counts"] for one in _rle.write(masks)] == [made["counts"]] * 3
+        seen = _rle.read("masks", [{**made, "counts": memoryview(made["counts"])}])
+        assert _rle.write(seen)[0]["counts"] == made["counts"]
         assert _rle.write(_rle.read("masks", [])) == []
 
 
@@ -56,6 +58,7 @@ BAD = [
     ([{"size": [4, 4], "counts": [3, 4]}], ValueError, "add up"),
     ([{"size": [4, 4], "counts": [0, 16]}, {"size": [4, 4], "counts": [3, 14]}], ValueError, r"masks\[1\].*add up"),
     ([{"size": [4, 4], "counts": [-1, 17]}], ValueError, "negative"),
+    ([{"size": [4, 4], "counts": [2**70]}], ValueError, "add up"),
     ([{"size": [4], "counts": [16]}], ValueError, "size must be"),
     ([{"size": [4, 1.5], "counts": [16]}], TypeError, "whole numbers"),
     ([{"size": [4, 4], "counts": ["16"]}], TypeError, "whole numbers"),

@@ -131,3 +131,14 @@ ONE = {"size": [4, 5], "counts": [3, 4, 13]}
 def test_errors(call, error, said):
     with pytest.raises(error, match=said):
         call()
+
+
+def test_windows_that_no_memory_holds():
+    (rle,) = coco(draw(1, 5, 6, "noise"))
+    for call in (
+        lambda: ops.crop(rle, (-(10**9), 0, 10**9, 5)),
+        lambda: ops.resize(rle, (1, 10**9)),
+        lambda: ops.shift(rle, 0, 0, (10**9, 1)),
+    ):
+        with pytest.raises(ValueError, match=r"must have at most \d+ rows and columns"):
+            call()
