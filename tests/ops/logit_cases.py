@@ -70,8 +70,9 @@ def draw_prototypes(count: int, size, image, kind: str = "smooth", seed: int = 0
     return [coefficients, draw(channels, size, kind, seed=seed + 1), boxes.round() if seed % 2 else boxes]
 
 
-def whole(maps: Tensor, crop: tuple[float, ...] | None) -> tuple[float, ...]:
-    return crop or (0.0, 0.0, float(maps.shape[-1]), float(maps.shape[-2]))
+def whole(maps: Tensor, crop: tuple[float, ...] | None) -> list[float]:
+    """In float32, as kernels have it."""
+    return torch.tensor(crop or (0, 0, maps.shape[-1], maps.shape[-2]), dtype=torch.float32).tolist()
 
 
 def wanted(logits: Tensor, image, threshold: float = 0.0, crop=None) -> list[bytes]:

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from htc_fast.ops import _rle
-from htc_fast.ops.reference import encode_logits, encode_prototypes
 from tests.ops.backends import CUDA, EMULATED, cases, columns, emulated_only, watched_only
+from tests.ops.logit_cases import strings, wanted, wanted_of
 from tests.ops.mask_cases import coco_strings
 from tests.simt import emulator, operators
 
@@ -67,24 +67,6 @@ def draw_prototypes(count: int, size, image, channels: int = 5, seed: int = 0) -
     return coefficients, draw(channels, size, seed=seed + 1), boxes.round() if seed % 2 else boxes
 
 
-def whole(maps: Tensor, crop) -> list[float]:
-    """In float32, as kernels have it."""
-    return torch.tensor(crop or (0, 0, maps.shape[-1], maps.shape[-2]), dtype=torch.float32).tolist()
-
-
-def wanted(logits: Tensor, image, threshold: float = 0.0, crop=None) -> list[bytes]:
-    return coco_strings(encode_logits.encode_logits(logits, *image, threshold, whole(logits, crop)))
-
-
-def wanted_of_prototypes(inputs, image, threshold: float = 0.0, crop=None, cut: str = "after") -> list[bytes]:
-    region = whole(inputs[1], crop)
-    return coco_strings(encode_prototypes.encode_prototypes(*inputs, *image, threshold, region, cut == "after"))
-
-
-def strings(found: list[dict]) -> list[bytes]:
-    return [one["counts"] for one in found]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name, column", cases("encode_logits", CASES, ON_GPU, watched_only(WATCHED)))
 def test_logits_named(name, column, kind):
@@ -101,7 +83,7 @@ def test_prototypes_named(name, column, cut):
     count, size, image, crop = CASES[name]
     inputs = draw_prototypes(count, size, image)
     found = column.call("encode_prototypes", *inputs, image, 0.0, crop, cut)
-    assert strings(found) == wanted_of_prototypes(inputs, image, 0.0, crop, cut)
+    assert strings(found) == wanted_of(inputs, image, 0.0, crop, cut)
 
 
 @pytest.mark.parametrize("column", columns("encode_logits", ON_GPU))
@@ -112,7 +94,7 @@ def test_thresholds(threshold, kind, column):
     assert strings(column.call("encode_logits", logits, image, threshold)) == wanted(logits, image, threshold)
     inputs = draw_prototypes(4, (9, 12), image, seed=3)
     found = column.call("encode_prototypes", *inputs, image, threshold, None, "after")
-    assert strings(found) == wanted_of_prototypes(inputs, image, threshold)
+    assert strings(found) == wanted_of(inputs, image, threshold)
 
 
 @pytest.mark.parametrize("column", columns("encode_logits", (EMULATED,)))
@@ -122,7 +104,7 @@ def test_whatever_threshold_the_kernels_are_given(threshold, column):
     assert strings(column.call("encode_logits", logits, image, threshold)) == wanted(logits, image, threshold)
     inputs = draw_prototypes(4, (9, 12), image, seed=3)
     found = column.call("encode_prototypes", *inputs, image, threshold, None, "before")
-    assert strings(found) == wanted_of_prototypes(inputs, image, threshold, None, "before")
+    assert strings(found) == wanted_of(inputs, image, threshold, None, "before")
 
 
 @pytest.mark.parametrize("column", columns("encode_logits", ON_GPU))
@@ -141,7 +123,7 @@ def test_strange_boxes(threshold, cut, column):
     coefficients, prototypes, _ = draw_prototypes(len(boxes), (8, 10), (30, 40))
     inputs = coefficients, prototypes, torch.tensor(boxes)
     found = column.call("encode_prototypes", *inputs, (30, 40), threshold, None, cut)
-    assert strings(found) == wanted_of_prototypes(inputs, (30, 40), threshold, None, cut)
+    assert strings(found) == wanted_of(inputs, (30, 40), threshold, None, cut)
 
 
 @pytest.mark.parametrize("column", columns("encode_prototypes", ON_GPU))
@@ -235,7 +217,7 @@ def test_more_runs_than_the_operators_expect(column):
 @pytest.mark.parametrize("column", columns("encode_logits", (EMULATED,)))
 def test_order_of_threads_does_not_matter(column):
     logits, inputs, masks = draw(3, (14, 20)), draw_prototypes(4, (14, 20), (60, 200)), draw_bitmaps("two_words")
-    want = wanted(logits, (60, 200)), wanted_of_prototypes(inputs, (60, 200)), coco_strings(masks)
+    want = wanted(logits, (60, 200)), wanted_of(inputs, (60, 200)), coco_strings(masks)
     for seed in (0, 1, 2):
         emulator.set_seed(seed)
         found = (
@@ -263,7 +245,7 @@ def test_drawn(column, size, image, across, down, seed, kind, threshold, cut):
     assert strings(found) == wanted(logits, image, threshold, crop)
     inputs = draw_prototypes(2, size, image, 3, seed)
     found = operators.encode_prototypes(*inputs, image, threshold, crop, cut)
-    assert strings(found) == wanted_of_prototypes(inputs, image, threshold, crop, cut)
+    assert strings(found) == wanted_of(inputs, image, threshold, crop, cut)
     masks = torch.rand(2, *image, generator=torch.Generator().manual_seed(seed)) < seed / 999
     rles = operators.encode(masks)
     assert strings(rles) == coco_strings(masks) and torch.equal(operators.decode(rles), masks)
