@@ -12,10 +12,10 @@ from htc_fast import ops
 from tests import inputs
 
 # maps, their side, image
-USUAL = [(100, 160, (1080, 1920)), (30, 108, (3000, 4000)), (3, 256, (1365, 2048))]
-QUICK = USUAL[:1]
 # 300 maps of 12 megapixels are half a minute of the rival's.
-REST = [(300, 108, (3000, 4000)), (1, 108, (3000, 4000)), (300, 108, (480, 640))]
+USUAL = [(100, 160, (1080, 1920)), (300, 108, (3000, 4000)), (3, 256, (1365, 2048))]
+QUICK = USUAL[:1]
+REST = [(30, 108, (3000, 4000)), (1, 108, (3000, 4000)), (300, 108, (480, 640))]
 AT_ONCE = 2e8  # pixels of all maps, beyond which the rival resizes one map after the other, to fit into memory
 
 
