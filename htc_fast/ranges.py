@@ -15,10 +15,13 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import torch
+import torch.fx.traceback
 
+PART = "part"
 _ALWAYS = os.environ.get("HTC_FAST_RANGES") == "1"
 _OFF = contextlib.nullcontext()
 _watchers: list["Watcher"] = []
+_naming = False
 
 
 class Watcher(Protocol):
@@ -35,6 +38,8 @@ def part(name: str) -> contextlib.AbstractContextManager:
     name     the paper's word: "backbone", "FPN", "RPN head", "box stage 1", …
     returns  a context manager
     """
+    if _naming:
+        return torch.fx.traceback.annotate({PART: name})
     if torch.compiler.is_compiling() or not on():
         return _OFF
     return _Range(name)
@@ -43,6 +48,18 @@ def part(name: str) -> contextlib.AbstractContextManager:
 def on() -> bool:
     """Whether ranges are recorded here and now."""
     return bool(_watchers) or _ALWAYS or torch.autograd._profiler_enabled()
+
+
+@contextlib.contextmanager
+def named_in_graphs() -> Iterator[None]:
+    """Nodes of what is exported inside the block know their part: it is `node.meta["custom"][PART]`."""
+    global _naming
+    _naming = True
+    try:
+        with torch.fx.traceback.preserve_node_meta():
+            yield
+    finally:
+        _naming = False
 
 
 @contextlib.contextmanager
