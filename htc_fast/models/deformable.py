@@ -91,11 +91,11 @@ def sampled_convolution(
     y = (moved[:, :, :, 0] + down[:, None, :, None]).clamp(-2, height + 1)
     x_at = (moved[:, :, :, 1] + across[None, :, None, :]).clamp(-2, width + 1)
     points = torch.stack([(2 * x_at + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    maps = x.reshape(len(x) * parts, -1, height, width)
+    maps = x.reshape(x.shape[0] * parts, -1, height, width)
     columns = F.grid_sample(maps, points.flatten(1, 3), align_corners=False)  # [N * D, C / D, kh * kw * h, w]
     groups = x.shape[1] // weight.shape[1]
-    columns = columns.reshape(len(x), groups, -1, size[0] * size[1])
-    y = (weight.reshape(groups, len(weight) // groups, -1) @ columns).reshape(len(x), len(weight), *size)
+    columns = columns.reshape(x.shape[0], groups, -1, size[0] * size[1])
+    y = (weight.reshape(groups, len(weight) // groups, -1) @ columns).reshape(x.shape[0], len(weight), *size)
     return y if bias is None else y + bias[:, None, None]
 
 

@@ -43,5 +43,5 @@ def box_iou(boxes: Tensor, gt: Tensor) -> Tensor:
 
 def to_rois(boxes: Tensor) -> Tensor:
     """boxes [N, R, 4] -> [N, R, 5] with the image's number in front."""
-    number = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+    number = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)
     return torch.cat([number[:, None, None].expand(-1, boxes.shape[1], 1), boxes], dim=2)

@@ -83,7 +83,7 @@ def feedback_channels(channels: int) -> int:
 def blank(images: Tensor, channels: int) -> list[Tensor]:
     """Feedback of zeros, as the first step would have given, [N, channels, H / 8, W / 8] and so on; none without."""
     sides = [[side // stride for side in images.shape[2:]] for stride in STRIDES]
-    return [images.new_zeros(len(images), channels, *one) for one in sides] if channels else []
+    return [images.new_zeros(images.shape[0], channels, *one) for one in sides] if channels else []
 
 
 class FeedbackNet(FeatureListNet):

@@ -37,7 +37,7 @@ def semantic_merge(
     for number, (one, weight, bias) in enumerate(zip(features, weights, biases)):
         _convolutions.check_weight(f"weights[{number}]", weight, bias, 1)
         _convolutions.check_maps(f"features[{number}]", one, weight.shape[1])
-        if weight.shape[:2] != weights[0].shape[:2] or len(one) != len(features[0]):
+        if weight.shape[:2] != weights[0].shape[:2] or one.shape[0] != features[0].shape[0]:
             raise ValueError(
                 f"features[{number}] {list(one.shape)} with weight {list(weight.shape)} does not fit "
                 f"features[0] {list(features[0].shape)} with {list(weights[0].shape)}: images and "

@@ -34,5 +34,5 @@ def row(values: Sequence[float], like: Tensor) -> Tensor:
 def clip_boxes(boxes: Tensor, image_sizes: Tensor) -> Tensor:
     """boxes [N, ..., 4] moved inside image_sizes [N, 2] (height, width)."""
     limit = image_sizes.flip(1).repeat(1, 2).to(boxes.dtype)
-    limit = limit.view(len(limit), *[1] * (boxes.dim() - 2), 4)
+    limit = limit.view(limit.shape[0], *[1] * (boxes.dim() - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limit)

@@ -61,7 +61,7 @@ def best(
     suppress  returns indices [N, limit] and count [N]; or new scores [N, limit] between them
     """
     classes = scores.shape[2]
-    labels = torch.arange(classes, device=scores.device).repeat(scores.shape[1])[None].expand(len(scores), -1)
+    labels = torch.arange(classes, device=scores.device).repeat(scores.shape[1])[None].expand(scores.shape[0], -1)
     if valid is not None:
         scores = scores.masked_fill(~valid[..., None], -torch.inf)
     boxes, scores = boxes.expand(-1, -1, classes, -1).flatten(1, 2), scores.flatten(1)
