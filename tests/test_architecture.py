@@ -42,7 +42,7 @@ MAY = {
     "evaluate": {*HALL, "commands", "data", "detector", "evaluation", "training"},
     "predict": {*HALL, "commands", "data", "detector", "inference"},
     "convert": {*HALL, "commands", "data", "detector", "models"},
-    "export": {*HALL, "commands", "inference"},
+    "export": {*HALL, "commands", "detector", "inference"},
     "profile": {*HALL, "commands", "profiling"},
     "info": {*HALL, "commands", "ops", "profiling"},
     "__init__": {"errors"},  # what it hands out besides is imported at first use

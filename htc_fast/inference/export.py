@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from htc_fast.data.classes import classes_of
 from htc_fast.errors import UserError, check_count, check_sides, shown
 from htc_fast.inference.predict import at_stage
+from htc_fast.models.config import Model
 from htc_fast.models.htc import HTC
 
 NOTES = "htc_fast.json"
@@ -71,7 +72,7 @@ def export_file(
     batch_size = check_count("batch_size", batch_size)
     with at_stage(model, stage):
         program = export_detect(model, image_size, batch_size)
-        _write(path, program, _notes(model, program), aot)
+        _write(path, program, notes_of(model.config, program), aot)
         _compare(model, program.example_inputs[0], load_file(path, aot))
     return program
 
@@ -90,11 +91,10 @@ def load_file(path: str | Path, aot: bool = False) -> Callable[[Tensor, Tensor],
     return torch.export.load(path).module()
 
 
-def _notes(model: HTC, program: ExportedProgram) -> dict:
+def notes_of(config: Model, program: ExportedProgram) -> dict:
     """What a user of the file has to know: classes, and how pictures become inputs."""
-    config = model.config
     names, ids = map(list, classes_of(config))
-    shape = list(program.example_inputs[0][0].shape)
+    shape = [side if isinstance(side, int) else None for side in program.example_inputs[0][0].shape]
     classes = {"class_names": names, "category_ids": ids}
     return {"model": config.name, **classes, "mean": config.mean, "std": config.std, "images": shape}
 

@@ -44,6 +44,6 @@ def test_what_is_read_is_not_replaced(tmp_path):
 def test_an_exported_file_names_classes_and_their_ids():
     model = tiny("mask_rcnn_r50", class_names=("cat", "dog", "owl"), category_ids=(7, 9, 12))
     program = SimpleNamespace(example_inputs=[(torch.zeros(1, 3, 64, 96), None)])
-    notes = json.loads(json.dumps(export._notes(model, program)))
+    notes = json.loads(json.dumps(export.notes_of(model.config, program)))
     assert notes["class_names"] == ["cat", "dog", "owl"] and notes["category_ids"] == [7, 9, 12]
     assert notes["images"] == [1, 3, 64, 96] and len(notes["std"]) == 3

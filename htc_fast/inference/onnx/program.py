@@ -1,8 +1,6 @@
 """`detect` as what is translated: from pixels as the file's user has them to float32 results."""
 
-import contextlib
 import copy
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +16,12 @@ OUTPUTS = ("boxes", "scores", "labels", "masks", "count")
 class Pixels(nn.Module):
     """images and image_sizes [N, 2] -> the fields of Detections, those with a point in float32.
 
-    images  [N, 3, H, W] float32, normalised, zeros where padded; with `raw` [N, H, W, 3] uint8 RGB, padded with anything
+    images  [N, 3, H, W] float32, normalised, zeros where padded; with `raw` [N, H, W, 3] uint8 RGB, padded as it may be
     half    the network computes in float16; geometry and scores stay in float32
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, model: HTC, raw: bool, half: bool):
         super().__init__()
