@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from htc_fast.export import ExportRun, export
+from htc_fast.inference.onnx import OnnxDetector
 from htc_fast.models import zoo
 from htc_fast.training.checkpoint import weights_bytes
 from tests.models.test_zoo import TINY, tiny
@@ -49,6 +50,27 @@ def test_another_library_s_file_says_how_many_classes(tmp_path, monkeypatch, cap
     assert json.loads(extra["htc_fast.json"])["class_names"] == [f"class {number}" for number in range(1, 8)]
     labels = found(torch.randn(1, 3, 64, 96), torch.tensor([[64, 96]]))["labels"]
     assert 0 <= labels.max() < 7
+
+
+def test_one_command_writes_a_file_for_each_size(tmp_path, capsys):
+    weights = tmp_path / "tiny.safetensors"
+    weights.write_bytes(weights_bytes(tiny("mask_rcnn_r50").eval()))
+    sizes = {"image_size": (64, 96, 96, 64), "out": tmp_path / "of" / "two.onnx", "device": "cpu"}
+    export(ExportRun(weights=weights, uint8_input=True, **sizes))
+    said = capsys.readouterr().out
+    assert said.count("of the detector's") == 2 and "MB" in said and "onnxruntime.InferenceSession" in said
+    files = sorted((tmp_path / "of").iterdir())
+    assert [one.name for one in files] == ["two-64x96.onnx", "two-96x64.onnx"]
+    assert [OnnxDetector(one).frame for one in files] == [(1, 64, 96), (1, 96, 64)]
+
+
+def test_the_name_says_the_format():
+    kinds = [ExportRun(weights="x", **given) for given in ({}, {"out": "a.onnx"}, {"format": "onnx"})]
+    assert [(one.format, str(one.out)) for one in kinds] == [
+        ("pt2", "model.pt2"),
+        ("onnx", "a.onnx"),
+        ("onnx", "model.onnx"),
+    ]
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def export_onnx(
 
     model          in evaluation mode
     path           ends in .onnx. Inputs: images [N, 3, H, W], image_sizes [N, 2] int64 (height, width before padding).
-                   Results: boxes [N, D, 4] in pixels of the input, scores [N, D], labels [N, D] int64 (-1 where padded),
+                   Results: boxes [N, D, 4] in pixels of the input, scores [N, D], labels [N, D] int64, -1 where padded,
                    masks [N, D, 28, 28], count [N] int32. The metadata `htc_fast`, JSON: classes and normalisation
     image_size     (height, width), padded to sides that 32 divides
     batch_size     N;  dynamic_batch: any number of images at once
@@ -62,6 +62,7 @@ def export_onnx(
     height, width = (-(-side // 32) * 32 for side in sides)
     batch_size, opset = check_count("batch_size", batch_size), check_count("opset", opset, *OPSETS)
     check_installed()
+    check_room(model, fp16)
     frozen = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     with at_stage(frozen, stage):
         options = {"dynamic": dynamic_batch, "raw": uint8_input, "half": fp16}
@@ -91,6 +92,13 @@ def check_installed() -> None:
         raise UserError(f"an ONNX file needs {few(missing)}: pip install 'htc_fast[onnx]'.")
 
 
+def check_room(model: HTC, fp16: bool) -> None:
+    """raises  UserError for weights that are more than one file holds"""
+    size = sum(one.numel() for one in model.parameters()) * (2 if fp16 else 4)
+    if size > LARGEST:
+        raise UserError(f"the weights are {size / 2**30:.1f} GB, and one ONNX file holds 2: --fp16 halves them.")
+
+
 def translated(traced: ExportedProgram, opset: int, own_operators: bool = False) -> Any:
     """The program as torch's ONNXProgram, its nodes named by the paper's parts."""
     # Imported here: they need packages that detectors do not.
@@ -110,9 +118,6 @@ def translated(traced: ExportedProgram, opset: int, own_operators: bool = False)
 
 
 def _write(done: Any, content: dict, partial: Path, path: Path) -> None:
-    size = sum(one.const_value.nbytes for one in done.model.graph.initializers.values())
-    if size > LARGEST:
-        raise UserError(f"the weights are {size / 2**30:.1f} GB, and one ONNX file holds 2: --fp16 halves them.")
     graph.note(done.model, content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
