@@ -49,6 +49,7 @@ class ExportRun(Network):
         (onnx if kind == "onnx" else program).check_name(self.out)
         if kind == "onnx":
             onnx.check_installed()
+            onnx.check_opset("--opset", self.opset)
         self._check_kind()
         for one in self.sizes:
             check_sides("--image-size", one, "height, width", ordered=False)
@@ -57,6 +58,8 @@ class ExportRun(Network):
         """raises  UserError naming an option that the other kind of file has"""
         if self.format == "onnx" and self.aot:
             raise UserError("--aot compiles a .pt2 file: leave it out, or choose --format pt2.")
+        if self.dynamic_batch and self.batch_size != 1:
+            raise UserError("--dynamic-batch takes any number of pictures: leave out --batch-size, or it.")
         given = [name for name in OF_ONNX if getattr(self, name) != type(self).__dataclass_fields__[name].default]
         if self.format == "pt2" and given:
             raise UserError(f"{option(given[0])} says how an ONNX file is made: give --format onnx too.")
@@ -105,7 +108,7 @@ def _onnx(run: ExportRun, model: Detector, path: Path, size: tuple[int, ...]) ->
     options = {name: getattr(run, name) for name in ("batch_size", "stage", *OF_ONNX)}
     options["pictures"] = run.pictures or None
     found = onnx.export_onnx(model, path, image_size=(size[0], size[1]), **options)
-    return f"{found}\n{how_to_run(path)}"
+    return f"{found}\n{HOW_OWN if run.own_operators else how_to_run(path)}"
 
 
 def how_to_load(path: Path, aot: bool) -> str:
@@ -113,6 +116,12 @@ def how_to_load(path: Path, aot: bool) -> str:
     program = f'torch.export.load("{path}").module()'
     load = f'torch._inductor.aoti_load_package("{path}")' if aot else program
     return f"import torch, htc_fast.ops\ndetect = {load}\nfound = detect(images, image_sizes)  # boxes, scores, …"
+
+
+HOW_OWN = (
+    "compared node by node: those of the domain htc_fast with this library's kernels, all others in onnxruntime\n"
+    "a runtime needs kernels of its own for the domain htc_fast"
+)
 
 
 def how_to_run(path: Path) -> str:

@@ -11,6 +11,7 @@ on while torch's profiler records, while somebody watches (`with watching(...)`)
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -21,7 +22,7 @@ PART = "part"
 _ALWAYS = os.environ.get("HTC_FAST_RANGES") == "1"
 _OFF = contextlib.nullcontext()
 _watchers: list["Watcher"] = []
-_naming = False
+_naming: list[int] = []  # threads that export, once per block that is open
 
 
 class Watcher(Protocol):
@@ -38,7 +39,7 @@ def part(name: str) -> contextlib.AbstractContextManager:
     name     the paper's word: "backbone", "FPN", "RPN head", "box stage 1", …
     returns  a context manager
     """
-    if _naming:
+    if _naming and threading.get_ident() in _naming:
         return torch.fx.traceback.annotate({PART: name})
     if torch.compiler.is_compiling() or not on():
         return _OFF
@@ -53,13 +54,12 @@ def on() -> bool:
 @contextlib.contextmanager
 def named_in_graphs() -> Iterator[None]:
     """Nodes of what is exported inside the block know their part: it is `node.meta["custom"][PART]`."""
-    global _naming
-    _naming = True
+    _naming.append(threading.get_ident())
     try:
         with torch.fx.traceback.preserve_node_meta():
             yield
     finally:
-        _naming = False
+        _naming.remove(threading.get_ident())
 
 
 @contextlib.contextmanager

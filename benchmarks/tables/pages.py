@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks import bars, curves, published, zoo
-from benchmarks.tables import costs, evaluation, operators, predicted, runs, tuned
+from benchmarks.tables import costs, deploy, deploy_ap, evaluation, operators, predicted, runs, tuned
 from benchmarks.tables.machines import chosen, device, gpu
 from htc_fast.ablation import picture
 from htc_fast.errors import choose
@@ -49,8 +49,10 @@ TABLES = {
     "target_memory": (runs.target_memory, "target_memory"),
     "descendants": (runs.descendants, "descendants"),
     "precision": (runs.precision, "precision"),
+    "deploy_ap": (deploy_ap.deploy_ap, "deploy_ap"),
     "soak": (runs.soak, "soak", "soak_optimized"),
     "evaluation": (evaluation.evaluation, "evaluation"),
+    "deploy": (deploy.deploy, "deploy"),
     "buckets": (runs.buckets, "buckets"),
     "tiles": (tuned.tuned, "tiles"),
     "costs": (costs.counted,),

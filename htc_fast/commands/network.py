@@ -9,12 +9,13 @@ from typing import Annotated, Any
 from htc_fast.data.pictures import image_limits
 from htc_fast.detector import Detector, load
 from htc_fast.device import autocast
-from htc_fast.errors import LONGEST_SIDE, MOST_DETECTIONS, MOST_PICTURES, UserError, check_count, say_once, settle
+from htc_fast.errors import LONGEST_SIDE, MOST_DETECTIONS, MOST_PICTURES, UserError, check_count, few, say_once, settle
+from htc_fast.inference.onnx.session import OnnxDetector
 from htc_fast.inference.optimize import Optimized, optimized
 from htc_fast.inference.predict import at_stage
 from htc_fast.inference.views import SIDES, Views, sizes_of
 
-Predicting = Detector | Views
+Predicting = Detector | Views | OnnxDetector
 WEIGHTS = "checkpoint: ours, mmdetection's, torchvision's or detectron2's; hf-hub:owner/name; with --model, coco"
 
 
@@ -55,7 +56,9 @@ class Network:
 class Inference(Network):
     """A detector, or several that look together, and how they compute."""
 
-    weights: Annotated[tuple[Path, ...], f"{WEIGHTS}; several: detectors that decide together"]
+    weights: Annotated[
+        tuple[Path, ...], f"{WEIGHTS}; an exported .onnx file; several checkpoints: detectors that decide together"
+    ]
     workers: Annotated[int, "threads that read pictures (default: 1 on a CPU, up to 8 on a GPU)"] = 0
     optimize: Annotated[
         bool, "fold and fuse the network first; on a GPU, one graph per size, but none for --tta or several --weights"
@@ -92,6 +95,8 @@ class Inference(Network):
 
     def load(self, device: str | None = None) -> Predicting:
         """The detector, on its device; several, or with several views, as one."""
+        if any(one.suffix == ".onnx" for one in self.weights):
+            return self._exported()
         models = [self.detector(one, device, several=len(self.weights) > 1) for one in self.weights]
         if len(models) == 1 and not self.tta:
             return models[0]
@@ -99,15 +104,34 @@ class Inference(Network):
             say_once("with --tta or several --weights pictures are taken one by one, whatever --batch-size says.")
         return Views(models, sizes_of(self.tta_sides) if self.tta else None, self.tta and self.tta_flip)
 
+    def _exported(self) -> OnnxDetector:
+        """raises  UserError for what a file cannot do otherwise than it was exported"""
+        asked = {
+            "several --weights": len(self.weights) > 1,
+            "--model": self.model is not None,
+            "--image-size": self.image_size is not None,
+            "--detections": self.detections is not None,
+            "--device": self.device not in (None, "cpu"),
+            **{f"--{name}": getattr(self, name) for name in ("optimize", "amp", "tta")},
+        }
+        if wrong := few(name for name, given in asked.items() if given):
+            raise UserError(f"an ONNX file detects on a processor, as it was exported, so leave out {wrong}.")
+        return OnnxDetector(self.weights[0])
+
     @contextlib.contextmanager
-    def ready(self, model: Predicting, stage: int | None) -> Iterator[Detector | Optimized | Views]:
+    def ready(self, model: Predicting, stage: int | None) -> Iterator[Detector | Optimized | Views | OnnxDetector]:
         """The model in the form and precision asked for; within, it detects with one stage alone or with all (None)."""
         device = next(model.parameters()).device
-        form = self._optimized(model) if self.optimize else model
+        form = self._optimized(model) if self.optimize and not isinstance(model, OnnxDetector) else model
+        if isinstance(model, OnnxDetector):
+            own = model.config.test_stage
+            if stage not in (None, own):
+                raise UserError(f"an ONNX file keeps the stages it was exported with: export it with --stage {stage}.")
+            stage = own
         with at_stage(form, stage), autocast(device, self.amp and not self.optimize):
             yield form
 
-    def _optimized(self, model: Predicting) -> Optimized | Views:
+    def _optimized(self, model: Detector | Views) -> Optimized | Views:
         if isinstance(model, Views):
             return model.optimized(self.amp)
         return optimized(model, self.size, self.batch_size, self.amp)

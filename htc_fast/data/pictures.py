@@ -72,6 +72,12 @@ def resized_size(height: int, width: int, short: float, long: float) -> tuple[in
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
+def framed_size(height: int, width: int, frame: tuple[int, int]) -> tuple[int, int]:
+    """The largest size of the same aspect that fits into a frame (height, width), which does not turn with it."""
+    scale = min(frame[0] / height, frame[1] / width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize uint8 [3, H, W] to (height, width), bilinear without antialiasing."""
     if tuple(image.shape[-2:]) == tuple(size):
@@ -124,13 +130,15 @@ def normalise_and_pad(
     std: Sequence[float],
     device: torch.device | str = "cpu",
     multiple: int = 32,
+    frame: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Stack uint8 [3, H, W] images into one float batch.
 
+    frame    (height, width) of the batch; None: the largest image's, up to what `multiple` divides
     returns  images [N, 3, H, W] float32, channels last, zero (the mean colour) where padded; image_sizes [N, 2] int64
     """
     sizes = [tuple(image.shape[-2:]) for image in images]
-    height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes))
+    height, width = frame or (-(-max(side) // multiple) * multiple for side in zip(*sizes))
     batch = torch.zeros(len(images), height, width, 3, device=device).permute(0, 3, 1, 2)
     centre, spread = (to_device(torch.tensor(one, dtype=torch.float32), device)[:, None, None] for one in (mean, std))
     for slot, image, (h, w) in zip(batch, images, sizes):

@@ -1,10 +1,9 @@
 """From pictures to instances: load, resize, detect, and back to the pictures' own pixels."""
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -15,13 +14,14 @@ from torch import Tensor
 from htc_fast import ops
 from htc_fast.data.classes import check_names, classes_of
 from htc_fast.data.instances import Instances
-from htc_fast.data.pictures import list_pictures, load_image, normalise_and_pad, resize, resized_size, shrink, to_device
+from htc_fast.data.pictures import framed_size, list_pictures, normalise_and_pad, resize, resized_size, to_device
 from htc_fast.device import usable_cores
 from htc_fast.errors import UserError, check_count, check_score, check_sides, say_once, short
+from htc_fast.inference.reading import Fit, Picture, Reader, Sources
 from htc_fast.inference.threads import ahead
 from htc_fast.models.config import Model
 from htc_fast.models.htc import HTC
-from htc_fast.models.structures import Detections, DetectorLike, Predictor, ViewsLike
+from htc_fast.models.structures import Detections, DetectorLike, FramedLike, Predictor, ViewsLike
 from htc_fast.ranges import part
 
 SIZE = (800, 1333)
@@ -40,8 +40,9 @@ def predict(
     """Find the instances in pictures.
 
     images           path, PIL image or array [H, W, 3] RGB (see `load_image`), or a list or batch [N, H, W, 3] of them
-    size             (short side, long side) the network sees; None: that of the model's training, else 800, 1333
-    batch_size       pictures at once; `Views` take one after the other
+    size             (short side, long side) the network sees; None: that of the model's training, else 800, 1333; for
+                     one of a single frame, such as a file, what fits into that
+    batch_size       pictures at once; `Views` take one after the other, a file of a fixed batch that many
     score_threshold  0 to 1; lower-scored instances are left out
     class_names      by label; None: those of the model's training, else COCO's for 80 classes
     workers          threads that read pictures ahead; 0: one on a CPU, up to 8 beside a GPU
@@ -93,12 +94,12 @@ def stream(
     score_threshold = check_score("score_threshold", score_threshold)
     names = classes_of(model.config)[0] if class_names is None else check_names(class_names, model.config)
     size = None if size is None else check_sides("size", size)
-    views = isinstance(model, ViewsLike)  # they resize pictures themselves, and take one at a time
     device = next(model.parameters()).device
     gpu = device.type == "cuda"
     side = torch.cuda.Stream(device) if gpu else None
     threads = workers or (min(8, usable_cores()) if gpu else 1)
-    read = _Reader(load, None if views else size or model.config.image_size or SIZE, device)
+    read = Reader(load, _fit(model, size), device)
+    batch_size = (model.frame[0] if isinstance(model, FramedLike) else None) or batch_size
     numbers = range(count) if order is None else order
     # To start a thread, and a GPU in it, takes longer than to read one picture.
     loaded = ahead(read, numbers, threads if workers or len(numbers) > 1 else 0, depth=threads + 2 * batch_size)
@@ -110,7 +111,7 @@ def stream(
         for batch in _batches(loaded, batch_size):
             yield from ((index, item) for index, item in batch if isinstance(item, UserError))
             good = [(index, item) for index, item in batch if not isinstance(item, UserError)]
-            for group in [[one] for one in good] if views else _by_orientation(good):
+            for group in _groups(model, good):
                 started.append(_Batch(model, group, device, size))
                 # On a GPU `detect` returns at once: one batch stays under way.
                 while len(started) > gpu:
@@ -164,66 +165,26 @@ def changed(model: Predictor, **fields: Any) -> Iterator[None]:
         model.config = before
 
 
-class Sources:
-    """Pictures by number, for the threads that read."""
-
-    def __init__(self, sources: Sequence[Any]):
-        self.sources = sources
-
-    def __call__(self, index: int) -> np.ndarray:
-        source = self.sources[index]
-        try:
-            return load_image(source)
-        except UserError as error:
-            if isinstance(source, (str, os.PathLike)) or len(self.sources) == 1:
-                raise
-            # What has no name has its place.
-            raise UserError(f"picture {index} of {len(self.sources)}: {error}") from None
-
-
-@dataclass
-class _Picture:
-    """pixels uint8 [3, h, w], resized or still to be; original and resized (height, width)."""
-
-    pixels: Tensor
-    original: tuple[int, int]
-    resized: tuple[int, int]
-
-
-class _Reader:
-    """number -> (number, the picture or the error in its place).
-
-    size    (short side, long side); None: as it is
-    device  where it goes: resizing is left to a GPU, which reads the pixels from pinned memory
-    """
-
-    def __init__(self, load: Callable[[int], np.ndarray], size: tuple[int, int] | None, device: torch.device):
-        self.load, self.size, self.device = load, size, device
-        self.pinned = device.type == "cuda"
-
-    def __call__(self, index: int) -> tuple[int, _Picture | UserError]:
-        try:
-            array = self.load(index)
-        except UserError as error:
-            return index, error
-        original = array.shape[0], array.shape[1]
-        resized = resized_size(*original, *self.size) if self.size else original
-        with part("preprocess"):
-            pixels = shrink(array, None if self.pinned else self.size)
-            if self.pinned:
-                # A thread's own device is the first GPU, where pinning would set up a context for nothing.
-                # As the pixels lie: to reorder them takes a processor longer than a GPU needs for the whole picture.
-                with torch.cuda.device(self.device):
-                    pixels = pixels.permute(1, 2, 0).contiguous().pin_memory().permute(2, 0, 1)
-        return index, _Picture(pixels, original, resized)
-
-
 def _batches(items: Iterator, batch_size: int) -> Iterator[list]:
     while batch := list(islice(items, batch_size)):
         yield batch
 
 
-def _by_orientation(pictures: list[tuple[int, _Picture]]) -> list[list[tuple[int, _Picture]]]:
+def _fit(model: Predictor, size: tuple[int, int] | None) -> Fit | None:
+    if isinstance(model, ViewsLike):  # they resize pictures themselves
+        return None
+    if size is None and isinstance(model, FramedLike):
+        frame = model.frame[1:]
+        return lambda height, width: framed_size(height, width, frame)
+    short_side, long_side = size or model.config.image_size or SIZE
+    return lambda height, width: resized_size(height, width, short_side, long_side)
+
+
+def _groups(model: Predictor, pictures: list[tuple[int, Picture]]) -> list[list[tuple[int, Picture]]]:
+    if isinstance(model, ViewsLike):
+        return [[one] for one in pictures]
+    if isinstance(model, FramedLike):
+        return [pictures] if pictures else []
     # Padded to one size, upright and lying pictures would be mostly padding.
     lying = [one for one in pictures if one[1].resized[0] <= one[1].resized[1]]
     upright = [one for one in pictures if one[1].resized[0] > one[1].resized[1]]
@@ -237,7 +198,7 @@ class _Batch:
     def __init__(
         self,
         model: Predictor,
-        pictures: list[tuple[int, _Picture]],
+        pictures: list[tuple[int, Picture]],
         device: torch.device,
         size: tuple[int, int] | None,
     ):
@@ -255,6 +216,9 @@ class _Batch:
     def _detect(self, model: DetectorLike, pixels: list[Tensor]) -> Detections:
         with part("preprocess"):
             pixels = [resize(one, picture.resized) for one, picture in zip(pixels, self.pictures)]
+        if isinstance(model, FramedLike):
+            return model.see(pixels)
+        with part("preprocess"):
             batch, sizes = normalise_and_pad(pixels, model.config.mean, model.config.std, pixels[0].device)
             if isinstance(model, HTC):  # of .half() or .double(); an optimized one casts by itself
                 batch = batch.to(next(model.parameters()).dtype)

@@ -80,6 +80,19 @@ class DetectorLike(Protocol):
 
 
 @runtime_checkable
+class FramedLike(DetectorLike, Protocol):
+    """What sees every picture in one frame, as files of fixed shapes do: `inference.framed.Framed`.
+
+    frame  [N, H, W]: how many pictures it sees at once, None for any number, and what each is scaled to fit into
+    see    uint8 [3, h, w] of each picture, within the frame -> Detections, in pixels of the frame
+    """
+
+    frame: tuple[int | None, int, int]
+
+    def see(self, pixels: list[Tensor]) -> Detections: ...
+
+
+@runtime_checkable
 class ViewsLike(Protocol):
     """What looks at a whole picture instead of a batch made for one network: `inference.views.Views`.
 

@@ -88,6 +88,11 @@ WRONG = {
     "export: format": (["export", "--weights", "x", "--format", "tflite"], "invalid choice: 'tflite'"),
     "export: of another format": (["export", "--weights", "x", "--fp16"], "--fp16 says how an ONNX file is made"),
     "export: aot": (["export", "--weights", "x", "--out", "a.onnx", "--aot"], "--aot compiles a .pt2 file"),
+    "export: opset": (["export", "--weights", "x", "--out", "a.onnx", "--opset", "22"], "--opset takes a whole number"),
+    "export: two batches": (
+        ["export", "--weights", "x", "--out", "a.onnx", "--dynamic-batch", "--batch-size", "2"],
+        "--dynamic-batch takes any number",
+    ),
     "export: half a pair": (
         ["export", "--weights", "x", "--image-size", "64", "96", "64"],
         "pairs of height and width",

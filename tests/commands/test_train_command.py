@@ -10,7 +10,12 @@ import time
 
 import pytest
 
+from htc_fast.data import CocoDataset
 from htc_fast.data.sample import make_sample_dataset
+from htc_fast.detector import load
+from htc_fast.evaluation import evaluate
+from htc_fast.inference import Framed
+from htc_fast.inference.onnx import OnnxDetector, export_onnx
 
 # The default run on pictures and heads of a quarter of the work, so that a slow machine ends it too; in fp32, because
 # what a processor does in bf16 differs; in one thread, because two that share their cores with others take ten times
@@ -58,6 +63,19 @@ def test_default_run_leaves(run):
         assert (out / name).stat().st_size > 200, name
     assert list((out / "tensorboard").iterdir()) and list((out / "checkpoints").iterdir())
     assert "240 pictures to train on, 60 held out, 10 classes" in printed
+
+
+@pytest.mark.slow
+def test_as_an_onnx_file_it_scores_the_same(run, home, tmp_path):
+    model = load(run[1] / "model.safetensors", device="cpu")
+    dataset = CocoDataset(make_sample_dataset(next((home / "htc_fast").glob("sample-*"))), "val")
+    export_onnx(model, tmp_path / "model.onnx", image_size=(128, 128), uint8_input=True)
+    wanted = evaluate(Framed(model, (128, 128)), dataset, progress=False)
+    found = evaluate(OnnxDetector(tmp_path / "model.onnx"), dataset, progress=False)
+    assert wanted["box_AP50"] > 0.1 and wanted["mask_AP50"] > 0.05
+    assert {name: found[name] for name in ("box_AP", "mask_AP", "box_AP50", "mask_AP50")} == pytest.approx(
+        {name: wanted[name] for name in ("box_AP", "mask_AP", "box_AP50", "mask_AP50")}, rel=0, abs=5e-4
+    )
 
 
 @pytest.mark.slow

@@ -36,3 +36,12 @@ def test_gradient_is_the_exponential():
     x = torch.linspace(-3, 3, 101).requires_grad_()
     (grad,) = torch.autograd.grad(exact.exponential(x).sum(), x)
     assert torch.allclose(grad, x.detach().exp(), rtol=1e-5)
+
+
+def test_torch_s_own_stand_in_for_programs_of_other_runtimes():
+    x = torch.linspace(-9, 9, 1001)
+    ours = exact.exponential(x)
+    with exact.as_torch():
+        assert torch.equal(exact.exponential(x), x.exp()) and torch.equal(exact.sigmoid(x), x.sigmoid())
+        assert torch.equal(exact.softmax(x), x.softmax(dim=-1))
+    assert torch.equal(exact.exponential(x), ours) and not torch.equal(ours, x.exp())

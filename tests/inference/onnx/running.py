@@ -1,0 +1,55 @@
+"""One function of tensors in ONNX: exported, checked, and run in onnxruntime beside itself in PyTorch."""
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from htc_fast.inference.onnx import translate
+
+
+class Call(nn.Module):
+    def __init__(self, function: Callable):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.function(*tensors)
+
+
+class InOnnx:
+    """function(*tensors) -> a tensor or several, for tensors of these shapes and types.
+
+    kinds  of the graph's nodes, bodies of loops included
+    """
+
+    def __init__(self, function: Callable, tensors: Sequence[Tensor], opset: int = 20):
+        self.function, options = function, {"opset_version": opset, "verbose": False}
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(Call(function), tuple(tensors), strict=False)
+            done = torch.onnx.export(program, custom_translation_table=translate.table(), **options)
+        self.kinds = [node.op_type for node in done.model.graph.all_nodes()]
+        assert {node.domain for node in done.model.graph.all_nodes()} == {""}
+        file = io.BytesIO()
+        done.save(file)
+        self.bytes = file.getvalue()
+        onnx.checker.check_model(onnx.load_from_string(self.bytes), full_check=True)
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads, settings.log_severity_level = 1, 3
+        self.session = onnxruntime.InferenceSession(self.bytes, settings, providers=["CPUExecutionProvider"])
+        self.names = [one.name for one in self.session.get_inputs()]
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        given = {f"tensors_{number}": one.contiguous().numpy() for number, one in enumerate(tensors)}
+        return [torch.from_numpy(one) for one in self.session.run(None, {name: given[name] for name in self.names})]
+
+    def wanted(self, *tensors: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            found = self.function(*tensors)
+        return [found] if isinstance(found, Tensor) else list(found)

@@ -1,0 +1,110 @@
+"""The ONNX file in OpenVINO: its detections are the detector's."""
+
+import numpy as np
+import pytest
+import torch
+
+from htc_fast import ops
+from htc_fast.inference.onnx import export_onnx
+from htc_fast.inference.onnx.compare import FULL, HALF, compare_with
+from htc_fast.inference.onnx.program import OUTPUTS
+from htc_fast.models.structures import Detections
+from tests.inference.onnx.running import InOnnx
+from tests.models.test_zoo import tiny
+
+openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'htc_fast[test]'")
+
+SIZE = (64, 96)
+KINDS = ("cascade_mask_r50", "panet_r50", "htc_r50_ga", "htcpp_swin_t")
+
+
+class InOpenVINO:
+    """A file as `compare_with` takes it, computed in float32 by one thread."""
+
+    def __init__(self, path):
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        self.model = openvino.Core().compile_model(path, "CPU", options)
+        images = self.model.input("images")
+        self.raw = images.element_type == openvino.Type.u8
+        sides = [side.get_length() if side.is_static else None for side in images.partial_shape]
+        self.frame = tuple(sides[:3] if self.raw else [sides[0], *sides[2:]])
+
+    def detect(self, images, image_sizes):
+        found = self.model({"images": images.numpy(), "image_sizes": image_sizes.numpy()})
+        return Detections(**{name: torch.from_numpy(np.array(found[name])) for name in OUTPUTS})
+
+
+def both(name, path, allowed=FULL, **options):
+    """How the file in OpenVINO agrees with a small detector of that name, on random pictures."""
+    model = tiny(name).eval()
+    pictures = list(np.random.default_rng(3).integers(0, 256, (2, 60, 90, 3), np.uint8))
+    export_onnx(model, path, image_size=SIZE, pictures=pictures, **options)
+    return compare_with(model, InOpenVINO(path), pictures, allowed)
+
+
+def test_boxes_that_overlap_as_much_as_is_allowed_stay(tmp_path):
+    boxes = torch.tensor([[[0.0, 0, 8, 8], [0, 0, 8, 4], [0, 4, 8, 8], [20, 20, 30, 30]]])
+    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6]])
+
+    def each(boxes, scores):
+        one = torch.zeros_like(scores, dtype=torch.int64)
+        return [ops.batched_nms_padded(boxes, scores, one, iou, 4)[0] for iou in (0.5, 0.49, 0.0)]
+
+    program = InOnnx(each, (boxes, scores))
+    (tmp_path / "nms.onnx").write_bytes(program.bytes)
+    file = openvino.Core().compile_model(tmp_path / "nms.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    kept = [one[0].tolist() for one in file([boxes.numpy(), scores.numpy()]).values()]
+    assert kept == [[0, 1, 2, 3], [0, 3, -1, -1], [0, 3, -1, -1]]
+    assert kept == [one[0].tolist() for one in program.wanted(boxes, scores)]
+
+
+def test_the_cascade(tmp_path):
+    found = both("htc_r50", tmp_path / "htc.onnx", batch_size=2)
+    assert found.pictures == 2 and found.twins == found.found == 16
+    assert found.boxes < 1e-3 and found.scores < 1e-6 and found.masks < 1e-5
+
+
+def test_boxes_of_each_class_from_uint8(tmp_path):
+    found = both("mask_rcnn_r50", tmp_path / "mask_rcnn.onnx", uint8_input=True)
+    assert found.twins == found.found == 16 and found.extra == 0
+
+
+@pytest.mark.slow
+def test_16_bits(tmp_path):
+    found = both("htc_r50", tmp_path / "half.onnx", HALF, fp16=True)
+    assert found.agree and found.found == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_other_kinds(name, tmp_path):
+    found = both(name, tmp_path / "kind.onnx")
+    assert found.agree and found.found == 16
+
+
+@pytest.mark.slow
+def test_any_number_of_pictures(tmp_path):
+    found = both("htc_r50", tmp_path / "any.onnx", dynamic_batch=True)
+    assert found.agree and found.found > 0
+
+
+# OpenVINO's RoIAlign divides by the number of samples, of which such boxes have none.
+EMPTY = [[0, 0, 0, 0], [8, 8, 8, 8], [4, 4, 4, 40], [3, 9, 40, 9], [float("nan"), 0, 8, 8]]
+FULL_BOXES = [[2, 2, 30, 30], [0, 0, 187, 120], [10, 10, 600, 500]]
+
+
+def test_empty_boxes_are_zero():
+    torch.manual_seed(0)
+    maps = [torch.randn(1, 3, 64 >> level, 96 >> level) for level in range(4)]
+    rois = torch.tensor([[*EMPTY, *FULL_BOXES]], dtype=torch.float32)
+
+    def pooled(rois, *maps):
+        return ops.multi_level_roi_align(maps, rois, 7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], semantic=maps[1])
+
+    program = InOnnx(pooled, (rois, *maps))
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(openvino.Core().read_model(program.bytes), "CPU", options)
+    given = {f"tensors_{number}": one.numpy() for number, one in enumerate((rois, *maps))}
+    (found,), (wanted,) = model(given).values(), program.wanted(rois, *maps)
+    assert (found[: len(EMPTY)] == 0).all() and np.abs(found[len(EMPTY) :]).max() > 0.5
+    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=2e-5)
