@@ -1,16 +1,43 @@
 """One function of tensors in ONNX: exported, checked, and run in onnxruntime beside itself in PyTorch."""
 
 import io
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from htc_fast.inference.onnx import translate
+
+OPENVINO = """
+import sys, numpy, openvino
+path, given, found = sys.argv[1:]
+options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+model = openvino.Core().compile_model(path, "CPU", options)
+results = model(dict(numpy.load(given)))
+numpy.savez(found, *(results[number] for number in range(len(model.outputs))))
+"""
+
+
+def in_openvino(path: Path, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """A file's results in OpenVINO, float32 by one thread, in a process of its own.
+
+    Beside OpenVINO a test process ended without a word where a later test forked.
+    """
+    inputs, outputs = path.with_suffix(".in.npz"), path.with_suffix(".out.npz")
+    np.savez(inputs, **given)
+    command = [sys.executable, "-c", OPENVINO, str(path), str(inputs), str(outputs)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with np.load(outputs) as found:
+        return [found[f"arr_{number}"] for number in range(len(found.files))]
 
 
 class Call(nn.Module):

@@ -1,37 +1,36 @@
 """The ONNX file in OpenVINO: its detections are the detector's."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
 
 from htc_fast import ops
-from htc_fast.inference.onnx import export_onnx
+from htc_fast.inference.onnx import OnnxDetector, export_onnx
 from htc_fast.inference.onnx.compare import FULL, HALF, compare_with
 from htc_fast.inference.onnx.program import OUTPUTS
 from htc_fast.models.structures import Detections
-from tests.inference.onnx.running import InOnnx
+from tests.inference.onnx.running import InOnnx, in_openvino
 from tests.models.test_zoo import tiny
 
-openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'htc_fast[test]'")
+if importlib.util.find_spec("openvino") is None:
+    pytest.skip("OpenVINO is not installed: pip install 'htc_fast[test]'", allow_module_level=True)
 
 SIZE = (64, 96)
 KINDS = ("cascade_mask_r50", "panet_r50", "htc_r50_ga", "htcpp_swin_t")
 
 
 class InOpenVINO:
-    """A file as `compare_with` takes it, computed in float32 by one thread."""
+    """A file as `compare_with` takes it."""
 
     def __init__(self, path):
-        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-        self.model = openvino.Core().compile_model(path, "CPU", options)
-        images = self.model.input("images")
-        self.raw = images.element_type == openvino.Type.u8
-        sides = [side.get_length() if side.is_static else None for side in images.partial_shape]
-        self.frame = tuple(sides[:3] if self.raw else [sides[0], *sides[2:]])
+        file = OnnxDetector(path)
+        self.path, self.raw, self.frame = path, file.raw, file.frame
 
     def detect(self, images, image_sizes):
-        found = self.model({"images": images.numpy(), "image_sizes": image_sizes.numpy()})
-        return Detections(**{name: torch.from_numpy(np.array(found[name])) for name in OUTPUTS})
+        found = in_openvino(self.path, {"images": images.numpy(), "image_sizes": image_sizes.numpy()})
+        return Detections(**dict(zip(OUTPUTS, map(torch.from_numpy, found))))
 
 
 def both(name, path, allowed=FULL, **options):
@@ -52,8 +51,8 @@ def test_boxes_that_overlap_as_much_as_is_allowed_stay(tmp_path):
 
     program = InOnnx(each, (boxes, scores))
     (tmp_path / "nms.onnx").write_bytes(program.bytes)
-    file = openvino.Core().compile_model(tmp_path / "nms.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    kept = [one[0].tolist() for one in file([boxes.numpy(), scores.numpy()]).values()]
+    given = dict(zip(program.names, (boxes.numpy(), scores.numpy())))
+    kept = [one[0].tolist() for one in in_openvino(tmp_path / "nms.onnx", given)]
     assert kept == [[0, 1, 2, 3], [0, 3, -1, -1], [0, 3, -1, -1]]
     assert kept == [one[0].tolist() for one in program.wanted(boxes, scores)]
 
@@ -93,7 +92,7 @@ EMPTY = [[0, 0, 0, 0], [8, 8, 8, 8], [4, 4, 4, 40], [3, 9, 40, 9], [float("nan")
 FULL_BOXES = [[2, 2, 30, 30], [0, 0, 187, 120], [10, 10, 600, 500]]
 
 
-def test_empty_boxes_are_zero():
+def test_empty_boxes_are_zero(tmp_path):
     torch.manual_seed(0)
     maps = [torch.randn(1, 3, 64 >> level, 96 >> level) for level in range(4)]
     rois = torch.tensor([[*EMPTY, *FULL_BOXES]], dtype=torch.float32)
@@ -102,9 +101,8 @@ def test_empty_boxes_are_zero():
         return ops.multi_level_roi_align(maps, rois, 7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], semantic=maps[1])
 
     program = InOnnx(pooled, (rois, *maps))
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(openvino.Core().read_model(program.bytes), "CPU", options)
+    (tmp_path / "pooled.onnx").write_bytes(program.bytes)
     given = {f"tensors_{number}": one.numpy() for number, one in enumerate((rois, *maps))}
-    (found,), (wanted,) = model(given).values(), program.wanted(rois, *maps)
+    (found,), (wanted,) = in_openvino(tmp_path / "pooled.onnx", given), program.wanted(rois, *maps)
     assert (found[: len(EMPTY)] == 0).all() and np.abs(found[len(EMPTY) :]).max() > 0.5
     torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=2e-5)
