@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SAYS = {
@@ -61,6 +62,12 @@ def test_runs(name, folder, monkeypatch, capsys):
     assert run(name, folder, monkeypatch) == 0
     assert SAYS[name] in capsys.readouterr().out
     assert name not in LEAVES or (folder / "runs" / "example" / LEAVES[name]).stat().st_size > 1000
+
+
+def test_it_leaves_compiling_as_it_was(folder, monkeypatch):
+    assert run("compile", folder, monkeypatch) == 0
+    twice = torch.compile(lambda tensor: 2 * tensor, backend="eager")  # an error, where no more may be compiled
+    assert twice(torch.tensor([1, 2])).tolist() == [2, 4]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mmdet") is None, reason="scripts/integrations_check.sh runs it")

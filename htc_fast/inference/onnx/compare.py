@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from htc_fast.data.pictures import framed_size, list_pictures, load_image, resize
+from htc_fast.data.pictures import framed_size, list_pictures, load_image, normalise_and_pad, resize
 from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Detections
@@ -111,10 +111,10 @@ def _both(model: HTC, file: Written, batches: list[list[Tensor]]) -> tuple[list[
 def _in_one(model: HTC, file: Written, some: list[Tensor]) -> tuple[Detections, Detections]:
     """What both find in up to a batch of pictures, which is filled up with the first ones."""
     count = max(file.frame[0] or 0, len(some))
-    raw, sizes = _filled([some[number % len(some)] for number in range(count)], file.frame[1:])
-    images = normalised(raw, sizes, model)
-    ours = model.detect(images.contiguous(memory_format=torch.channels_last), sizes)
-    theirs = file.detect(raw if file.raw else images, sizes)
+    filled = [some[number % len(some)] for number in range(count)]
+    images, sizes = normalise_and_pad(filled, model.config.mean, model.config.std, frame=file.frame[1:])
+    given = _raw(filled, file.frame[1:]) if file.raw else images.contiguous()
+    ours, theirs = model.detect(images, sizes), file.detect(given, sizes)
     return _first(ours, len(some)), _first(theirs, len(some))
 
 
@@ -172,18 +172,9 @@ def framed(pixels: np.ndarray, frame: tuple[int, int]) -> Tensor:
     return resize(torch.from_numpy(np.array(pixels)).permute(2, 0, 1), framed_size(height, width, frame))
 
 
-def _filled(some: Sequence[Tensor], frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """uint8 [N, H, W, 3], white where padded, so that padding which counts is noticed; sizes [N, 2] before it."""
+def _raw(some: Sequence[Tensor], frame: tuple[int, int]) -> Tensor:
+    """uint8 [N, H, W, 3], white where padded, so that padding which counts is noticed."""
     images = torch.full((len(some), *frame, 3), 255, dtype=torch.uint8)
     for slot, one in zip(images, some):
         slot[: one.shape[1], : one.shape[2]] = one.permute(1, 2, 0)
-    return images, torch.tensor([one.shape[1:] for one in some])
-
-
-def normalised(raw: Tensor, sizes: Tensor, model: HTC) -> Tensor:
-    """uint8 [N, H, W, 3] -> [N, 3, H, W] as the detector takes it, zeros where padded."""
-    mean, std = (torch.tensor(one, dtype=torch.float32) for one in (model.config.mean, model.config.std))
-    images = ((raw.float() - mean) / std).permute(0, 3, 1, 2)
-    for slot, (height, width) in zip(images, sizes.tolist()):
-        slot[:, height:], slot[:, :, width:] = 0, 0
-    return images.contiguous()
+    return images
