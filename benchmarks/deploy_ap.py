@@ -4,8 +4,8 @@
 
 The sample's held-out pictures, in every form in one frame (`Framed`, `OnnxDetector`), so that what differs is the
 form's. 8 bits are those of onnxruntime's quantize_static, for convolutions and products, with ranges of training
-pictures. Milliseconds are of one picture from resized pixels to detections, the median over all of them. Results in
-the device's deploy_ap.json; --folder keeps the files.
+pictures. Milliseconds are of one picture from resized pixels to detections, the median over all of them; those of the
+parts are of the first picture, in calls of their own. Results in the device's deploy_ap.json; --folder keeps the files.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import htc_fast
-from benchmarks import stored
+from benchmarks import runtimes, stored
 from benchmarks.precision import IOU, KEYS, SCORE, matched
 from htc_fast.commands import entry
 from htc_fast.commands.options import Parser
@@ -35,6 +35,8 @@ from htc_fast.profiling.limits import version
 
 CALIBRATED = ("Conv", "Gemm", "MatMul")
 CALIBRATING = 16  # pictures
+PROFILED = 5  # calls whose parts are measured
+WATCHED = {"optimize()": "optimized", "ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}  # as runtimes calls them
 Frame = tuple[int, int]
 Form = Framed | OnnxDetector
 
@@ -56,7 +58,11 @@ def main() -> None:
     root = make_sample_dataset()
     with tempfile.TemporaryDirectory() as scratch:
         files = written(model, frame, CocoDataset(root, "train"), options.folder or Path(scratch))
-        rows = list(compared(forms(model, frame, files), CocoDataset(root, "val"), options.limit))
+        held_out = CocoDataset(root, "val")
+        rows = list(compared(forms(model, frame, files), held_out, options.limit))
+        picture = next(examples(model, frame, held_out))
+        for row in rows:
+            row["parts"] = parts(row["run by"], row["dtype"], options.weights, files, picture)
     names = {"model": model.config.name, "backbone": model.config.backbone, "frame": frame, "note": options.note}
     about = {"threads": options.threads, "score": SCORE, "iou": IOU, "calibrated with": CALIBRATING}
     packages = {name: version(name) for name in ("onnxruntime", "openvino")}
@@ -79,6 +85,21 @@ def examples(model: HTC, frame: Frame, pictures: CocoDataset) -> Iterator[dict[s
         pixels = resize(pixels, framed_size(*pixels.shape[1:], frame))
         images, sizes = normalise_and_pad([pixels], model.config.mean, model.config.std, frame=frame)
         yield {"images": images.contiguous().numpy(), "image_sizes": sizes.numpy()}
+
+
+def parts(
+    name: str, dtype: str, weights: Path, files: dict[str, Path], picture: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Milliseconds of a form's parts, of one picture; none of the detector as it is, and of float16, whose nodes lose
+    their names in onnxruntime."""
+    if name not in WATCHED or dtype == "float16":
+        return {}
+    file = weights if name == "optimize()" else files.get(dtype, files["float32"])
+    _, make = runtimes.RUNTIMES[WATCHED[name]]
+    call, _, watch = make(str(file), dtype, torch.get_num_threads(), picture)
+    with torch.no_grad():
+        call()
+        return {part: round(taken, 2) for part, taken in watch(PROFILED).items()}
 
 
 def quantize(path: Path, out: Path, inputs: Iterator[dict[str, np.ndarray]]) -> None:

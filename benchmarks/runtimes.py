@@ -93,11 +93,11 @@ def detector(fast: bool, file: str, dtype: str, threads: int, given: Found) -> t
         model = optimize(model, tuple(images.shape[2:]), 1, getattr(torch, dtype))
     call = lambda: model.detect(images, sizes)  # noqa: E731
 
-    def parts() -> dict[str, float]:
+    def parts(calls: int = PROFILED) -> dict[str, float]:
         from htc_fast.profiling.detect import measured
         from htc_fast.profiling.meters import median_round
 
-        found = median_round(measured(call, torch.device("cpu"), PROFILED + 1))
+        found = median_round(measured(call, torch.device("cpu"), calls + 1))
         return {name: seconds * 1e3 for name, seconds in found.items()}
 
     return call, lambda found: as_arrays(dict(vars(found))), parts
@@ -126,15 +126,15 @@ def onnxruntime(file: str, dtype: str, threads: int, given: Found) -> tuple:
 
     one = session()
 
-    def parts() -> dict[str, float]:
+    def parts(calls: int = PROFILED) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             watched = session(f"{folder}/profile")
-            for _ in range(PROFILED + 1):
+            for _ in range(calls + 1):
                 watched.run(FIELDS, given)
             events = json.loads(Path(watched.end_profiling()).read_text())
         nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-        nodes = nodes[len(nodes) // (PROFILED + 1) :]  # without the first call
-        taken = [(event["name"].removesuffix("_kernel_time"), event["dur"] / 1e3 / PROFILED) for event in nodes]
+        nodes = nodes[len(nodes) // (calls + 1) :]  # without the first call
+        taken = [(event["name"].removesuffix("_kernel_time"), event["dur"] / 1e3 / calls) for event in nodes]
         return by_part(taken, owners(file))
 
     return lambda: one.run(FIELDS, given), lambda found: dict(zip(FIELDS, found)), parts
@@ -149,13 +149,13 @@ def openvino(file: str, dtype: str, threads: int, given: Found) -> tuple:
     compiled = ov.Core().compile_model(file, "CPU", options)
     request = compiled.create_infer_request()
 
-    def parts() -> dict[str, float]:
+    def parts(calls: int = PROFILED) -> dict[str, float]:
         watched = ov.Core().compile_model(file, "CPU", options | {"PERF_COUNT": True}).create_infer_request()
         taken: list[tuple[str, float]] = []
-        for number in range(PROFILED + 1):
+        for number in range(calls + 1):
             watched.infer(given)
             for node in watched.profiling_info if number else ():
-                taken.append((node.node_name, node.real_time.total_seconds() * 1e3 / PROFILED))
+                taken.append((node.node_name, node.real_time.total_seconds() * 1e3 / calls))
         return by_part(taken, owners(file))
 
     return lambda: request.infer(given), lambda found: {name: np.array(found[name]) for name in FIELDS}, parts

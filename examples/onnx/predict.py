@@ -11,10 +11,18 @@ from PIL import Image, ImageOps
 COLOURS = np.array([(230, 60, 75), (60, 180, 75), (255, 200, 25), (67, 99, 216), (245, 130, 49), (66, 212, 244)])
 
 
+def attempt(what, function, *inputs, **options):
+    """What the function gives, or the end of the program with what went wrong as a sentence."""
+    try:
+        return function(*inputs, **options)
+    except Exception as error:
+        sys.exit(f"error: cannot {what}: {' '.join(str(error).split())}")
+
+
 def read(path):
     picture = Image.open(path)
     if picture.mode[0] in "IF":
-        raise ValueError(f"{path} has more than 8 bits a colour: save it with 8")
+        raise ValueError("it has more than 8 bits a colour: save it with 8")
     return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
@@ -28,11 +36,10 @@ def stretch(pixels, size, axis):
 
 
 def reach(low, high, cells, pixels):
-    """[pixels, cells]: how much of each cell of a mask between low and high a pixel's centre sees; outside nothing."""
-    centre = np.arange(pixels) + 0.5
-    at = (centre - low) / max(high - low, 1e-6) * cells - 0.5
-    inside = (centre >= low) & (centre <= high) & (high > low)
-    return np.maximum(1 - abs(at[:, None] - np.arange(cells)), 0) * inside[:, None]
+    """The pixels with centres between low and high; [those, cells]: what they see of each cell of a mask there."""
+    first, last = np.clip([np.ceil(low - 0.5), np.floor(high - 0.5) + 1], 0, pixels).astype(int)
+    at = (np.arange(first, last) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
+    return slice(first, last), np.maximum(1 - abs(at[:, None] - np.arange(cells)), 0)
 
 
 def predict(session, picture, score):
@@ -51,11 +58,11 @@ def predict(session, picture, score):
     labels, scores, boxes, masks = (one[0] for one in session.run(["labels", "scores", "boxes", "masks"], given))
     kept = (labels >= 0) & (scores >= score)
     boxes = boxes[kept] * np.float32([w / width, h / height] * 2)
-    masks = [
-        reach(top, bottom, len(mask), h) @ mask @ reach(left, right, len(mask), w).T >= 0.5
-        for mask, (left, top, right, bottom) in zip(masks[kept], boxes)
-    ]
-    return [notes["class_names"][label] for label in labels[kept]], scores[kept], boxes, masks
+    pasted = np.zeros((len(boxes), h, w), bool)
+    for whole, mask, (left, top, right, bottom) in zip(pasted, masks[kept], boxes):
+        (rows, down), (columns, across) = reach(top, bottom, len(mask), h), reach(left, right, len(mask), w)
+        whole[rows, columns] = down @ mask @ across.T >= 0.5
+    return [notes["class_names"][label] for label in labels[kept]], scores[kept], boxes, pasted
 
 
 def main():
@@ -64,10 +71,15 @@ def main():
         parser.add_argument(name)
     parser.add_argument("--score", type=float, default=0.5, help="objects that score less are left out")
     options = parser.parse_args()
-    session = onnxruntime.InferenceSession(options.model, providers=onnxruntime.get_available_providers())
+    there = onnxruntime.get_available_providers()
+    usable = [one for one in ("CUDAExecutionProvider", "CPUExecutionProvider") if one in there]
+    session = attempt(f"load {options.model}", onnxruntime.InferenceSession, options.model, providers=usable)
     if "htc_fast" not in session.get_modelmeta().custom_metadata_map:
-        raise ValueError(f"{options.model} was not written by htc_fast: give the file that its export wrote")
-    picture = read(options.picture)
+        sys.exit(f"error: {options.model} was not written by htc_fast: give the file that its export wrote.")
+    batch = session.get_inputs()[0].shape[0]
+    if isinstance(batch, int) and batch != 1:  # else it has a name, and any size
+        sys.exit(f"error: {options.model} takes {batch} pictures at once: export it with a batch of 1.")
+    picture = attempt(f"read {options.picture}", read, options.picture)
     names, scores, boxes, masks = predict(session, picture, options.score)
     for name, score, box in zip(names, scores, boxes):
         print(name, f"{score:.4f}", *(f"{side:.2f}" for side in box))
@@ -77,11 +89,8 @@ def main():
         drawn[mask] = (drawn[mask] + colour) // 2
         left, top, right, bottom = np.minimum(boxes[number].astype(int), last)
         drawn[top : bottom + 1, [left, right]] = drawn[[top, bottom], left : right + 1] = colour
-    Image.fromarray(drawn).save(options.overlay)
+    attempt(f"write {options.overlay}", Image.fromarray(drawn).save, options.overlay)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+    main()

@@ -26,7 +26,8 @@ def run(main: Callable[[], int | None]) -> None:
         if not out_of_memory(error):
             raise
         first = next(iter(str(error).strip().splitlines()), "out of memory.")
-        print(f"error: {first} Lower --batch-size or the image size, or use --amp.", file=sys.stderr)
+        advice = "Lower --batch-size or --image-size, or use --amp, where this command has them."
+        print(f"error: {first} {advice}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; Python must not write to it again on its way out.

@@ -95,7 +95,7 @@ class Inference(Network):
 
     def load(self, device: str | None = None) -> Predicting:
         """The detector, on its device; several, or with several views, as one."""
-        if any(one.suffix == ".onnx" for one in self.weights):
+        if any(one.suffix.lower() == ".onnx" for one in self.weights):
             return self._exported()
         models = [self.detector(one, device, several=len(self.weights) > 1) for one in self.weights]
         if len(models) == 1 and not self.tta:

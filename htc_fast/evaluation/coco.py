@@ -193,7 +193,7 @@ def _say_crowded(dataset: CocoDataset, limit: int) -> None:
     if held:
         say_once(
             f"{dataset.path.name}: {_pictures(len(held), max(held), 'objects')}, of which the model finds at most "
-            f"{limit}: --detections (in Python its config's detections) raises that."
+            f"{limit}: --detections (in Python its config's detections) raises that, an ONNX file's at its export."
         )
 
 

@@ -10,7 +10,7 @@ from htc_fast.errors import UserError, check_sides, shown
 from htc_fast.inference.predict import predict
 from htc_fast.models.config import Model
 from htc_fast.models.htc import HTC
-from htc_fast.models.structures import Detections, DetectorLike
+from htc_fast.models.structures import Detections, DetectorLike, FramedLike
 
 
 class Framed:
@@ -27,6 +27,9 @@ class Framed:
     predict = predict
 
     def __init__(self, model: DetectorLike, frame: tuple[int, int]):
+        if isinstance(model, FramedLike):
+            _, height, width = model.frame
+            raise UserError(f"model has a frame of its own, {height} x {width}: give the detector itself.")
         if not hasattr(model, "detect"):
             raise UserError(f"model must be a detector, as htc_fast.load gives it, got {shown(model)}.")
         height, width = check_sides("frame", frame, "height, width", ordered=False)

@@ -128,8 +128,9 @@ def say_full(model: Predictor, found: Instances, threshold: float) -> None:
     limit = model.config.detections
     if threshold > 0 and len(found) >= limit:  # without a threshold every picture is full
         say_once(
-            f"a picture has {limit} objects, which is the limit, so there may be more in it: --detections raises that "
-            "(in Python model.config = dataclasses.replace(model.config, detections=...))."
+            f"a picture has {limit} objects, which is the limit, so there may be more in it: --detections raises that, "
+            "of an ONNX file where it is exported (in Python model.config = dataclasses.replace(model.config, "
+            "detections=...))."
         )
 
 

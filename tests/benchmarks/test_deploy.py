@@ -47,7 +47,7 @@ def test_what_is_wrong_is_not_timed(case, monkeypatch, capsys):
     wrong = compare.Comparison(1, 8, 0, 0, 0.0, 0.0, 0.0, compare.FULL)
     monkeypatch.setattr(deploy, "agreement", lambda case, dtype: wrong)
     run = deploy.apart(case, "eager", "float32", OPTIONS, last=False)
-    assert run["failed"].startswith("not what the model finds: 0 of the detector's 8 detections")
+    assert run["failed"].startswith("not what the model finds: none of the detector's 8 detections")
 
 
 def test_a_file_that_cannot_be_run_leaves_its_reason(case, capsys):
@@ -110,8 +110,8 @@ def test_a_faster_part_elsewhere_is_said():
     shown = {"machine": {"device": "amd", "date": "2026-01-01"}, "threads": 2, "packages": {"openvino": "2026.4"}}
     text = deploy_of({**shown, "rows": [ours, theirs, half]})
     assert (
-        "Faster than `optimize()` in the same type, ms of a part: OpenVINO, fp32 at 480×640: backbone 80 (ours 100)."
-        in text
+        "Faster than `optimize()` in the same type, by more than 10%, of parts that take it more than 1 ms: "
+        "OpenVINO, fp32 at 480×640: backbone 80 (ours 100)." in text
     )
     words = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
     assert words[words.index("480×640, ms") + 2 :] == ["backbone", "FPN", "box stages", "detections", "rest"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import deploy_ap
-from benchmarks.tables.deploy_ap import deploy_ap_of
+from benchmarks.tables.deploy_ap import deploy_ap_of, faster
 from htc_fast.data import CocoDataset
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.inference import Framed
@@ -68,6 +68,19 @@ def test_its_table():
     assert "60 pictures in a frame of 256×320" in text and text.endswith("onnxruntime 1.32; short run")
 
 
+def test_its_table_names_what_is_faster_elsewhere():
+    parts = {
+        "optimize()": {"backbone": 20.0, "RPN head": 5.0, "rest": 0.5},
+        "OpenVINO": {"backbone": 10.0, "RPN head": 4.9},
+    }
+    rows = [{"run by": name, "dtype": kind, "parts": parts[name]} for name in parts for kind in ("bfloat16", "int8")]
+    rows = [row for row in rows if row["run by"] == "OpenVINO" or row["dtype"] == "bfloat16"]
+    assert faster(rows) == (
+        "Faster than `optimize()` in the same type, by more than 10%, of parts that take it more than 1 ms: "
+        "OpenVINO, bfloat16: backbone 10 (ours 20)."
+    )
+
+
 def measure(folder: str) -> None:
     """All forms of a small detector, on a small data set."""
     root = make_sample_dataset(Path(folder) / "sample", train=2, val=3)
@@ -93,6 +106,9 @@ def test_every_form_of_a_small_detector(tmp_path):
     scores = {name: [row["box_AP"], row["mask_AP"]] for name, row in rows.items()}
     for runtime in ("optimize()", "ONNX Runtime", "OpenVINO"):
         assert scores[runtime, "float32"] == pytest.approx(scores["eager", "float32"], abs=5e-4)
+    watched = {name: set(row["parts"]) for name, row in rows.items()}
+    assert watched.pop(("eager", "float32")) == watched.pop(("ONNX Runtime", "float16")) == set()
+    assert all({"backbone", "FPN", "RPN head", "mask RoIAlign"} <= parts for parts in watched.values())
     sizes = [(tmp_path / f"{kind}.onnx").stat().st_size for kind in ("float32", "float16", "int8")]
     assert sizes[0] > sizes[1] > 0 and sizes[0] > sizes[2] > 0
     assert "3 pictures in a frame of 64×96" in deploy_ap_of(result)

@@ -30,7 +30,7 @@ def test_a_lack_of_memory_is_one_line(work, capsys):
         entry.run(work)
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.count("\n") == 1
-    assert said.startswith("error: ") and "Lower --batch-size or the image size" in said
+    assert said.startswith("error: ") and "Lower --batch-size or --image-size" in said
 
 
 def test_other_errors_keep_their_traceback():

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from htc_fast.export import ExportRun, export
+from htc_fast import UserError
+from htc_fast.export import ExportRun, export, how_to_run
 from htc_fast.inference.onnx import OnnxDetector
 from htc_fast.models import zoo
 from htc_fast.training.checkpoint import weights_bytes
@@ -59,9 +61,21 @@ def test_one_command_writes_a_file_for_each_size(tmp_path, capsys):
     export(ExportRun(weights=weights, uint8_input=True, **sizes))
     said = capsys.readouterr().out
     assert said.count("of the detector's") == 2 and "MB" in said and "onnxruntime.InferenceSession" in said
+    assert "images [1, 64, 96, 3]\n" in said and "images [1, 96, 64, 3]\n" in said
     files = sorted((tmp_path / "of").iterdir())
     assert [one.name for one in files] == ["two-64x96.onnx", "two-96x64.onnx"]
     assert [OnnxDetector(one).frame for one in files] == [(1, 64, 96), (1, 96, 64)]
+
+
+@pytest.mark.parametrize("sizes", [(64, 96, 64, 96), (60, 90, 128, 128, 64, 96)])
+def test_one_frame_is_written_once(sizes):
+    with pytest.raises(UserError, match=r"--image-size 6\d 9\d and 64 96 are one frame, of sides that 32 divides"):
+        ExportRun(weights="x", image_size=sizes)
+
+
+def test_how_to_run_is_python_whatever_the_name():
+    first, second, _ = how_to_run(Path('a "b".onnx')).splitlines()
+    assert first == "import onnxruntime" and second.endswith(r'InferenceSession("a \"b\".onnx")')
 
 
 def test_the_name_says_the_format():

@@ -1,6 +1,7 @@
 """`predict` and `evaluate` with an exported file as --weights: what the detector in its frame finds."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -92,6 +93,12 @@ def test_what_a_file_cannot_be_asked(run, option):
 def test_other_stages_are_not_in_a_file(run, stage):
     status, _, told = run(predict, "data/val2017", "--stage", stage)
     assert status != 0 and f"export it with --stage {stage}." in told and told.count("\n") == 1
+
+
+def test_a_name_in_capitals_is_one_too(path, tmp_path):
+    shutil.copy(path, tmp_path / "A.ONNX")
+    found = PredictionRun(weights=(tmp_path / "A.ONNX",), pictures=("data",)).load()
+    assert found.frame == (1, 64, 96)
 
 
 def test_several_files_do_not_decide_together(path):

@@ -20,16 +20,19 @@ class Tolerance:
 
     share  of the detections that must have a twin. Rounding decides among candidates whose scores or overlaps are equal
            but for their last bits, so a few may have none
+    advice what to do where they have not
     """
 
     boxes: float
     scores: float
     masks: float
     share: float
+    advice: str
 
 
-FULL = Tolerance(boxes=1e-2, scores=1e-4, masks=1e-3, share=0.95)
-HALF = Tolerance(boxes=4.0, scores=0.05, masks=0.2, share=0.8)  # of 11 bits
+OTHERS = "compare on pictures like those it will see (--pictures)"
+FULL = Tolerance(1e-2, 1e-4, 1e-3, 0.95, f"{OTHERS}, and report it if it happens there too")
+HALF = Tolerance(4.0, 0.05, 0.2, 0.8, f"16 bits may be too few for this detector: leave out --fp16, or {OTHERS}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Comparison:
         where = f"{self.pictures} picture{'s' if self.pictures > 1 else ''}"
         if not self.found and not self.extra:
             return f"neither the file nor the detector finds anything in {where}: compare on others (--pictures)"
+        if not self.twins:
+            return f"none of the detector's {self.found} detections in {where} is the file's too"
         return (
             f"{self.twins} of the detector's {self.found} detections in {where} are the file's too: boxes within "
             f"{self.boxes:.1g} pixels, scores within {self.scores:.1g}, masks within {self.masks:.1g}"
@@ -91,16 +96,18 @@ def read(pictures: Any) -> list[np.ndarray]:
 
 
 def compare_with(model: HTC, file: Written, pictures: Sequence[np.ndarray], allowed: Tolerance = FULL) -> Comparison:
-    """Run both on pictures uint8 [h, w, 3]: in the file's batches; one of any number sees one, then all.
+    """Run both on pictures uint8 [h, w, 3]: in the file's batches; one of any number sees one and all, judged together.
 
     raises  UserError if the file finds something else than the detector
     """
     count, height, width = file.frame
     shown = [framed(one, (height, width)) for one in pictures]
-    if count is None and len(shown) > 1:
-        _agreed(compare(*_both(model, file, [shown[:1]]), allowed))
-    batches = [shown] if count is None else [shown[at : at + count] for at in range(0, len(shown), count)]
-    return _agreed(compare(*_both(model, file, batches), allowed))
+    if count is not None:
+        batches = [shown[at : at + count] for at in range(0, len(shown), count)]
+        return _agreed(compare(*_both(model, file, batches), allowed))
+    ours, theirs = _both(model, file, [shown[:1], shown] if len(shown) > 1 else [shown])
+    _agreed(compare(ours, theirs, allowed))
+    return _agreed(compare(ours[-1:], theirs[-1:], allowed))
 
 
 def _both(model: HTC, file: Written, batches: list[list[Tensor]]) -> tuple[list[Detections], list[Detections]]:
@@ -124,7 +131,11 @@ def _first(found: Detections, count: int) -> Detections:
 
 def _agreed(found: Comparison) -> Comparison:
     if not found.agree:
-        raise UserError(f"the file would be wrong and was not written: only {found}.")
+        asked, only = found.allowed, "only " if found.twins else ""
+        raise UserError(
+            f"the file would be wrong and was not written: {only}{found}; {asked.share:.0%} have to be, within "
+            f"{asked.boxes:g} pixels, {asked.scores:g} and {asked.masks:g}. {asked.advice.capitalize()}."
+        )
     return found
 
 

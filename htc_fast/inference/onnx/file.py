@@ -58,6 +58,8 @@ def export_onnx(
     """
     if not isinstance(model, HTC):
         raise UserError(f"what is exported is a detector, as htc_fast.load gives it, got {shown(model)}.")
+    if not isinstance(path, (str, Path)):
+        raise UserError(f"path must name the ONNX file to write, got {shown(path)}.")
     path = check_name(Path(path))
     sides = check_sides("image_size", image_size, "height, width", ordered=False)
     height, width = (-(-side // 32) * 32 for side in sides)
@@ -98,7 +100,8 @@ def check_opset(name: str, opset: int) -> None:
     try:
         check_count(name, opset, *OPSETS)
     except UserError as error:
-        raise UserError(f"{str(error)[:-1]}: from 22 on onnxruntime has no RoiAlign for a processor.") from None
+        why = "before 18 operators of a detector are missing, from 22 on onnxruntime's RoiAlign for a processor"
+        raise UserError(f"{str(error)[:-1]}: {why}.") from None
 
 
 def check_installed() -> None:

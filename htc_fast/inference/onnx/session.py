@@ -1,6 +1,7 @@
 """An ONNX file that `export_onnx` wrote, run in onnxruntime on a processor: what `predict` and `evaluate` take."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ from htc_fast.models.structures import Detections
 from htc_fast.models.weights import files
 
 KINDS = {"tensor(float)": torch.float32, "tensor(uint8)": torch.uint8}
+THREADS = 64  # or as many as there are cores: onnxruntime opens every one of them, and thousands for minutes
 BEGINS = rb"\x08[\x01-\x7f]"  # a model's first field is the version of its format
 
 
@@ -36,7 +38,8 @@ class OnnxDetector:
     notes    what the file says of itself: model, class_names, category_ids, mean, std, images, uint8, config
     frame    [N, H, W] of its images, N None where any number goes;  raw: they are uint8 [N, H, W, 3]
     path     of a file that `export_onnx` wrote
-    threads  None: as many as torch has now, and no more than the cores that the process may use
+    threads  None: as many as torch has now, and no more than the cores that the process may use; at most 64, or as many
+             as the machine has cores
     raises   UserError if onnxruntime is not installed, or the file is missing, damaged or none of ours
     """
 
@@ -47,8 +50,9 @@ class OnnxDetector:
         if not isinstance(path, (str, Path)):
             raise UserError(f"path must name an ONNX file, got {shown(path)}.")
         self.path = Path(path)
-        count = min(torch.get_num_threads(), usable_cores()) if threads is None else check_count("threads", threads)
-        self.session = _opened(self.path, count)
+        most = max(THREADS, os.cpu_count() or 1)
+        usual = min(torch.get_num_threads(), usable_cores())
+        self.session = _opened(self.path, usual if threads is None else check_count("threads", threads, most=most))
         self.notes, self._config = _notes(self.path, self.session.get_modelmeta().custom_metadata_map)
         self.kind, (count, *sides) = _input(self.path, self.session)
         self.raw = self.kind == torch.uint8
@@ -64,6 +68,8 @@ class OnnxDetector:
 
     @config.setter
     def config(self, value: Model) -> None:
+        if not isinstance(value, Model):
+            raise UserError(f"config must be a Model, as the detector's own is, got {shown(value)}.")
         named = replace(self._config, class_names=value.class_names, category_ids=value.category_ids)
         if value != named:
             changed = [name for name, own in vars(named).items() if getattr(value, name) != own]
@@ -122,7 +128,10 @@ class OnnxDetector:
         except Exception as error:  # onnxruntime has classes of its own
             if not out_of_memory(error):
                 raise
-            raise torch.OutOfMemoryError(describe((len(images), *self.frame[1:]))) from None
+            what = describe((len(images), *self.frame[1:])).partition(":")[0]
+            raise torch.OutOfMemoryError(
+                f"{what}: {self.path} was exported so: export it with a smaller --image-size or --batch-size."
+            ) from None
         return Detections(*(torch.from_numpy(one)[:count] for one in found))
 
     def _check(self, images: Tensor, image_sizes: Tensor) -> None:
@@ -158,7 +167,7 @@ def _opened(path: Path, threads: int) -> Any:
         raise UserError(f"{path} is {what}.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors come as exceptions
+    options.log_severity_level = 4  # errors come as exceptions
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has classes of its own
@@ -173,7 +182,8 @@ def _refusal(path: Path, error: Exception) -> UserError:
         )
     if "parsing failed" in reason or type(error).__name__ == "InvalidProtobuf":
         return UserError(f"{path} is damaged or no ONNX file: copy it again, or export the detector anew.")
-    return UserError(f"onnxruntime does not take {path} ({reason[-200:]}): export the detector anew, or update it.")
+    reason = reason if len(reason) <= 200 else f"… {reason[-200:].partition(' ')[2]}"
+    return UserError(f"onnxruntime does not take {path} ({reason}): export the detector anew, or update it.")
 
 
 def _notes(path: Path, metadata: dict[str, str]) -> tuple[dict[str, Any], Model]:

@@ -12,6 +12,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl", ".bin", ".ckpt")
 # What a run or a hub leaves in a folder under a name that says which file is the model.
 USUAL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 EXPECTED = "expected a .pth, .pkl or .safetensors file of weights"
+FOR_ONNX = f"{EXPECTED} (predict and evaluate take a file that export wrote, named .onnx)"
 # How a file begins, what it then is, and what to do: first what may lie in place of any file.
 ANYWHERE = (
     (rb"version https://git-lfs", "a Git LFS pointer instead of the file it points to", "fetch that with git lfs pull"),
@@ -25,7 +26,7 @@ KINDS = (
     (rb"GGUF", "a GGUF file", EXPECTED),
     (rb"....TFL3", "a TensorFlow Lite model", EXPECTED),
     (rb"\x89PNG|\xff\xd8\xff", "a picture", EXPECTED),
-    (rb"\x08[\x01-\x14]", "an ONNX model, which has lost the names that weights are found by", EXPECTED),
+    (rb"\x08[\x01-\x14]", "an ONNX model, which has lost the names that weights are found by", FOR_ONNX),
 )
 
 

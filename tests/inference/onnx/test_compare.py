@@ -120,8 +120,34 @@ def test_batches_are_filled_and_other_weights_refused():
     file = File(model, (None, 64, 96))
     assert compare_with(model, file, photographs()).pictures == 2
     assert file.seen == [(1, 3, 64, 96), (2, 3, 64, 96)]
-    with pytest.raises(UserError, match="would be wrong and was not written: only"):
+    with pytest.raises(UserError) as refused:
         compare_with(model, File(other, (1, 64, 96)), photographs())
+    said = str(refused.value)
+    assert "the file would be wrong and was not written: " in said and "of the detector's" in said
+    assert "; 95% have to be, within 0.01 pixels, 0.0001 and 0.001. Compare on pictures like those" in said
+
+
+def test_a_single_picture_is_judged_with_the_others():
+    """One in five of few detections is soon one."""
+    model = tiny("mask_rcnn_r50").eval()
+
+    class Alone(File):
+        def detect(self, images, sizes):
+            found = super().detect(images, sizes)
+            if len(images) == 1:  # a quarter of all that is compared
+                found.labels[:, 0] = -7
+            return found
+
+    count = int(compare_with(model, File(model, (1, 64, 96)), photographs()[:1]).found)
+    allowed = replace(HALF, share=1 - 1.5 / (3 * count))
+    assert count >= 2 and compare_with(model, Alone(model, (None, 64, 96)), photographs(), allowed).agree
+    with pytest.raises(UserError, match=r"16 bits may be too few|--fp16"):
+        compare_with(model, Alone(model, (None, 64, 96)), photographs(), replace(HALF, share=1.0))
+
+
+def test_nothing_in_common_has_no_differences():
+    found = compare([drawn()], [changed(drawn(), boxes=50)], HALF)
+    assert str(found) == "none of the detector's 20 detections in 1 picture is the file's too"
 
 
 def test_padding_that_counts_is_noticed():

@@ -82,6 +82,8 @@ def folder(detector, tmp_path_factory):
     for name in ("scene.png", "scene.ppm"):
         Image.fromarray(scene()).save(folder / name)
     Image.fromarray(scene()[:, :, 0] * np.uint16(200)).save(folder / "deep.png")
+    Image.fromarray(scene()).save(folder / "whole.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:-500])
     return folder
 
 
@@ -158,21 +160,24 @@ def test_masks_are_pasted_as_ours(example):
     want = ops.paste_masks(masks, boxes, (71, 97)).numpy()
     reach = example["reach"]
     for mask, (x, y, x2, y2), ours in zip(masks.numpy(), boxes.numpy(), want):
-        pasted = reach(y, y2, 28, 71) @ mask @ reach(x, x2, 28, 97).T >= 0.5
+        pasted = np.zeros((71, 97), bool)
+        (rows, down), (columns, across) = reach(y, y2, 28, 71), reach(x, x2, 28, 97)
+        pasted[rows, columns] = down @ mask @ across.T >= 0.5
         assert (pasted != ours).sum() <= 2
     assert want[0].sum() > 500 and want[4].sum() == 0
 
 
 BAD = {
-    "no model": ("nothing.onnx", "scene.png", "a.png", "Load model from .*nothing.onnx failed.* File doesn't exist"),
-    "no ONNX": ("scene.png", "scene.png", "a.png", "Load model from .*scene.png failed.*Protobuf parsing failed"),
+    "no model": ("nothing.onnx", "scene.png", "a.png", "cannot load .*nothing.onnx: .*File doesn't exist"),
+    "no ONNX": ("scene.png", "scene.png", "a.png", "cannot load .*scene.png: .*Protobuf parsing failed"),
     "another's": ("foreign.onnx", "scene.png", "a.png", ".*foreign.onnx was not written by htc_fast: give the file"),
-    "batch of two": ("two.onnx", "scene.png", "a.png", ".*Got invalid dimensions for input.* Got: 1 Expected: 2"),
-    "no picture": ("floats.onnx", "nothing.png", "a.png", ".*No such file or directory: .*nothing.png"),
-    "no pixels": ("floats.onnx", "bytes.onnx", "a.png", "cannot identify image file .*bytes.onnx"),
-    "16 bits": ("floats.onnx", "deep.png", "a.png", ".*deep.png has more than 8 bits a colour: save it with 8"),
-    "no folder": ("floats.onnx", "scene.png", "nowhere/a.png", ".*No such file or directory: .*nowhere/a.png"),
-    "no format": ("floats.onnx", "scene.png", "a.nonsense", "unknown file extension: .nonsense"),
+    "batch of two": ("two.onnx", "scene.png", "a.png", ".*two.onnx takes 2 pictures at once: export it with a"),
+    "no picture": ("floats.onnx", "nothing.png", "a.png", "cannot read .*nothing.png: .*No such file"),
+    "no pixels": ("floats.onnx", "bytes.onnx", "a.png", "cannot read .*bytes.onnx: cannot identify image file"),
+    "cut": ("floats.onnx", "cut.jpg", "a.png", "cannot read .*cut.jpg: image file is truncated"),
+    "16 bits": ("floats.onnx", "deep.png", "a.png", "cannot read .*deep.png: it has more than 8 bits a colour: save"),
+    "no folder": ("floats.onnx", "scene.png", "nowhere/a.png", "cannot write .*a.png: .*No such file"),
+    "no format": ("floats.onnx", "scene.png", "a.nonsense", "cannot write .*a.nonsense: unknown file extension"),
 }
 
 
@@ -191,7 +196,7 @@ def test_it_is_short_and_needs_little():
     found = {one.names[0].name for one in ast.walk(ast.parse(text)) if isinstance(one, ast.Import)}
     found |= {one.module for one in ast.walk(ast.parse(text)) if isinstance(one, ast.ImportFrom)}
     assert found == {"argparse", "json", "sys", "numpy", "onnxruntime", "PIL"}
-    assert len(text.splitlines()) <= 90 and len(CPP.read_text().splitlines()) <= 200
+    assert len(text.splitlines()) <= 105 and len(CPP.read_text().splitlines()) <= 200
 
 
 def headers():

@@ -134,7 +134,7 @@ BAD = {
     "batch": ({"batch_size": 0}, "batch_size takes a whole number"),
     "opset": (
         {"opset": 11},
-        "opset takes a whole number from 18 to 21, got 11 .int.: from 22 on onnxruntime has no RoiAlign",
+        "opset takes a whole number from 18 to 21, got 11 .int.: before 18 operators of a detector are missing, ",
     ),
     "stage": ({"stage": 4}, "there is no stage 4"),
     "two batches": ({"batch_size": 2, "dynamic_batch": True}, "leave one of the two out"),
@@ -157,6 +157,8 @@ def test_a_folder_is_no_file(tmp_path):
     (tmp_path / "a.onnx").mkdir()
     with pytest.raises(UserError, match=r"a\.onnx is a folder: name a file"):
         export_onnx(tiny("htc_r50").eval(), tmp_path / "a.onnx", image_size=SIZE)
+    with pytest.raises(UserError, match=r"path must name the ONNX file to write, got 3 \(int\)"):
+        export_onnx(tiny("htc_r50").eval(), 3, image_size=SIZE)
 
 
 def test_a_model_of_16_bits_is_written_in_32(tmp_path):

@@ -150,6 +150,8 @@ def test_threads(path, monkeypatch):
     for wrong in (0, True, "2"):
         with pytest.raises(UserError, match="threads takes a whole number"):
             OnnxDetector(path, threads=wrong)
+    with pytest.raises(UserError, match=r"threads takes a whole number from 1 to \d+, got 100000"):
+        OnnxDetector(path, threads=100_000)  # onnxruntime would open them all
 
 
 def test_many_images_are_taken_by_the_batch(paths):
@@ -272,8 +274,19 @@ def test_too_little_memory_names_the_size(path, monkeypatch):
             )
 
     detector.session = Session()
-    with pytest.raises(torch.OutOfMemoryError, match="64"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"1 image of 64 x 96: .* export it with a smaller"):
         detector.detect(*GOOD)
+
+
+def test_a_file_has_its_frame_already(path):
+    with pytest.raises(UserError, match="model has a frame of its own, 64 x 96: give the detector itself"):
+        Framed(OnnxDetector(path), FRAME)
+
+
+def test_a_configuration_is_one(path):
+    detector = OnnxDetector(path)
+    with pytest.raises(UserError, match="config must be a Model, as the detector's own is, got None"):
+        detector.config = None
 
 
 def test_the_notes_are_plain_json(path):
