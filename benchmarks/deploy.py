@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,24 +146,27 @@ class Case:
 
     def calibrate(self, path: Path) -> None:
         """Write the ONNX file with 8 bits, whose ranges are three photographs', not the timed one's."""
-        from onnxruntime import quantization
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
         seen = [picture(self.model, self.size, name) for name in ("arc2017", "middlebury", "lena")]
+        inputs = [{"images": images.numpy(), "image_sizes": sizes.numpy()} for images, sizes in seen]
+        quantize(self.path("onnx"), path, iter(inputs))
 
-        class Reader(quantization.CalibrationDataReader):
-            left = iter([dict(images=images.numpy(), image_sizes=sizes.numpy()) for images, sizes in seen])
 
-            def get_next(self) -> dict | None:
-                return next(self.left, None)
+def quantize(path: Path, out: Path, inputs: Iterator[dict[str, np.ndarray]]) -> None:
+    """Write an ONNX file's weights and activations with 8 bits (QDQ), the ranges those of the inputs."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        with tempfile.TemporaryDirectory() as folder:
-            folded = f"{folder}/folded.onnx"  # batch norms into convolutions
-            quant_pre_process(str(self.path("onnx")), folded, skip_symbolic_shape=True)
-            # Unsigned: what comes from a ReLU then has zero as its zero, which both runtimes compute faster.
-            unsigned = quantization.QuantType.QUInt8
-            how = {"op_types_to_quantize": list(CALIBRATED), "per_channel": True, "activation_type": unsigned}
-            quantization.quantize_static(folded, str(path), Reader(), **how)
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(inputs, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        folded = f"{folder}/folded.onnx"  # batch norms into convolutions
+        quant_pre_process(str(path), folded, skip_symbolic_shape=True)
+        # Unsigned: what comes from a ReLU then has zero as its zero, which both runtimes compute faster.
+        unsigned = quantization.QuantType.QUInt8
+        how = {"op_types_to_quantize": list(CALIBRATED), "per_channel": True, "activation_type": unsigned}
+        quantization.quantize_static(folded, str(out), Reader(), **how)
 
 
 @torch.no_grad()

@@ -19,21 +19,22 @@ import torch
 
 import htc_fast
 from benchmarks import runtimes, stored
+from benchmarks.deploy import quantize
 from benchmarks.precision import IOU, KEYS, SCORE, matched
 from htc_fast.commands import entry
 from htc_fast.commands.options import Parser
 from htc_fast.data import CocoDataset
-from htc_fast.data.pictures import framed_size, normalise_and_pad, resize
+from htc_fast.data.pictures import normalise_and_pad
 from htc_fast.data.sample import make_sample_dataset
 from htc_fast.device import supports
 from htc_fast.errors import check_count
 from htc_fast.evaluation import coco
 from htc_fast.inference import Framed, optimize
 from htc_fast.inference.onnx import OnnxDetector, export_onnx
+from htc_fast.inference.onnx.compare import framed
 from htc_fast.models.htc import HTC
 from htc_fast.profiling.limits import version
 
-CALIBRATED = ("Conv", "Gemm", "MatMul")
 CALIBRATING = 16  # pictures
 PROFILED = 5  # calls whose parts are measured
 WATCHED = {"optimize()": "optimized", "ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}  # as runtimes calls them
@@ -81,8 +82,7 @@ def written(model: HTC, frame: Frame, pictures: CocoDataset, folder: Path) -> di
 def examples(model: HTC, frame: Frame, pictures: CocoDataset) -> Iterator[dict[str, np.ndarray]]:
     """The file's inputs for some of the pictures."""
     for index in range(min(CALIBRATING, len(pictures))):
-        pixels = torch.from_numpy(pictures.image(index).copy()).permute(2, 0, 1)
-        pixels = resize(pixels, framed_size(*pixels.shape[1:], frame))
+        pixels = framed(pictures.image(index), frame)
         images, sizes = normalise_and_pad([pixels], model.config.mean, model.config.std, frame=frame)
         yield {"images": images.contiguous().numpy(), "image_sizes": sizes.numpy()}
 
@@ -100,26 +100,6 @@ def parts(
     with torch.no_grad():
         call()
         return {part: round(taken, 2) for part, taken in watch(PROFILED).items()}
-
-
-def quantize(path: Path, out: Path, inputs: Iterator[dict[str, np.ndarray]]) -> None:
-    """Write the file with weights and activations of 8 bits, beside which stands what they stand for (QDQ)."""
-    from onnxruntime import quantization
-
-    class Reader(quantization.CalibrationDataReader):
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(inputs, None)
-
-    quantization.quantize_static(
-        path,
-        out,
-        Reader(),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=list(CALIBRATED),
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-    )
 
 
 def forms(model: HTC, frame: Frame, files: dict[str, Path]) -> Iterator[tuple[str, str, Callable[[], Form]]]:

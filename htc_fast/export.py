@@ -55,7 +55,7 @@ class ExportRun(Network):
         frames: dict[tuple[int, ...], tuple[int, ...]] = {}
         for one in self.sizes:
             check_sides("--image-size", one, "height, width", ordered=False)
-            if (other := frames.setdefault(frame_of(one), one)) is not one:
+            if (other := frames.setdefault(program.frame_of(one), one)) is not one:
                 pairs = f"{other[0]} {other[1]} and {one[0]} {one[1]}"
                 raise UserError(f"--image-size {pairs} are one frame, of sides that 32 divides: leave one of them out.")
 
@@ -113,15 +113,10 @@ def _onnx(run: ExportRun, model: Detector, path: Path, size: tuple[int, ...]) ->
     options = {name: getattr(run, name) for name in ("batch_size", "stage", *OF_ONNX)}
     options["pictures"] = run.pictures or None
     found = onnx.export_onnx(model, path, image_size=(size[0], size[1]), **options)
-    height, width = frame_of(size)
+    height, width = program.frame_of(size)
     sides = f"{height}, {width}, 3" if run.uint8_input else f"3, {height}, {width}"
     images = f"images [{'N' if run.dynamic_batch else run.batch_size}, {sides}]"
     return f"{found}\n{images}\n{HOW_OWN if run.own_operators else how_to_run(path)}"
-
-
-def frame_of(size: tuple[int, ...]) -> tuple[int, ...]:
-    """(height, width) of a file's images: 32 divides them."""
-    return tuple(-(-side // 32) * 32 for side in size)
 
 
 def how_to_load(path: Path, aot: bool) -> str:

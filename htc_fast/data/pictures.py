@@ -124,6 +124,20 @@ def preprocess(
     return batch, image_sizes, torch.tensor(scales, dtype=torch.float32, device=device)
 
 
+def frame_of(size: Sequence[int], multiple: int = 32) -> tuple[int, int]:
+    """(height, width) of the network's input for pictures up to a size: the next that `multiple` divides."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height, width
+
+
+def stack(images: Sequence[Tensor], frame: tuple[int, int], missing: int = 0) -> Tensor:
+    """uint8 [3, h, w] each -> uint8 [N, H, W, 3] of a frame (height, width), `missing` where padded."""
+    batch = torch.full((len(images), *frame, 3), missing, dtype=torch.uint8)
+    for slot, one in zip(batch, images):
+        slot[: one.shape[1], : one.shape[2]] = one.permute(1, 2, 0)
+    return batch
+
+
 def normalise_and_pad(
     images: Sequence[Tensor],
     mean: Sequence[float],
@@ -138,7 +152,7 @@ def normalise_and_pad(
     returns  images [N, 3, H, W] float32, channels last, zero (the mean colour) where padded; image_sizes [N, 2] int64
     """
     sizes = [tuple(image.shape[-2:]) for image in images]
-    height, width = frame or (-(-max(side) // multiple) * multiple for side in zip(*sizes))
+    height, width = frame or frame_of([max(side) for side in zip(*sizes)], multiple)
     batch = torch.zeros(len(images), height, width, 3, device=device).permute(0, 3, 1, 2)
     centre, spread = (to_device(torch.tensor(one, dtype=torch.float32), device)[:, None, None] for one in (mean, std))
     for slot, image, (h, w) in zip(batch, images, sizes):

@@ -82,9 +82,10 @@ class Buckets:
         return self.made[shape]
 
 
-def describe(shape: Shape) -> str:
-    """What was too large, and what to lower."""
+def describe(shape: Shape, advice: str | None = None) -> str:
+    """What was too large, and what to lower, unless there is other advice."""
     count, height, width = shape
     lower = "batch_size, or the image size" if count > 1 else "the image size"
     what = "image" if count == 1 else "images"
-    return f"out of memory for {count} {what} of {height} x {width}: lower {lower}, or optimize with a 16-bit dtype."
+    advice = advice or f"lower {lower}, or optimize with a 16-bit dtype."
+    return f"out of memory for {count} {what} of {height} x {width}: {advice}"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from htc_fast.data.classes import classes_of
+from htc_fast.data.pictures import frame_of
 from htc_fast.errors import UserError, check_count, check_sides, shown
 from htc_fast.inference.predict import at_stage
 from htc_fast.models.config import Model
@@ -140,7 +141,7 @@ def export_detect(model: HTC, image_size: tuple[int, int] = (800, 1344), batch_s
     returns     a program of images [N, 3, H, W], image_sizes [N, 2] int64 -> dict boxes, scores, labels, masks, count
     raises      RuntimeError if the program would wait for the device: `waits` says where
     """
-    height, width = (-(-side // 32) * 32 for side in image_size)
+    height, width = frame_of(image_size)
     device = next(model.parameters()).device
     images = torch.zeros(batch_size, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
     sizes = torch.tensor([[height, width]] * batch_size, device=device)

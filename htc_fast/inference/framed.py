@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from htc_fast.data.pictures import normalise_and_pad
+from htc_fast.data.pictures import frame_of, normalise_and_pad
 from htc_fast.errors import UserError, check_sides, shown
 from htc_fast.inference.predict import predict
 from htc_fast.models.config import Model
@@ -32,8 +32,8 @@ class Framed:
             raise UserError(f"model has a frame of its own, {height} x {width}: give the detector itself.")
         if not hasattr(model, "detect"):
             raise UserError(f"model must be a detector, as htc_fast.load gives it, got {shown(model)}.")
-        height, width = check_sides("frame", frame, "height, width", ordered=False)
-        self.model, self.frame = model, (None, -(-height // 32) * 32, -(-width // 32) * 32)
+        sides = check_sides("frame", frame, "height, width", ordered=False)
+        self.model, self.frame = model, (None, *frame_of(sides))
 
     @property
     def config(self) -> Model:

@@ -7,6 +7,7 @@ import weakref
 import torch
 from torch import Tensor, nn
 
+from htc_fast.data.pictures import frame_of
 from htc_fast.device import out_of_memory, supports, usable_cores
 from htc_fast.errors import check_count, check_sides
 from htc_fast.inference.buckets import describe
@@ -71,7 +72,7 @@ class Optimized(nn.Module):
     def __init__(self, model: HTC, image_size: tuple[int, int], batch_size: int, dtype: torch.dtype):
         super().__init__()
         self.dtype, self.batch_size = dtype, batch_size
-        self.largest = tuple(-(-side // 32) * 32 for side in image_size)
+        self.largest = frame_of(image_size)
         self.network = prepare(model, dtype)
         self.device = next(model.parameters()).device
         self.buckets = None

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from htc_fast.data.pictures import frame_of
 from htc_fast.detector import Detector, create_model
 from htc_fast.device import autocast
 from htc_fast.inference import Optimized, optimize
@@ -46,8 +47,7 @@ class Setting:
     @property
     def padded(self) -> tuple[int, int]:
         """Height and width of the network's input."""
-        short, long = (-(-side // 32) * 32 for side in self.size)
-        return short, long
+        return frame_of(self.size)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from htc_fast.data.pictures import framed_size, list_pictures, load_image, normalise_and_pad, resize
+from htc_fast.data.pictures import framed_size, list_pictures, load_image, normalise_and_pad, resize, stack
 from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Detections
@@ -120,7 +120,8 @@ def _in_one(model: HTC, file: Written, some: list[Tensor]) -> tuple[Detections, 
     count = max(file.frame[0] or 0, len(some))
     filled = [some[number % len(some)] for number in range(count)]
     images, sizes = normalise_and_pad(filled, model.config.mean, model.config.std, frame=file.frame[1:])
-    given = _raw(filled, file.frame[1:]) if file.raw else images.contiguous()
+    # White where padded, so that padding which counts is noticed.
+    given = stack(filled, file.frame[1:], missing=255) if file.raw else images.contiguous()
     ours, theirs = model.detect(images, sizes), file.detect(given, sizes)
     return _first(ours, len(some)), _first(theirs, len(some))
 
@@ -181,11 +182,3 @@ def framed(pixels: np.ndarray, frame: tuple[int, int]) -> Tensor:
     """uint8 [h, w, 3] -> uint8 [3, h', w'], of the same aspect, as large as the frame (height, width) takes."""
     height, width = pixels.shape[:2]
     return resize(torch.from_numpy(np.array(pixels)).permute(2, 0, 1), framed_size(height, width, frame))
-
-
-def _raw(some: Sequence[Tensor], frame: tuple[int, int]) -> Tensor:
-    """uint8 [N, H, W, 3], white where padded, so that padding which counts is noticed."""
-    images = torch.full((len(some), *frame, 3), 255, dtype=torch.uint8)
-    for slot, one in zip(images, some):
-        slot[: one.shape[1], : one.shape[2]] = one.permute(1, 2, 0)
-    return images

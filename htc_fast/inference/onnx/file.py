@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from htc_fast.data.pictures import frame_of
 from htc_fast.errors import UserError, check_count, check_sides, few, shown
 from htc_fast.inference.export import notes_of
 from htc_fast.inference.onnx import compare, graph, program
@@ -62,7 +63,6 @@ def export_onnx(
         raise UserError(f"path must name the ONNX file to write, got {shown(path)}.")
     path = check_name(Path(path))
     sides = check_sides("image_size", image_size, "height, width", ordered=False)
-    height, width = (-(-side // 32) * 32 for side in sides)
     batch_size = check_count("batch_size", batch_size)
     if dynamic_batch and batch_size != 1:
         raise UserError("a batch of any size (dynamic_batch) has no batch_size: leave one of the two out.")
@@ -73,7 +73,7 @@ def export_onnx(
     frozen = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     with at_stage(frozen, stage):
         options = {"dynamic": dynamic_batch, "raw": uint8_input, "half": fp16}
-        traced = program.traced(frozen, (height, width), batch_size, **options)
+        traced = program.traced(frozen, frame_of(sides), batch_size, **options)
         content = {**notes_of(frozen.config, traced), "uint8": uint8_input, "config": as_dict(frozen.config)}
         partial = path.with_name(f"{path.name}.partial")
         try:

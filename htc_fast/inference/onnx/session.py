@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from htc_fast.data.pictures import normalise_and_pad
+from htc_fast.data.pictures import normalise_and_pad, stack
 from htc_fast.device import out_of_memory, usable_cores
 from htc_fast.errors import UserError, check_count, few, shown
 from htc_fast.inference.buckets import describe
@@ -98,10 +98,7 @@ class OnnxDetector:
         frame = check_fit(pixels, self.frame)
         if not self.raw:
             return self.detect(*normalise_and_pad(pixels, self.config.mean, self.config.std, frame=frame))
-        images = torch.zeros(len(pixels), *frame, 3, dtype=torch.uint8)
-        for slot, one in zip(images, pixels):
-            slot[: one.shape[1], : one.shape[2]] = one.permute(1, 2, 0)
-        return self.detect(images, torch.tensor([one.shape[1:] for one in pixels]))
+        return self.detect(stack(pixels, frame), torch.tensor([one.shape[1:] for one in pixels]))
 
     def detect(self, images: Tensor, image_sizes: Tensor) -> Detections:
         """Find objects.
@@ -128,10 +125,8 @@ class OnnxDetector:
         except Exception as error:  # onnxruntime has classes of its own
             if not out_of_memory(error):
                 raise
-            what = describe((len(images), *self.frame[1:])).partition(":")[0]
-            raise torch.OutOfMemoryError(
-                f"{what}: {self.path} was exported so: export it with a smaller --image-size or --batch-size."
-            ) from None
+            advice = f"{self.path} was exported so: export it with a smaller --image-size or --batch-size."
+            raise torch.OutOfMemoryError(describe((len(images), *self.frame[1:]), advice)) from None
         return Detections(*(torch.from_numpy(one)[:count] for one in found))
 
     def _check(self, images: Tensor, image_sizes: Tensor) -> None:
