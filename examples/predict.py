@@ -5,7 +5,7 @@ from pathlib import Path
 
 import htc_fast
 from htc_fast.commands import entry
-from htc_fast.inference.draw import draw
+from htc_fast.data.draw import draw
 
 WEIGHTS = "runs/example/model.safetensors"  # or another library's file, with name="mask_rcnn_r50"
 PICTURES = Path("runs/example-data/val2017")

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from htc_fast.data.coco import CocoDataset
+from htc_fast.data.draw import side_by_side
 from htc_fast.detector import Detector
 from htc_fast.device import autocast
 from htc_fast.evaluation import coco
-from htc_fast.inference.draw import side_by_side
 from htc_fast.training.distributed import World
 
 DRAWN = 6  # pictures that the picture at the end shows

@@ -10,6 +10,7 @@ from PIL import Image
 
 from htc_fast import predict as command
 from htc_fast.commands import entry, network
+from htc_fast.commands.pictures import find_pictures
 from htc_fast.errors import UserError
 from tests.data.builder import CATEGORIES, image, write
 from tests.inference.fake import Fake
@@ -111,11 +112,11 @@ def test_folders_without_rights(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "scandir", without(os.scandir))
     monkeypatch.setattr(os, "listdir", without(os.listdir))
-    found = command.find_pictures([f"{folder}/**/*.png"])
+    found = find_pictures([f"{folder}/**/*.png"])
     assert [path.name for path in found] == ["000000000007.png"]
     assert re.search(r"1 folder that .* cannot be read \(.*shut: Permission denied\)", capsys.readouterr().err)
     with pytest.raises(UserError, match=r"shut cannot be read \(Permission denied\): check its rights"):
-        command.find_pictures([str(folder / "shut")])
+        find_pictures([str(folder / "shut")])
 
 
 def test_same_stems_do_not_collide(folder, run):

@@ -9,7 +9,7 @@ from PIL import Image
 
 import htc_fast
 from htc_fast import UserError
-from htc_fast.inference.draw import draw
+from htc_fast.data.draw import draw
 from htc_fast.inference.predict import predict
 from tests.inference.fake import Fake
 

@@ -3,6 +3,7 @@
 import colorsys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,18 +14,36 @@ from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as F
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from htc_fast.data.instances import Instances
+from htc_fast.data.fonts import Lettering, Piece
 from htc_fast.data.pictures import Source, load_image
-from htc_fast.inference.fonts import Lettering, Piece
 
 GOLDEN = 0.618034
 BICUBIC = F.InterpolationMode.BICUBIC
 Colour = tuple[int, int, int]
 
 
+class Drawable(Protocol):
+    """What is drawn: `Instances`, whose own methods draw them."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    size: tuple[int, int]
+    class_names: Sequence[str]
+
+    @property
+    def areas(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def mask(self, index: int) -> np.ndarray: ...
+
+    def name(self, index: int) -> str: ...
+
+
 def draw(
     image: Source,
-    instances: Instances,
+    instances: Drawable,
     *,
     labels: bool = True,
     scores: bool = True,
@@ -63,7 +82,7 @@ def draw(
 
 
 def side_by_side(
-    rows: Sequence[tuple[Source, Instances, Instances]], width: int = 480, font: str | Path | None = None
+    rows: Sequence[tuple[Source, Drawable, Drawable]], width: int = 480, font: str | Path | None = None
 ) -> Image.Image:
     """Predictions on the left, truth on the right, one picture per row.
 
@@ -92,7 +111,7 @@ def side_by_side(
     return sheet
 
 
-def _colours(instances: Instances) -> list[Colour]:
+def _colours(instances: Drawable) -> list[Colour]:
     """By class, the same in every picture, its second and third instance darker; by instance where a class is alone."""
     labels, alone, colours = instances.labels.tolist(), len(instances.class_names) == 1, []
     for i, label in enumerate(labels):
@@ -102,7 +121,7 @@ def _colours(instances: Instances) -> list[Colour]:
     return colours
 
 
-def _draw_masks(canvas: Tensor, instances: Instances, colours: list[Colour], opacity: float, line: int) -> None:
+def _draw_masks(canvas: Tensor, instances: Drawable, colours: list[Colour], opacity: float, line: int) -> None:
     """Large ones first, so that small ones are not painted over; one by one, as torchvision blackens overlaps."""
     for i in instances.areas.argsort(descending=True, stable=True).tolist():
         mask = torch.from_numpy(instances.mask(i))[None]
@@ -121,7 +140,7 @@ def _draw_masks(canvas: Tensor, instances: Instances, colours: list[Colour], opa
 
 def _draw_labels(
     picture: Image.Image,
-    instances: Instances,
+    instances: Drawable,
     colours: list[Colour],
     corners: Tensor,
     size: int,

@@ -8,11 +8,11 @@ from matplotlib import font_manager, get_data_path
 from PIL import ImageFont
 
 from htc_fast import UserError
+from htc_fast.data import fonts
+from htc_fast.data.draw import draw
+from htc_fast.data.fonts import Lettering, open_font, readable
 from htc_fast.errors import say_once
-from htc_fast.inference import fonts
-from htc_fast.inference.draw import draw
-from htc_fast.inference.fonts import Lettering, open_font, readable
-from tests.inference.test_draw import four
+from tests.data.test_draw import four
 
 FOLDER = os.path.join(get_data_path(), "fonts", "ttf")
 DEJAVU, STIX = os.path.join(FOLDER, "DejaVuSans.ttf"), os.path.join(FOLDER, "STIXGeneral.ttf")

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from htc_fast.data.draw import draw, side_by_side
 from htc_fast.data.instances import Instances
 from htc_fast.data.masks import from_bitmaps
-from htc_fast.inference.draw import draw, side_by_side
 
 
 def two(height=60, width=100):
