@@ -1,7 +1,9 @@
-.PHONY: build test test-quick lint types bench bench-full bench-quick bench-sweep bench-profile bench-compare bench-tables docs clean
+.PHONY: build wheel test test-quick lint types bench bench-full bench-quick bench-sweep bench-profile bench-compare bench-tables docs clean
 RESULTS = benchmarks/results/$(shell python -c "from htc_fast.profiling.limits import device_name; print(device_name())")
 build:
 	pip install --no-build-isolation -e .
+wheel:
+	scripts/wheels.sh
 test:
 	python -m pytest
 test-quick:

@@ -16,7 +16,9 @@ SOURCE = Path(__file__).resolve().parent
 sys.path.insert(0, str(SOURCE / "build_backend"))
 from htc_fast_build import installed_torch  # noqa: E402
 
-DEFAULT_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+ALL_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+# The kernels use no instruction newer than sm_90's: machine code for Ampere, Ada and Hopper, PTX for all that is newer.
+USUAL_ARCHITECTURES = "8.0;9.0+PTX"
 
 
 def torch_folder() -> Path:
@@ -41,12 +43,35 @@ def cuda_architectures(wanted: str) -> str:
     return ";".join(out)
 
 
-def default_architectures(compiler: str) -> str:
-    """Those of DEFAULT_ARCHITECTURES that this nvcc knows, PTX for the newest of them."""
+def known_to(compiler: str, wanted: list[str]) -> list[str]:
+    """Those that this nvcc compiles for; all of them where it lists none."""
     listed = subprocess.run([compiler, "--list-gpu-arch"], capture_output=True, text=True).stdout
     known = set(re.findall(r"compute_(\d+)", listed))
-    names = DEFAULT_ARCHITECTURES.removesuffix("+PTX").split(";")
-    return ";".join([name for name in names if name.replace(".", "") in known] or names) + "+PTX"
+    return [name for name in wanted if name.replace(".", "") in known] if known else wanted
+
+
+def gpus_here() -> list[str]:
+    """The architectures of this machine's GPUs that the kernels are written for, oldest first."""
+    asked = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(asked, capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    found = set(re.findall(r"^\s*(\d+\.\d)\s*$", listed, re.MULTILINE))
+    return sorted((name for name in found if float(name) >= 8.0), key=float)
+
+
+def architectures(compiler: str) -> str:
+    """TORCH_CUDA_ARCH_LIST, where "all" is all that wheels have; else this machine's GPUs; else the usual ones."""
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    if wanted and wanted.lower() != "all":
+        return wanted
+    here = [] if wanted else gpus_here()
+    if here and known_to(compiler, here) == here:
+        return ";".join(here) + "+PTX"
+    # A GPU newer than this nvcc runs the PTX.
+    names = (ALL_ARCHITECTURES if wanted else USUAL_ARCHITECTURES).removesuffix("+PTX").split(";")
+    return ";".join(known_to(compiler, names) or names) + "+PTX"
 
 
 def nvcc() -> str | None:
@@ -57,12 +82,23 @@ def nvcc() -> str | None:
     return os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
 
 
-def plan(compiler: str | None) -> str:
+def plan(compiler: str | None, wanted: str) -> str:
     """What will be built, in one line."""
     if compiler:
-        return f"htc_fast: building the CPU kernels and, with {compiler}, the CUDA kernels"
+        return f"htc_fast: building the CPU kernels and, with {compiler}, the CUDA kernels for {wanted}"
     why = "HTC_FAST_CUDA=0" if os.environ.get("HTC_FAST_CUDA") == "0" else "no nvcc was found"
     return f"htc_fast: building the CPU kernels only ({why}): CUDA tensors will use the Triton kernels"
+
+
+def folder_name(wanted: str) -> str:
+    """The build folder's last part: what is built for other architectures stays where it is."""
+    return re.sub(r"[^0-9a-z]+", "-", wanted.lower()).strip("-") or "cpu"
+
+
+def version_tag() -> dict[str, str]:
+    """A wheel without CUDA kernels says so in its version: 1.0+cpu, which still is 1.0 to whoever asks for that."""
+    wheel = {"bdist_wheel", "dist_info"} & set(sys.argv)
+    return {"tag_build": "+cpu"} if wheel and os.environ.get("HTC_FAST_CUDA") == "0" else {}
 
 
 def cmake(*arguments: str) -> None:
@@ -84,9 +120,11 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         in_place = getattr(self, "editable_mode", False) or self.in_place
         destination = SOURCE / "htc_fast" if in_place else Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        binary = SOURCE / "build" / f"cmake-{sysconfig.get_platform()}-{sys.version_info[0]}.{sys.version_info[1]}"
         compiler = nvcc()
-        print(plan(compiler), file=sys.stderr, flush=True)
+        wanted = architectures(compiler) if compiler else ""
+        print(plan(compiler, wanted), file=sys.stderr, flush=True)
+        # One folder for every Python: the operators' library serves them all, and only _build is compiled for each.
+        binary = SOURCE / "build" / f"cmake-{sysconfig.get_platform()}-{folder_name(wanted)}"
         configure = [
             "-S",
             str(SOURCE),
@@ -95,6 +133,9 @@ class CMakeBuild(build_ext):
             "-G",
             "Ninja",
             "-DCMAKE_BUILD_TYPE=Release",
+            # What CMake found out about the Python before.
+            "-U*Python_*",
+            "-U*PYTHON_*",
             f"-DHTC_TORCH={torch_folder()}",
             f"-DHTC_DESTINATION={destination}",
             f"-DPython_EXECUTABLE={sys.executable}",
@@ -103,7 +144,6 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
         ]
         if compiler:
-            wanted = os.environ.get("TORCH_CUDA_ARCH_LIST") or default_architectures(compiler)
             configure += [
                 f"-DCMAKE_CUDA_COMPILER={compiler}",
                 f"-DCMAKE_CUDA_ARCHITECTURES={cuda_architectures(wanted)}",
@@ -117,4 +157,9 @@ class CMakeBuild(build_ext):
         return [*super().get_outputs(), str(folder / "libhtc_fast_ops.so")]
 
 
-setup(ext_modules=[Extension("htc_fast._build", sources=[])], cmdclass={"build_ext": CMakeBuild})
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension("htc_fast._build", sources=[])],
+        cmdclass={"build_ext": CMakeBuild},
+        options={"egg_info": version_tag()},
+    )

@@ -2,6 +2,7 @@
 
 Under pip's build isolation `sysconfig` still names the target environment's site-packages, and under `python -m build`
 VIRTUAL_ENV the one it was called from: a torch there lends its headers, and nothing is downloaded a second time.
+HTC_FAST_TORCH names another torch folder: the stable ABI is the same for every Python, so one serves all wheels.
 """
 
 import os
@@ -14,6 +15,10 @@ from setuptools.build_meta import *  # noqa: F403
 
 def installed_torch() -> Path | None:
     """The folder of an installed torch package with its headers."""
+    if named := os.environ.get("HTC_FAST_TORCH"):
+        if not (Path(named) / "include").is_dir():
+            raise SystemExit(f"HTC_FAST_TORCH={named} is no torch package: give the folder with its include/")
+        return Path(named)
     folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     if base := os.environ.get("VIRTUAL_ENV"):
         folders.append(sysconfig.get_path("purelib", "posix_prefix", vars={"base": base, "platbase": base}))

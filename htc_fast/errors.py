@@ -4,6 +4,7 @@ Checks of an argument or option by itself (`check_...`, `choose`, `settle`), and
 `shown`) and lists (`few`): on one line, however large they are.
 """
 
+import contextlib
 import difflib
 import functools
 import math
@@ -12,7 +13,7 @@ import os
 import reprlib
 import sys
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from numbers import Real
 from pathlib import Path
@@ -42,9 +43,27 @@ class ShapeError(ValueError, AssertionError, RuntimeError):
     may look out for those."""
 
 
+_noted: list[list[str]] = []
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[str]]:
+    """Within, what `say_once` says is kept in the list too; what was said before is said again."""
+    say_once.cache_clear()
+    sentences: list[str] = []
+    _noted.append(sentences)
+    try:
+        yield sentences
+    finally:
+        # Not by remove, which takes an equal one.
+        _noted[:] = [one for one in _noted if one is not sentences]
+
+
 @functools.cache
 def say_once(sentence: str) -> None:
     """Print to stderr what somebody should know about their data or files, once, and only in the leading process."""
+    for sentences in _noted:
+        sentences.append(sentence)
     if os.environ.get("RANK", "0") == "0":
         print(sentence, file=sys.stderr)
 
@@ -167,6 +186,14 @@ def kind_of(hint: Any) -> tuple[Any, bool]:
     return next(one for one in get_args(hint) if one is not type(None)), type(None) in get_args(hint)
 
 
+def words_of(hint: Any) -> tuple[str, ...]:
+    """Words that a field takes beside its kind: auto of `int | Literal["auto"]`."""
+    hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if get_origin(hint) not in (Union, types.UnionType) or get_origin(kind_of(hint)[0]) is Literal:
+        return ()
+    return tuple(word for one in get_args(hint) if get_origin(one) is Literal for word in get_args(one))
+
+
 def settle(run: Any) -> None:
     """Bring the fields of a frozen dataclass to their types: text to Path, lists to tuples, whole numbers to float.
 
@@ -176,12 +203,13 @@ def settle(run: Any) -> None:
         if name not in {field.name for field in fields(run)}:
             continue
         value, (kind, optional) = getattr(run, name), kind_of(hint)
-        if value is None and optional:
+        if (value is None and optional) or (isinstance(value, str) and value in words_of(hint)):
             continue
         try:
             object.__setattr__(run, name, _settled(value, kind))
         except (TypeError, OverflowError) as error:
             wanted = error if isinstance(error, TypeError) else "a smaller number"
+            wanted = " or ".join([str(wanted), *words_of(hint)])
             raise UserError(f"{option(name)} takes {wanted}, got {shown(value)}.") from None
 
 

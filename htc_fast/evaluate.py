@@ -7,16 +7,18 @@ from typing import Annotated, Literal
 from tabulate import tabulate
 
 from htc_fast.commands import entry
-from htc_fast.commands.network import Inference, Predicting, stages_of
+from htc_fast.commands.network import Inference, OnnxDetector, Predicting, stages_of
 from htc_fast.commands.options import parse
-from htc_fast.commands.output import check_kept, write_json
+from htc_fast.commands.output import check_kept, check_writable, write_json, writing
 from htc_fast.data import CocoDataset
 from htc_fast.data.classes import names_for
 from htc_fast.data.instances import Instances
 from htc_fast.device import find_device
-from htc_fast.errors import MOST_DETECTIONS, check_count, check_score
+from htc_fast.errors import MOST_DETECTIONS, UserError, check_count, check_score
 from htc_fast.evaluation import coco
+from htc_fast.evaluation import report as reports
 from htc_fast.evaluation.summary import NAMES
+from htc_fast.pages import evaluation
 from htc_fast.training import distributed
 
 ABOUT = "Box and mask AP, as pycocotools gives them."
@@ -26,7 +28,9 @@ ABOUT = "Box and mask AP, as pycocotools gives them."
 class EvaluationRun(Inference):
     """Everything that an evaluation is told."""
 
-    data: Annotated[Path | None, "COCO-format folder: annotations/, val2017/", "ROOT"] = None
+    data: Annotated[
+        Path | None, "folder of COCO, YOLO, labelme, Pascal VOC, VIA or label maps, or its data.yaml", "ROOT"
+    ] = None
     split: Annotated[str, "which part of it"] = "val"
     annotations: Annotated[Path | None, "annotation file, instead of the one in ROOT"] = None
     images: Annotated[Path | None, "folder of its pictures"] = None
@@ -39,6 +43,12 @@ class EvaluationRun(Inference):
     max_dets: Annotated[int, "detections that count in a picture and class; COCO's protocol has 100", "N"] = (
         coco.MAX_DETECTIONS
     )
+    report: Annotated[
+        Path | None,
+        "write a page there that shows how good it is, at what and after which stage, and its errors; evaluates all "
+        "stages unless --stage names one",
+        "DIR",
+    ] = None
     out: Annotated[Path | None, "write metrics.json, results.bbox.json and results.segm.json there", "DIR"] = None
 
     def __post_init__(self) -> None:
@@ -85,6 +95,8 @@ def evaluate(run: EvaluationRun) -> dict[str, dict | None]:
             f"results{stage}.{kind}" for stage in ("", ".stage1", ".stage2", ".stage3") for kind in ("bbox", "segm")
         )
         check_kept(dataset.path, run.out, ["metrics.json", *(f"{name}.json" for name in names)])
+    if run.report:
+        check_report(run.report, dataset)
     if run.device is not None:
         find_device(run.device)
     world = distributed.start(run.device)
@@ -92,16 +104,37 @@ def evaluate(run: EvaluationRun) -> dict[str, dict | None]:
         model = run.load(str(world.device))
         # The model's labels count: the file may number, order or choose the classes in another way.
         dataset = dataset.relabelled(names_for(model.config, dataset.annotations, dataset.path.name))
-        stages = range(1, stages_of(model) + 1)
-        asked = [*stages, None] if run.stage == "all" else [int(run.stage) if run.stage else None]
         report: dict[str, dict | None] = {}
-        for stage in asked:
+        scored: dict[str, coco.Scores] = {}
+        for stage in stages_asked(run, model):
             found = coco.gather(predictions(run, model, dataset, stage, world))
             if world.is_main:
-                conclude(run, dataset, found, stage, report)
+                conclude(run, dataset, found, stage, report, scored)
+        if run.report and world.is_main:
+            explain(run, model.config.name, dataset, found, scored)
     finally:
         distributed.stop()
     return report
+
+
+def check_report(folder: Path, dataset: CocoDataset) -> None:
+    """raises  UserError where there is nothing to report, or no place for it: before long work, not after it"""
+    if not dataset.annotations.labelled:
+        raise UserError(
+            f"{dataset.path} has no annotations, so a report has no truth to show errors against: leave out --report, "
+            "and --out writes the predictions."
+        )
+    check_kept(dataset.path, folder, (evaluation.PAGE, evaluation.NUMBERS), "--report")
+    check_writable(folder, "--report")
+
+
+def stages_asked(run: EvaluationRun, model: Predicting) -> list[int | None]:
+    """Stages to evaluate, None: the ensemble. An ONNX file keeps those that it was exported with."""
+    if run.stage not in (None, "all"):
+        return [int(run.stage)]
+    count = stages_of(model)
+    alone = run.stage is None and (run.report is None or count == 1 or isinstance(model, OnnxDetector))
+    return [None] if alone else [*range(1, count + 1), None]
 
 
 def predictions(
@@ -119,6 +152,7 @@ def predictions(
             score_threshold=run.score,
             rank=world.rank,
             world=world.size,
+            tiling=run.tiling,
         )
 
 
@@ -128,8 +162,12 @@ def conclude(
     found: dict[int, Instances],
     stage: int | None,
     report: dict[str, dict | None],
+    scored: dict[str, coco.Scores],
 ) -> None:
-    """Write one evaluation's results, add its numbers to the report and write that; then print its tables."""
+    """Write one evaluation's results, add its numbers to the report and write that; then print its tables.
+
+    scored  gets the scores; curves, which are large, only the last ones keep
+    """
     name = f"stage {stage}" if stage else "ensemble"
     if run.out:
         suffix = f".stage{stage}" if stage else ""
@@ -145,8 +183,26 @@ def conclude(
     if scores is None:
         print(f"{dataset.path.name} has no annotations, so there is no AP: {len(found)} pictures predicted.")
     else:
+        for each in scored.values():
+            each.curves.clear()
+        scored[name] = scores
         print(f"\n{name}, {len(found)} pictures")
         print(tables(scores))
+
+
+def explain(
+    run: EvaluationRun,
+    name: str,
+    dataset: CocoDataset,
+    found: dict[int, Instances],
+    scored: dict[str, coco.Scores],
+) -> None:
+    """Write the page of the last evaluation of a network of that name."""
+    assert run.report is not None
+    title = f"{name}: {' and '.join('/'.join(one.parts[-2:]) for one in run.weights)}"
+    with writing(run.report, "--report"):
+        made = evaluation.save(run.report, reports.report(dataset, found, scored, run.max_dets), title)
+    print(f"\nhow it did, and on what: {made}")
 
 
 def tables(scores: coco.Scores) -> str:

@@ -38,6 +38,7 @@ MAY = {
     "ablation": {*HALL, "models", "data", "inference", "detector", "evaluation", "training", "profiling"},
     "integrations": {"errors", "ops", "data"},
     "commands": {*HALL, "data", "inference", "detector"},
+    "look": {"errors", "commands", "data", "pages"},
     "train": {"commands", "training"},
     "ablate": {"commands", "ablation", "training"},
     "evaluate": {*HALL, "commands", "data", "detector", "evaluation", "pages", "training"},
@@ -143,7 +144,7 @@ def test_imports_are_seen():
 
 def test_loose_modules_stay_few():
     loose = {path.stem for path in PACKAGE.glob("*.py")}
-    assert loose - set(COMMANDS) == {*HALL, "__init__", "detector"} and len(COMMANDS) <= 8
+    assert loose - set(COMMANDS) == {*HALL, "__init__", "detector"} and len(COMMANDS) <= 9
 
 
 def test_an_operator_brings_no_detector():

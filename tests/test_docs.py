@@ -25,7 +25,7 @@ from tests.data import builder
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))}
 README, WORKFLOW = PAGES["README.md"], (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-COMMANDS = ("train", "evaluate", "predict", "convert", "export", "profile", "info", "ablate")
+COMMANDS = ("look", "train", "evaluate", "predict", "convert", "export", "profile", "info", "ablate")
 SLOW = {"docs/deploy.md", "docs/onnx.md"}  # exports and profiles
 TINY = {"backbone": "test_resnet", "pretrained": False, "iterations": 1, "image_size": (64, 64), "save_every": 0}
 TINY["set"] = {"channels": 16, "box_channels": 32, "samples": 16, "rpn_train_proposals": 30, "rpn_proposals": 30}
@@ -60,7 +60,7 @@ def desk(tmp_path, monkeypatch):
         builder.write(tmp_path / "coco", split=split)
     Image.new("RGB", (80, 60)).save(tmp_path / "street.jpg")
     trainer = training.Trainer
-    monkeypatch.setattr(training, "Trainer", lambda run: trainer(replace(run, **TINY)))
+    monkeypatch.setattr(training, "Trainer", lambda run, **more: trainer(replace(run, **TINY), **more))
     monkeypatch.chdir(tmp_path)
 
 

@@ -23,7 +23,17 @@ class AblationRun(TrainingRun):
 
     GROUPS: ClassVar = {"tables": "tables", **TrainingRun.GROUPS}
     # Each model and seed has its own; an ablation always goes on where it stopped, by the paper's recipe or the small.
-    HIDDEN: ClassVar = ("model", "recipe", "seed", "resume", "evaluate_every", "keep")
+    HIDDEN: ClassVar = (
+        "model",
+        "recipe",
+        "seed",
+        "resume",
+        "evaluate_every",
+        "keep",
+        "patience",
+        "min_delta",
+        "dry_run",
+    )
 
     tables: Annotated[tuple[int, ...], "the paper's tables to make"] = tuple(TABLES)
     seeds: Annotated[int, "runs of each model, which differ in order, initial values and sampling"] = 3
@@ -53,6 +63,8 @@ class AblationRun(TrainingRun):
                 f"recipe must be paper in an ablation, whose models differ in one thing at a time, got {self.recipe}: "
                 "set the options that you want, such as jitter or ema."
             )
+        if self.batch_size == "auto":
+            raise UserError("--batch-size auto may differ from run to run, which then do not compare: give a number.")
         chosen(self.tables)
         check_count("--seeds", self.seeds, most=1000)
         check_count("--jobs", self.jobs, most=MOST_JOBS)
@@ -74,4 +86,4 @@ class AblationRun(TrainingRun):
         """The run of one model and seed, which goes on where it stopped."""
         own = {field.name: getattr(self, field.name) for field in fields(TrainingRun)}
         own |= {"model": model, "seed": seed, "out": out, "resume": (out / "checkpoints").exists()}
-        return TrainingRun(**{**own, "evaluate_every": 0, "keep": 1})
+        return TrainingRun(**{**own, "evaluate_every": 0, "keep": 1, "patience": None, "dry_run": False})

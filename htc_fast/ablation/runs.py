@@ -27,6 +27,7 @@ from htc_fast.training.trainer import describe_data, make_config, make_datasets
 SETTINGS = "settings.json"
 # What may change between two calls: how and where it is computed, and how often it is saved.
 FREE = {"model", "seed", "out", "resume", "evaluate_every", "save_every", "keep"}
+FREE |= {"log", "dry_run", "patience", "min_delta"}
 FREE |= {"workers", "threads", "device", "graphs", "checkpoint_backbone"}
 PLACES = {"data", "train_json", "train_images", "val_json", "val_images"}  # their content counts
 

@@ -13,9 +13,11 @@ from htc_fast.errors import LONGEST_SIDE, MOST_DETECTIONS, MOST_PICTURES, UserEr
 from htc_fast.inference.onnx.session import OnnxDetector
 from htc_fast.inference.optimize import Optimized, optimized
 from htc_fast.inference.predict import at_stage
+from htc_fast.inference.tiles import Tiling
 from htc_fast.inference.views import SIDES, Views, sizes_of
 
 Predicting = Detector | Views | OnnxDetector
+Ready = Predicting | Optimized  # in the form and precision asked for
 WEIGHTS = "checkpoint: ours, mmdetection's, torchvision's or detectron2's; hf-hub:owner/name; with --model, coco"
 
 
@@ -69,6 +71,8 @@ class Inference(Network):
         SIDES
     )
     tta_flip: Annotated[bool, "whether --tta looks at mirrored pictures too"] = True
+    tile: Annotated[int | None, "cut pictures into tiles of this side, each resized as a picture is", "PX"] = None
+    overlap: Annotated[float, "share of a side that neighbouring tiles have in common"] = Tiling.overlap
 
     def __post_init__(self) -> None:
         if isinstance(self.weights, (str, Path)):
@@ -87,6 +91,13 @@ class Inference(Network):
             raise UserError("--tta has sizes of its own: leave out --image-size, or choose them with --tta-sides.")
         if not self.tta and (self.tta_sides != SIDES or not self.tta_flip):
             raise UserError("--tta-sides and --tta-flip say how --tta looks: give --tta too, or leave them out.")
+        if self.tiling is None and self.overlap != Tiling.overlap:
+            raise UserError("--overlap is that of tiles: give --tile too, or leave it out.")
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How pictures are cut; None: they are not."""
+        return None if self.tile is None else Tiling(self.tile, self.overlap)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -119,7 +130,7 @@ class Inference(Network):
         return OnnxDetector(self.weights[0])
 
     @contextlib.contextmanager
-    def ready(self, model: Predicting, stage: int | None) -> Iterator[Detector | Optimized | Views | OnnxDetector]:
+    def ready(self, model: Predicting, stage: int | None) -> Iterator[Ready]:
         """The model in the form and precision asked for; within, it detects with one stage alone or with all (None)."""
         device = next(model.parameters()).device
         form = self._optimized(model) if self.optimize and not isinstance(model, OnnxDetector) else model

@@ -9,11 +9,11 @@ A second note is the placeholder in the help. `POSITIONAL` of the class names th
 
 import argparse
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from htc_fast.errors import UserError, choose, kind_of
+from htc_fast.errors import UserError, choose, kind_of, words_of
 
 Run = TypeVar("Run")
 
@@ -75,7 +75,10 @@ def _add(group, field: Field, hint: Any, positional: bool) -> None:
         shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         about["help"] = f"{about.get('help', '')} (default: {shown})".strip()
     kind, _ = kind_of(hint)
-    if kind is bool:
+    words = words_of(hint)
+    if words:
+        about["type"] = _or_words(kind, words)
+    elif kind is bool:
         about["action"] = argparse.BooleanOptionalAction
     elif get_origin(kind) is Literal:
         about |= {"choices": get_args(kind), "type": type(get_args(kind)[0])}
@@ -93,6 +96,16 @@ def _add(group, field: Field, hint: Any, positional: bool) -> None:
         return
     required = field.default is MISSING and field.default_factory is MISSING
     group.add_argument(f"--{field.name.replace('_', '-')}", **about, required=required)
+
+
+def _or_words(kind: Any, words: tuple[str, ...]) -> Callable[[str], Any]:
+    """What reads a value of this kind, or one of these words as it is; argparse calls it by the kind's name."""
+
+    def read(text: str) -> Any:
+        return text if text in words else kind(text)
+
+    read.__name__ = f"{kind.__name__} or {' or '.join(words)}"
+    return read
 
 
 class _Fields(argparse.Action):

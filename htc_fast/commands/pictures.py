@@ -10,26 +10,29 @@ import numpy as np
 from htc_fast.commands.network import Predicting
 from htc_fast.data.annotations import Annotations
 from htc_fast.data.classes import classes_of, names_for, near_misses, shared_labels
-from htc_fast.data.formats import SUFFIXES, pictures_in
+from htc_fast.data.formats import SUFFIXES, VIDEOS, pictures_in
 from htc_fast.data.listed import find_listed, fresh_ids, numbers_in_names
 from htc_fast.data.numbers import identity
 from htc_fast.data.pictures import load_image
+from htc_fast.data.video import is_stream
+from htc_fast.data.windows import Windows, open_windows
 from htc_fast.detector import holds_weights
 from htc_fast.errors import UserError, few, say_once
 
 Size = tuple[int, int]
 
 
-def find_pictures(patterns: Sequence[str]) -> list[Path]:
+def find_pictures(patterns: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """Files as they are, the pictures in folders, and what globs match; each once.
 
-    raises  UserError if a folder or glob gives nothing, or nothing is left to do
+    suffixes  of what is taken from folders
+    raises    UserError if a folder or glob gives nothing, or nothing is left to do
     """
     found: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)
         if os.path.isdir(path):
-            found += pictures_in(path)
+            found += pictures_in(path, suffixes)
         elif not os.path.exists(path) and glob.has_magic(pattern):
             matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
             if not matches:
@@ -59,30 +62,38 @@ def say_unreadable(pattern: str) -> None:
 
 
 def may_be_weights(path: Path) -> bool:
-    """Whether that may name a checkpoint: no folder without one, nor a pattern, nor a picture by its suffix."""
+    """Whether that may name a checkpoint: no folder without one, a pattern, a stream, a picture or video by suffix."""
     if os.path.isdir(path):
         return holds_weights(path)
-    return not (glob.has_magic(str(path)) or path.suffix.lower() in SUFFIXES)
+    return not (glob.has_magic(str(path)) or is_stream(path) or path.suffix.lower() in (*SUFFIXES, *VIDEOS))
 
 
-def name_overlays(sources: list[Path], out: Path) -> list[Path]:
-    """Where each picture's overlay goes; pictures of the same stem get numbers.
+def stems(sources: Sequence[Path]) -> list[str]:
+    """A name of its own for each picture's results: its stem; pictures of the same stem get numbers."""
+    used: set[str] = set()
+    names = []
+    for source in sources:
+        name, number = source.stem, 2
+        while name in used:
+            name, number = f"{source.stem}-{number}", number + 1
+        used.add(name)
+        names.append(name)
+    return names
 
-    raises  UserError if an overlay would replace a picture
+
+def name_overlays(sources: list[Path], out: Path, suffix: str = ".jpg") -> list[Path]:
+    """Where each picture's (or video's) overlay goes; see `stems`.
+
+    raises  UserError if an overlay would replace one of them
     """
     taken = {os.path.abspath(source) for source in sources}
     # Beside the pictures a file of the overlay's name may be a picture too, though it is not predicted.
     among = os.path.realpath(out) in {os.path.realpath(source.parent) for source in sources}
-    used: set[Path] = set()
-    overlays = []
-    for source in sources:
-        path, number = out / f"{source.stem}.jpg", 2
-        while path in used:
-            path, number = out / f"{source.stem}-{number}.jpg", number + 1
+    overlays = [out / f"{name}{suffix}" for name in stems(sources)]
+    for path in overlays:
         if os.path.abspath(path) in taken or (among and os.path.exists(path)):
-            raise UserError(f"the overlay {path} would replace a picture: choose another --out.")
-        used.add(path)
-        overlays.append(path)
+            what = "picture" if suffix == ".jpg" else "video"
+            raise UserError(f"the overlay {path} would replace a {what}: choose another --out.")
     return overlays
 
 
@@ -142,6 +153,14 @@ def load_listed(source: Path, size: Size | None) -> np.ndarray:
         return load_image(source, size)
     except UserError:
         return load_image(source)
+
+
+def open_listed(source: Path, size: Size | None) -> Windows:
+    """The same, to be read in bands of rows."""
+    try:
+        return open_windows(source, size)
+    except UserError:
+        return open_windows(source)
 
 
 def say_sizes(unlike: list[tuple[Path, Size]], file: str) -> None:

@@ -1,10 +1,10 @@
-"""Any data set in COCO format, by its root folder or by explicit paths."""
+"""Any data set in COCO format or in one that becomes it, by its root folder or by explicit paths."""
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +15,15 @@ from htc_fast.data import runs
 from htc_fast.data import semantic as semantic_maps
 from htc_fast.data.annotations import CROWD, Annotations, Picture, read_annotations
 from htc_fast.data.classes import relabelled
+from htc_fast.data.crops import drawn
+from htc_fast.data.folders.find import find_split
+from htc_fast.data.folders.places import find_images, split_names
 from htc_fast.data.instances import Instances
 from htc_fast.data.masks import to_rles
-from htc_fast.data.names import Folder
+from htc_fast.data.names import find_files
 from htc_fast.data.pictures import load_image
-from htc_fast.errors import UserError, brief, few, say_once
+from htc_fast.data.windows import Windows, open_windows
+from htc_fast.errors import MOST, UserError, say_once
 
 SMALLEST_SIDE = 32
 
@@ -27,8 +31,10 @@ SMALLEST_SIDE = 32
 class CocoDataset(Dataset):
     """Pictures and their instances, as dicts that torchvision's transforms v2 understand.
 
-    root              folder with annotations/ and pictures; None where both paths below are given
-    split             "train", "val", ...: finds annotations/instances_<split>2017.json and its relatives
+    root              folder with annotations/ and pictures, or of another format, or its data.yaml or one JSON file;
+                      None where both paths below are given
+    split             "train", "val", ...: finds annotations/instances_<split>2017.json and its relatives; "all" where
+                      a folder has no splits
     annotations       instances file, instead of searching
     images            folder that file names are relative to, instead of searching
     semantic          None: pixel maps or panoptic files if there, else derived from the masks; "derive"; "none";
@@ -37,7 +43,11 @@ class CocoDataset(Dataset):
     classes           names to use, in this order; None: all categories by rank of their id
     keep_empty        keep pictures without instances or below 32 pixels; None: unless split starts with "train"
     transform         sample dict -> sample dict
+    held_out          whether a "val" that is missing is taken out of "train"; see `find_split`
     layered           masks as index maps that many instances share, which take the memory of a few; see __getitem__
+    tile              large pictures are looked at in parts of this side: a sample is a random window (see `crops`),
+                      and an evaluation takes all tiles
+    complete          whether a picture that is missing is an error; False: it is when it is read
     source            mmdetection's COCO data set: what it drops, and in which order
     """
 
@@ -54,23 +64,28 @@ class CocoDataset(Dataset):
         keep_empty: bool | None = None,
         transform: Callable[[dict], dict] | None = None,
         layered: bool = False,
+        held_out: bool | None = None,
+        tile: int | None = None,
+        complete: bool = True,
     ):
         root = Path(root) if root is not None else None
         if annotations is not None:
             self.path = Path(annotations)
         elif root is not None:
-            self.path = find_annotations(root, split)
+            self.path, found = find_split(root, split, held_out)
+            images = found if images is None else images
         else:
             raise UserError("a data set needs its root folder (--data) or its annotation file (--annotations).")
         self.annotations: Annotations = read_annotations(self.path, classes)
         self.pictures, self.classes = self.annotations.pictures, self.annotations.classes
         self.category_ids = self.annotations.category_ids
-        self.images = find_images(self.path, root, split, images, self.annotations.file_names[0])
+        names = self.annotations.file_names
+        self.images = find_images(self.path, root, split, images, names[: 1 if complete else 100])
         self.keep = self._kept(not split.startswith("train") if keep_empty is None else keep_empty)
         # Files that are called otherwise than the annotations say; the names stay the annotations'.
-        self._files = _find_files(self.path, self.images, [self.annotations.file_names[i] for i in self.keep])
+        self._files = find_files(self.path, self.images, [names[i] for i in self.keep], complete)
         self.maps = self._maps(root, split, semantic, semantic_classes)
-        self.transform, self.layered = transform, layered
+        self.transform, self.layered, self.tile = transform, layered, tile
 
     def relabelled(self, classes: Sequence[str]) -> "CocoDataset":
         """The same pictures with labels that count in another list of classes, such as a model's; see `relabelled`."""
@@ -90,8 +105,8 @@ class CocoDataset(Dataset):
     @property
     def groups(self) -> list[int]:
         """Orientation by sample: 0 upright (width < height), 1 otherwise; batches do not mix them."""
-        sizes = self.annotations.sizes
-        return [int(sizes[i][1] >= sizes[i][0]) for i in self.keep]
+        sizes, most = self.annotations.sizes, self.tile or MOST
+        return [int(min(sizes[i][1], most) >= min(sizes[i][0], most)) for i in self.keep]
 
     def __len__(self) -> int:
         return len(self.keep)
@@ -104,6 +119,10 @@ class CocoDataset(Dataset):
         """Its pixels, uint8 [H, W, 3] RGB."""
         return self._load(self.picture(index))
 
+    def windows(self, index: int) -> Windows:
+        """The same, to be read in bands of rows."""
+        return self._load(self.picture(index), open_windows)
+
     def __getitem__(self, index: int) -> dict:
         """One sample.
 
@@ -113,9 +132,14 @@ class CocoDataset(Dataset):
         name      file name
         layered   masks int16 [L, H, W] instead, a pixel's instance or 0, and numbers int64 [G]: who is which instance
         """
-        picture = self.picture(index)
+        whole = picture = self.picture(index)
+        if self.tile is None:
+            pixels = self._load(picture)
+        else:
+            picture, (x1, y1, x2, y2) = drawn(whole, self.tile)
+            with self.windows(index) as windows:
+                pixels = windows.read(y1, y2, x1, x2).copy()
         size = (picture.height, picture.width)
-        pixels = self._load(picture)
         used = [item for item in picture.annotations if item.trainable]
         rles = to_rles([item.segmentation for item in used], *size)
         found = runs.read(rles)
@@ -132,8 +156,12 @@ class CocoDataset(Dataset):
         if self.layered:
             sample["numbers"] = torch.arange(1, len(used) + 1)
         if self.maps is not None:
-            named = replace(picture, file_name=self._file(picture))
-            sample["semantic"] = tv_tensors.Mask(torch.from_numpy(self.maps.read(named, found, labels)))
+            derived = isinstance(self.maps, semantic_maps.Derived)
+            named = replace(picture if derived else whole, file_name=self._file(picture))
+            semantic = torch.from_numpy(self.maps.read(named, found, labels))
+            # A map's file is read whole.
+            semantic = semantic if derived or self.tile is None else semantic[y1:y2, x1:x2].clone()
+            sample["semantic"] = tv_tensors.Mask(semantic)
         return self.transform(sample) if self.transform else sample
 
     def truth(self, index: int) -> Instances:
@@ -149,11 +177,15 @@ class CocoDataset(Dataset):
             class_names=self.classes,
         )
 
+    def path_of(self, picture: Picture) -> Path:
+        """Its file, which may be called a little otherwise than the annotations say."""
+        return self.images / self._file(picture)
+
     def _file(self, picture: Picture) -> str:
         return self._files.get(picture.file_name, picture.file_name)
 
-    def _load(self, picture: Picture) -> np.ndarray:
-        return load_image(self.images / self._file(picture), (picture.height, picture.width))
+    def _load(self, picture: Picture, load: Callable = load_image) -> Any:
+        return load(self.path_of(picture), (picture.height, picture.width))
 
     def _kept(self, keep_empty: bool) -> list[int]:
         """Indices of the pictures to use."""
@@ -197,88 +229,6 @@ def say_maps(dataset: CocoDataset) -> None:
             f"{dataset.path.name}: no semantic maps found (stuffthingmaps/ or panoptic_*.json), "
             "so they are derived from the instance masks."
         )
-
-
-def split_names(split: str, annotations: Path | None = None) -> list[str]:
-    """What files and folders of a split may be called, most likely first."""
-    names = [f"{split}2017", split]
-    if split in ("val", "valid"):
-        names += ["valid", "val", "validation"]
-    if annotations is not None:
-        names.insert(0, annotations.stem.removeprefix("instances_"))
-    return list(dict.fromkeys(names))
-
-
-def find_annotations(root: Path, split: str) -> Path:
-    """The instances file of a split below a root folder.
-
-    raises  UserError naming what was looked for and what is there
-    """
-    if not root.is_dir():
-        raise UserError(f"data set folder {root} is missing: expected a folder with annotations/ and pictures.")
-    tried = []
-    for name in split_names(split):
-        tried += [
-            Path("annotations") / f"instances_{name}.json",
-            Path("annotations") / f"{name}.json",
-            Path(f"{name}.json"),
-            Path(name) / "_annotations.coco.json",
-        ]
-    for path in tried:
-        if (root / path).is_file():
-            return root / path
-    there = sorted(str(path.relative_to(root)) for path in [*root.glob("*.json"), *root.glob("annotations/*.json")])
-    raise UserError(
-        f"{root} has no annotation file for split {split!r}: looked for {tried[0]}, {tried[1]} and others, "
-        f"found {few(there) or 'no JSON file'}; name one with --annotations "
-        "(in training --train-json, --val-json)."
-    )
-
-
-def find_images(path: Path, root: Path | None, split: str, images: str | Path | None, first: str) -> Path:
-    """The folder that file names are relative to: the first likely one that holds the first picture.
-
-    raises  UserError if none does
-    """
-    if images is not None:
-        if not Path(images).is_dir():
-            raise UserError(f"image folder {images} is missing: check the path.")
-        return Path(images)
-    bases = dict.fromkeys([*([root] if root else []), path.parent.parent, path.parent])
-    names = split_names(split, path)
-    folders = []
-    for base in bases:
-        folders += [base / part / name for part in ("", "images") for name in names] + [base / "images", base]
-    for folder in folders:
-        # A name too long for a file is no error there.
-        if os.path.isfile(folder / first):
-            return folder
-    for folder in folders:
-        if folder.is_dir() and not Folder(folder).find([first])[1]:
-            return folder
-    base = next(iter(bases))
-    raise UserError(
-        f"picture {brief(first)} of {path} is missing: looked in {base / names[0]}, {base / 'images'}, {base} and "
-        "others; name the folder with --images (in training --train-images, --val-images)."
-    )
-
-
-def _find_files(path: Path, folder: Path, names: list[str]) -> dict[str, str]:
-    """The files of pictures that are called otherwise than their names say; see `Folder`.
-
-    raises  UserError if a picture is missing: one listing per folder tells before hours of training do
-    """
-    other, missing = Folder(folder).find(names)
-    if missing:
-        told = [
-            brief(name) + (f", which may mean {' or '.join(map(brief, found[:2]))}" if found else "")
-            for name, found in missing.items()
-        ]
-        raise UserError(
-            f"{len(missing)} of {len(names)} pictures are missing in {folder} ({few(told, most=3)}): "
-            f"fetch them or take them out of {path.name}."
-        )
-    return other
 
 
 def nothing_to_train_on(dataset: CocoDataset) -> UserError:

@@ -58,6 +58,16 @@ def read_picture(source: Any, size: tuple[int, int] | None, what: str) -> np.nda
             return pixels_of(picture, size, what, file)
 
 
+@contextlib.contextmanager
+def opened(source: Any, what: str) -> Iterator[Image.Image]:
+    """A picture as Pillow has it, not yet decoded: for its size, or for numbers that are no colours.
+
+    raises  UserError saying what is wrong with it
+    """
+    with _opened(source, what) as file, _explained(what, file), _open(file) as picture:
+        yield picture
+
+
 def pixels_of(picture: Image.Image, size: tuple[int, int] | None, what: str, file: Any = None) -> np.ndarray:
     """Decode, rotate as EXIF says (unless the annotations were drawn on the raw pixels), and make it 8-bit RGB.
 

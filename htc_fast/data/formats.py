@@ -1,5 +1,6 @@
 """Which files are pictures: by suffix in a folder, by content where no reader wants them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ SUFFIXES = (
     *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpf", ".jpx", ".tga", ".qoi", ".avif"),
     *(".heic", ".heif", ".jxl"),
 )
+VIDEOS = (
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv"),
+    *(".f4v", ".3gp", ".3g2", ".ogv", ".vob", ".mxf", ".h264", ".h265", ".hevc", ".mjpeg", ".mjpg", ".y4m", ".ivf"),
+)
 RAW = (".arw", ".cr2", ".dng", ".nef", ".nrw", ".orf", ".pef", ".rw2", ".srw")
+VIDEO = "a video: python -m htc_fast.predict takes it under a video's name, such as .mp4; else take pictures out of it"
 CONVERT = "which Pillow does not read: convert it to JPEG or PNG"
 MAGIC = (
     (b"%PDF", f"a PDF, {CONVERT}"),
@@ -24,7 +30,11 @@ MAGIC = (
     (b"\x93NUMPY", "a NumPy file: save the array as PNG, or in Python give it as np.load(path)"),
     (b"PK\x03\x04", "a ZIP archive: unpack it"),
     (b"\x89HDF", f"HDF5, {CONVERT}"),
-    (b"\x1aE\xdf\xa3", "a video: take pictures out of it"),
+    (b"\x1aE\xdf\xa3", VIDEO),
+    (b"\0\0\1\xba", VIDEO),
+    (b"FLV\1", VIDEO),
+    (b"OggS", VIDEO),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", VIDEO),
     (b"\xff\xd8", "a JPEG that is truncated, or of 12 bits, lossless or arithmetic-coded, which Pillow does not read"),
     (b"\x89PNG", "a PNG that is truncated or damaged in its header"),
     (b"II*\0", "a TIFF that is truncated, or of channels and bits that Pillow does not read: convert it to 8-bit RGB"),
@@ -45,16 +55,17 @@ CONTAINERS = {
 }
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The pictures in a folder by their suffixes, sorted, without hidden files (such as ._a.jpg, which macOS leaves).
 
-    raises  UserError that counts what is there instead if there are none, or where the folder cannot be read
+    suffixes  in small letters: those of what is looked for
+    raises    UserError that counts what is there instead if there are none, or where the folder cannot be read
     """
     try:
         items = [item for item in sorted(folder.iterdir()) if not item.name.startswith(".")]
     except OSError as error:
         raise UserError(f"folder {folder} cannot be read ({error.strerror}): check its rights.") from None
-    found = [item for item in items if item.suffix.lower() in SUFFIXES and item.is_file()]
+    found = [item for item in items if item.suffix.lower() in suffixes and item.is_file()]
     if found:
         return found
     folders = sum(item.is_dir() for item in items)
@@ -74,7 +85,9 @@ def kind_of_file(file: Any) -> str:
     if not head:
         return "empty (0 bytes) and not a picture"
     if head[4:8] == b"ftyp":
-        return next((CONTAINERS[kind] for kind, names in BRANDS.items() if head[8:12] in names), "a video")
+        return next((CONTAINERS[kind] for kind, names in BRANDS.items() if head[8:12] in names), VIDEO)
+    if head[8:12] == b"AVI " or (head[:1] == b"G" and head[188:189] == b"G" and head[376:377] == b"G"):
+        return VIDEO
     if head[128:132] == b"DICM":
         return f"DICOM, {CONVERT}"
     start = head.lstrip().lower()

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from htc_fast.data.numbers import as_json
-from htc_fast.errors import UserError, brief
+from htc_fast.errors import UserError, brief, few
 
 
 def check_inside(name: str, path: Path) -> None:
@@ -116,3 +116,22 @@ def _readings(name: str, folder: Path) -> Iterator[str]:
         for count in range(1, len(path.parts)):
             if path.parts[:count] == above[-count:]:
                 yield str(PurePosixPath(*path.parts[count:]))
+
+
+def find_files(path: Path, folder: Path, names: list[str], complete: bool = True) -> dict[str, str]:
+    """The files of pictures that are called otherwise than their names say; see `Folder`.
+
+    complete  whether all must be there: one listing per folder tells before hours of training do
+    raises    UserError if a picture is missing
+    """
+    other, missing = Folder(folder).find(names)
+    if missing and complete:
+        told = [
+            brief(name) + (f", which may mean {' or '.join(map(brief, found[:2]))}" if found else "")
+            for name, found in missing.items()
+        ]
+        raise UserError(
+            f"{len(missing)} of {len(names)} pictures are missing in {folder} ({few(told, most=3)}): "
+            f"fetch them or take them out of {path.name}."
+        )
+    return other

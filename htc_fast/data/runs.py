@@ -41,6 +41,28 @@ def encoded(masks: np.ndarray) -> list[dict]:
     return ops.encode(masks)
 
 
+def written(runs: np.ndarray, offsets: np.ndarray, size: Sequence[int]) -> list[dict]:
+    """Runs of ones [T, 2] of one picture, mask k's from offsets[k] on, as compressed RLEs, counts as bytes."""
+    from htc_fast.ops import _rle
+
+    sizes = torch.tensor([list(size)]).repeat(len(offsets) - 1, 1)
+    return _rle.write(_rle.Runs(torch.from_numpy(runs), torch.from_numpy(offsets), sizes))
+
+
+def sizes(rles: Sequence[dict]) -> tuple[list[int], list[list[float]]]:
+    """Pixels of each mask, and the box around them: x1, y1, x2, y2."""
+    from htc_fast import ops
+
+    return ops.rle_area(rles).tolist(), ops.rle_to_box(rles).tolist()
+
+
+def union(rles: Sequence[dict]) -> dict:
+    """All that masks cover together, as one compressed RLE, counts as bytes."""
+    from htc_fast import ops
+
+    return ops.merge(rles)
+
+
 def joined(first: Runs, second: Runs) -> Runs:
     """The masks of both, in that order."""
     return type(first)(
@@ -54,6 +76,48 @@ def areas(masks: Runs) -> Tensor:
     """Pixels of each mask, int64 [K]."""
     before = torch.cat([masks.runs.new_zeros(1), (masks.runs[:, 1] - masks.runs[:, 0]).cumsum(0)])
     return before[masks.offsets].diff()
+
+
+def centroids(masks: Runs) -> Tensor:
+    """Mean x, y of each mask's pixel centres, float64 [K, 2]; the first one is 0.5, 0.5; NaN without pixels."""
+    height = masks.sizes[:, 0].repeat_interleave(masks.offsets.diff())
+    begin, end = masks.runs.unbind(1)
+    # Pixel p lies in column p // height: their sums below a pixel are known without looking at each.
+    whole_begin, whole_end = begin // height, end // height
+    columns = height * (whole_end * (whole_end - 1) - whole_begin * (whole_begin - 1)) // 2
+    columns += whole_end * (end % height) - whole_begin * (begin % height)
+    rows = (end * (end - 1) - begin * (begin - 1)) // 2 - height * columns
+    sums = torch.stack([columns, rows], dim=1).cumsum(0)
+    sums = torch.cat([sums.new_zeros(1, 2), sums])[masks.offsets].diff(dim=0)
+    return sums / areas(masks)[:, None].double() + 0.5
+
+
+def outlines(rles: Sequence[dict], holes: str) -> list[list]:
+    """The pieces of each mask; see `ops.rle_to_polygons`."""
+    from htc_fast import ops
+
+    return ops.rle_to_polygons(rles, holes)
+
+
+def window(rle: dict, box: Sequence[int]) -> np.ndarray:
+    """A mask's pixels x1, y1, x2, y2, bool [y2 - y1, x2 - x1]."""
+    from htc_fast import ops
+
+    return ops.decode([ops.crop(rle, box)])[0].numpy()
+
+
+def resized(rles: Sequence[dict], height: int, width: int) -> list[dict]:
+    """Masks at another size; see `ops.resize`."""
+    from htc_fast import ops
+
+    return ops.resize(rles, (height, width))
+
+
+def cropped(rles: Sequence[dict], box: tuple[int, int, int, int]) -> list[dict]:
+    """What a window x1, y1, x2, y2 shows of COCO RLEs."""
+    from htc_fast import ops
+
+    return ops.crop(list(rles), box)
 
 
 def bitmaps(rles: Sequence[dict], height: int, width: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from htc_fast.data.cache import cache_folder
 from htc_fast.data.masks import from_bitmaps
 from htc_fast.data.scenes import CLASSES, STUFF, Composer, Scene
 from htc_fast.errors import UserError
@@ -26,7 +27,7 @@ def make_sample_dataset(folder: str | Path | None = None, seed: int = 0, train: 
     raises       UserError if the folder holds something else or cannot be written
     """
     recipe = {"version": VERSION, "seed": seed, "train": train, "val": val}
-    target = Path(folder) if folder is not None else _cache() / ("sample-" + "-".join(map(str, recipe.values())))
+    target = Path(folder) if folder is not None else cache_folder() / ("sample-" + "-".join(map(str, recipe.values())))
     if _holds(target, recipe):
         return target
     try:
@@ -49,12 +50,6 @@ def make_sample_dataset(folder: str | Path | None = None, seed: int = 0, train: 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    # The XDG rules say that a relative path is to be ignored.
-    return (Path(base) if base and os.path.isabs(base) else Path.home() / ".cache") / "htc_fast"
 
 
 def _holds(target: Path, recipe: dict) -> bool:

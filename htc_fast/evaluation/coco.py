@@ -5,6 +5,7 @@ Classes are matched by name: the predictions' labels count, and the data set is 
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import torch.distributed as dist
 from tqdm import tqdm
@@ -17,7 +18,8 @@ from htc_fast.evaluation.evaluate_coco import Scores
 from htc_fast.evaluation.objects import curves
 from htc_fast.evaluation.records import found_of, truth_of
 from htc_fast.evaluation.summary import MAX_DETECTIONS
-from htc_fast.inference.predict import changed, stream
+from htc_fast.inference.predict import changed, stream, stream_tiles
+from htc_fast.inference.tiles import Tiling
 from htc_fast.models.structures import Predictor
 
 
@@ -31,6 +33,8 @@ def evaluate(
     limit: int | None = None,
     box_areas: bool = False,
     max_detections: int = MAX_DETECTIONS,
+    tile: int | None = None,
+    overlap: float = Tiling.overlap,
     progress: bool = True,
 ) -> dict[str, float]:
     """AP of a model over a data set, by this process alone.
@@ -39,6 +43,7 @@ def evaluate(
     limit           only the first pictures
     box_areas       small, medium and large masks by the area of their boxes, as in the paper's tables
     max_detections  that count in a picture and class; for more than 100, the model gives as many in a picture, too
+    tile, overlap   as for `predict`
     returns         box_AP, box_AP50, ..., mask_AP, mask_AP50, ..., 0 to 1
     raises          UserError for data or options that cannot be used
     """
@@ -46,7 +51,14 @@ def evaluate(
     _check_kinds(model, dataset)
     with changed(model, detections=detections_for(model, max_detections)):
         found = collect(
-            model, dataset, size=size, batch_size=batch_size, workers=workers, limit=limit, progress=progress
+            model,
+            dataset,
+            size=size,
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            progress=progress,
+            tiling=None if tile is None else Tiling(tile, overlap),
         )
     return score(dataset, found, box_areas=box_areas, max_detections=max_detections).metrics
 
@@ -63,9 +75,11 @@ def collect(
     progress: bool = True,
     rank: int = 0,
     world: int = 1,
+    tiling: Tiling | None = None,
 ) -> dict[int, Instances]:
     """Predictions by sample index, with the model's labels; with several processes, this one's share of them.
 
+    tiling  look at the pictures in tiles; None: as the data set has it
     raises  UserError if a picture cannot be read, or model and data have no class in common
     """
     _check_kinds(model, dataset)
@@ -73,22 +87,26 @@ def collect(
     names = names_for(model.config, dataset.annotations, dataset.path.name)
     shared_labels(dataset.annotations, names, dataset.path.name)
     count = len(dataset) if limit is None else min(check_count("limit", limit), len(dataset))
-    _say_crowded(dataset, model.config.detections)
+    if tiling is None and dataset.tile is not None:
+        tiling = Tiling(dataset.tile)
+    if tiling is None:
+        _say_crowded(dataset, model.config.detections)
     # Upright and lying pictures apart: a batch is padded to its largest.
     groups = dataset.groups
     order = sorted(range(rank, count, world), key=lambda index: groups[index]) if batch_size > 1 else None
     order = list(range(rank, count, world)) if order is None else order
-    results = stream(
-        model,
-        count,
-        dataset.image,
-        size=size,
-        batch_size=batch_size,
-        score_threshold=score_threshold,
-        class_names=names,
-        workers=workers,
-        order=order,
-    )
+    options: dict[str, Any] = {
+        "size": size,
+        "batch_size": batch_size,
+        "score_threshold": score_threshold,
+        "class_names": names,
+        "workers": workers,
+    }
+    if tiling is None:
+        results = stream(model, count, dataset.image, order=order, **options)
+    else:
+        bars = progress and rank == 0
+        results = stream_tiles(model, order, dataset.windows, tiling, progress=bars, **options)
     found = {}
     with tqdm(
         total=len(order), desc="evaluating", unit="img", leave=False, disable=None if progress and rank == 0 else True

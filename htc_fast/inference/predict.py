@@ -2,27 +2,28 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from tqdm import tqdm
 
-from htc_fast import ops
 from htc_fast.data.classes import check_names, classes_of
 from htc_fast.data.instances import Instances
-from htc_fast.data.pictures import framed_size, list_pictures, normalise_and_pad, resize, resized_size, to_device
+from htc_fast.data.pictures import framed_size, list_pictures, resized_size
+from htc_fast.data.windows import Windows, open_windows
 from htc_fast.device import usable_cores
 from htc_fast.errors import UserError, check_count, check_score, check_sides, say_once, short
-from htc_fast.inference.reading import Fit, Picture, Reader, Sources
+from htc_fast.inference import tiles
+from htc_fast.inference.batch import Batch
+from htc_fast.inference.reading import Fit, Reader, Sources, grouped
 from htc_fast.inference.threads import ahead
+from htc_fast.inference.tiles import Tiling
 from htc_fast.models.config import Model
-from htc_fast.models.htc import HTC
-from htc_fast.models.structures import Detections, DetectorLike, FramedLike, Predictor, ViewsLike
-from htc_fast.ranges import part
+from htc_fast.models.structures import FramedLike, Predictor, ViewsLike
 
 SIZE = (800, 1333)
 
@@ -36,6 +37,8 @@ def predict(
     score_threshold: float = 0.05,
     class_names: Sequence[str] | None = None,
     workers: int = 0,
+    tile: int | None = None,
+    overlap: float = 0.2,
 ) -> list[Instances]:
     """Find the instances in pictures.
 
@@ -46,26 +49,33 @@ def predict(
     score_threshold  0 to 1; lower-scored instances are left out
     class_names      by label; None: those of the model's training, else COCO's for 80 classes
     workers          threads that read pictures ahead; 0: one on a CPU, up to 8 beside a GPU
-    returns          one Instances per picture, in its own pixels, best first
+    tile, overlap    look at tiles of this side in pixels, of which neighbours share that part; see `inference.tiles`
+    returns          one Instances per picture, in its own pixels, best first; each keeps its picture as `source`, for
+                     `plot` and `crop`: a path, or the array itself, which stays in memory as long
     raises           UserError if a file is missing or no picture, an array cannot be understood, or an option makes no
                      sense
     """
     sources = list_pictures(images)
     found: dict[int, Instances] = {}
-    results = stream(
-        model,
-        len(sources),
-        Sources(sources),
-        size=size,
-        batch_size=batch_size,
-        score_threshold=score_threshold,
-        class_names=class_names,
-        workers=workers,
-    )
+    options: dict[str, Any] = {
+        "size": size,
+        "batch_size": batch_size,
+        "score_threshold": score_threshold,
+        "class_names": class_names,
+        "workers": workers,
+    }
+    if tile is None:
+        results = stream(model, len(sources), Sources(sources), **options)
+    else:
+        opened = Sources(sources, open_windows)
+        results = stream_tiles(model, range(len(sources)), opened, Tiling(tile, overlap), **options)
     for index, result in results:
         if isinstance(result, UserError):
             raise result
-        say_full(model, result, score_threshold)
+        if tile is None:
+            say_full(model, result, score_threshold)
+        # What was an open file has been read to its end.
+        result.source = None if hasattr(sources[index], "read") else sources[index]
         found[index] = result
     return [found[index] for index in range(len(sources))]
 
@@ -73,22 +83,22 @@ def predict(
 def stream(
     model: Predictor,
     count: int,
-    load: Callable[[int], np.ndarray],
+    load: Callable[[Any], np.ndarray],
     *,
     size: tuple[int, int] | None = None,
     batch_size: int = 1,
     score_threshold: float = 0.0,
     class_names: Sequence[str] | None = None,
     workers: int = 0,
-    order: Sequence[int] | None = None,
-) -> Iterator[tuple[int, Instances | UserError]]:
+    order: Iterable[Any] | None = None,
+) -> Iterator[tuple[Any, Instances | UserError]]:
     """Predict one batch after the other; a picture that cannot be read gives its error instead.
 
     Pictures are read ahead in threads. On a GPU the next batch is under way while one becomes run lengths; the host
     never holds more than a few batches.
 
     load   number of a picture -> uint8 [H, W, 3];  called in threads, but for a single picture
-    order  which pictures, and in which order; None: all
+    order  which pictures, and in which order; None: all. Of what has no end, an iterator of whatever `load` takes
     """
     batch_size, workers = check_count("batch_size", batch_size), check_count("workers", workers, least=0)
     score_threshold = check_score("score_threshold", score_threshold)
@@ -102,17 +112,18 @@ def stream(
     batch_size = (model.frame[0] if isinstance(model, FramedLike) else None) or batch_size
     numbers = range(count) if order is None else order
     # To start a thread, and a GPU in it, takes longer than to read one picture.
-    loaded = ahead(read, numbers, threads if workers or len(numbers) > 1 else 0, depth=threads + 2 * batch_size)
+    single = isinstance(numbers, Sized) and len(numbers) <= 1
+    loaded = ahead(read, numbers, threads if workers or not single else 0, depth=threads + 2 * batch_size)
     training = model.training
     # Dropout and stochastic depth of a backbone are for training.
     model.eval()
-    started: deque[_Batch] = deque()
+    started: deque[Batch] = deque()
     try:
         for batch in _batches(loaded, batch_size):
             yield from ((index, item) for index, item in batch if isinstance(item, UserError))
             good = [(index, item) for index, item in batch if not isinstance(item, UserError)]
-            for group in _groups(model, good):
-                started.append(_Batch(model, group, device, size))
+            for group in grouped(model, good):
+                started.append(Batch(model, group, device, size))
                 # On a GPU `detect` returns at once: one batch stays under way.
                 while len(started) > gpu:
                     yield from started.popleft().finish(score_threshold, names, side)
@@ -123,12 +134,46 @@ def stream(
         model.train(training)
 
 
-def say_full(model: Predictor, found: Instances, threshold: float) -> None:
+def stream_tiles(
+    model: Predictor,
+    order: Iterable[int],
+    opened: Callable[[int], Windows],
+    tiling: Tiling,
+    *,
+    progress: bool = False,
+    **options: Any,
+) -> Iterator[tuple[int, Instances | UserError]]:
+    """As `stream`, of pictures that are looked at tile by tile and one after the other; batches are of tiles.
+
+    order     numbers of pictures;  opened: number of a picture -> something that gives bands of it
+    progress  show a bar that counts the tiles of a picture
+    options   those of `stream`
+    """
+
+    def see(count: int, load: Callable[[int], np.ndarray]) -> Iterator[tuple[int, Instances | UserError]]:
+        for number, one in stream(model, count, load, **options):
+            if count > 1 and not isinstance(one, UserError):
+                say_full(model, one, options.get("score_threshold", 0.0), "tile")
+            yield number, one
+
+    for index in order:
+        try:
+            with opened(index) as picture:
+                count = len(tiling.grid(*picture.size))
+                hidden = None if progress and count > 1 else True
+                with tqdm(total=count, desc="tiles", unit="tile", leave=False, disable=hidden) as bar:
+                    found: Instances | UserError = tiles.detect(picture, tiling, see, bar.update)
+        except UserError as error:
+            found = error
+        yield index, found
+
+
+def say_full(model: Predictor, found: Instances, threshold: float, what: str = "picture") -> None:
     """Say once that a picture has as many instances as the model gives, so that it may hold more."""
     limit = model.config.detections
     if threshold > 0 and len(found) >= limit:  # without a threshold every picture is full
         say_once(
-            f"a picture has {limit} objects, which is the limit, so there may be more in it: --detections raises that, "
+            f"a {what} has {limit} objects, which is the limit, so there may be more in it: --detections raises that, "
             "of an ONNX file where it is exported (in Python model.config = dataclasses.replace(model.config, "
             "detections=...))."
         )
@@ -179,85 +224,3 @@ def _fit(model: Predictor, size: tuple[int, int] | None) -> Fit | None:
         return lambda height, width: framed_size(height, width, frame)
     short_side, long_side = size or model.config.image_size or SIZE
     return lambda height, width: resized_size(height, width, short_side, long_side)
-
-
-def _groups(model: Predictor, pictures: list[tuple[int, Picture]]) -> list[list[tuple[int, Picture]]]:
-    if isinstance(model, ViewsLike):
-        return [[one] for one in pictures]
-    if isinstance(model, FramedLike):
-        return [pictures] if pictures else []
-    # Padded to one size, upright and lying pictures would be mostly padding.
-    lying = [one for one in pictures if one[1].resized[0] <= one[1].resized[1]]
-    upright = [one for one in pictures if one[1].resized[0] > one[1].resized[1]]
-    return [group for group in (lying, upright) if group]
-
-
-class _Batch:
-    """Pictures that the detector is at work on."""
-
-    @torch.no_grad()
-    def __init__(
-        self,
-        model: Predictor,
-        pictures: list[tuple[int, Picture]],
-        device: torch.device,
-        size: tuple[int, int] | None,
-    ):
-        self.numbers = [number for number, _ in pictures]
-        self.pictures = [picture for _, picture in pictures]
-        with part("preprocess"):
-            pixels = [to_device(one.pixels, device) for one in self.pictures]
-        if isinstance(model, ViewsLike):
-            self.found, frame = model.look(pixels[0], size)
-            self.pictures = [replace(self.pictures[0], resized=frame)]
-        else:
-            self.found = self._detect(model, pixels)
-        self.done = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
-
-    def _detect(self, model: DetectorLike, pixels: list[Tensor]) -> Detections:
-        with part("preprocess"):
-            pixels = [resize(one, picture.resized) for one, picture in zip(pixels, self.pictures)]
-        if isinstance(model, FramedLike):
-            return model.see(pixels)
-        with part("preprocess"):
-            batch, sizes = normalise_and_pad(pixels, model.config.mean, model.config.std, pixels[0].device)
-            if isinstance(model, HTC):  # of .half() or .double(); an optimized one casts by itself
-                batch = batch.to(next(model.parameters()).dtype)
-        return model.detect(batch, sizes)
-
-    @torch.no_grad()
-    def finish(
-        self, threshold: float, names: Sequence[str], side: torch.cuda.Stream | None
-    ) -> list[tuple[int, Instances]]:
-        """Wait for the detections, and bring them to the pictures' own pixels.
-
-        side  a stream of the GPU, because that of `detect` is already busy with the next batch
-        """
-        if side is None or self.done is None:
-            return self._finish(threshold, names)
-        with torch.cuda.stream(side):
-            side.wait_event(self.done)
-            return self._finish(threshold, names)
-
-    def _finish(self, threshold: float, names: Sequence[str]) -> list[tuple[int, Instances]]:
-        found, device = self.found, self.found.boxes.device
-        counts = found.count.tolist()  # the one wait of a batch, besides that for its run lengths
-        boxes, scores, labels = found.boxes.float().cpu(), found.scores.float().cpu(), found.labels.cpu()
-        results = []
-        for n, picture in enumerate(self.pictures):
-            height, width = picture.original
-            kept = int((scores[n, : counts[n]] >= threshold).sum())  # best first, so these are the first
-            factor = torch.tensor([width / picture.resized[1], height / picture.resized[0]] * 2)
-            own = boxes[n, :kept] * factor
-            with part("paste + RLE"):
-                rle = ops.encode_masks(found.masks[n, :kept].float(), to_device(own, device), picture.original)
-            instances = Instances(
-                boxes=own,
-                scores=scores[n, :kept],
-                labels=labels[n, :kept],
-                rle=rle,
-                size=picture.original,
-                class_names=names,
-            )
-            results.append((self.numbers[n], instances))
-        return results

@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, Queue
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -31,6 +33,47 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int, dep
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
+    """The items, made in a thread while the caller is at work; leaving does not wait for one that hangs.
+
+    depth   items that may wait for the caller
+    raises  what making one raised, at its turn
+    """
+    ready, stop = Queue[tuple[list[Item], BaseException | None]](depth), Event()
+
+    def make() -> None:
+        each, error = iter(items), None
+        try:
+            for item in each:
+                ready.put(([item], None))
+                if stop.is_set():
+                    break
+        except BaseException as raised:
+            error = raised
+        if isinstance(each, Generator):
+            each.close()  # in the thread that it ran in
+        ready.put(([], error))
+
+    thread = Thread(target=make, name="read_ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if not item:
+                return
+            yield item[0]
+    finally:
+        stop.set()
+        try:
+            while True:
+                ready.get_nowait()
+        except Empty:
+            pass
+        thread.join(timeout=1)
 
 
 class Behind:

@@ -5,7 +5,7 @@ All randomness is a function of (seed, rank, iteration), so a stopped run goes o
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from htc_fast.ranges import part
 from htc_fast.training import checkpoint
 from htc_fast.training.batches import Batches
 from htc_fast.training.best import keep_best
+from htc_fast.training.callbacks import Callback
 from htc_fast.training.distributed import World
 from htc_fast.training.ema import Average
 from htc_fast.training.folder import held
@@ -30,10 +31,11 @@ from htc_fast.training.interrupts import heard
 from htc_fast.training.monitor import Alarm, Window, check_weights
 from htc_fast.training.optimizer import full_rate, make_optimizer, set_rate
 from htc_fast.training.pace import Pace, ended
+from htc_fast.training.patience import Patience
 from htc_fast.training.recipe import Position, Recipe
 from htc_fast.training.report import Report, memory_mb, writing
 from htc_fast.training.resume import nothing_left, restore, state_of
-from htc_fast.training.step import Step, fetch, learn
+from htc_fast.training.step import add, fetch, learn, make_step
 
 Model = TypeVar("Model", bound=HTC)
 
@@ -47,6 +49,7 @@ class Loop(Generic[Model]):
     forecast  model -> seconds that both will take; asked where minutes are limited, in all processes
     spent     seconds before the loop was made that count too
     about     name -> what the data are and how they are fed; on resume, what differs is said
+    settings  name -> what else callbacks are told of the run
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class Loop(Generic[Model]):
         forecast: Callable[[Model], float] | None = None,
         spent: float = 0.0,
         about: dict[str, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+        settings: dict[str, Any] | None = None,
     ):
         self.world = world or World()
         self.model = model.to(self.world.device).to(memory_format=torch.channels_last)
@@ -70,20 +75,19 @@ class Loop(Generic[Model]):
         rates = recipe.schedule.rate, recipe.weight_decay, recipe.no_decay, recipe.layer_decay
         self.optimizer = make_optimizer(model, recipe.optimizer, *rates)
         self.average = Average(model, recipe.ema, self.world)
-        self.step: Any = Step(model)
-        if self.world.size > 1:
-            # A semantic branch that only helps by its loss has features that nothing uses.
-            unused = model.config.semantic == "loss"
-            self.step = nn.parallel.DistributedDataParallel(self.step, find_unused_parameters=unused)
-        plain: Learn = partial(learn, self.step, self._autocast)
+        self.step: Any = make_step(model, self.world)
+        self.precision = partial(autocast, self.world.device, recipe.amp)
+        plain: Learn = partial(learn, self.step, self.precision)
         self.learn = Graphs(plain, self.world) if recipe.graphs else plain
         self.at = Position()
         self.alarm = Alarm()
         self.pace = Pace(recipe.minutes, self.world, None if forecast is None else lambda: forecast(self.model))
         self.spent, self.about = spent, {"batch_size": batches.batch_size, **(about or {})}
+        self.callbacks, self.settings = callbacks, settings or {}
         self.report: Report | None = None
-        self.asked = self.stopping = self.evaluating = False
-        self.saved, self.scored = -1, False
+        self.patience = Patience(self.folder, recipe.patience, recipe.min_delta)
+        self.asked = self.stopping = self.evaluating = self.early = False
+        self.saved, self.scored, self.feed = -1, False, [len(batches), self.world.size]
         self.told: set[str] = set()
 
     def resume(self) -> bool:
@@ -93,9 +97,11 @@ class Loop(Generic[Model]):
         """
         found = checkpoint.whole(self.checkpoints)
         if found:
-            others = self.recipe, self._batches_shape(), self.about, self.average
+            others = self.recipe, self.feed, self.about, self.average
             self.at, said = restore(found[-1], self.model, self.optimizer, *others)
             self.saved, self.scored = self.at.iteration, True
+            self.patience.resume(self.at.iteration, self.about.get("held-out data"))
+            self.early = self.world.any(self.patience.over)
             done = self.at.epoch + self.at.batch / len(self.batches)
             said.insert(0, f"continuing from {found[-1]}: {self.at.iteration} steps, {done:.4g} epochs done.")
             self._print("\n".join(said))
@@ -104,19 +110,29 @@ class Loop(Generic[Model]):
     def run(self) -> Position:
         """Train to the end or until asked to stop; save, evaluate and draw; the model then holds the average."""
         with held(self.folder) if self.world.is_main else contextlib.nullcontext():
-            sentence, finished = nothing_left(self.recipe, self.at, len(self.batches), self.folder)
-            if sentence:
-                self._print(sentence)
+            sentence, finished = nothing_left(self.recipe, self.at, len(self.batches), self.folder, self.early)
+            self._print(sentence)
             if not finished:
-                self.report = Report(self.folder, self.at.iteration) if self.world.is_main else None
-                try:
-                    with heard(self._ask):
-                        self._run(done=bool(sentence))
-                finally:
-                    if self.report is not None:
-                        self.report.close()
+                self._reported(done=bool(sentence))
             self.average.show()
         return self.at
+
+    def _reported(self, done: bool) -> None:
+        """Run, and let the report and its callbacks know how that ended."""
+        self.report = Report(self.folder, self.at.iteration, self.callbacks) if self.world.is_main else None
+        how: BaseException | None = None
+        try:
+            if self.report is not None:
+                self.report.start(self.settings)
+            with heard(self._ask):
+                self._run(done)
+            how = KeyboardInterrupt() if self.stopping else None
+        except BaseException as error:
+            how = error
+            raise
+        finally:
+            if self.report is not None:
+                self.report.close(self.at.iteration, how)
 
     def _run(self, done: bool) -> None:
         self.pace.begin(self.at.seconds + self.spent, None if self.report is None else self.report.draw)
@@ -126,7 +142,7 @@ class Loop(Generic[Model]):
         else:
             self._train()
         if self.saved != self.at.iteration:
-            self._save()
+            self.save()
         self.average.show()
         if not self.stopping:
             self._finish()
@@ -147,7 +163,7 @@ class Loop(Generic[Model]):
         batches, window = self.batches.stream(self.at.epoch, self.at.batch), Window()
         self.model.train()
         share, steps = self._share(), self.recipe.steps(len(self.batches))
-        while share < 1 and not self.stopping:
+        while share < 1 and not (self.stopping or self.early):
             set_rate(self.optimizer, self.pace.fitted(self.recipe.schedule)(self.at.iteration, share))
             window.add(*self.update(batches))
             before = self.at
@@ -170,16 +186,11 @@ class Loop(Generic[Model]):
         for batch in range(count):
             with part("data"):
                 images, image_sizes, targets, names = self._fetch(batches)
-                images = images.to(self.world.device, non_blocking=True, memory_format=torch.channels_last)
-                image_sizes = image_sizes.to(self.world.device, non_blocking=True)
-                targets = targets.to(self.world.device, non_blocking=True)
             waits = self.world.size > 1 and batch < count - 1
             with self.step.no_sync() if waits else contextlib.nullcontext():
                 terms = self.learn(images, image_sizes, targets, count)
             self.alarm.look(terms, self.at.iteration, names)
-            for name, value in terms.items():
-                share = value / count
-                total[name] = total[name] + share if name in total else share
+            add(total, terms, count)
             seen += len(images)
         with part("optimizer"):
             if recipe.clip is not None:
@@ -194,11 +205,11 @@ class Loop(Generic[Model]):
 
     def _fetch(self, batches: Iterator) -> tuple[Tensor, Tensor, Targets, list[str]]:
         try:
-            return fetch(batches)
+            return fetch(batches, self.world.device)
         except UserError:
             # One bad picture must not cost the hours since the last checkpoint; alone, as the others would wait.
             if self.world.size == 1 and self.at.iteration > max(self.saved, 0):
-                self._save()
+                self.save()
             raise
 
     def _after_step(self, window: Window, share: float, epoch: int) -> None:
@@ -207,41 +218,28 @@ class Loop(Generic[Model]):
         if self.world.size == 1 or iteration % 10 == 0:
             self.stopping = self.world.any(self.asked)
         if (iteration % recipe.log_every == 0 or share >= 1) and self.report is not None:
-            numbers = window.flush()
-            numbers["learning_rate"] = full_rate(self.optimizer)
-            numbers["memory_mb"] = memory_mb(self.world.device)
-            self.report.losses(iteration, numbers)
-            self.report.progress(share, self.at.epoch + bool(self.at.batch), iteration, numbers)
-        every = recipe.evaluate_every
-        # A step of many batches may jump over the end of an epoch, or over several.
-        evaluates = bool(every) and self.at.epoch // every > epoch // every
+            own = {"learning_rate": full_rate(self.optimizer), "memory_mb": memory_mb(self.world.device)}
+            self.report.losses(iteration, share, self.at.epoch + bool(self.at.batch), {**window.flush(), **own})
+        evaluates = recipe.evaluates_between(epoch, self.at.epoch)
         if share < 1 and evaluates and self.evaluate is not None:
             evaluates = self.pace.affords(share, recipe.steps(len(self.batches)))
             if not evaluates:
-                self._say_first(
-                    "between", f"no evaluations in between: one takes {self.pace.ending:.0f} s of the time limit."
-                )
+                self._say_first("between", self.pace.describe_ending())
         if share < 1 and (evaluates or (recipe.save_every and iteration % recipe.save_every == 0)):
-            self._save()
+            self.save()
         if share < 1 and evaluates:
             self._evaluate()
             self.pace.evaluation_ended()
             self.model.train()
             window.restart()
 
-    def _autocast(self) -> torch.autocast:
-        return autocast(self.world.device, self.recipe.amp)
-
-    def _batches_shape(self) -> list[int]:
-        return [len(self.batches), self.world.size]
-
-    def _save(self) -> None:
+    def save(self) -> None:
         """Write a checkpoint, if the losses and weights so far are finite."""
         self.alarm.settle()
         check_weights(self.model, self.at.iteration)
         self.saved = self.at.iteration
         if self.world.is_main:
-            state = state_of(self.optimizer, self.average, self.recipe, self.at, self._batches_shape(), self.about)
+            state = state_of(self.optimizer, self.average, self.recipe, self.at, self.feed, self.about)
             checkpoint.save(self.checkpoints, self.at.iteration, self.model, state, self.recipe.keep)
         self.world.barrier()
 
@@ -256,7 +254,7 @@ class Loop(Generic[Model]):
             return
         self.evaluating = True
         try:
-            with torch.no_grad(), self._autocast():
+            with torch.no_grad(), self.precision():
                 numbers = self.evaluate(self.model.eval())
         except KeyboardInterrupt:
             self.stopping = True
@@ -264,14 +262,17 @@ class Loop(Generic[Model]):
         finally:
             self.evaluating = False
         if self.report is not None:
-            self.report.evaluation(self.at.iteration, numbers)
             held_out = self.about.get("held-out data")
             self._say(keep_best(self.folder, self.model, self.at.iteration, numbers, held_out, not self.scored))
+            self.patience.add(self.at.iteration, numbers, held_out)
+            self.report.evaluation(self.at.iteration, numbers)
             self.scored = True
-        self.world.barrier()
+        self.early = self.world.any(self.patience.over)
 
     def _finish(self) -> None:
-        if self.evaluate is not None and not self.pace.ends_with_evaluation():
+        if self.early:  # by an evaluation of these very weights
+            self._say(self.patience.describe())
+        elif self.evaluate is not None and not self.pace.ends_with_evaluation():
             self._say(f"not evaluated: {self.pace.why_not()}; htc_fast.evaluate does it afterwards.")
         else:
             self._evaluate()
@@ -283,8 +284,7 @@ class Loop(Generic[Model]):
             self.model.eval()
             with writing(self.folder / "predictions.png"):
                 self._say(self.picture(self.model, self.folder / "predictions.png", self.pace.for_picture()))
-        planned = self.recipe.steps(len(self.batches))
-        self._say(f"{ended(self.at, planned, self.pace.elapsed)}: {final}")
+        self._say(f"{ended(self.at, self.recipe.steps(len(self.batches)), self.pace.elapsed)}: {final}")
 
     def _say(self, sentence: str) -> None:
         if sentence and self.report is not None:
@@ -296,5 +296,5 @@ class Loop(Generic[Model]):
             self._say(sentence)
 
     def _print(self, sentence: str) -> None:
-        if self.world.is_main:
+        if sentence and self.world.is_main:
             print(sentence, file=sys.stderr)

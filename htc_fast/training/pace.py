@@ -181,6 +181,10 @@ class Pace:
         slack = self._left() - (1 - share) * steps * self.per_step
         return self.evaluates and self.ending <= max(slack, (self.now - self.evaluated) / 8)
 
+    def describe_ending(self) -> str:
+        """Why there are no evaluations in the middle."""
+        return f"no evaluations in between: one takes {self.ending:.0f} s of the time limit."
+
     def ends_with_evaluation(self) -> bool:
         """Whether the last evaluation fits into the time that is left."""
         if self.limit is None:

@@ -40,6 +40,8 @@ class Recipe:
     save_every                   iterations, besides every evaluation and the end; 0: only those
     keep                         checkpoints kept
     log_every                    iterations between rows of the metrics
+    patience, min_delta          evaluations in a row that end the run where none finds a mask AP that is so much above
+                                 the best so far; None: never
     """
 
     schedule: Schedule
@@ -59,6 +61,8 @@ class Recipe:
     save_every: int = 1000
     keep: int = 3
     log_every: int = 10
+    patience: int | None = None
+    min_delta: float = 0.001
     seed: int = 0
 
     def shares(self, at: Position, batches_per_epoch: int) -> dict[str, float]:
@@ -77,6 +81,11 @@ class Recipe:
         """Steps of a whole run without a limit of time."""
         steps = self._batches(batches_per_epoch) / self.accumulate
         return steps if self.iterations is None else min(steps, self.iterations)
+
+    def evaluates_between(self, before: int, now: int) -> bool:
+        """Whether a step between these epochs, which may jump over several, ends one that is evaluated."""
+        every = self.evaluate_every
+        return bool(every) and now // every > before // every
 
     def taken(self, at: Position, batches_per_epoch: int) -> int:
         """Batches of the step that begins there: no more than are left of the epochs, a begun one included."""

@@ -1,9 +1,9 @@
-"""What a run says and leaves: one progress line, metrics as CSV and TensorBoard, curves as a picture."""
+"""What a run says and leaves: one progress line, metrics as CSV, curves as a picture, and all of it to callbacks."""
 
 import contextlib
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from htc_fast.errors import UserError
+from htc_fast.training.callbacks import Callback, Callbacks
 from htc_fast.training.checkpoint import remedy
 from htc_fast.training.metrics import EVALUATIONS, LOSSES, SHOWN, append_row, drop_rows_after
 from htc_fast.training.plots import draw_curves
@@ -19,11 +20,12 @@ from htc_fast.training.plots import draw_curves
 class Report:
     """The leading process's record of a run, in a folder.
 
-    folder     where the CSV files, `tensorboard/` and `curves.png` go
+    folder     where the CSV files and `curves.png` go
     iteration  where the run starts; rows from a killed run that lie beyond it are dropped
+    callbacks  that are told of what is recorded, from `start` on
     """
 
-    def __init__(self, folder: Path, iteration: int = 0):
+    def __init__(self, folder: Path, iteration: int = 0, callbacks: Sequence[Callback] = ()):
         self.folder = folder
         self.started = time.monotonic()
         self.first_share: float | None = None
@@ -31,22 +33,32 @@ class Report:
             folder.mkdir(parents=True, exist_ok=True)
             for name in (LOSSES, EVALUATIONS):
                 drop_rows_after(folder / name, iteration)
-            self.board = _tensorboard(folder / "tensorboard", iteration)
         self.line = tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar:10}| {desc}", dynamic_ncols=True)
+        self.iteration, self.callbacks = iteration, Callbacks(callbacks, self.say)
 
-    def losses(self, iteration: int, numbers: dict[str, float]) -> None:
-        """Add one row of loss terms, rate and speed."""
-        self._write(LOSSES, iteration, numbers, "train")
+    def start(self, settings: dict[str, Any]) -> None:
+        """Tell the callbacks that the run begins, with which settings.
+
+        raises  UserError naming the callback that could not start
+        """
+        self.callbacks.start(self.folder, self.iteration, settings)
+
+    def losses(self, iteration: int, share: float, epoch: int, numbers: dict[str, float]) -> None:
+        """Add one row of loss terms, rate, speed and memory, and show the run's state in the one line."""
+        self._write(LOSSES, iteration, numbers)
+        self._progress(share, epoch, iteration, numbers)
+        self.callbacks.tell("on_step", iteration, numbers)
 
     def evaluation(self, iteration: int, numbers: dict[str, float]) -> None:
         """Add one row of AP values and redraw the curves."""
-        self._write(EVALUATIONS, iteration, numbers, "val")
+        self._write(EVALUATIONS, iteration, numbers)
         shown = [f"{name} {numbers[name]:.3f}" for name in SHOWN if name in numbers]
         self.say(f"iteration {iteration}: {', '.join(shown)}")
         self.draw()
+        self.callbacks.tell("on_evaluation", iteration, numbers)
 
-    def progress(self, share: float, epoch: int, iteration: int, numbers: dict[str, float]) -> None:
-        """Show the run's state in the one line; epoch is the one that this step was in, from 1."""
+    def _progress(self, share: float, epoch: int, iteration: int, numbers: dict[str, float]) -> None:
+        """Epoch is the one that this step was in, from 1."""
         if self.first_share is None:
             self.first_share, self.started = share, time.monotonic()
         done = share - self.first_share
@@ -71,22 +83,21 @@ class Report:
         with writing(self.folder / "curves.png"):
             draw_curves(self.folder / LOSSES, self.folder / EVALUATIONS, self.folder / "curves.png")
 
-    def close(self) -> None:
-        """Draw the curves and close the files."""
+    def close(self, iteration: int = 0, error: BaseException | None = None) -> None:
+        """Draw the curves, close the files, and tell the callbacks how it ended: None, at the run's end."""
         self.line.close()
         # What ended the run is said already; a full disk here would hide it.
         with contextlib.suppress(OSError, UserError):
-            if self.board is not None:
-                self.board.close()
             if (self.folder / LOSSES).exists():
                 self.draw()
+        if error is None:
+            self.callbacks.tell("on_end", iteration)
+        else:
+            self.callbacks.tell("on_error", iteration, error)
 
-    def _write(self, name: str, iteration: int, numbers: dict[str, float], group: str) -> None:
+    def _write(self, name: str, iteration: int, numbers: dict[str, float]) -> None:
         with writing(self.folder / name):
             append_row(self.folder / name, iteration, numbers)
-            if self.board is not None:
-                for key, value in numbers.items():
-                    self.board.add_scalar(f"{group}/{key}", value, iteration)
 
 
 def short_terms(numbers: dict[str, float]) -> str:
@@ -124,12 +135,3 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error}): {remedy(path)}") from None
-
-
-def _tensorboard(folder: Path, iteration: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("tensorboard is not installed, so metrics go to CSV only (pip install tensorboard).")
-        return None
-    return SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)

@@ -36,7 +36,7 @@ OPTIONS = {"name": "model", "num_classes": "number of classes", "class_names": "
 OPTIONS |= {"backbone": "backbone", "semantic_classes": "classes of the semantic maps", "std": "pretrained (std)"}
 OPTIONS |= {"image_size": "image_size", "minutes": "max_minutes", "rate": "lr", "shape": "schedule"}
 QUIET = {"keep", "log_every", "save_every", "evaluate_every", "warmup_factor", "pretrained", "category_ids"}
-QUIET |= {"graphs"}
+QUIET |= {"graphs", "patience", "min_delta"}
 # What a checkpoint of an earlier version does not say was as it is by default.
 UNSAID = {one.name: one.default for kind in (TrainingRun, Schedule, Recipe) for one in fields(kind)}
 UNSAID = {name: value for name, value in UNSAID.items() if value is not MISSING}
@@ -127,17 +127,25 @@ def _position(state: dict) -> Position:
     return Position(*counts, *seconds)
 
 
-def nothing_left(recipe: Recipe, at: Position, batches_per_epoch: int, folder: Path) -> tuple[str, bool]:
-    """A sentence if a resumed run has nothing left to train, else an empty one; whether its results are there too."""
+def nothing_left(
+    recipe: Recipe, at: Position, batches_per_epoch: int, folder: Path, early: bool = False
+) -> tuple[str, bool]:
+    """A sentence if a resumed run has nothing left to train, else an empty one; whether its results are there too.
+
+    early  whether its patience is over
+    """
     given = {"epochs": recipe.epochs, "iterations": recipe.iterations, "max_minutes": recipe.minutes}
+    given |= {"patience": recipe.patience}
     reached = [name for name, share in recipe.shares(at, batches_per_epoch).items() if share >= 1]
     in_time = recipe.minutes is None or at.seconds < 60 * recipe.minutes
     if not in_time or (not reached and recipe.share(at, batches_per_epoch) >= 1):
         reached.append("max_minutes")
+    reached += ["patience"] if early else []
     if not reached or at.iteration == 0:
         return "", False
     finished = checkpoint.iteration_of(folder / "model.safetensors") == at.iteration
-    end = f"this run had finished, with its results in {folder}" if finished else "it is evaluated as it is"
+    end = "it ends as it is" if early else "it is evaluated as it is"
+    end = f"this run had finished, with its results in {folder}" if finished else end
     epochs = at.epoch + at.batch / batches_per_epoch
     limits = " and ".join(f"{name} is {given[name]:g}" for name in reached)
     return (

@@ -8,34 +8,25 @@ from typing import Annotated, Any, ClassVar, Literal
 from htc_fast.data.pictures import image_limits
 from htc_fast.device import MOST_THREADS
 from htc_fast.errors import (
-    MOST,
-    MOST_PICTURES,
     UserError,
     check_count,
-    check_number,
     check_score,
     check_train_sizes,
     choose,
     option,
     settle,
     short,
-    shown,
 )
 from htc_fast.models import zoo
 from htc_fast.models.config import as_tuples
 from htc_fast.models.weights import source
 from htc_fast.training import presets
+from htc_fast.training.limits import check_numbers
+from htc_fast.training.loggers import check_loggers
 from htc_fast.training.optimizer import OPTIMIZERS, Schedule, scaled_rate
 from htc_fast.training.recipe import Recipe
 
-# The least that may be asked for of each.
-COUNTS = dict.fromkeys(("iterations", "batch_size", "accumulate", "crop", "keep"), 1)
-COUNTS |= dict.fromkeys(("warmup", "evaluate_every", "save_every", "workers"), 0)
-# The most, of those that would end in a lack of memory.
-LIMITS = {"batch_size": MOST_PICTURES, "workers": 4096}
-NUMBERS = ("epochs", "max_minutes", "lr", "clip", "weight_decay")
-# Shares: whether 0 and 1 are among them.
-SHARES = {"ema": (True, False), "layer_decay": (False, True)}
+PICTURES = 2  # in a batch, where nothing else is said
 # What `set` leaves alone, and who decides it.
 DECIDED = {"name": "--model", "pretrained": "--pretrained", "image_size": "--image-size"}
 DECIDED |= {"train_sizes": "--train-sizes"}
@@ -54,7 +45,9 @@ class TrainingRun:
 
     GROUPS: ClassVar = {"data": "data", "model": "model", "recipe": "recipe", "out": "run"}
 
-    data: Annotated[Path | str | None, "COCO-format folder: annotations/, train2017/, val2017/", "ROOT"] = None
+    data: Annotated[
+        Path | str | None, "folder of COCO, YOLO, labelme, Pascal VOC, VIA or label maps, or its data.yaml", "ROOT"
+    ] = None
     train_json: Annotated[Path | str | None, "annotation file to train on, instead of the one in ROOT"] = None
     train_images: Annotated[Path | str | None, "folder of its pictures"] = None
     val_json: Annotated[Path | str | None, "annotation file to evaluate on"] = None
@@ -72,7 +65,10 @@ class TrainingRun:
         "short side drawn from LOW to HIGH in training, long side at most LONG; by default as the model's name says",
         "LOW HIGH LONG",
     ] = None
-    crop: Annotated[int | None, "train on random squares of this many pixels", "PX"] = None
+    crop: Annotated[int | None, "train on random squares of this many pixels, cut after resizing", "PX"] = None
+    tile: Annotated[
+        int | None, "train on random windows of this side, cut before resizing; evaluate in tiles of it", "PX"
+    ] = None
     flip: Annotated[Literal["none", "horizontal", "both"], "random flips in training"] = "horizontal"
     turn: Annotated[bool, "random quarter turns in training"] = False
     jitter: Annotated[
@@ -105,7 +101,9 @@ class TrainingRun:
     max_minutes: Annotated[
         float | None, "end within this time, evaluation included; the schedule fits itself to it"
     ] = None
-    batch_size: Annotated[int, "pictures per process and batch"] = 2
+    batch_size: Annotated[
+        int | Literal["auto"], "pictures per process and batch; auto: as many as fit into the GPU's memory"
+    ] = PICTURES
     accumulate: Annotated[int, "batches per step"] = 1
     lr: Annotated[float | None, "learning rate; by default 0.02 for 16 pictures in a step, adamw: 1e-4"] = None
     schedule: Annotated[Literal["step", "cosine"], "step: a tenth after each of --steps"] = "step"
@@ -129,8 +127,14 @@ class TrainingRun:
     ] = None
     resume: Annotated[bool, "go on from the newest checkpoint in --out"] = False
     evaluate_every: Annotated[int, "0: only at the end", "EPOCHS"] = 1
+    patience: Annotated[int | None, "end after so many evaluations in a row without a better mask AP", "N"] = None
+    min_delta: Annotated[float, "how much above the best so far a mask AP is better, for --patience"] = 0.001
     save_every: Annotated[int, "0: only at evaluations and at the end", "ITERATIONS"] = 1000
     keep: Annotated[int, "checkpoints kept"] = 3
+    log: Annotated[tuple[str, ...], "tensorboard, wandb, mlflow, or none", "LOGGER"] = ("tensorboard",)
+    dry_run: Annotated[bool, "try one step of everything, say how long and how much it will take, leave nothing"] = (
+        False
+    )
     device: Annotated[str | None, "cpu, cuda, cuda:1; by default a GPU if there is one"] = None
     threads: Annotated[int | None, "CPU threads"] = None
 
@@ -197,14 +201,10 @@ class TrainingRun:
             object.__setattr__(self, "image_size", presets.size_of(self.model))
         source.check(self.weights, self.model)
         choose(self.optimizer, OPTIMIZERS, "optimizer")
-        for name, least in COUNTS.items():
-            if getattr(self, name) is not None:
-                check_count(option(name), getattr(self, name), least, LIMITS.get(name, MOST))
-        for name in NUMBERS:
-            if getattr(self, name) is not None:
-                check_number(option(name), getattr(self, name), zero=name == "weight_decay")
-        for name in SHARES:
-            _check_share(name, getattr(self, name))
+        check_numbers(self)
+        check_loggers(self.log)
+        if self.patience is not None and not self.evaluate_every:
+            raise UserError("--patience counts evaluations in between: give --evaluate-every 1 or more, or leave it.")
         if self.checkpoint_backbone and (self.graphs or self.compile):
             reason = (
                 "--graphs replays what was captured, which cannot draw the same random numbers twice, as "
@@ -213,7 +213,6 @@ class TrainingRun:
                 else "--compile chooses itself what the backbone computes twice, so --checkpoint-backbone is not for it"
             )
             raise UserError(f"{reason}: leave out one of them.")
-        check_count("--seed", self.seed, least=-(2**63), most=2**63 - 1)
         if not 0 < self.scales[0] <= self.scales[1] < math.inf:
             raise UserError(f"--scales takes two factors, the smaller first, got {self.scales[0]} {self.scales[1]}.")
         for name in ("copy_paste", "repeat"):
@@ -251,7 +250,7 @@ class TrainingRun:
 
     def plan(self, processes: int = 1) -> Recipe:
         """How long and how fast, for so many processes."""
-        images = self.batch_size * self.accumulate * processes
+        images = (PICTURES if self.batch_size == "auto" else self.batch_size) * self.accumulate * processes
         rate = scaled_rate(images, self.optimizer) if self.lr is None else self.lr
         return Recipe(
             schedule=Schedule(rate, self.schedule, self.steps, self.warmup),
@@ -271,12 +270,6 @@ class TrainingRun:
             save_every=self.save_every,
             keep=self.keep,
             seed=self.seed,
+            patience=self.patience,
+            min_delta=self.min_delta,
         )
-
-
-def _check_share(name: str, value: float) -> None:
-    """raises  UserError where it is none"""
-    zero, one = SHARES[name]
-    if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
-        low, high = "from 0" if zero else "above 0", "to 1" if one else "to below 1"
-        raise UserError(f"{option(name)} takes a number {low} {high}, got {shown(value)}.")

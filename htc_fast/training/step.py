@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
+import torch
 from torch import Tensor, nn
 
 from htc_fast.criterion.losses import losses
@@ -10,6 +11,7 @@ from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Targets
 from htc_fast.ranges import part
+from htc_fast.training.distributed import World
 
 
 class Step(nn.Module):
@@ -21,6 +23,16 @@ class Step(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor, targets: Targets) -> dict[str, Tensor]:
         return losses(self.model, images, image_sizes, targets)
+
+
+def make_step(model: HTC, world: World) -> nn.Module:
+    """The step of one process, or of one among several, which share their gradients."""
+    step = Step(model)
+    if world.size == 1:
+        return step
+    # A semantic branch that only helps by its loss has features that nothing uses.
+    unused = model.config.semantic == "loss"
+    return nn.parallel.DistributedDataParallel(step, find_unused_parameters=unused)
 
 
 def learn(
@@ -39,13 +51,22 @@ def learn(
     return {name: value.detach() for name, value in terms.items()}
 
 
-def fetch(batches: Iterator) -> tuple[Tensor, Tensor, Targets, list[str]]:
-    """The next batch.
+def add(total: dict[str, Tensor], terms: dict[str, Tensor], count: int) -> None:
+    """Add one of `count` batches to the mean loss terms of a step."""
+    for name, value in terms.items():
+        share = value / count
+        total[name] = total[name] + share if name in total else share
+
+
+def fetch(batches: Iterator, device: torch.device) -> tuple[Tensor, Tensor, Targets, list[str]]:
+    """The next batch, on the device.
 
     raises  UserError if a picture cannot be read, or if the system ended a process that reads them
     """
     try:
-        return next(batches)
+        images, image_sizes, targets, names = next(batches)
+        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return images, image_sizes.to(device, non_blocking=True), targets.to(device, non_blocking=True), names
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

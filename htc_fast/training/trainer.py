@@ -5,7 +5,9 @@ import os
 import sys
 import time
 import zlib
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,13 +26,16 @@ from htc_fast.errors import UserError
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
 from htc_fast.models.weights import imagenet
-from htc_fast.training import checkpoint, distributed, presets
+from htc_fast.training import batch_size, checkpoint, distributed, dry_run, presets
 from htc_fast.training.batches import Batches
+from htc_fast.training.callbacks import Callback, check_callbacks
 from htc_fast.training.compiled import compile_layers
 from htc_fast.training.distributed import World
-from htc_fast.training.evaluation import Forecast, make_evaluation, make_picture
+from htc_fast.training.evaluation import Evaluation, Forecast, make_picture
 from htc_fast.training.folder import choose_folder
 from htc_fast.training.graphs import check_graphs
+from htc_fast.training.largest import largest_batch
+from htc_fast.training.loggers import check_loggers, make_loggers
 from htc_fast.training.loop import Loop
 from htc_fast.training.run import TrainingRun
 from htc_fast.training.start import start_from
@@ -42,15 +47,22 @@ class Trainer:
     run         everything that it is told
     world       this process among others; None: what torchrun started, or this one alone
     spent       seconds before this that count for the limit of time
-    settings    attribute: the run as it was asked for
+    callbacks   told of steps, evaluations and the end, behind the loggers that the run names
+    settings    attribute: the run as it was asked for, with a number for a batch size of "auto"
     train, val  attributes: data sets; val is None where none is named
     model       attribute: the detector that learns
     loop        attribute: steps, checkpoints, evaluation
     raises      UserError for data, options or weights that cannot be used
     """
 
-    def __init__(self, run: TrainingRun, world: World | None = None, spent: float = 0.0):
-        began = time.monotonic() - spent
+    def __init__(
+        self,
+        run: TrainingRun,
+        world: World | None = None,
+        spent: float = 0.0,
+        callbacks: Sequence[Callback] = (),
+    ):
+        began, callbacks = time.monotonic() - spent, check_callbacks(callbacks)
         if run.device is not None:
             find_device(run.device)
         if run.threads is not None:
@@ -59,34 +71,70 @@ class Trainer:
         self.world, self._joined = world or distributed.start(run.device), world is None
         if run.graphs:
             check_graphs(self.world)
+        # In the leading process alone, which is who calls them.
+        callbacks = [*make_loggers(check_loggers(run.log)), *callbacks] if self.world.is_main else []
         folder = choose_folder(run, self.world)
         config = make_config(run)
         self.settings = replace(run, data=make_sample_dataset()) if run.on_sample else run
         self.train, self.val = make_datasets(self.settings, config)
+        if run.patience is not None and self.val is None:
+            raise UserError("--patience needs held-out pictures to be evaluated on: name them, or leave it out.")
         about = describe_data(run, self.train, self.val)
         if not self.world.agree(zlib.crc32(about["training data"].encode())):
             raise UserError(f"{self.train.path} is not the same for all processes: give each of them the same files.")
         resumes = run.resume and bool(checkpoint.whole(folder / "checkpoints"))
         forecast = None if self.val is None else Forecast(self.val, self.world, run.amp)
+        evaluation = None if self.val is None else Evaluation(self.val, self.world)
         self.model = make_model(config, replace(run, resume=resumes), self.train)
+        self.settings = batch_size.settled(self.settings, folder, self.model, self.train, self.world)
+        run = replace(run, batch_size=self.settings.batch_size)
+        recipe = run.plan(self.world.size)
+        own = {"lr": recipe.schedule.rate, "processes": self.world.size, "device": self.world.device.type}
         self.loop = Loop(
             self.model,
             make_batches(run, self.train, config, self.world),
-            run.plan(self.world.size),
+            recipe,
             folder,
             self.world,
-            evaluate=None if self.val is None else make_evaluation(self.val, self.world),
-            picture=None if self.val is None else make_picture(self.val, forecast),
+            evaluate=evaluation,
+            picture=None if self.val is None else make_picture(self.val, forecast, evaluated=evaluation),
             forecast=forecast,
             spent=time.monotonic() - began,
             about=about,
+            callbacks=callbacks,
+            settings={**_plain(run), **about, **own},
         )
 
     def run(self) -> Detector:
         """Train to the end, or until asked to stop; checkpoints, metrics and pictures are in `loop.folder`.
 
+        A run that is dry (`dry_run`) is only tried: what it would take is printed.
+
         returns  the trained detector, in evaluation mode
         """
+        self._introduce()
+        if self.settings.resume and not self.loop.resume() and self.world.is_main:
+            print(f"nothing to resume in {self.loop.folder}: starting anew.", file=sys.stderr)
+        try:
+            if self.settings.dry_run:
+                found = self.rehearse()
+                if self.world.is_main:
+                    print(f"{found}\nnothing was left in {self.loop.folder}", file=sys.stderr)
+            else:
+                self.loop.run()
+        finally:
+            if self._joined:
+                distributed.stop()
+        return self.model.eval()
+
+    def rehearse(self) -> dry_run.Rehearsal:
+        """Try one step of everything; the weights are of no use afterwards, and nothing is left on the disk."""
+        collate = Collate(self.model.config.mean, self.model.config.std)
+        count = self.loop.batches.batch_size
+        return dry_run.rehearse(self.loop, largest_batch(self.train, self.settings.copy_paste, collate, count))
+
+    def _introduce(self) -> None:
+        """Say what the run is, and what of it makes no sense."""
         if self.world.is_main:
             print(self.describe(), file=sys.stderr)
             steps, warmup = math.ceil(self.loop.recipe.steps(len(self.loop.batches))), self.loop.recipe.schedule.warmup
@@ -96,20 +144,12 @@ class Trainer:
                     f"set warmup to {max(steps // 10, min(1, steps - 1))} or so (--warmup).",
                     file=sys.stderr,
                 )
-        if self.settings.resume and not self.loop.resume() and self.world.is_main:
-            print(f"nothing to resume in {self.loop.folder}: starting anew.", file=sys.stderr)
-        try:
-            self.loop.run()
-        finally:
-            if self._joined:
-                distributed.stop()
-        return self.model.eval()
 
     def describe(self) -> str:
         """The run in two lines."""
         config, recipe, world = self.model.config, self.loop.recipe, self.world
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
-        images = self.settings.batch_size * recipe.accumulate * world.size
+        images = self.loop.batches.batch_size * recipe.accumulate * world.size
         in_bf16 = " in bf16" if recipe.amp and supports(torch.bfloat16, world.device) else ""
         limits = [f"{recipe.epochs:g} epochs"]
         limits += [f"{recipe.iterations} iterations"] if recipe.iterations else []
@@ -148,6 +188,8 @@ def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDat
         keep_empty=run.keep_empty,
         transform=transform,
         layered=True,
+        held_out=run.val_json is None,
+        tile=run.tile,
     )
     if not any(train.annotations.trainable):
         sentence = str(nothing_to_train_on(train))
@@ -158,7 +200,7 @@ def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDat
         say_maps(train)
     if run.data is None and run.val_json is None:
         return train, None
-    val = CocoDataset(run.data, "val", annotations=run.val_json, images=run.val_images, semantic="none")
+    val = CocoDataset(run.data, "val", annotations=run.val_json, images=run.val_images, semantic="none", tile=run.tile)
     if not val.annotations.labelled:
         raise UserError(f"{val.path} has no annotations, so there is no AP: name another file with --val-json.")
     return train, val.relabelled(train.classes)
@@ -166,13 +208,18 @@ def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDat
 
 def describe_data(run: TrainingRun, train: CocoDataset, val: CocoDataset | None) -> dict[str, Any]:
     """What a run that goes on compares, besides its recipe and its network: the data, and how they are fed."""
-    names = ("flip", "scales", "turn", "crop", "keep_empty", "jitter", "copy_paste", "repeat")
+    names = ("flip", "scales", "turn", "crop", "tile", "keep_empty", "jitter", "copy_paste", "repeat")
     sets = {"training data": train, "held-out data": val}
     return {
         **{name: getattr(run, name) for name in names},
         **{name: "none" if data is None else _checked(data) for name, data in sets.items()},
         "semantic maps": "none" if train.maps is None else type(train.maps).__name__,
     }
+
+
+def _plain(run: TrainingRun) -> dict[str, Any]:
+    """A run's fields, with paths as text."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(run).items()}
 
 
 def _checked(data: CocoDataset) -> str:
@@ -245,4 +292,5 @@ def make_batches(run: TrainingRun, train: CocoDataset, config: Model, world: Wor
     repeats = repeat_factors(train, run.repeat) if run.repeat else None
     # Jittered samples are squares, so that no batch would be padded for an orientation.
     groups = train.groups if run.jitter == "none" else None
+    assert run.batch_size != "auto"  # `batch_size.settled` has been there
     return Batches(samples, collate, run.batch_size, world, groups, run.seed, workers, repeats)

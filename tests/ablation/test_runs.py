@@ -115,11 +115,11 @@ def test_an_interrupted_run_goes_on_as_if_never_stopped(run, tmp_path, monkeypat
     whole = one.carry_out(runs.plan(replace(run, out=tmp_path / "whole"))[0])
     fetch, calls = loop.fetch, []
 
-    def interrupted(batches):
+    def interrupted(batches, device):
         calls.append(1)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return fetch(batches)
+        return fetch(batches, device)
 
     monkeypatch.setattr(loop, "fetch", interrupted)
     with pytest.raises(KeyboardInterrupt):

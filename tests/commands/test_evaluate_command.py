@@ -59,6 +59,31 @@ def test_without_annotations_only_results(tmp_path, run):
     assert len(json.loads((tmp_path / "out" / "results.segm.json").read_text())) == 1
 
 
+def test_a_page_of_all_stages(tmp_path, run):
+    status, out, _ = run("--data", write(tmp_path / "data"), "--out", tmp_path / "out", "--report", tmp_path / "page")
+    files = tmp_path / "page" / "report.json", tmp_path / "out" / "metrics.json"
+    numbers, metrics = (json.loads(path.read_text()) for path in files)
+    assert status == 0 and out.rstrip().endswith(f"how it did, and on what: {tmp_path / 'page' / 'report.html'}")
+    assert list(numbers["stages"]) == ["stage 1", "stage 2", "stage 3", "ensemble"] == list(metrics)
+    for stage, one in metrics.items():
+        assert numbers["stages"][stage] == {key: one[key] for key in ("metrics", "per_class")}
+        assert one["pictures"] == numbers["pictures"] == 2
+    source = (tmp_path / "page" / "report.html").read_text()
+    assert "<title>fake: w</title>" in source and "AP by stage" in source
+
+
+def test_a_page_of_one_stage(tmp_path, run):
+    assert run("--data", write(tmp_path / "data"), "--report", tmp_path / "page", "--stage", "2")[0] == 0
+    assert list(json.loads((tmp_path / "page" / "report.json").read_text())["stages"]) == ["stage 2"]
+
+
+def test_no_page_without_a_truth(tmp_path, monkeypatch, run):
+    monkeypatch.setattr(network, "load", lambda *_, **__: 1 / 0)  # said before any work
+    root = write(tmp_path / "data", {"images": [image(5)], "categories": CATEGORIES})
+    status, _, err = run("--annotations", root / "annotations/instances_val2017.json", "--report", tmp_path / "page")
+    assert status == 2 and "has no annotations, so a report has no truth to show errors against" in err
+
+
 def named(*names):
     model = Fake(len(names))
     model.config = replace(model.config, class_names=names)
@@ -119,6 +144,7 @@ ERRORS = {
     "device name": (["--data", "{root}", "--device", "gpu"], "cannot be used"),
     "batch size": (["--data", "{root}", "--batch-size", "0"], "from 1 to 65536, got 0"),
     "stage": (["--data", "{root}", "--stage", "5"], "invalid choice"),
+    "report": (["--data", "{root}", "--report", "{root}/val2017/000000000010.png"], "another place (--report)"),
     "out": (["--data", "{root}", "--out", "{root}/val2017/000000000010.png"], "cannot write"),
 }
 

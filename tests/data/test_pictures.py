@@ -119,7 +119,7 @@ REFUSED = {
     "SVG": (b"<?xml version='1.0'?><svg></svg>", "is SVG.*convert it"),
     "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC.*pillow-heif"),
     "AVIF": (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", "AVIF.*pip install"),
-    "video": (b"\0\0\0\x18ftypisom\0\0\0\0", "a video"),
+    "video": (b"\0\0\0\x18ftypisom\0\0\0\0", "a video: python -m htc_fast.predict takes it"),
     "NumPy": (b"\x93NUMPY\x01", "np.load"),
     "DICOM": (bytes(128) + b"DICM", "DICOM.*convert it"),
     "noise": (np.random.default_rng(0).bytes(500), "not a picture"),

@@ -10,6 +10,7 @@ import torch
 from htc_fast import UserError
 from htc_fast.training import checkpoint
 from htc_fast.training.batches import Batches
+from htc_fast.training.loggers import TensorBoard
 from htc_fast.training.loop import Loop
 from htc_fast.training.metrics import read_rows
 from htc_fast.training.report import Report
@@ -164,7 +165,8 @@ def test_what_a_run_leaves(tmp_path):
         return {"mask_AP": next(scores), "mask_AP50": 0.5}
 
     recipe = tiny_recipe(iterations=None, epochs=3, evaluate_every=1, keep=2)
-    Loop(tiny_model(), tiny_batches(), recipe, tmp_path, evaluate=evaluate, picture=picture).run()
+    loggers = [TensorBoard()]
+    Loop(tiny_model(), tiny_batches(), recipe, tmp_path, evaluate=evaluate, picture=picture, callbacks=loggers).run()
     left = {path.name for path in tmp_path.iterdir()}
     assert left >= {
         "best.safetensors",

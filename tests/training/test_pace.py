@@ -205,7 +205,7 @@ NOTHING = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torc
 class Shown:
     """Six pictures, of which a model predicts as many as it is given."""
 
-    classes = ("cat",)
+    classes, tile = ("cat",), None
 
     def __len__(self):
         return 6

@@ -170,6 +170,7 @@ def test_a_limit_of_time_foresees_the_end_on_the_held_out_pictures(root, tmp_pat
     seconds, _ = trainer.loop.pace.cost
     assert trainer.loop.at.epoch == 1 and 0 < seconds < 60
     assert (tmp_path / "run" / "evaluations.csv").exists() and (tmp_path / "run" / "predictions.png").exists()
+    assert "report.html" in {path.name for path in (tmp_path / "run").iterdir()}
     # Seen by the forecast and by the evaluation.
     assert capsys.readouterr().err.count("of which the model finds at most 10") == 1
 

@@ -1,0 +1,1 @@
+"""Instances in the formats of other tools, a file each; `Instances` has these functions as methods."""

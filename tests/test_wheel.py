@@ -1,0 +1,112 @@
+"""What is built where, without building: architectures by machine, names by variant, cibuildwheel's settings."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LISTED = "compute_75\ncompute_80\ncompute_86\ncompute_89\ncompute_90\ncompute_100\ncompute_120\n"
+EVERY = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+USUAL = "8.0;9.0+PTX"
+
+
+@pytest.fixture
+def setup(monkeypatch):
+    """setup.py as a module, with nothing in the environment that chooses for it."""
+    for name in ("TORCH_CUDA_ARCH_LIST", "HTC_FAST_CUDA", "HTC_FAST_TORCH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.syspath_prepend(ROOT / "build_backend")
+    spec = importlib.util.spec_from_file_location("htc_fast_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def programs(monkeypatch, folder: Path, **outputs: str | None) -> None:
+    """A PATH with programs that print these texts; None fails."""
+    for name, text in outputs.items():
+        file = folder / name.replace("_", "-")
+        file.write_text("#!/bin/sh\nexit 9\n" if text is None else f"#!/bin/sh\nprintf '%s' '{text}'\n")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+@pytest.mark.parametrize(
+    "cards, wanted, answer",
+    [
+        ("9.0\n", None, "9.0+PTX"),
+        ("8.9\n8.0\n8.9\n", None, "8.0;8.9+PTX"),
+        ("12.0\n9.0\n", None, "9.0;12.0+PTX"),  # by number, not by letter
+        ("7.5\n", None, USUAL),  # older than the kernels
+        ("13.0\n", None, USUAL),  # newer than this nvcc: PTX
+        ("No devices were found\n", None, USUAL),
+        (None, None, USUAL),
+        ("9.0\n", "8.6", "8.6"),
+        ("9.0\n", "all", EVERY),
+        (None, "ALL", EVERY),
+    ],
+)
+def test_cuda_kernels_are_built_for_the_gpus_here_or_as_asked(setup, monkeypatch, tmp_path, cards, wanted, answer):
+    programs(monkeypatch, tmp_path, nvidia_smi=cards, nvcc=LISTED)
+    if wanted:
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
+    assert setup.architectures(str(tmp_path / "nvcc")) == answer
+
+
+def test_an_older_nvcc_builds_what_it_knows(setup, monkeypatch, tmp_path):
+    programs(monkeypatch, tmp_path, nvcc="compute_80\ncompute_86\ncompute_89\n")
+    assert setup.architectures(str(tmp_path / "nvcc")) == "8.0+PTX"  # and no nvidia-smi at all
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "all")
+    assert setup.architectures(str(tmp_path / "nvcc")) == "8.0;8.6;8.9+PTX"
+
+
+def test_each_choice_of_architectures_has_its_build_folder(setup):
+    names = [setup.folder_name(wanted) for wanted in ("", "9.0", "9.0+PTX", EVERY)]
+    assert names == ["cpu", "9-0", "9-0-ptx", "8-0-8-6-8-9-9-0-10-0-12-0-ptx"]
+
+
+@pytest.mark.parametrize(
+    "command, cuda, tag",
+    [("bdist_wheel", "0", "+cpu"), ("dist_info", "0", "+cpu"), ("bdist_wheel", "1", None), ("sdist", "0", None)],
+)
+def test_a_wheel_without_cuda_says_so_in_its_version(setup, monkeypatch, command, cuda, tag):
+    monkeypatch.setenv("HTC_FAST_CUDA", cuda)
+    monkeypatch.setattr(sys, "argv", ["setup.py", command])
+    assert setup.version_tag().get("tag_build") == tag
+
+
+def test_torch_headers_come_from_where_they_are_said_to_be(setup, monkeypatch, tmp_path):
+    monkeypatch.setenv("HTC_FAST_TORCH", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"HTC_FAST_TORCH=.* is no torch package: give the folder"):
+        setup.torch_folder()
+    (tmp_path / "include").mkdir()
+    assert setup.torch_folder() == tmp_path
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib")
+def test_cibuildwheel_builds_every_python_and_runs_scripts_that_exist():
+    import tomllib
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    assert settings["build"] == [f"cp3{minor}-*" for minor in range(10, 15)]
+    linux = settings["linux"]
+    for command in (linux["before-all"], linux["repair-wheel-command"]):
+        script = ROOT / command.split()[0]
+        assert script.stat().st_mode & 0o100, command
+        assert subprocess.run(["bash", "-n", script]).returncode == 0
+    assert linux["environment"]["TORCH_CUDA_ARCH_LIST"] == "all"
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
+def test_the_operators_library_uses_torchs_stable_abi_alone():
+    library = ROOT / "htc_fast" / "libhtc_fast_ops.so"
+    listed = subprocess.run(["objdump", "-T", library], capture_output=True, text=True, check=True).stdout
+    names = [line.split()[-1] for line in listed.splitlines() if "*UND*" in line]
+    torch = [name for name in names if name.startswith(("aoti_torch_", "torch_"))]
+    assert len(torch) > 20
+    # Mangled names of torch's C++ classes: those change with every release.
+    assert not [name for name in names if "2at" in name or "3c10" in name or "5torch" in name]
