@@ -45,7 +45,13 @@ def cuda_architectures(wanted: str) -> str:
 
 def known_to(compiler: str, wanted: list[str]) -> list[str]:
     """Those that this nvcc compiles for; all of them where it lists none."""
-    listed = subprocess.run([compiler, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    try:
+        listed = subprocess.run([compiler, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    except OSError as error:
+        raise SystemExit(
+            f"htc_fast: the CUDA compiler {compiler} cannot be run ({error.strerror}): correct CUDACXX or CUDA_HOME, "
+            "or leave the CUDA kernels out with HTC_FAST_CUDA=0"
+        ) from None
     known = set(re.findall(r"compute_(\d+)", listed))
     return [name for name in wanted if name.replace(".", "") in known] if known else wanted
 
@@ -75,11 +81,14 @@ def architectures(compiler: str) -> str:
 
 
 def nvcc() -> str | None:
-    """The CUDA compiler, from CUDACXX, CUDA_HOME or PATH; HTC_FAST_CUDA=0 builds without it."""
+    """The CUDA compiler, from CUDACXX, CUDA_HOME or PATH; HTC_FAST_CUDA=0 builds without it, 1 not without it."""
     if os.environ.get("HTC_FAST_CUDA") == "0":
         return None
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-    return os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    found = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    if found is None and os.environ.get("HTC_FAST_CUDA") == "1":
+        raise SystemExit("htc_fast: HTC_FAST_CUDA=1 asks for CUDA kernels, and no nvcc was found: name it in CUDACXX")
+    return found
 
 
 def plan(compiler: str | None, wanted: str) -> str:

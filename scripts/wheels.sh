@@ -26,12 +26,19 @@ if [[ -z "${VARIANTS:-}" ]] && ! { command -v nvcc || ls "${CUDA_HOME:-/usr/loca
   echo "make wheel: no nvcc here, so wheels without CUDA kernels alone" >&2
   variants=cpu
 fi
+if [[ -z "$pythons" ]]; then
+  echo "make wheel: no CPython from 3.10 to 3.14 here: name one, as in PYTHONS=python3.12 make wheel" >&2
+  exit 2
+fi
 for variant in $variants; do
   for python in $pythons; do
     rm -rf build/wheel build/lib.* build/bdist.*  # setuptools would keep what the package no longer has
     if [[ "$variant" == cpu ]]; then export HTC_FAST_CUDA=0; else export HTC_FAST_CUDA=1 TORCH_CUDA_ARCH_LIST=all; fi
     "$python" -m pip wheel -q --no-deps --wheel-dir build/wheel .
-    scripts/wheels_repair.sh dist build/wheel/*.whl
+    scripts/wheels_repair.sh build/wheel/repaired build/wheel/*.whl
+    mkdir -p dist
+    ls -lh build/wheel/repaired/*.whl
+    mv build/wheel/repaired/*.whl dist/
   done
 done
-ls -lh dist/*.whl
+echo "in dist/"

@@ -64,6 +64,18 @@ def test_an_older_nvcc_builds_what_it_knows(setup, monkeypatch, tmp_path):
     assert setup.architectures(str(tmp_path / "nvcc")) == "8.0;8.6;8.9+PTX"
 
 
+def test_a_compiler_that_is_not_there_is_one_sentence(setup, monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match="cannot be run"):
+        setup.architectures(str(tmp_path / "nvcc"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.delenv("CUDACXX", raising=False)
+    assert setup.nvcc() is None
+    monkeypatch.setenv("HTC_FAST_CUDA", "1")  # a wheel of that name would lack its kernels
+    with pytest.raises(SystemExit, match="no nvcc was found"):
+        setup.nvcc()
+
+
 def test_each_choice_of_architectures_has_its_build_folder(setup):
     names = [setup.folder_name(wanted) for wanted in ("", "9.0", "9.0+PTX", EVERY)]
     assert names == ["cpu", "9-0", "9-0-ptx", "8-0-8-6-8-9-9-0-10-0-12-0-ptx"]

@@ -4,7 +4,18 @@ import re
 from pathlib import Path
 
 from benchmarks import bars, curves, published, zoo
-from benchmarks.tables import costs, deploy, deploy_ap, evaluation, operators, predicted, runs, tuned
+from benchmarks.tables import (
+    build,
+    costs,
+    deploy,
+    deploy_ap,
+    evaluation,
+    large_pictures,
+    operators,
+    predicted,
+    runs,
+    tuned,
+)
 from benchmarks.tables.machines import chosen, device, gpu
 from htc_fast.ablation import picture
 from htc_fast.errors import choose
@@ -47,6 +58,7 @@ TABLES = {
     "trained": (runs.trained, "trained"),
     "ablation": (runs.ablation, "ablation"),
     "target_memory": (runs.target_memory, "target_memory"),
+    "large_pictures": (large_pictures.large_pictures, "large_pictures"),
     "descendants": (runs.descendants, "descendants"),
     "precision": (runs.precision, "precision"),
     "deploy_ap": (deploy_ap.deploy_ap, "deploy_ap"),
@@ -54,6 +66,7 @@ TABLES = {
     "evaluation": (evaluation.evaluation, "evaluation"),
     "deploy": (deploy.deploy, "deploy"),
     "buckets": (runs.buckets, "buckets"),
+    "build": (build.build, "build"),
     "tiles": (tuned.tuned, "tiles"),
     "costs": (costs.counted,),
     "launches": (costs.launches,),

@@ -53,6 +53,8 @@ class Exports:
     ):
         self.formats, self.out, self.sources, self.names = formats, out, sources, names
         self.tolerance, self.blank, self._lock = tolerance, 0, threading.Lock()
+        self._class_names: Sequence[str] = ()
+        self._written = False  # whether a picture's own files are there
         self.results = JsonList(out / "results.json") if "coco" in formats else None
         self.table = Table(out / "objects.csv", COLUMNS) if "csv" in formats else None
         every = [file for one in formats for file in FILES[one]]
@@ -79,13 +81,15 @@ class Exports:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *error) -> None:
-        self._stack.__exit__(*error)
+    def __exit__(self, kind, error, trace) -> None:
+        self._stack.__exit__(kind, error, trace)
+        # A run that was cut short before its first picture leaves nothing that the next one would not replace.
+        if "yolo" in self.formats and self._written and (kind is None or issubclass(kind, KeyboardInterrupt)):
+            _write(self.out / "data.yaml", data_yaml(self._class_names))
 
     def begin(self, class_names: Sequence[str]) -> None:
-        """Write what no picture changes; names by label."""
-        if "yolo" in self.formats:
-            _write(self.out / "data.yaml", data_yaml(class_names))
+        """What no picture changes: names by label."""
+        self._class_names = class_names
 
     def add(self, number: int, found: Instances, image_id: int | str, category_ids: Sequence) -> None:
         """Append a picture's instances to what all pictures share; in their order."""
@@ -112,7 +116,7 @@ class Exports:
 
     def write(self, number: int, found: Instances) -> None:
         """Write a picture's own files; threads may call it at once."""
-        name = self.names[number]
+        name, self._written = self.names[number], True
         if "labelme" in self.formats:
             link = self._link("labelme", number)
             linked = _link(link, self.sources[number])

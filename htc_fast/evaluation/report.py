@@ -8,6 +8,7 @@ import numpy as np
 
 from htc_fast.data.coco import CocoDataset
 from htc_fast.data.instances import Instances
+from htc_fast.errors import UserError
 from htc_fast.evaluation import coco
 from htc_fast.evaluation.calibration import best_threshold, calibration
 from htc_fast.evaluation.errors import BACKGROUND, KINDS, Error, Errors, find_errors, judge
@@ -48,6 +49,8 @@ def report(
     raises  UserError if the data set has no annotations, or none of the predictions' classes
     """
     dataset = coco.in_classes_of(dataset, found)
+    if not scores:
+        raise UserError('a report needs scores: give at least {"ensemble": coco.score(dataset, found)}.')
     name, last = list(scores.items())[-1]
     judged = judge(dataset, found, max_detections)
     operating = best_threshold(judged)

@@ -137,7 +137,8 @@ def _of(about: dict, split: str, file: Path | None, listing: Listing) -> Iterato
         if place is None and split == "test":
             listing.said.append(f"{file.name} names test pictures in {brief(name)}, which is missing.")
         elif place is None:
-            raise UserError(f"{file} names pictures of {split} in {brief(name)}, which is missing: correct that.")
+            hint = ", or delete the line, and a part of train is held out" if split == "val" else ""
+            raise UserError(f"{file} names pictures of {split} in {brief(name)}, which is missing: correct that{hint}.")
         else:
             yield from _pictures(Path(os.path.normpath(place)))
 
@@ -156,8 +157,9 @@ def _each_once(splits: list[tuple[str | None, Path]], listing: Listing) -> list[
     """Each picture in the last split that names it, so that none is trained on and held out at once."""
     found = {path: split for split, path in splits}
     if len(found) < len(splits) and len({split for split, _ in splits}) > len(set(found.values())):
-        # A data set to try things on has one folder for both.
-        listing.said.append("the same pictures are named for training and for validation, so they are divided anew.")
+        # A data set to try things on has one folder for both, and so have predictions.
+        said = "the same pictures are named for training and for validation, so they are divided anew."
+        listing.said += [said] if len(found) > 1 else []
         return [("train", path) for path in found]
     if len(found) < len(splits):
         listing.said.append(
