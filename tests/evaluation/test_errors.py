@@ -9,7 +9,7 @@ import torch
 from htc_fast import ops
 from htc_fast.data import CocoDataset
 from htc_fast.data.instances import Instances
-from htc_fast.errors import say_once
+from htc_fast.errors import UserError, say_once
 from htc_fast.evaluation import coco
 from htc_fast.evaluation.calibration import Bin, best_threshold, calibration
 from htc_fast.evaluation.errors import Judged, find_errors, judge
@@ -208,3 +208,5 @@ def test_numbers_of_a_report_are_those_of_the_scores(tmp_path):
     assert {"truth": "cat", "found": "owl", "count": 1} not in numbers["confusion"]  # F1 is best without the owl
     assert numbers["operating"]["threshold"] == pytest.approx(0.9) and numbers["errors"]["missed"]["count"] == 1
     assert numbers["errors"]["missed"]["worst"][0]["file_name"] == "000000000010.png"
+    with pytest.raises(UserError, match="a report needs scores"):
+        report(data, found, {})
