@@ -50,8 +50,9 @@ class Windows:
         height, width = self.size
         step = -(-max(height, width) // most)
         band = max(step, 512 // step * step)
-        rows = [self.read(top, min(top + band, height))[::step, ::step] for top in range(0, height, band)]
-        return np.concatenate([one.copy() for one in rows])
+        # A copy of each, as a view would keep its whole band.
+        rows = [self.read(top, min(top + band, height))[::step, ::step].copy() for top in range(0, height, band)]
+        return np.concatenate(rows)
 
     def close(self) -> None:
         """Close the file."""
