@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import weakref
 import zlib
 
 import numpy as np
@@ -143,6 +144,20 @@ def test_reduced():
     windows = Windows.whole(COLOURS[..., :3])
     assert np.array_equal(windows.reduced(50), COLOURS[::3, ::3, :3])
     assert np.array_equal(windows.reduced(150), COLOURS[..., :3])
+
+
+def test_a_reduced_picture_keeps_no_band_of_the_whole(monkeypatch):
+    windows, bands, alive = Windows.whole(np.zeros((4096, 64, 3), dtype=np.uint8)), [], []
+
+    def read(*place, inner=windows.read):
+        band = inner(*place).copy()
+        bands.append(weakref.ref(band))
+        alive.append(sum(one() is not None for one in bands))
+        return band
+
+    monkeypatch.setattr(windows, "read", read)
+    assert windows.reduced(256).shape == (256, 4, 3)
+    assert len(bands) == 8 and max(alive) <= 2
 
 
 @pytest.mark.parametrize("damage", ["end", "bit"])
