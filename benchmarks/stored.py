@@ -69,7 +69,9 @@ def merged(before: dict, rows: list[dict], now: dict[str, str], key: tuple[str, 
     """
 
     def versions(about: dict[str, str]) -> dict[str, str]:
-        return {name: value for name, value in about.items() if name != "date"}
+        # What follows our own "+" says which kernels were built, as in "0.1.0+cpu".
+        own = about.get("htc_fast", "").partition("+")[0]
+        return {name: value for name, value in about.items() if name != "date"} | {"htc_fast": own}
 
     kept = before["rows"] if versions(before.get("machine", {})) == versions(now) else []
     return list({tuple(row[name] for name in key): row for row in [*kept, *rows]}.values())

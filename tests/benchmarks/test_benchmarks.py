@@ -204,6 +204,9 @@ def test_a_file_holds_one_set_of_versions():
     assert stored.merged(before, [new], {"torch": "1", "date": "today"}) == [old, new]
     assert stored.merged(before, [again], {"torch": "1", "date": "today"}) == [again]
     assert stored.merged(before, [new], {"torch": "2", "date": "today"}) == [new]
+    before["machine"] |= {"htc_fast": "0.1.0"}
+    assert stored.merged(before, [new], {"torch": "1", "htc_fast": "0.1.0+cpu"}) == [old, new]
+    assert stored.merged(before, [new], {"torch": "1", "htc_fast": "0.2.0+cpu"}) == [new]
 
 
 def test_shares_are_of_the_slower_limit():
