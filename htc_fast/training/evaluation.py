@@ -17,13 +17,16 @@ from htc_fast.device import autocast
 from htc_fast.evaluation import coco
 from htc_fast.evaluation.evaluate_coco import Scores
 from htc_fast.evaluation.report import report
+from htc_fast.inference.predict import at_stage
 from htc_fast.pages import evaluation
 from htc_fast.training.distributed import World
+from htc_fast.training.interrupts import heard
 
 DRAWN = 6  # pictures that the picture at the end shows
 PAGE = 2.0  # seconds that the page takes without what grows with the pictures
 TRIED = 3  # pictures that a forecast predicts, in each process
 SLOWER = 1.3  # times as long as predicting: predicting one and drawing it
+SHORT, SHARE = 60.0, 0.1  # AP by stage is added where it takes less than this many seconds, or this share of the run
 
 
 class Evaluation:
@@ -32,14 +35,14 @@ class Evaluation:
     What was found is kept until the next time, in the main process: the page at the end shows it.
     """
 
-    def __init__(self, val: CocoDataset, world: World):
-        self.val, self.world = val, world
+    def __init__(self, val: CocoDataset, world: World, amp: bool = False):
+        self.val, self.world, self.amp = val, world, amp
         self.found: dict[int, Instances] = {}
         self.scores: Scores | None = None
-        self.weights = math.nan
+        self.weights, self.began, self.took = math.nan, time.monotonic(), 0.0
 
     def __call__(self, model: Detector) -> dict[str, float]:
-        self.found, self.scores = {}, None
+        self.found, self.scores, began = {}, None, time.monotonic()
         rank, world = self.world.rank, self.world.size
         found = coco.gather(coco.collect(model, self.val, rank=rank, world=world, progress=sys.stderr.isatty()))
         if not self.world.is_main:
@@ -49,6 +52,7 @@ class Evaluation:
             # Of 1000 classes all of it is 400 MB, of which the page needs a sixth.
             scores.curves[kind] = replace(one, precision=one.precision[..., -1:].copy(), scores=one.scores[:0])
         self.found, self.scores, self.weights = found, scores, _sum(model)
+        self.took = time.monotonic() - began
         return scores.metrics
 
     def write_page(self, model: Detector, folder: Path, seconds: float = math.inf) -> str:
@@ -58,9 +62,32 @@ class Evaluation:
         if seconds < PAGE:
             return f"{evaluation.PAGE}: no time left to write it: htc_fast.evaluate --report does."
         began = time.monotonic()
-        made = report(self.val, self.found, {"ensemble": self.scores})
+        stages, said = self._stages(model, seconds - PAGE)
+        made = report(self.val, self.found, {**stages, "ensemble": self.scores})
         left = seconds - PAGE / 2 - (time.monotonic() - began)
-        return f"how it did, and on what: {evaluation.save(folder, made, model.config.name, left)}"
+        return f"how it did, and on what{said}: {evaluation.save(folder, made, model.config.name, left)}"
+
+    def _stages(self, model: Detector, seconds: float) -> tuple[dict[str, Scores], str]:
+        """Scores of each stage alone, and what to say where they would take too long; this process predicts all."""
+        count, scores = len(model.config.stages.match_iou), dict[str, Scores]()
+        if count == 1:
+            return {}, ""
+        most = max(SHORT, SHARE * (time.monotonic() - self.began))
+        if count * self.world.size * self.took > min(most, seconds):
+            return {}, " (AP by stage would take too long: htc_fast.evaluate --report adds it)"
+        try:
+            with heard(_stop), torch.no_grad(), autocast(self.world.device, self.amp):
+                for stage in range(1, count + 1):
+                    with at_stage(model, stage):
+                        one = coco.score(self.val, coco.collect(model, self.val, progress=sys.stderr.isatty()))
+                    scores[f"stage {stage}"] = Scores(one.metrics, one.per_class)
+        except KeyboardInterrupt:
+            return {}, " (AP by stage was stopped: htc_fast.evaluate --report adds it)"
+        return scores, ""
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
 
 
 def _sum(model: Detector) -> float:

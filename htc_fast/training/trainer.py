@@ -84,7 +84,7 @@ class Trainer:
             raise UserError(f"{self.train.path} is not the same for all processes: give each of them the same files.")
         resumes = run.resume and bool(checkpoint.whole(folder / "checkpoints"))
         forecast = None if self.val is None else Forecast(self.val, self.world, run.amp)
-        evaluation = None if self.val is None else Evaluation(self.val, self.world)
+        evaluation = None if self.val is None else Evaluation(self.val, self.world, run.amp)
         self.model = make_model(config, replace(run, resume=resumes), self.train)
         self.settings = batch_size.settled(self.settings, folder, self.model, self.train, self.world)
         run = replace(run, batch_size=self.settings.batch_size)

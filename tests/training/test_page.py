@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import pytest
 
@@ -20,9 +21,14 @@ def data(tmp_path):
 
 @pytest.fixture
 def collected(monkeypatch):
-    """How often a model predicted the held-out pictures."""
+    """With which stage a model predicted the held-out pictures, each time."""
     calls, collect = [], coco.collect
-    monkeypatch.setattr(coco, "collect", lambda *given, **more: calls.append(1) or collect(*given, **more))
+
+    def counted(model, *given, **more):
+        calls.append(model.config.test_stage)
+        return collect(model, *given, **more)
+
+    monkeypatch.setattr(coco, "collect", counted)
     return calls
 
 
@@ -30,11 +36,37 @@ def test_the_page_is_of_what_was_predicted_in_the_evaluation(tmp_path, data, col
     evaluated, model = Evaluation(data, World()), Fake().eval()
     numbers = evaluated(model)
     said = evaluated.write_page(model, tmp_path / "run", 60.0)
-    assert len(collected) == 1 and said == f"how it did, and on what: {tmp_path / 'run' / 'report.html'}"
+    assert said == f"how it did, and on what: {tmp_path / 'run' / 'report.html'}"
+    assert collected == [None, 1, 2, 3]
     written = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert list(written["stages"]) == ["ensemble"] and written["pictures"] == 2
+    assert list(written["stages"]) == ["stage 1", "stage 2", "stage 3", "ensemble"] and written["pictures"] == 2
     assert {name: pytest.approx(value) for name, value in numbers.items()} == written["stages"]["ensemble"]["metrics"]
     assert 'src="data:image/jpeg' in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("took", "seconds", "stages"), [(19.0, 600.0, 3), (21.0, 600.0, 0), (19.0, 50.0, 0), (0.1, 2.2, 0)]
+)
+def test_stages_are_left_out_where_they_take_long(tmp_path, data, took, seconds, stages):
+    evaluated, model = Evaluation(data, World()), Fake().eval()
+    evaluated(model)
+    evaluated.took = took
+    said = evaluated.write_page(model, tmp_path, seconds)
+    assert ("AP by stage would take too long" in said) == (not stages)
+    assert len(json.loads((tmp_path / "report.json").read_text())["stages"]) == stages + 1
+    evaluated.began -= 1000  # of a long run they may take more
+    evaluated.took = 21.0
+    assert "too long" not in evaluated.write_page(model, tmp_path)
+
+
+def test_ctrl_c_leaves_the_stages_out_and_writes_the_page(tmp_path, data, monkeypatch):
+    evaluated, model = Evaluation(data, World()), Fake().eval()
+    evaluated(model)
+    monkeypatch.setattr(coco, "collect", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    said = evaluated.write_page(model, tmp_path)
+    assert "AP by stage was stopped" in said and (tmp_path / "report.html").exists()
+    assert list(json.loads((tmp_path / "report.json").read_text())["stages"]) == ["ensemble"]
+    assert model.config.test_stage is None
 
 
 def test_no_page_of_other_weights(tmp_path, data):
