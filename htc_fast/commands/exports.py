@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from htc_fast.commands.output import JsonList, Table, check_kept, replacing, writing
+from htc_fast.data.exports.georeference import georeference
 from htc_fast.data.exports.table import COLUMNS
 from htc_fast.data.exports.yolo import data_yaml
 from htc_fast.data.instances import Instances
@@ -126,7 +127,8 @@ class Exports:
             _write(self.out / "labels" / f"{name}.txt", found.to_yolo(tolerance=self.tolerance))
             _link(self._link("yolo", number), self.sources[number])
         if "geojson" in self.formats:
-            _write(self.out / "geojson" / f"{name}.geojson", json.dumps(found.to_geojson()))
+            placed = found.to_geojson(*georeference(self.sources[number]))
+            _write(self.out / "geojson" / f"{name}.geojson", json.dumps(placed))
         if "labelme" in self.formats or "yolo" in self.formats:
             blank = int((found.areas == 0).sum())
             with self._lock:

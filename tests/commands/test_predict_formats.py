@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from htc_fast import ops
 from htc_fast import predict as command
@@ -96,6 +96,18 @@ def test_a_table_of_all_pictures(folder, run):
     ]  # fmt: skip
     (feature, _) = json.loads((folder / "out" / "geojson" / "12.geojson").read_text())["features"]
     assert feature["geometry"]["coordinates"] == [[[16, 12], [48, 12], [48, 36], [16, 36], [16, 12]]]
+
+
+def test_geojson_of_a_geotiff_is_on_its_map(folder, run):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[33550], tags[33922] = (0.5, 0.5, 0.0), (0.0, 0.0, 0.0, 1000.0, 9000.0, 0.0)
+    tags[34735] = (1, 1, 0, 1, 3072, 0, 1, 32633)
+    Image.new("RGB", (64, 48)).save(folder / "field.tif", tiffinfo=tags)
+    assert run("field.tif", "--format", "geojson", "--out", "out", "--no-overlays")[0] == 0
+    found = json.loads((folder / "out" / "geojson" / "field.geojson").read_text())
+    assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    corners = [[1008, 8994], [1008, 8982], [1024, 8982], [1024, 8994], [1008, 8994]]
+    assert found["features"][0]["geometry"]["coordinates"] == [corners]
 
 
 def test_what_may_be_corrected_is_never_replaced(folder, run):
