@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Tests of the integrations beside the frameworks themselves, which cannot share one environment: each set has its own,
+# Tests of the integrations and of the loggers beside the packages themselves, which cannot share one environment: each set has its own,
 # which sees the calling environment's packages, so that torch is there once. Fails where a set's tests fail, or where
 # none of a file's tests has passed.
 #
-#   scripts/integrations_check.sh [SET ...]     sets: onedl mmdet masks; all without arguments
+#   scripts/integrations_check.sh [SET ...]     sets: onedl mmdet masks loggers; all without arguments
 #   OUT=folder                                  where the environments lie and stay: build/integrations
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +17,8 @@ packages() { # SET -> what pip installs
     # mmengine 0.10.7 asks for pkg_resources, which later setuptools lack.
     mmdet) echo "mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7 setuptools<81" ;;
     masks) echo "opencv-python-headless regex tokenizers defusedxml pyDeprecate scipy requests pydantic" ;;
-    *) echo "no such set: $1; there are onedl, mmdet and masks" >&2 && return 1 ;;
+    loggers) echo "mlflow-skinny" ;;
+    *) echo "no such set: $1; there are onedl, mmdet, masks and loggers" >&2 && return 1 ;;
   esac
 }
 
@@ -48,6 +49,9 @@ tests() { # SET
   if [ "$1" = masks ]; then
     "$python" -m pytest -q -p no:cacheprovider -W ignore --junitxml "$results" \
       tests/integrations/test_{transformers,rfdetr,ultralytics,supervision}.py || return 1
+  elif [ "$1" = loggers ]; then
+    "$python" -m pytest -q -p no:cacheprovider -W ignore --junitxml "$results" -k file_store \
+      tests/training/test_loggers.py || return 1
   else
     "$python" -c 'from htc_fast.integrations import mmcv
 mmcv.install()
@@ -74,7 +78,7 @@ run() { # SET
   environment "$1" && tests "$1"
 }
 
-[ $# -gt 0 ] || set -- onedl mmdet masks
+[ $# -gt 0 ] || set -- onedl mmdet masks loggers
 declare -A jobs
 for name in "$@"; do
   run "$name" > "$OUT/$name.log" 2>&1 &
