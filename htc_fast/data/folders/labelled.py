@@ -125,7 +125,10 @@ def _pairs(tree: Tree) -> list[Pair]:
         by_stem[os.path.splitext(name)[0].casefold()].append(name)
     pairs: dict[str, Pair] = {}
     maps = [name for name in tree.pictures if name.lower().endswith(MAPS)]
+    numbered = {name for pair in _bitmaps(tree) for name in pair.maps if _stem(name) == _stem(pair.picture)}
     for name in maps:
+        if name in numbered:
+            continue
         stem = os.path.splitext(name)[0]
         for one in _partners(stem):
             there = [found for found in by_stem.get(one.casefold(), []) if found != name]
@@ -159,11 +162,17 @@ def _bitmaps(tree: Tree) -> list[Pair]:
         parts = name.split("/")
         if len(parts) >= 3 and parts[-2].lower() in ("images", "masks"):
             folders["/".join(parts[:-2])][parts[-2].lower()].append(name)
+    # A mask of the picture's own name is a label map, but where several of one picture have numbers for names.
+    flat = any(len(one["images"]) > 1 for one in folders.values())
     found = []
-    for found_in in folders.values():
-        if len(found_in["images"]) == 1 and found_in["masks"]:
-            # A mask of the picture's own name is a label map.
-            stems = {os.path.splitext(os.path.basename(one))[0] for one in found_in["masks"]}
-            if os.path.splitext(os.path.basename(found_in["images"][0]))[0] not in stems:
-                found.append(Pair(found_in["images"][0], tuple(found_in["masks"]), split_in(found_in["images"][0])))
+    for one in folders.values():
+        pictures, masks = one["images"], one["masks"]
+        if len(pictures) == 1 and masks:
+            own = _stem(pictures[0]) in map(_stem, masks)
+            if not own or (len(masks) > 1 and not flat):
+                found.append(Pair(pictures[0], tuple(masks), split_in(pictures[0])))
     return sorted(found)
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(os.path.basename(name))[0]

@@ -98,6 +98,16 @@ def test_a_folder_per_picture(tmp_path, capsys):
     assert "1 of another size than their picture" in said and "1 without a pixel" in said
 
 
+def test_masks_that_are_called_by_numbers(tmp_path, capsys):
+    """One of them is called like the picture, which makes it no label map."""
+    for stem in ("s1", "s2", "s3"):
+        picture(tmp_path / stem / "images" / "1.png")
+        for place, number in enumerate((700, 2)):
+            labels(tmp_path / stem / "masks" / f"{place}.png", ((LABELS == number) * 255).astype(np.uint8))
+    assert areas(tmp_path, "all") == {f"{stem}/images/1": EXPECTED for stem in ("s1", "s2", "s3")}
+    assert "is read as a folder per picture with a mask per object: 3 pictures" in capsys.readouterr().err
+
+
 def test_masks_without_objects(tmp_path):
     picture(tmp_path / "a.png")
     labels(tmp_path / "a_masks.png", np.zeros((48, 64), dtype=np.uint8))
