@@ -10,13 +10,12 @@ from htc_fast.data.annotations import read_annotations
 from htc_fast.data.folders.listing import Found, Part, sizes_of
 from htc_fast.data.folders.places import find_images
 from htc_fast.data.folders.tree import Tree, split_in, split_of
-from htc_fast.data.names import Folder, folded
+from htc_fast.data.names import Folder
 from htc_fast.data.numbers import identity
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError, brief, few
 
 OTHERS = ("panoptic_", "captions_", "image_info_", "person_keypoints_", "stuff_")
-_UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the names of uploaded files
 
 
 def looks_like(tree: Tree) -> bool:
@@ -84,10 +83,7 @@ def _foreign(name: str) -> bool:
 
 def _renamed(tree: Tree, path: Path, content: dict[str, Any], names: list[str], found: Found) -> Part:
     """The content with the names of pictures that share the longest end with the file's."""
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for one in tree.pictures:
-        by_name[folded(os.path.basename(one))].append(one)
-    files = [_match(name, by_name) for name in names]
+    files = [tree.longest_end(name) for name in names]
     missing = [name for name, file in zip(names, files) if file is None]
     twice = len(set(files) - {None}) < len(files) - len(missing)
     if len(missing) == len(names) or twice:
@@ -117,22 +113,3 @@ def _measured(image: dict[str, Any], tree: Tree) -> dict[str, Any]:
     if image.get("height") is None and image.get("width") is None:
         image["height"], image["width"] = sizes_of(tree.root / image["file_name"])[0]
     return image
-
-
-def _match(name: str, by_name: dict[str, list[str]]) -> str | None:
-    """The file whose path shares the longest end with a name; None where there is none, or more than one."""
-    parts = [folded(one) for one in re.split(r"[\\/]|\?d=", name) if one]
-    if not parts:
-        return None
-    for last in dict.fromkeys((parts[-1], _UPLOAD.sub("", parts[-1]))):
-        shared = defaultdict(list)
-        for file in by_name.get(last, []):
-            own = [folded(one) for one in file.split("/")]
-            same = 0
-            while same < min(len(own), len(parts)) - 1 and own[-2 - same] == parts[-2 - same]:
-                same += 1
-            shared[same].append(file)
-        if shared:
-            best = shared[max(shared)]
-            return best[0] if len(best) == 1 else None
-    return None

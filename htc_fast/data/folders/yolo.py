@@ -4,6 +4,7 @@ supervision reads these too, but rounds the corners to whole pixels and makes a 
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from htc_fast.data.folders.listing import Found, Listing, common_root, numbered_names, progress, sizes_of
-from htc_fast.data.folders.tree import Tree, split_in
+from htc_fast.data.folders.tree import Tree, split_in, split_of
 from htc_fast.data.numbers import as_json, number, whole
 from htc_fast.errors import UserError, brief, few
 
@@ -36,7 +37,7 @@ def read(tree: Tree, chosen: Path | None = None) -> Found:
     about = {} if file is None else _load(file)
     names = _class_file(tree, listing) if file is None else _names(about, file)
     splits: list[tuple[str | None, Path]]
-    splits = [(split, path) for split in ("train", "val", "test") for path in _of(about, split, file, listing)]
+    splits = [(split, path) for split in ("train", "val", "test") for path in _of(about, split, file, tree, listing)]
     if not about.keys() & SPLITS:
         base = Path(os.path.abspath(tree.root))
         splits = [(split_in(one), base / one) for one in tree.pictures if _below_images(one)]
@@ -121,7 +122,7 @@ def _class_file(tree: Tree, listing: Listing) -> dict[int, str] | None:
     return dict(enumerate(numbered_names([line.strip() for line in lines if line.strip()])))
 
 
-def _of(about: dict, split: str, file: Path | None, listing: Listing) -> Iterator[Path]:
+def _of(about: dict, split: str, file: Path | None, tree: Tree, listing: Listing) -> Iterator[Path]:
     """The pictures of a split."""
     if file is None:
         return
@@ -133,24 +134,55 @@ def _of(about: dict, split: str, file: Path | None, listing: Listing) -> Iterato
         name = str(one)
         # Roboflow writes ../train/images for a folder beside the file.
         tried = (told / name, base / name, base / name.replace("\\", "/").removeprefix("../"))
-        place = next((path for path in tried if path.exists()), None)
+        place = next((path for path in tried if os.path.exists(path)), None) or _within(base, name, listing)
         if place is None and split == "test":
             listing.said.append(f"{file.name} names test pictures in {brief(name)}, which is missing.")
         elif place is None:
             hint = ", or delete the line, and a part of train is held out" if split == "val" else ""
             raise UserError(f"{file} names pictures of {split} in {brief(name)}, which is missing: correct that{hint}.")
         else:
-            yield from _pictures(Path(os.path.normpath(place)))
+            place = Path(os.path.normpath(place))
+            if place.is_dir():
+                yield from (place / name for name in Tree(place).pictures)
+            else:
+                yield from _listed(place, told, tree, listing)
 
 
-def _pictures(place: Path) -> Iterator[Path]:
-    """Those in a folder and the folders in it, or those that a list names."""
-    if place.is_dir():
-        yield from (place / name for name in Tree(place).pictures)
-        return
+def _within(base: Path, name: str, listing: Listing) -> Path | None:
+    """A place on another machine or above the file, C:\\data\\train\\images, where its end is in the file's folder."""
+    parts = [one for one in re.split(r"[\\/]", name) if one not in ("", ".")]
+    if not name.startswith(("/", "\\", "..")) and not re.match(r"[A-Za-z]:", name):
+        return None
+    for first in range(1, len(parts)):
+        end = parts[first:]
+        # One word alone may be any folder's.
+        if ".." not in end and (len(end) > 1 or split_of(Path(end[0]).stem)) and os.path.exists(base.joinpath(*end)):
+            listing.said.append(f"{brief(name)} is missing: {'/'.join(end)} is taken for it.")
+            return base.joinpath(*end)
+    return None
+
+
+def _listed(place: Path, told: Path, tree: Tree, listing: Listing) -> Iterator[Path]:
+    """The pictures that a list names: beside it, in the data's folder, else those that share the longest end."""
+    other: list[tuple[str, str]] = []
     for line in place.read_text(encoding="utf-8-sig", errors="replace").split("\n"):
-        if line.strip():
-            yield Path(os.path.normpath(place.parent / line.strip().replace("\\", "/")))
+        name = line.strip().replace("\\", "/")
+        if not name:
+            continue
+        found = next((one for one in (place.parent / name, told / name) if os.path.isfile(one)), None)
+        end = tree.longest_end(name) if found is None else None
+        if end is not None:
+            found = Path(os.path.abspath(tree.root)) / end
+            other.append((name, end))
+        if found is None:
+            listing.refuse("missing or unreadable", line.strip())
+        else:
+            yield Path(os.path.normpath(found))
+    if other:
+        listing.said.append(
+            f"{place.name}: {len(other)} pictures lie elsewhere than their names say, such as {brief(other[0][0])}, "
+            f"which is {other[0][1]}."
+        )
 
 
 def _each_once(splits: list[tuple[str | None, Path]], listing: Listing) -> list[tuple[str | None, Path]]:

@@ -28,6 +28,9 @@ YAMLS = {
     "a path that is elsewhere": NAMES + "path: ../datasets/coco8\ntrain: images/train\nval: images/val\n",
     "lists of folders": NAMES + "train: [images/train]\nval: [images/val]\ntest:\n",
     "Roboflow's": "train: ../images/train\nval: ../images/val\nnc: 2\n" + NAMES,
+    "on Windows": NAMES + "train: images\\train\nval: .\\images\\val\n",
+    "of another machine": NAMES + "train: /content/fruit-1/images/train\nval: C:\\fruit\\images\\val\n",
+    "far above": NAMES + "train: ../../data/images/train\nval: ../../data/images/val\n",
     "valid for val": NAMES + "train: images/train\nvalid: images/val\n",
     "with a mark and a comment": "\ufeff# c\n" + NAMES + "train: images/train # x\nval: images/val\n",
 }
@@ -56,6 +59,20 @@ def test_lists_of_pictures(tmp_path):
     (tmp_path / "val.txt").write_text("images\\train\\b.png\n./images/train/gone.png\n")
     assert areas(tmp_path).keys() == {"images/train/a", "images/val/c"}
     assert areas(tmp_path, "val").keys() == {"images/train/b"}
+
+
+@pytest.mark.parametrize("name", ["data/images/{}", "/home/me/x/images/{}", "C:\\x\\images\\{}", "./images/{}"])
+def test_lists_of_another_machine(tmp_path, capsys, name):
+    """CVAT writes data/ before each name; a list in a folder of its own may be relative to the data's."""
+    write(tmp_path, yaml=NAMES + "path: .\ntrain: lists/train.txt\nval: lists/val.txt\n")
+    (tmp_path / "lists").mkdir()
+    for split, stems in (("train", "ax"), ("val", "c")):
+        names = [name.format(f"{split}/{stem}.png") for stem in stems]
+        (tmp_path / "lists" / f"{split}.txt").write_text("\n".join(names))
+    assert areas(tmp_path) == {"images/train/a": [("dog", 192)]} and areas(tmp_path, "val").keys() == {"images/val/c"}
+    said = capsys.readouterr().err
+    assert "1 of 3 pictures are not used (1 missing or unreadable, such as" in said
+    assert ("train.txt: 1 pictures lie elsewhere than their names say" in said) == (not name.startswith("."))
 
 
 def test_pictures_elsewhere_and_changed_there(tmp_path):
