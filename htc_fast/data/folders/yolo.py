@@ -23,7 +23,9 @@ USUAL = ("data.yaml", "dataset.yaml", "data.yml")
 
 def looks_like(tree: Tree) -> bool:
     """Whether there is a data.yaml, or labels/ of the pictures in images/."""
-    return bool(_yamls(tree)) or any(_label_name(name) in tree.files for name in tree.pictures if _below_images(name))
+    return bool(_yamls(tree)) or any(
+        label in tree.files for name in tree.pictures if _below_images(name) for label in _label_names(name)
+    )
 
 
 def read(tree: Tree, chosen: Path | None = None) -> Found:
@@ -44,7 +46,7 @@ def read(tree: Tree, chosen: Path | None = None) -> Found:
     listing.classes = None if names is None else list(names.values())
     splits = _each_once(splits, listing)
     listing.root = common_root(tree.root, [path for _, path in splits])
-    files = [file for _, path in splits for file in (path, Path(_label_name(path.as_posix())))]
+    files = [Path(file) for _, path in splits for file in (str(path), *_label_names(path.as_posix()))]
     listing.others = sorted({file.parent for file in files if not file.is_relative_to(os.path.abspath(tree.root))})
     boxes = 0
     for split, path in progress(splits, "YOLO"):
@@ -53,7 +55,7 @@ def read(tree: Tree, chosen: Path | None = None) -> Found:
         except UserError:
             listing.refuse("missing or unreadable", path.name)
             continue
-        found, only = _objects(_labels(path), size, names, listing)
+        found, only = _objects(_labels(path, listing.root), size, names, listing)
         boxes += only
         listing.add(path.relative_to(listing.root).as_posix(), size, split, found)
     if boxes and not any(objects for *_, objects in listing.pictures):
@@ -204,23 +206,29 @@ def _below_images(name: str) -> bool:
     return any(part.lower() == "images" for part in name.split("/")[:-1])
 
 
-def _label_name(name: str) -> str:
-    """The label file of a picture: the last images/ on its path becomes labels/."""
+def _label_names(name: str) -> list[str]:
+    """What the label file of a picture may be called: the last images/ on its path becomes labels/, Images/ Labels/."""
     parts = name.split("/")
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place].lower() == "images":
-            parts[place] = "labels"
-            break
-    return os.path.splitext("/".join(parts))[0] + ".txt"
+    places = [place for place, part in enumerate(parts[:-1]) if part.lower() == "images"]
+    words = ["labels"] if places else []
+    if places and parts[places[-1]] != "images":
+        words.append("LABELS" if parts[places[-1]].isupper() else "Labels")
+    names = ["/".join([*parts[: places[-1]], word, *parts[places[-1] + 1 :]]) for word in words] or [name]
+    return [os.path.splitext(one)[0] + ".txt" for one in names]
 
 
-def _labels(path: Path) -> list[str]:
+def _labels(path: Path, root: Path) -> list[str]:
     """The lines of a picture's label file; none where it has no file."""
-    file = Path(_label_name(path.as_posix()))
-    try:
-        return file.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    except OSError:
-        return []
+    names = _label_names(path.as_posix())
+    if not _below_images(path.relative_to(root).as_posix()):
+        # The folder of the data set may lie in one that is called images.
+        names.append(os.path.splitext(path)[0] + ".txt")
+    for name in names:
+        try:
+            return Path(name).read_text(encoding="utf-8-sig", errors="replace").split("\n")
+        except OSError:
+            continue
+    return []
 
 
 def _objects(

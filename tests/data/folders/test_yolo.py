@@ -53,6 +53,26 @@ def test_the_file_itself_may_be_named(tmp_path):
         CocoDataset(tmp_path)
 
 
+@pytest.mark.parametrize("word, other", [("Images", "Labels"), ("IMAGES", "LABELS"), ("Images", "labels")])
+def test_folders_in_capitals(tmp_path, word, other):
+    write(tmp_path, yaml=NAMES + f"train: {word}/train\nval: {word}/val\n")
+    (tmp_path / "images").rename(tmp_path / word)
+    (tmp_path / "labels").rename(tmp_path / other)
+    assert areas(tmp_path) == {f"{word}/train/a": [("dog", 192)], f"{word}/train/b": [("dog", 192)]}
+    (tmp_path / "data.yaml").unlink()
+    assert areas(tmp_path, "val") == {f"{word}/val/c": [("1", 192)]}
+
+
+def test_labels_beside_pictures(tmp_path):
+    root = tmp_path / "images" / "fruit"  # whose own name is no part of the layout
+    (root / "train").mkdir(parents=True)
+    (root / "data.yaml").write_text(NAMES + "train: train\n")
+    for stem in "ab":
+        picture(root / "train" / f"{stem}.png")
+        (root / "train" / f"{stem}.txt").write_text(f"1 {SQUARE}\n")
+    assert areas(root, "all") == {"train/a": [("dog", 192)], "train/b": [("dog", 192)]}
+
+
 def test_lists_of_pictures(tmp_path):
     write(tmp_path, yaml=NAMES + "train: train.txt\nval: val.txt\n")
     (tmp_path / "train.txt").write_text("./images/train/a.png\r\nimages/val/c.png\n\n")
