@@ -67,9 +67,10 @@ def read(tree: Tree, chosen: Path | None = None) -> Found:
 
 
 def _yamls(tree: Tree) -> list[str]:
-    """YAML files in the folder itself that name classes and a split."""
-    found = [name for name in tree.files if "/" not in name and name.lower().endswith((".yaml", ".yml"))]
-    return [name for name in found if _tells(tree.root / name)]
+    """YAML files that name classes and a split: in the folder itself, else those one or two folders in."""
+    every = [name for name in tree.files if name.lower().endswith((".yaml", ".yml")) and name.count("/") <= 2]
+    found = [name for name in every if "/" not in name and _tells(tree.root / name)]
+    return found or [name for name in every if "/" in name and _tells(tree.root / name)]
 
 
 def _tells(path: Path) -> bool:

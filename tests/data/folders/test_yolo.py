@@ -73,6 +73,17 @@ def test_labels_beside_pictures(tmp_path):
     assert areas(root, "all") == {"train/a": [("dog", 192)], "train/b": [("dog", 192)]}
 
 
+def test_a_folder_in_the_folder(tmp_path):
+    """As an archive unpacks; its classes have names then too."""
+    (tmp_path / "fruit").mkdir()
+    write(tmp_path / "fruit")
+    assert areas(tmp_path, "val") == {"fruit/images/val/c": [("dog", 192)]}
+    (tmp_path / "more").mkdir()
+    write(tmp_path / "more")
+    with pytest.raises(UserError, match=r"holds fruit/data\.yaml, more/data\.yaml: name the one to read"):
+        CocoDataset(tmp_path)
+
+
 def test_lists_of_pictures(tmp_path):
     write(tmp_path, yaml=NAMES + "train: train.txt\nval: val.txt\n")
     (tmp_path / "train.txt").write_text("./images/train/a.png\r\nimages/val/c.png\n\n")
