@@ -17,8 +17,9 @@ MOST_FILES = 5_000_000
 HEAD = 1 << 16  # bytes of a JSON file that show what it is
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the names of uploaded files
 _SPLIT = re.compile(r"(?:stage1_)?(?:(train(?:ing)?)|(val(?:id|idation)?)|(test(?:ing)?))(?:\d{4})?")
-_KEYS = re.compile(rb'"(images|annotations|categories|shapes|regions|_via_settings|_via_img_metadata)"\s*:')
-_KINDS = {b"images": "coco", b"annotations": "coco", b"categories": "coco", b"shapes": "labelme"}
+_KEYS = re.compile(rb'"(images|annotations|categories|shapes|imageData|regions|_via_settings|_via_img_metadata)"\s*:')
+_KINDS = dict.fromkeys((b"images", b"annotations", b"categories"), "coco")
+_KINDS |= dict.fromkeys((b"shapes", b"imageData"), "labelme")  # sorted keys have the picture before the shapes
 
 
 class Tree:
