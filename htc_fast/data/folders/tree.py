@@ -4,8 +4,10 @@ import hashlib
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from htc_fast.data.formats import SUFFIXES
 from htc_fast.data.names import folded
@@ -73,7 +75,10 @@ class Tree:
 
     def longest_end(self, name: str) -> str | None:
         """The picture whose path shares the longest end with a name; None where there is none, or more than one."""
-        parts = [folded(one) for one in re.split(r"[\\/]|\?d=", name) if one]
+        return next((found for one in _readings(name) if (found := self._longest_end(one))), None)
+
+    def _longest_end(self, name: str) -> str | None:
+        parts = [folded(one) for one in re.split(r"[\\/]", name) if one]
         if not parts:
             return None
         for last in dict.fromkeys((parts[-1], _UPLOAD.sub("", parts[-1]))):
@@ -98,6 +103,15 @@ class Tree:
     def of_kind(self, kind: str) -> list[str]:
         """Its JSON files."""
         return [name for name, one in self.kinds.items() if one == kind]
+
+
+def _readings(name: str) -> Iterator[str]:
+    """A name as it stands; of an address, without what is asked of a server, and without %20."""
+    yield name
+    plain = name.replace("?d=", "/")
+    if "://" in name:
+        plain = plain.partition("?")[0]
+    yield from (one for one in dict.fromkeys((plain, unquote(plain))) if one != name)
 
 
 def kind_of_json(path: Path) -> str:

@@ -66,6 +66,8 @@ NAMES = {
     "of an upload": "/data/upload/3/1a2b3c4d-{}",
     "of another machine": "C:\\pictures\\{}",
     "of a server": "http://localhost:8080/data/local-files/?d=set/{}",
+    "of a server, on Windows": "/data/local-files/?d=set%5Cmy%20pictures%5C{}",
+    "signed": "https://bucket.example/set/{}?X-Signature=ab/cd&d=1",
     "above": "../../media/{}",
     "of another folder": "elsewhere/{}",
 }
