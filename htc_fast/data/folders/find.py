@@ -22,7 +22,7 @@ from htc_fast.data.folders.tree import Tree, kind_of_json, split_of
 from htc_fast.data.numbers import as_json
 from htc_fast.errors import UserError, few, say_once
 
-VERSION = 1  # to be raised with every change of what is written
+VERSION = 2  # to be raised with every change of what is written
 KEPT = 3  # conversions of one folder
 ABOUT = "about.json"
 NATIVE = ("train", "val", "test")  # splits that COCO's own layout is asked for
