@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from htc_fast.data import runs
 from htc_fast.data.folders.listing import Found, Listing, progress, sizes_of
 from htc_fast.data.folders.maps import crop_to_rle, instances_of, read_map
 from htc_fast.data.folders.tree import Tree, split_in
@@ -47,20 +48,35 @@ def read(tree: Tree) -> Found:
     listing = Listing("pictures beside label maps", tree.root, [CLASS])
     pairs = _pairs(tree)
     values: set[int] = set()
+    scattered = 0
     for pair in progress(pairs, "label maps"):
         found = _read_map(tree, pair.maps[0], listing)
         if found is None or not _fits(tree, pair.picture, found.shape, listing):
             continue
         numbers, rles = instances_of(found)
         values.update(numbers[:3].tolist() if len(numbers) else [])
+        scattered += _scattered(rles)
         listing.add(pair.picture, found.shape, pair.split, [(CLASS, rle) for rle in rles])
     if len(values) == 1:
         listing.said.append(
             f"all label maps hold the number {values.pop()} alone, so each picture is read as one object; where it "
             "shows several, give each a number of its own."
         )
+    if 2 * scattered > listing.total:
+        listing.said.append(
+            f"{scattered} of {listing.total} objects are scattered over their pictures: every number is read as one "
+            "object, which suits neither maps of classes nor maps whose edges were smoothed."
+        )
     _say_left_out(tree, pairs, listing)
     return listing.found()
+
+
+def _scattered(rles: list[dict]) -> int:
+    """How many of the masks cross a column of their boxes more than twice on average."""
+    if not rles:
+        return 0
+    crossed = runs.read(rles).offsets.diff().tolist()
+    return sum(count > 2 * (right - left) for count, (left, _, right, _) in zip(crossed, runs.sizes(rles)[1]))
 
 
 def read_bitmaps(tree: Tree) -> Found:

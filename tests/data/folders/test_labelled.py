@@ -82,6 +82,16 @@ def test_one_number_everywhere_is_said(tmp_path, capsys):
     assert "all label maps hold the number 255 alone, so each picture is read as one object" in capsys.readouterr().err
 
 
+def test_numbers_that_are_no_objects_are_said(tmp_path, capsys):
+    picture(tmp_path / "images" / "a.png")
+    labels(tmp_path / "masks" / "a.png", np.random.default_rng(0).integers(0, 4, (48, 64)).astype(np.uint8))
+    assert len(areas(tmp_path, "all")["images/a"]) == 3
+    said = "3 of 3 objects are scattered over their pictures: every number is read as one object"
+    assert said in capsys.readouterr().err
+    labels(tmp_path / "masks" / "a.png", np.tile(LABELS[::2, ::2], (2, 2)))  # several parts are no mistake
+    assert len(areas(tmp_path, "all")["images/a"]) == 2 and "scattered" not in capsys.readouterr().err
+
+
 def test_a_folder_per_picture(tmp_path, capsys):
     for stem in ("0a", "1b", "2c"):
         picture(tmp_path / stem / "images" / f"{stem}.png")
