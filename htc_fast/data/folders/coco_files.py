@@ -10,7 +10,7 @@ from htc_fast.data.annotations import read_annotations
 from htc_fast.data.folders.listing import Found, Part, sizes_of
 from htc_fast.data.folders.places import find_images
 from htc_fast.data.folders.tree import Tree, split_in, split_of
-from htc_fast.data.names import Folder
+from htc_fast.data.names import Folder, folded
 from htc_fast.data.numbers import identity
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError, brief, few
@@ -85,6 +85,13 @@ def _renamed(tree: Tree, path: Path, content: dict[str, Any], names: list[str], 
     """The content with the names of pictures that share the longest end with the file's."""
     files = [tree.longest_end(name) for name in names]
     missing = [name for name, file in zip(names, files) if file is None]
+    several = {name: tree.by_name.get(folded(re.split(r"[\\/]", name)[-1]), []) for name in missing}
+    name = next((name for name, some in several.items() if len(some) > 1), None)
+    if name is not None:
+        found.said.append(
+            f"{path.name}: picture {brief(name)} may be {several[name][0]} or {several[name][1]}, so it counts as "
+            "missing: write the folder into its name, or move the others away."
+        )
     twice = len(set(files) - {None}) < len(files) - len(missing)
     if len(missing) == len(names) or twice:
         # COCO's own rules say which pictures are missing, and where they were looked for.

@@ -87,6 +87,17 @@ def test_names_that_lead_nowhere(tmp_path, capsys, name):
     assert "2 pictures lie elsewhere than their names say" in said and "1 of 3 pictures are missing" in said
 
 
+def test_two_pictures_that_may_be_meant(tmp_path, capsys):
+    content = {**builder.two_pictures(), "images": [builder.image(1, name="a.png"), builder.image(2, name="b.png")]}
+    for place in ("one/a.png", "two/a.png", "one/b.png"):
+        picture(tmp_path / place)
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    assert len(CocoDataset(tmp_path, "all", keep_empty=True)) == 1
+    said = capsys.readouterr().err
+    assert "result.json: picture a.png may be one/a.png or two/a.png, so it counts as missing: write the" in said
+    assert "1 of 2 pictures are missing (a.png)" in said
+
+
 def test_two_files_that_may_be_meant(tmp_path):
     builder.write(tmp_path)
     for name in ("one.json", "two.json"):
