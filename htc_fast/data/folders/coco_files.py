@@ -1,5 +1,6 @@
 """COCO files in other layouts than COCO's (CVAT, Label Studio, VIA, Roboflow): one file for all, names of uploads."""
 
+import json
 import os
 import re
 from collections import defaultdict
@@ -9,18 +10,29 @@ from typing import Any
 from htc_fast.data.annotations import read_annotations
 from htc_fast.data.folders.listing import Found, Part, sizes_of
 from htc_fast.data.folders.places import find_images
-from htc_fast.data.folders.tree import Tree, split_in, split_of
+from htc_fast.data.folders.tree import HEAD, Tree, split_in, split_of
 from htc_fast.data.names import Folder, folded
 from htc_fast.data.numbers import identity
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError, brief, few
 
 OTHERS = ("panoptic_", "captions_", "image_info_", "person_keypoints_", "stuff_")
+_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 def looks_like(tree: Tree) -> bool:
     """Whether there is a COCO file of instances."""
     return bool(_files(tree))
+
+
+def leads_elsewhere(path: Path) -> bool:
+    """Whether the first picture of a COCO file is named from the root of a machine; only its beginning is read."""
+    try:
+        with open(path, "rb") as file:
+            name = _NAME.search(file.read(HEAD))
+        return name is not None and _foreign(json.loads(name[1]))
+    except (OSError, ValueError):
+        return False
 
 
 def read(tree: Tree, chosen: Path | None = None) -> Found:
@@ -65,7 +77,8 @@ def _part(tree: Tree, name: str, split: str, found: Found) -> Part:
     if not isinstance(images, list) or not images or not all(isinstance(one, dict) for one in images):
         read_annotations(path)  # which says what is wrong
     names = [str(one.get("file_name") or "") for one in content["images"]]
-    if all(names) and not any(map(_foreign, names)):
+    sized = all(one.get("height") is not None or one.get("width") is not None for one in content["images"])
+    if sized and all(names) and not any(map(_foreign, names)):
         try:
             folder = find_images(path, tree.root, split, None, names[:1])
             if not Folder(folder).find(names)[1]:
