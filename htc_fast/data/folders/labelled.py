@@ -11,6 +11,7 @@ from htc_fast.data import runs
 from htc_fast.data.folders.listing import Found, Listing, progress, sizes_of
 from htc_fast.data.folders.maps import crop_to_rle, instances_of, read_map
 from htc_fast.data.folders.tree import Tree, split_in
+from htc_fast.data.names import folded
 from htc_fast.errors import UserError
 
 CLASS = "object"  # there are no names in maps
@@ -138,7 +139,7 @@ def _pairs(tree: Tree) -> list[Pair]:
     """Pictures with their maps: by a suffix beside them, or of the same name in a folder beside theirs."""
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in tree.pictures:
-        by_stem[os.path.splitext(name)[0].casefold()].append(name)
+        by_stem[folded(os.path.splitext(name)[0])].append(name)
     pairs: dict[str, Pair] = {}
     maps = [name for name in tree.pictures if name.lower().endswith(MAPS)]
     numbered = {name for pair in _bitmaps(tree) for name in pair.maps if _stem(name) == _stem(pair.picture)}
@@ -147,7 +148,7 @@ def _pairs(tree: Tree) -> list[Pair]:
             continue
         stem = os.path.splitext(name)[0]
         for one in _partners(stem):
-            there = [found for found in by_stem.get(one.casefold(), []) if found != name]
+            there = [found for found in by_stem.get(folded(one), []) if found != name]
             # Of two pictures of one name, either may be meant.
             if len(there) == 1 and there[0] not in pairs:
                 pairs[there[0]] = Pair(there[0], (name,), split_in(there[0]) or split_in(name))

@@ -48,22 +48,34 @@ def read(tree: Tree, chosen: Path | None = None) -> Found:
     listing.root = common_root(tree.root, [path for _, path in splits])
     files = [Path(file) for _, path in splits for file in (str(path), *_label_names(path.as_posix()))]
     listing.others = sorted({file.parent for file in files if not file.is_relative_to(os.path.abspath(tree.root))})
-    boxes = 0
+    _add_all(tree, splits, names, listing)
+    return listing.found()
+
+
+def _add_all(tree: Tree, splits: list[tuple[str | None, Path]], names: dict[int, str] | None, listing: Listing) -> None:
+    boxes, empty = 0, []
     for split, path in progress(splits, "YOLO"):
         try:
             size = sizes_of(path)[0]
         except UserError:
             listing.refuse("missing or unreadable", path.name)
             continue
-        found, only = _objects(_labels(path, listing.root), size, names, listing)
+        name, lines = path.relative_to(listing.root).as_posix(), _labels(path, listing.root)
+        if lines is None:
+            empty.append(name)
+        found, only = _objects(lines or [], size, names, listing)
         boxes += only
-        listing.add(path.relative_to(listing.root).as_posix(), size, split, found)
+        listing.add(name, size, split, found)
+    if empty:
+        listing.said.append(
+            f"{len(empty)} of {len(listing.pictures)} pictures have no label file and are taken for empty ones, such "
+            f"as {empty[0]}."
+        )
     if boxes and not any(objects for *_, objects in listing.pictures):
         raise UserError(
             f"{tree.root} is YOLO with boxes alone ({boxes} lines of a class and 4 numbers): instance segmentation "
             "needs outlines, lines of a class and x y of every corner, as YOLO-seg has them."
         )
-    return listing.found()
 
 
 def _yamls(tree: Tree) -> list[str]:
@@ -218,8 +230,8 @@ def _label_names(name: str) -> list[str]:
     return [os.path.splitext(one)[0] + ".txt" for one in names]
 
 
-def _labels(path: Path, root: Path) -> list[str]:
-    """The lines of a picture's label file; none where it has no file."""
+def _labels(path: Path, root: Path) -> list[str] | None:
+    """The lines of a picture's label file; None where it has no file."""
     names = _label_names(path.as_posix())
     if not _below_images(path.relative_to(root).as_posix()):
         # The folder of the data set may lie in one that is called images.
@@ -229,7 +241,7 @@ def _labels(path: Path, root: Path) -> list[str]:
             return Path(name).read_text(encoding="utf-8-sig", errors="replace").split("\n")
         except OSError:
             continue
-    return []
+    return None
 
 
 def _objects(

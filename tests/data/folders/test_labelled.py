@@ -19,6 +19,7 @@ def labels(path, values=LABELS):
 
 
 PLACES = {
+    "accents of another system": "images/o\u0308{0}.png masks/\u00f6{0}.png",
     "Cellpose's": "{0}.png {0}_cp_masks.png",
     "Cellpose's training pictures": "{0}_img.png {0}_masks.png",
     "TIFF": "{0}.tif {0}_masks.tif",

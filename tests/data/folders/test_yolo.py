@@ -116,11 +116,13 @@ def test_pictures_elsewhere_and_changed_there(tmp_path):
     assert areas(tmp_path / "a")["b/images/train/a"] == [("cat", 192), ("dog", 192)]
 
 
-def test_pictures_without_labels_are_backgrounds(tmp_path):
+def test_pictures_without_labels_are_backgrounds(tmp_path, capsys):
     (write(tmp_path) / "labels" / "train" / "a.txt").unlink()
     (tmp_path / "labels" / "train" / "b.txt").write_text("")
     (tmp_path / "labels" / "val" / "c.txt").write_text(f"0 {SQUARE}\n")
     assert areas(tmp_path) == {"images/train/a": [], "images/train/b": []}
+    said = "1 of 3 pictures have no label file and are taken for empty ones, such as images/train/a.png"
+    assert said in capsys.readouterr().err
 
 
 def test_no_val_and_one_folder_for_both(tmp_path, capsys):
