@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from htc_fast.data.masks import Segmentation, box_of, is_blank, to_rle, usable
+from htc_fast.data.masks import Segmentation, box_of, is_blank, to_rle, unmark, usable
 from htc_fast.data.names import check_inside
 from htc_fast.data.numbers import as_json, as_written, different, flag, identity, number, offending, whole
 from htc_fast.data.packed import Packed
@@ -112,6 +112,12 @@ def read_annotations(path: str | Path, classes: Sequence[str] | None = None) -> 
     pictures = _pictures(content["images"], path)
     dropped, untrained, mended = Tally(), Tally(), Tally()
     if labelled:
+        unmarked = unmark(content["annotations"])
+        if unmarked:
+            say_once(
+                f"{path.name}: {unmarked} of {len(content['annotations'])} annotations are CVAT's masks, all of which "
+                "it marks 'iscrowd': each is taken for a single object."
+            )
         _attach(content["annotations"], pictures, labels, dropped, untrained, mended)
         _say_tallies(path, len(content["annotations"]), dropped, untrained, mended)
     every = list(pictures.values())

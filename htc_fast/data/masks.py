@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from htc_fast.data import runs
-from htc_fast.data.numbers import LARGEST, number, whole
+from htc_fast.data.numbers import LARGEST, flag, number, whole
 
 Segmentation = list | dict
 
@@ -26,6 +26,14 @@ def usable(segmentation: object, height: int, width: int) -> Segmentation | None
     found = [_polygon(part) for part in segmentation]
     # Less than three points are no area; what is no list of points spoils the whole.
     return [one for one in found if one] if all(one is not None for one in found) and any(found) else None
+
+
+def unmark(annotations: Sequence[dict]) -> int:
+    """Take the mark of a crowd from CVAT's masks, and count these: there it says that an object was drawn as a mask."""
+    found = [one for one in annotations if _of_cvat(one) and flag(one.get("iscrowd"))]
+    for one in found:
+        one["iscrowd"] = 0
+    return len(found)
 
 
 def is_blank(segmentation: Segmentation, height: int, width: int) -> bool:
@@ -90,6 +98,13 @@ def to_bitmaps(rles: Sequence[dict], height: int, width: int) -> np.ndarray:
 def from_bitmaps(bitmaps: np.ndarray) -> list[dict]:
     """Encode [G, H, W] bitmaps as compressed RLEs, counts as text, ready for JSON."""
     return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in runs.encoded(bitmaps.astype(np.uint8))]
+
+
+def _of_cvat(annotation: dict) -> bool:
+    """Whether it is a mask as CVAT exports it: with plain runs, and with whether it is occluded."""
+    mask, attributes = annotation.get("segmentation"), annotation.get("attributes")
+    runs = isinstance(mask, dict) and isinstance(mask.get("counts"), list)
+    return runs and isinstance(attributes, dict) and "occluded" in attributes
 
 
 def _usable_rle(rle: dict, height: int, width: int) -> dict | None:

@@ -172,6 +172,18 @@ def test_crowds_are_kept_for_evaluation_only(write, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_masks_of_cvat_are_single_objects(write, capsys):
+    """It marks what was drawn as a mask 'iscrowd'; a crowd of COCO has no attributes."""
+    content, runs = two_pictures(), {"size": [48, 64], "counts": [388, 16, 896, 16, 1756]}
+    for item in content["annotations"][:2]:
+        item |= {"iscrowd": 1, "segmentation": runs, "attributes": {"occluded": False}}
+    content["annotations"][2]["iscrowd"] = 1
+    found = read_annotations(write(content))
+    assert sum(found.trainable) == 2 and found.untrained == {"marked 'iscrowd'": 1}
+    said = capsys.readouterr().err
+    assert "2 of 3 annotations are CVAT's masks, all of which it marks 'iscrowd': each is taken for a single" in said
+
+
 MASKS = {
     "polygon": [[8, 4, 28, 4, 28, 20, 8, 20]],
     "two polygons": [[8, 4, 10, 4, 10, 20, 8, 20], [26, 8, 28, 8, 28, 9, 26, 9]],

@@ -1,5 +1,6 @@
 """COCO files in other layouts than COCO's (CVAT, Label Studio, VIA, Roboflow): one file for all, names of uploads."""
 
+import json
 import os
 import re
 from collections import defaultdict
@@ -9,19 +10,29 @@ from typing import Any
 from htc_fast.data.annotations import read_annotations
 from htc_fast.data.folders.listing import Found, Part, sizes_of
 from htc_fast.data.folders.places import find_images
-from htc_fast.data.folders.tree import Tree, split_in, split_of
+from htc_fast.data.folders.tree import HEAD, Tree, split_in, split_of
 from htc_fast.data.names import Folder, folded
 from htc_fast.data.numbers import identity
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError, brief, few
 
 OTHERS = ("panoptic_", "captions_", "image_info_", "person_keypoints_", "stuff_")
-_UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the names of uploaded files
+_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 def looks_like(tree: Tree) -> bool:
     """Whether there is a COCO file of instances."""
     return bool(_files(tree))
+
+
+def leads_elsewhere(path: Path) -> bool:
+    """Whether the first picture of a COCO file is named from the root of a machine; only its beginning is read."""
+    try:
+        with open(path, "rb") as file:
+            name = _NAME.search(file.read(HEAD))
+        return name is not None and _foreign(json.loads(name[1]))
+    except (OSError, ValueError):
+        return False
 
 
 def read(tree: Tree, chosen: Path | None = None) -> Found:
@@ -66,7 +77,8 @@ def _part(tree: Tree, name: str, split: str, found: Found) -> Part:
     if not isinstance(images, list) or not images or not all(isinstance(one, dict) for one in images):
         read_annotations(path)  # which says what is wrong
     names = [str(one.get("file_name") or "") for one in content["images"]]
-    if all(names) and not any(map(_foreign, names)):
+    sized = all(one.get("height") is not None or one.get("width") is not None for one in content["images"])
+    if sized and all(names) and not any(map(_foreign, names)):
         try:
             folder = find_images(path, tree.root, split, None, names[:1])
             if not Folder(folder).find(names)[1]:
@@ -84,11 +96,15 @@ def _foreign(name: str) -> bool:
 
 def _renamed(tree: Tree, path: Path, content: dict[str, Any], names: list[str], found: Found) -> Part:
     """The content with the names of pictures that share the longest end with the file's."""
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for one in tree.pictures:
-        by_name[folded(os.path.basename(one))].append(one)
-    files = [_match(name, by_name) for name in names]
+    files = [tree.longest_end(name) for name in names]
     missing = [name for name, file in zip(names, files) if file is None]
+    several = {name: tree.by_name.get(folded(re.split(r"[\\/]", name)[-1]), []) for name in missing}
+    name = next((name for name, some in several.items() if len(some) > 1), None)
+    if name is not None:
+        found.said.append(
+            f"{path.name}: picture {brief(name)} may be {several[name][0]} or {several[name][1]}, so it counts as "
+            "missing: write the folder into its name, or move the others away."
+        )
     twice = len(set(files) - {None}) < len(files) - len(missing)
     if len(missing) == len(names) or twice:
         # COCO's own rules say which pictures are missing, and where they were looked for.
@@ -117,22 +133,3 @@ def _measured(image: dict[str, Any], tree: Tree) -> dict[str, Any]:
     if image.get("height") is None and image.get("width") is None:
         image["height"], image["width"] = sizes_of(tree.root / image["file_name"])[0]
     return image
-
-
-def _match(name: str, by_name: dict[str, list[str]]) -> str | None:
-    """The file whose path shares the longest end with a name; None where there is none, or more than one."""
-    parts = [folded(one) for one in re.split(r"[\\/]|\?d=", name) if one]
-    if not parts:
-        return None
-    for last in dict.fromkeys((parts[-1], _UPLOAD.sub("", parts[-1]))):
-        shared = defaultdict(list)
-        for file in by_name.get(last, []):
-            own = [folded(one) for one in file.split("/")]
-            same = 0
-            while same < min(len(own), len(parts)) - 1 and own[-2 - same] == parts[-2 - same]:
-                same += 1
-            shared[same].append(file)
-        if shared:
-            best = shared[max(shared)]
-            return best[0] if len(best) == 1 else None
-    return None

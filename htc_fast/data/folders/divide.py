@@ -1,9 +1,8 @@
 """A split where there is none: by picture, stratified by class, the same every time."""
 
+import hashlib
 from collections import defaultdict
 from typing import Any
-
-import numpy as np
 
 from htc_fast.data.numbers import identity
 
@@ -34,9 +33,9 @@ def choose(names: list[str], classes: list[set]) -> set[int]:
     classes  of the objects in each picture; those without any are a class of their own
     """
     count = max(1, round(SHARE * len(names)))
-    # Neither the order in a file nor that of a folder has a say.
-    order = sorted(range(len(names)), key=lambda number: names[number])
-    order = [order[one] for one in np.random.default_rng(SEED).permutation(len(order))]
+    # Neither the order in a file nor that of a folder has a say, nor have pictures that are added later: what was
+    # trained on would be held out then.
+    order = sorted(range(len(names)), key=lambda number: _drawn(names[number]))
     members: dict[Any, list[int]] = defaultdict(list)
     for number in order:
         for one in classes[number] or {None}:
@@ -57,6 +56,11 @@ def choose(names: list[str], classes: list[set]) -> set[int]:
     rest = sorted(spared, key=lambda number: not spared[number])
     held.update(rest[: max(count - len(held), 0)])
     return held
+
+
+def _drawn(name: str) -> bytes:
+    """A picture's place in the draw, which is its own."""
+    return hashlib.sha256(f"{SEED} {name}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _spared(number: int, classes: list[set], members: dict[Any, list[int]], held: set[int]) -> bool:

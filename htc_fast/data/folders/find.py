@@ -22,7 +22,7 @@ from htc_fast.data.folders.tree import Tree, kind_of_json, split_of
 from htc_fast.data.numbers import as_json
 from htc_fast.errors import UserError, few, say_once
 
-VERSION = 1  # to be raised with every change of what is written
+VERSION = 2  # to be raised with every change of what is written
 KEPT = 3  # conversions of one folder
 ABOUT = "about.json"
 NATIVE = ("train", "val", "test")  # splits that COCO's own layout is asked for
@@ -70,7 +70,7 @@ def find_split(root: Path, split: str, held_out: bool | None = None) -> Place:
     _check_there(root)
     name = split_of(split) or split
     if root.is_dir():
-        there, val = find_annotations(root, split), find_annotations(root, "val")
+        there, val = _as_coco_has_it(root, split), _as_coco_has_it(root, "val")
         if there is not None and (name != "train" or val is not None or not held_out):
             return Place(there, None)
         if there is None and val is not None and name != "train":
@@ -95,8 +95,14 @@ def splits_in(root: Path) -> list[str]:
     raises  UserError where nothing is read there
     """
     _check_there(root)
-    there = [name for name in NATIVE if root.is_dir() and find_annotations(root, name) is not None]
+    there = [name for name in NATIVE if root.is_dir() and _as_coco_has_it(root, name) is not None]
     return there or [name for name in _converted(root)[0]["parts"] if name != "all"]
+
+
+def _as_coco_has_it(root: Path, split: str) -> Path | None:
+    """COCO's file of a split where COCO keeps it, unless its names are another machine's."""
+    found = find_annotations(root, split)
+    return None if found is None or coco_files.leads_elsewhere(found) else found
 
 
 def _check_there(root: Path) -> None:

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from htc_fast.data import runs
 from htc_fast.data.folders.listing import Found, Listing, progress, sizes_of
 from htc_fast.data.folders.maps import crop_to_rle, instances_of, read_map
 from htc_fast.data.folders.tree import Tree, split_in
+from htc_fast.data.names import folded
 from htc_fast.errors import UserError
 
 CLASS = "object"  # there are no names in maps
@@ -47,20 +49,35 @@ def read(tree: Tree) -> Found:
     listing = Listing("pictures beside label maps", tree.root, [CLASS])
     pairs = _pairs(tree)
     values: set[int] = set()
+    scattered = 0
     for pair in progress(pairs, "label maps"):
         found = _read_map(tree, pair.maps[0], listing)
         if found is None or not _fits(tree, pair.picture, found.shape, listing):
             continue
         numbers, rles = instances_of(found)
         values.update(numbers[:3].tolist() if len(numbers) else [])
+        scattered += _scattered(rles)
         listing.add(pair.picture, found.shape, pair.split, [(CLASS, rle) for rle in rles])
     if len(values) == 1:
         listing.said.append(
             f"all label maps hold the number {values.pop()} alone, so each picture is read as one object; where it "
             "shows several, give each a number of its own."
         )
+    if 2 * scattered > listing.total:
+        listing.said.append(
+            f"{scattered} of {listing.total} objects are scattered over their pictures: every number is read as one "
+            "object, which suits neither maps of classes nor maps whose edges were smoothed."
+        )
     _say_left_out(tree, pairs, listing)
     return listing.found()
+
+
+def _scattered(rles: list[dict]) -> int:
+    """How many of the masks cross a column of their boxes more than twice on average."""
+    if not rles:
+        return 0
+    crossed = runs.read(rles).offsets.diff().tolist()
+    return sum(count > 2 * (right - left) for count, (left, _, right, _) in zip(crossed, runs.sizes(rles)[1]))
 
 
 def read_bitmaps(tree: Tree) -> Found:
@@ -122,13 +139,16 @@ def _pairs(tree: Tree) -> list[Pair]:
     """Pictures with their maps: by a suffix beside them, or of the same name in a folder beside theirs."""
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in tree.pictures:
-        by_stem[os.path.splitext(name)[0].casefold()].append(name)
+        by_stem[folded(os.path.splitext(name)[0])].append(name)
     pairs: dict[str, Pair] = {}
     maps = [name for name in tree.pictures if name.lower().endswith(MAPS)]
+    numbered = {name for pair in _bitmaps(tree) for name in pair.maps if _stem(name) == _stem(pair.picture)}
     for name in maps:
+        if name in numbered:
+            continue
         stem = os.path.splitext(name)[0]
         for one in _partners(stem):
-            there = [found for found in by_stem.get(one.casefold(), []) if found != name]
+            there = [found for found in by_stem.get(folded(one), []) if found != name]
             # Of two pictures of one name, either may be meant.
             if len(there) == 1 and there[0] not in pairs:
                 pairs[there[0]] = Pair(there[0], (name,), split_in(there[0]) or split_in(name))
@@ -159,11 +179,17 @@ def _bitmaps(tree: Tree) -> list[Pair]:
         parts = name.split("/")
         if len(parts) >= 3 and parts[-2].lower() in ("images", "masks"):
             folders["/".join(parts[:-2])][parts[-2].lower()].append(name)
+    # A mask of the picture's own name is a label map, but where several of one picture have numbers for names.
+    flat = any(len(one["images"]) > 1 for one in folders.values())
     found = []
-    for found_in in folders.values():
-        if len(found_in["images"]) == 1 and found_in["masks"]:
-            # A mask of the picture's own name is a label map.
-            stems = {os.path.splitext(os.path.basename(one))[0] for one in found_in["masks"]}
-            if os.path.splitext(os.path.basename(found_in["images"][0]))[0] not in stems:
-                found.append(Pair(found_in["images"][0], tuple(found_in["masks"]), split_in(found_in["images"][0])))
+    for one in folders.values():
+        pictures, masks = one["images"], one["masks"]
+        if len(pictures) == 1 and masks:
+            own = _stem(pictures[0]) in map(_stem, masks)
+            if not own or (len(masks) > 1 and not flat):
+                found.append(Pair(pictures[0], tuple(masks), split_in(pictures[0])))
     return sorted(found)
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(os.path.basename(name))[0]

@@ -23,7 +23,7 @@ from htc_fast.data.numbers import number, whole
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError
 
-OUTLINES = ("polygon", "oriented_rectangle", "quadrangle")
+OUTLINES = ("polygon", "oriented_rectangle", "quadrangle", "rotation")  # the last is X-AnyLabeling's
 TOLERANCE = 0.05  # pixels between a circle and the polygon that stands for it
 
 
@@ -38,13 +38,14 @@ def read(tree: Tree) -> Found:
     raises  UserError where nothing of it can be used
     """
     listing, taken = Listing("labelme", tree.root), set()
+    others: list[tuple[str, str]] = []
     for file in progress(tree.of_kind("labelme"), "labelme"):
         try:
             content = read_json(tree.root / file)
         except UserError:
             listing.refuse("with a JSON file that cannot be read", file)
             continue
-        name = _picture(tree, file, content)
+        name = _picture(tree, file, content) or _elsewhere(tree, file, content, others)
         shapes = content.get("shapes")
         if name is None or name in taken:
             reason = "missing beside their JSON file" if name is None else "described by two JSON files"
@@ -54,18 +55,29 @@ def read(tree: Tree) -> Found:
         else:
             taken.add(name)
             _add(tree, name, content, shapes, listing)
+    if others:
+        listing.said.append(
+            f"{len(others)} pictures lie elsewhere than their JSON files say, such as that of {others[0][0]}, which is "
+            f"{others[0][1]}."
+        )
     without = len(set(tree.pictures) - taken)
     if without:
-        listing.said.append(f"{without} pictures have no JSON file beside them and are left out.")
+        one = without == 1
+        listing.said.append(
+            f"{without} picture{' has' if one else 's have'} no JSON file beside {'it' if one else 'them'} and "
+            f"{'is' if one else 'are'} left out."
+        )
     return listing.found()
 
 
 def _add(tree: Tree, name: str, content: dict, shapes: list, listing: Listing) -> None:
     try:
-        size = sizes_of(tree.root / name)[0]
+        size, stored = sizes_of(tree.root / name)
     except UserError:
         return listing.refuse("that cannot be read", name)
     said = whole(content.get("imageHeight")) or size[0], whole(content.get("imageWidth")) or size[1]
+    if said == stored:
+        size = stored  # drawn by a tool that does not turn pictures as EXIF says
     if said != size:
         return listing.refuse("of another size than their JSON file says", name)
     listing.add(name, size, split_in(name), _objects(shapes, size, name, listing))
@@ -82,11 +94,21 @@ def _picture(tree: Tree, file: str, content: dict) -> str | None:
     return next((one for one in tried if one in tree.files and one.lower().endswith(SUFFIXES)), None)
 
 
+def _elsewhere(tree: Tree, file: str, content: dict, others: list[tuple[str, str]]) -> str | None:
+    """The only picture of the said name in another folder, unless that has a JSON file of its own beside it."""
+    found = tree.longest_end(str(content.get("imagePath") or ""))
+    if found is None or f"{os.path.splitext(found)[0]}.json" in tree.files:
+        return None
+    others.append((file, found))
+    return found
+
+
 def _objects(shapes: list, size: tuple[int, int], name: str, listing: Listing) -> list[tuple[str, Segmentation]]:
     """Objects, of one or of several shapes: those of one label and one group_id are parts of one."""
     groups: dict[tuple[str, Any], list[Segmentation]] = {}
     for place, shape in enumerate(shapes):
         label = shape.get("label") if isinstance(shape, dict) else None
+        label = str(label) if isinstance(label, (int, float)) and not isinstance(label, bool) else label
         if not isinstance(label, str) or not label:
             listing.drop("without a label", name)
             continue

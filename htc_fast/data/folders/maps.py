@@ -65,6 +65,9 @@ def read_map(path: Path) -> np.ndarray:
             raise UserError(f"label map {path} is a JPEG, which changes numbers: save it as PNG or TIFF.")
         if getattr(picture, "n_frames", 1) > 1:
             raise UserError(f"label map {path} holds several pages: expected one.")
+        if len(picture.getbands()) > 1 and any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ())):
+            # Pillow keeps the higher byte alone, which is 0 for the first 255 objects.
+            raise UserError(f"label map {path} holds colours of 16 bits: save its numbers as grey of 16 bits.")
         values = np.array(picture)
     if values.ndim == 3 and values.shape[2] >= 3:
         grey = (values[..., 0] == values[..., 1]).all() and (values[..., 1] == values[..., 2]).all()

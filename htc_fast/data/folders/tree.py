@@ -3,19 +3,25 @@
 import hashlib
 import os
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from htc_fast.data.formats import SUFFIXES
+from htc_fast.data.names import folded
 from htc_fast.errors import UserError
 
 # What counts: a run's logs and weights beside the data do not.
 KEPT = (*SUFFIXES, ".json", ".txt", ".yaml", ".yml", ".xml", ".npy")
 MOST_FILES = 5_000_000
 HEAD = 1 << 16  # bytes of a JSON file that show what it is
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the names of uploaded files
 _SPLIT = re.compile(r"(?:stage1_)?(?:(train(?:ing)?)|(val(?:id|idation)?)|(test(?:ing)?))(?:\d{4})?")
-_KEYS = re.compile(rb'"(images|annotations|categories|shapes|regions|_via_settings|_via_img_metadata)"\s*:')
-_KINDS = {b"images": "coco", b"annotations": "coco", b"categories": "coco", b"shapes": "labelme"}
+_KEYS = re.compile(rb'"(images|annotations|categories|shapes|imageData|regions|_via_settings|_via_img_metadata)"\s*:')
+_KINDS = dict.fromkeys((b"images", b"annotations", b"categories"), "coco")
+_KINDS |= dict.fromkeys((b"shapes", b"imageData"), "labelme")  # sorted keys have the picture before the shapes
 
 
 class Tree:
@@ -60,6 +66,35 @@ class Tree:
         return [name for name in self.files if name.lower().endswith(SUFFIXES)]
 
     @cached_property
+    def by_name(self) -> dict[str, list[str]]:
+        """Pictures by their last name, in whatever case and with whatever form of accents."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for one in self.pictures:
+            found[folded(os.path.basename(one))].append(one)
+        return found
+
+    def longest_end(self, name: str) -> str | None:
+        """The picture whose path shares the longest end with a name; None where there is none, or more than one."""
+        return next((found for one in _readings(name) if (found := self._longest_end(one))), None)
+
+    def _longest_end(self, name: str) -> str | None:
+        parts = [folded(one) for one in re.split(r"[\\/]", name) if one]
+        if not parts:
+            return None
+        for last in dict.fromkeys((parts[-1], _UPLOAD.sub("", parts[-1]))):
+            shared = defaultdict(list)
+            for file in self.by_name.get(last, []):
+                own = [folded(one) for one in file.split("/")]
+                same = 0
+                while same < min(len(own), len(parts)) - 1 and own[-2 - same] == parts[-2 - same]:
+                    same += 1
+                shared[same].append(file)
+            if shared:
+                best = shared[max(shared)]
+                return best[0] if len(best) == 1 else None
+        return None
+
+    @cached_property
     def kinds(self) -> dict[str, str]:
         """JSON files by what they hold: "coco", "labelme" or "via"; others are left out."""
         found = {name: kind_of_json(self.root / name) for name in self.files if name.lower().endswith(".json")}
@@ -68,6 +103,15 @@ class Tree:
     def of_kind(self, kind: str) -> list[str]:
         """Its JSON files."""
         return [name for name, one in self.kinds.items() if one == kind]
+
+
+def _readings(name: str) -> Iterator[str]:
+    """A name as it stands; of an address, without what is asked of a server, and without %20."""
+    yield name
+    plain = name.replace("?d=", "/")
+    if "://" in name:
+        plain = plain.partition("?")[0]
+    yield from (one for one in dict.fromkeys((plain, unquote(plain))) if one != name)
 
 
 def kind_of_json(path: Path) -> str:

@@ -1,11 +1,13 @@
 """The VGG Image Annotator's own files: a project, or the regions alone."""
 
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from htc_fast.data.folders.listing import Found, Listing, progress, sizes_of
 from htc_fast.data.folders.tree import Tree, split_in, split_of
+from htc_fast.data.names import folded
 from htc_fast.data.numbers import number
 from htc_fast.data.reading import read_json
 from htc_fast.errors import UserError, few
@@ -30,31 +32,43 @@ def read(tree: Tree, chosen: Path | None = None) -> Found:
     splits = [split_in(file) or split_of(Path(file).stem.split("_")[-1]) for file in files]
     if len(files) > 1 and (None in splits or len(set(splits)) < len(files)):
         raise UserError(f"{tree.root} holds {few(files)}: name the one to read, such as --data {tree.root / files[0]}.")
+    taken: set[str] = set()
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for one in tree.pictures:
+        by_name[folded(one.rpartition("/")[2])].append(one)
     for file, split in zip(files, splits):
         content = read_json(tree.root / file)
         regions = content.get("_via_img_metadata", content)
         entries = [one for one in regions.values() if isinstance(one, dict) and "filename" in one]
         key = _key([region for entry in entries for region in _regions(entry)], listing)
         for entry in progress(entries, "VIA"):
-            _add(tree, file, split, entry, key, listing)
+            name = str(entry["filename"]).replace("\\", "/")
+            there = _picture(tree, file, name, by_name)
+            if there is None or there in taken:
+                listing.refuse("missing" if there is None else "described twice", name)
+            else:
+                taken.add(there)
+                _add(tree, there, split, entry, key, listing)
     return listing.found()
 
 
-def _add(tree: Tree, file: str, split: str | None, entry: dict, key: str | None, listing: Listing) -> None:
-    name = str(entry["filename"]).replace("\\", "/")
+def _picture(tree: Tree, file: str, name: str, by_name: dict[str, list[str]]) -> str | None:
+    """The picture of a name: beside the file, in images/, else the only one that is called so."""
     place = file.rpartition("/")[0]
     tried = [f"{place}/{name}".lstrip("/"), name, f"images/{name}", f"{place}/images/{name}".lstrip("/")]
     there = next((one for one in tried if one in tree.files), None)
     if there is None:
-        ends = [one for one in tree.pictures if one.endswith("/" + name.rpartition("/")[2])]
+        ends = by_name.get(folded(name.rpartition("/")[2]), [])
         there = ends[0] if len(ends) == 1 else None
-    if there is None:
-        return listing.refuse("missing", name)
+    return there
+
+
+def _add(tree: Tree, name: str, split: str | None, entry: dict, key: str | None, listing: Listing) -> None:
     try:
-        size = sizes_of(tree.root / there)[0]
+        size = sizes_of(tree.root / name)[0]
     except UserError:
         return listing.refuse("that cannot be read", name)
-    listing.add(there, size, split, _objects(entry, key, name, listing))
+    listing.add(name, size, split, _objects(entry, key, name, listing))
 
 
 def _regions(entry: dict) -> list[dict]:

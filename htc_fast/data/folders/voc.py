@@ -37,6 +37,11 @@ def read(tree: Tree) -> Found:
     raises  UserError for several of them, for boxes without masks, where nothing can be used
     """
     bases, every = _bases(tree, f"{OBJECTS}/"), _bases(tree, "JPEGImages/")
+    if not bases and _bases(tree, f"{CLASSES}/"):
+        raise UserError(
+            f"{tree.root / every[0]} is Pascal VOC without {OBJECTS}/: {CLASSES}/ alone does not tell objects of one "
+            "class apart, which instance segmentation needs."
+        )
     if not bases:
         raise UserError(
             f"{tree.root / every[0]} is Pascal VOC without {OBJECTS}/: its boxes are no outlines, which instance "
@@ -184,6 +189,8 @@ def _labelmap(path: Path) -> dict[int, str] | None:
 def _colours(path: Path) -> np.ndarray:
     """A map of classes as colours; grey numbers as VOC's colours of these."""
     with opened(path, f"label map {path}") as picture:
-        if picture.mode == "L":
+        palette = np.array(picture.getpalette("RGB") or []).reshape(-1, 3) if picture.mode == "P" else np.zeros((0, 3))
+        # A palette of greys is none: its numbers are what they are.
+        if picture.mode == "L" or (len(palette) and (palette == palette[:, :1]).all()):
             return np.array(colormap())[np.array(picture)]
         return packed(np.array(picture.convert("RGB")))

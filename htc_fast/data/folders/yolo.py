@@ -4,6 +4,7 @@ supervision reads these too, but rounds the corners to whole pixels and makes a 
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from htc_fast.data.folders.listing import Found, Listing, common_root, numbered_names, progress, sizes_of
-from htc_fast.data.folders.tree import Tree, split_in
+from htc_fast.data.folders.tree import Tree, split_in, split_of
 from htc_fast.data.numbers import as_json, number, whole
 from htc_fast.errors import UserError, brief, few
 
@@ -22,7 +23,9 @@ USUAL = ("data.yaml", "dataset.yaml", "data.yml")
 
 def looks_like(tree: Tree) -> bool:
     """Whether there is a data.yaml, or labels/ of the pictures in images/."""
-    return bool(_yamls(tree)) or any(_label_name(name) in tree.files for name in tree.pictures if _below_images(name))
+    return bool(_yamls(tree)) or any(
+        label in tree.files for name in tree.pictures if _below_images(name) for label in _label_names(name)
+    )
 
 
 def read(tree: Tree, chosen: Path | None = None) -> Found:
@@ -36,37 +39,50 @@ def read(tree: Tree, chosen: Path | None = None) -> Found:
     about = {} if file is None else _load(file)
     names = _class_file(tree, listing) if file is None else _names(about, file)
     splits: list[tuple[str | None, Path]]
-    splits = [(split, path) for split in ("train", "val", "test") for path in _of(about, split, file, listing)]
+    splits = [(split, path) for split in ("train", "val", "test") for path in _of(about, split, file, tree, listing)]
     if not about.keys() & SPLITS:
         base = Path(os.path.abspath(tree.root))
         splits = [(split_in(one), base / one) for one in tree.pictures if _below_images(one)]
     listing.classes = None if names is None else list(names.values())
     splits = _each_once(splits, listing)
     listing.root = common_root(tree.root, [path for _, path in splits])
-    files = [file for _, path in splits for file in (path, Path(_label_name(path.as_posix())))]
+    files = [Path(file) for _, path in splits for file in (str(path), *_label_names(path.as_posix()))]
     listing.others = sorted({file.parent for file in files if not file.is_relative_to(os.path.abspath(tree.root))})
-    boxes = 0
+    _add_all(tree, splits, names, listing)
+    return listing.found()
+
+
+def _add_all(tree: Tree, splits: list[tuple[str | None, Path]], names: dict[int, str] | None, listing: Listing) -> None:
+    boxes, empty = 0, []
     for split, path in progress(splits, "YOLO"):
         try:
             size = sizes_of(path)[0]
         except UserError:
             listing.refuse("missing or unreadable", path.name)
             continue
-        found, only = _objects(_labels(path), size, names, listing)
+        name, lines = path.relative_to(listing.root).as_posix(), _labels(path, listing.root)
+        if lines is None:
+            empty.append(name)
+        found, only = _objects(lines or [], size, names, listing)
         boxes += only
-        listing.add(path.relative_to(listing.root).as_posix(), size, split, found)
+        listing.add(name, size, split, found)
+    if empty:
+        listing.said.append(
+            f"{len(empty)} of {len(listing.pictures)} pictures have no label file and are taken for empty ones, such "
+            f"as {empty[0]}."
+        )
     if boxes and not any(objects for *_, objects in listing.pictures):
         raise UserError(
             f"{tree.root} is YOLO with boxes alone ({boxes} lines of a class and 4 numbers): instance segmentation "
             "needs outlines, lines of a class and x y of every corner, as YOLO-seg has them."
         )
-    return listing.found()
 
 
 def _yamls(tree: Tree) -> list[str]:
-    """YAML files in the folder itself that name classes and a split."""
-    found = [name for name in tree.files if "/" not in name and name.lower().endswith((".yaml", ".yml"))]
-    return [name for name in found if _tells(tree.root / name)]
+    """YAML files that name classes and a split: in the folder itself, else those one or two folders in."""
+    every = [name for name in tree.files if name.lower().endswith((".yaml", ".yml")) and name.count("/") <= 2]
+    found = [name for name in every if "/" not in name and _tells(tree.root / name)]
+    return found or [name for name in every if "/" in name and _tells(tree.root / name)]
 
 
 def _tells(path: Path) -> bool:
@@ -121,7 +137,7 @@ def _class_file(tree: Tree, listing: Listing) -> dict[int, str] | None:
     return dict(enumerate(numbered_names([line.strip() for line in lines if line.strip()])))
 
 
-def _of(about: dict, split: str, file: Path | None, listing: Listing) -> Iterator[Path]:
+def _of(about: dict, split: str, file: Path | None, tree: Tree, listing: Listing) -> Iterator[Path]:
     """The pictures of a split."""
     if file is None:
         return
@@ -133,24 +149,55 @@ def _of(about: dict, split: str, file: Path | None, listing: Listing) -> Iterato
         name = str(one)
         # Roboflow writes ../train/images for a folder beside the file.
         tried = (told / name, base / name, base / name.replace("\\", "/").removeprefix("../"))
-        place = next((path for path in tried if path.exists()), None)
+        place = next((path for path in tried if os.path.exists(path)), None) or _within(base, name, listing)
         if place is None and split == "test":
             listing.said.append(f"{file.name} names test pictures in {brief(name)}, which is missing.")
         elif place is None:
             hint = ", or delete the line, and a part of train is held out" if split == "val" else ""
             raise UserError(f"{file} names pictures of {split} in {brief(name)}, which is missing: correct that{hint}.")
         else:
-            yield from _pictures(Path(os.path.normpath(place)))
+            place = Path(os.path.normpath(place))
+            if place.is_dir():
+                yield from (place / name for name in Tree(place).pictures)
+            else:
+                yield from _listed(place, told, tree, listing)
 
 
-def _pictures(place: Path) -> Iterator[Path]:
-    """Those in a folder and the folders in it, or those that a list names."""
-    if place.is_dir():
-        yield from (place / name for name in Tree(place).pictures)
-        return
+def _within(base: Path, name: str, listing: Listing) -> Path | None:
+    """A place on another machine or above the file, C:\\data\\train\\images, where its end is in the file's folder."""
+    parts = [one for one in re.split(r"[\\/]", name) if one not in ("", ".")]
+    if not name.startswith(("/", "\\", "..")) and not re.match(r"[A-Za-z]:", name):
+        return None
+    for first in range(1, len(parts)):
+        end = parts[first:]
+        # One word alone may be any folder's.
+        if ".." not in end and (len(end) > 1 or split_of(Path(end[0]).stem)) and os.path.exists(base.joinpath(*end)):
+            listing.said.append(f"{brief(name)} is missing: {'/'.join(end)} is taken for it.")
+            return base.joinpath(*end)
+    return None
+
+
+def _listed(place: Path, told: Path, tree: Tree, listing: Listing) -> Iterator[Path]:
+    """The pictures that a list names: beside it, in the data's folder, else those that share the longest end."""
+    other: list[tuple[str, str]] = []
     for line in place.read_text(encoding="utf-8-sig", errors="replace").split("\n"):
-        if line.strip():
-            yield Path(os.path.normpath(place.parent / line.strip().replace("\\", "/")))
+        name = line.strip().replace("\\", "/")
+        if not name:
+            continue
+        found = next((one for one in (place.parent / name, told / name) if os.path.isfile(one)), None)
+        end = tree.longest_end(name) if found is None else None
+        if end is not None:
+            found = Path(os.path.abspath(tree.root)) / end
+            other.append((name, end))
+        if found is None:
+            listing.refuse("missing or unreadable", line.strip())
+        else:
+            yield Path(os.path.normpath(found))
+    if other:
+        listing.said.append(
+            f"{place.name}: {len(other)} pictures lie elsewhere than their names say, such as {brief(other[0][0])}, "
+            f"which is {other[0][1]}."
+        )
 
 
 def _each_once(splits: list[tuple[str | None, Path]], listing: Listing) -> list[tuple[str | None, Path]]:
@@ -172,23 +219,29 @@ def _below_images(name: str) -> bool:
     return any(part.lower() == "images" for part in name.split("/")[:-1])
 
 
-def _label_name(name: str) -> str:
-    """The label file of a picture: the last images/ on its path becomes labels/."""
+def _label_names(name: str) -> list[str]:
+    """What the label file of a picture may be called: the last images/ on its path becomes labels/, Images/ Labels/."""
     parts = name.split("/")
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place].lower() == "images":
-            parts[place] = "labels"
-            break
-    return os.path.splitext("/".join(parts))[0] + ".txt"
+    places = [place for place, part in enumerate(parts[:-1]) if part.lower() == "images"]
+    words = ["labels"] if places else []
+    if places and parts[places[-1]] != "images":
+        words.append("LABELS" if parts[places[-1]].isupper() else "Labels")
+    names = ["/".join([*parts[: places[-1]], word, *parts[places[-1] + 1 :]]) for word in words] or [name]
+    return [os.path.splitext(one)[0] + ".txt" for one in names]
 
 
-def _labels(path: Path) -> list[str]:
-    """The lines of a picture's label file; none where it has no file."""
-    file = Path(_label_name(path.as_posix()))
-    try:
-        return file.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    except OSError:
-        return []
+def _labels(path: Path, root: Path) -> list[str] | None:
+    """The lines of a picture's label file; None where it has no file."""
+    names = _label_names(path.as_posix())
+    if not _below_images(path.relative_to(root).as_posix()):
+        # The folder of the data set may lie in one that is called images.
+        names.append(os.path.splitext(path)[0] + ".txt")
+    for name in names:
+        try:
+            return Path(name).read_text(encoding="utf-8-sig", errors="replace").split("\n")
+        except OSError:
+            continue
+    return None
 
 
 def _objects(

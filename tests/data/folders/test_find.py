@@ -66,6 +66,8 @@ NAMES = {
     "of an upload": "/data/upload/3/1a2b3c4d-{}",
     "of another machine": "C:\\pictures\\{}",
     "of a server": "http://localhost:8080/data/local-files/?d=set/{}",
+    "of a server, on Windows": "/data/local-files/?d=set%5Cmy%20pictures%5C{}",
+    "signed": "https://bucket.example/set/{}?X-Signature=ab/cd&d=1",
     "above": "../../media/{}",
     "of another folder": "elsewhere/{}",
 }
@@ -83,6 +85,37 @@ def test_names_that_lead_nowhere(tmp_path, capsys, name):
     assert areas(tmp_path, "all") == {f"some/where/{stem}": found for stem, found in AREAS.items()}
     said = capsys.readouterr().err
     assert "2 pictures lie elsewhere than their names say" in said and "1 of 3 pictures are missing" in said
+
+
+def test_names_of_another_machine_where_coco_keeps_its_files(tmp_path, capsys):
+    for split, stem in (("train", "a"), ("valid", "b")):
+        picture(tmp_path / split / f"{stem}.png")
+        content = {**builder.two_pictures(), "images": [builder.image(7, name=f"C:\\x\\{split}\\{stem}.png")]}
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(content))
+    assert areas(tmp_path).keys() == {"train/a"} and areas(tmp_path, "val").keys() == {"valid/b"}
+    assert find.splits_in(tmp_path) == ["train", "val"]
+    assert "1 pictures lie elsewhere than their names say" in capsys.readouterr().err
+
+
+def test_pictures_without_a_size(tmp_path):
+    content = builder.two_pictures()
+    builder.write(tmp_path, content, folder="images")
+    (tmp_path / "annotations" / "instances_val2017.json").unlink()
+    for one in content["images"]:
+        del one["height"], one["width"]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    assert areas(tmp_path, "all") == {f"images/{stem}": found for stem, found in AREAS.items()}
+
+
+def test_two_pictures_that_may_be_meant(tmp_path, capsys):
+    content = {**builder.two_pictures(), "images": [builder.image(1, name="a.png"), builder.image(2, name="b.png")]}
+    for place in ("one/a.png", "two/a.png", "one/b.png"):
+        picture(tmp_path / place)
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    assert len(CocoDataset(tmp_path, "all", keep_empty=True)) == 1
+    said = capsys.readouterr().err
+    assert "result.json: picture a.png may be one/a.png or two/a.png, so it counts as missing: write the" in said
+    assert "1 of 2 pictures are missing (a.png)" in said
 
 
 def test_two_files_that_may_be_meant(tmp_path):

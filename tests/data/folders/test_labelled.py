@@ -19,6 +19,7 @@ def labels(path, values=LABELS):
 
 
 PLACES = {
+    "accents of another system": "images/o\u0308{0}.png masks/\u00f6{0}.png",
     "Cellpose's": "{0}.png {0}_cp_masks.png",
     "Cellpose's training pictures": "{0}_img.png {0}_masks.png",
     "TIFF": "{0}.tif {0}_masks.tif",
@@ -82,6 +83,16 @@ def test_one_number_everywhere_is_said(tmp_path, capsys):
     assert "all label maps hold the number 255 alone, so each picture is read as one object" in capsys.readouterr().err
 
 
+def test_numbers_that_are_no_objects_are_said(tmp_path, capsys):
+    picture(tmp_path / "images" / "a.png")
+    labels(tmp_path / "masks" / "a.png", np.random.default_rng(0).integers(0, 4, (48, 64)).astype(np.uint8))
+    assert len(areas(tmp_path, "all")["images/a"]) == 3
+    said = "3 of 3 objects are scattered over their pictures: every number is read as one object"
+    assert said in capsys.readouterr().err
+    labels(tmp_path / "masks" / "a.png", np.tile(LABELS[::2, ::2], (2, 2)))  # several parts are no mistake
+    assert len(areas(tmp_path, "all")["images/a"]) == 2 and "scattered" not in capsys.readouterr().err
+
+
 def test_a_folder_per_picture(tmp_path, capsys):
     for stem in ("0a", "1b", "2c"):
         picture(tmp_path / stem / "images" / f"{stem}.png")
@@ -96,6 +107,16 @@ def test_a_folder_per_picture(tmp_path, capsys):
     assert "is read as a folder per picture with a mask per object: 3 pictures" in said
     assert "3 of 9 objects are not used" in said and "1 with a mask that cannot be read" in said
     assert "1 of another size than their picture" in said and "1 without a pixel" in said
+
+
+def test_masks_that_are_called_by_numbers(tmp_path, capsys):
+    """One of them is called like the picture, which makes it no label map."""
+    for stem in ("s1", "s2", "s3"):
+        picture(tmp_path / stem / "images" / "1.png")
+        for place, number in enumerate((700, 2)):
+            labels(tmp_path / stem / "masks" / f"{place}.png", ((LABELS == number) * 255).astype(np.uint8))
+    assert areas(tmp_path, "all") == {f"{stem}/images/1": EXPECTED for stem in ("s1", "s2", "s3")}
+    assert "is read as a folder per picture with a mask per object: 3 pictures" in capsys.readouterr().err
 
 
 def test_masks_without_objects(tmp_path):

@@ -45,6 +45,8 @@ SHAPES = {
         16,
     ),
     "a rectangle from below": ([{**SQUARE, "shape_type": "rectangle", "points": [[18, 18], [8, 8]]}], 100),
+    "a number for a label": ([{**SQUARE, "label": 7}, {**SQUARE, "label": "7"}], [("7", 100)] * 2),
+    "a turned rectangle of X-AnyLabeling": ([{**SQUARE, "shape_type": "rotation"}], 100),
     "an old file without types": ([{"label": "cat", "points": SQUARE["points"]}], 100),
 }
 
@@ -103,6 +105,40 @@ def test_pictures_that_are_not_used_are_counted(tmp_path, capsys):
     )
     assert "1 missing beside their JSON file" in said and "1 of another size than their JSON file says" in said
     assert "1 described by two JSON files" in said and "have no JSON file beside them and are left out" in said
+
+
+def test_sorted_keys_with_the_picture_inside(tmp_path):
+    """The picture's bytes come before the shapes then."""
+    write(tmp_path, imageData="A" * 100_000)
+    content = json.loads((tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps(content, sort_keys=True))
+    assert areas(tmp_path, "all") == {"a": [("cat", 100)]}
+
+
+def test_a_folder_of_json_files(tmp_path, capsys):
+    for name in ("images/a", "images/b"):
+        write(tmp_path, name=name)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images" / "a.json").rename(tmp_path / "labels" / "a.json")
+    (tmp_path / "labels" / "b.json").write_bytes(
+        (tmp_path / "labels" / "a.json").read_bytes().replace(b"a.png", b"b.png")
+    )
+    assert areas(tmp_path, "all") == {"images/a": [("cat", 100)], "images/b": [("cat", 100)]}
+    said = capsys.readouterr().err
+    assert "1 pictures lie elsewhere than their JSON files say, such as that of labels/a.json, which is images" in said
+    assert "1 of 3 pictures are not used (1 missing beside their JSON file" in said  # as b has its own
+
+
+def test_pictures_as_they_are_stored(tmp_path):
+    """Tools turn a picture as EXIF says or not: the size in the JSON file tells."""
+    exif = Image.Exif()
+    exif[274] = 6
+    for name, size in (("a", (64, 48)), ("b", (48, 64))):
+        write(tmp_path, name=name, imageHeight=size[0], imageWidth=size[1], imagePath=f"{name}.jpg")
+        picture(tmp_path / f"{name}.jpg", exif=exif)
+        (tmp_path / f"{name}.png").unlink()
+    data = CocoDataset(tmp_path, "all")
+    assert [tuple(data[place]["image"].shape) for place in (0, 1)] == [(3, 64, 48), (3, 48, 64)]
 
 
 def test_a_file_that_is_nested_without_end(tmp_path, capsys):

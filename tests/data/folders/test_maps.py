@@ -7,6 +7,7 @@ from pycocotools import mask as coco_mask
 
 from htc_fast import UserError
 from htc_fast.data.folders.maps import crop_to_rle, instances_of, read_map
+from tests.data import raw
 
 
 @pytest.mark.parametrize("shape, most", [((1, 1), 2), ((7, 1), 3), ((1, 9), 3), ((31, 47), 5), ((64, 64), 40)])
@@ -65,6 +66,15 @@ def test_what_is_no_map(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "c.jpg")
     with pytest.raises(UserError, match="is a JPEG, which changes numbers"):
         read_map(tmp_path / "c.jpg")
+    for colour, channels in ((2, 3), (4, 2), (6, 4)):
+        (tmp_path / "e.png").write_bytes(raw.png(np.full((4, 4, channels), 5, dtype=np.uint16), colour))
+        with pytest.raises(UserError, match="holds colours of 16 bits: save its numbers as grey of 16 bits"):
+            read_map(tmp_path / "e.png")
+    (tmp_path / "e.png").write_bytes(raw.png(np.full((1, 2, 1), 5, dtype=np.uint16), 0))
+    assert read_map(tmp_path / "e.png").tolist() == [[5, 5]]
+    (tmp_path / "e.tif").write_bytes(raw.tiff(np.full((4, 4, 3), 5, dtype=np.uint16), 2))
+    with pytest.raises(UserError, match="holds colours of 16 bits"):
+        read_map(tmp_path / "e.tif")
     page = Image.new("L", (8, 8))
     page.save(tmp_path / "d.tif", save_all=True, append_images=[page])
     with pytest.raises(UserError, match="holds several pages"):

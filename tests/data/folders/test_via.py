@@ -67,6 +67,23 @@ def test_classes(tmp_path, capsys):
     assert "of one picture none can be held out" in said
 
 
+def test_a_picture_that_is_described_twice(tmp_path, capsys):
+    """VIA tells pictures apart by their bytes too, so one that was saved again is there twice."""
+    square = region(SHAPES["polygon"][0])
+    write(tmp_path, [entry("a.png", []), entry("b.png", [])])
+    entries = {"a.png123": entry("a.png", [square]), "a.png456": entry("a.png", [square]), "b.png9": entry("b.png", [])}
+    (tmp_path / "via_region_data.json").write_text(json.dumps(entries))
+    assert areas(tmp_path, "all") == {"a": [("object", 100)], "b": []}
+    assert "1 of 3 pictures are not used (1 described twice, such as 'a.png'" in capsys.readouterr().err
+
+
+def test_names_in_other_letters(tmp_path):
+    write(tmp_path, [entry("o\u0308l.PNG", [region(SHAPES["rect"][0])])])
+    path = tmp_path / "via_region_data.json"
+    path.write_text(json.dumps({"x": entry("\u00f6l.png", [region(SHAPES["rect"][0])])}))
+    assert areas(tmp_path, "all") == {"o\u0308l": [("object", 200)]}
+
+
 def test_splits_and_several_files(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()

@@ -54,6 +54,22 @@ def test_as_it_is_packed(tmp_path, mode, place):
     assert CocoDataset(tmp_path, "val").classes == ["dog", "person"]
 
 
+def test_a_palette_of_greys(tmp_path):
+    write(tmp_path, mode="L")
+    for path in (tmp_path / "SegmentationClass").iterdir():
+        image = Image.open(path)
+        image.putpalette([number for number in range(256) for _ in range(3)])
+        image.save(path)
+    assert Image.open(path).mode == "P" and areas(tmp_path, "val") == {"JPEGImages/c": FOUND}
+
+
+def test_classes_alone(tmp_path):
+    write(tmp_path)
+    (tmp_path / "SegmentationObject").rename(tmp_path / "other")
+    with pytest.raises(UserError, match="SegmentationClass/ alone does not tell objects of one class apart"):
+        CocoDataset(tmp_path)
+
+
 def test_without_lists(tmp_path):
     write(tmp_path, "abcde", lists=())
     assert len(areas(tmp_path)) == 4 and len(areas(tmp_path, "val")) == 1

@@ -28,6 +28,9 @@ YAMLS = {
     "a path that is elsewhere": NAMES + "path: ../datasets/coco8\ntrain: images/train\nval: images/val\n",
     "lists of folders": NAMES + "train: [images/train]\nval: [images/val]\ntest:\n",
     "Roboflow's": "train: ../images/train\nval: ../images/val\nnc: 2\n" + NAMES,
+    "on Windows": NAMES + "train: images\\train\nval: .\\images\\val\n",
+    "of another machine": NAMES + "train: /content/fruit-1/images/train\nval: C:\\fruit\\images\\val\n",
+    "far above": NAMES + "train: ../../data/images/train\nval: ../../data/images/val\n",
     "valid for val": NAMES + "train: images/train\nvalid: images/val\n",
     "with a mark and a comment": "\ufeff# c\n" + NAMES + "train: images/train # x\nval: images/val\n",
 }
@@ -50,12 +53,57 @@ def test_the_file_itself_may_be_named(tmp_path):
         CocoDataset(tmp_path)
 
 
+@pytest.mark.parametrize("word, other", [("Images", "Labels"), ("IMAGES", "LABELS"), ("Images", "labels")])
+def test_folders_in_capitals(tmp_path, word, other):
+    write(tmp_path, yaml=NAMES + f"train: {word}/train\nval: {word}/val\n")
+    (tmp_path / "images").rename(tmp_path / word)
+    (tmp_path / "labels").rename(tmp_path / other)
+    assert areas(tmp_path) == {f"{word}/train/a": [("dog", 192)], f"{word}/train/b": [("dog", 192)]}
+    (tmp_path / "data.yaml").unlink()
+    assert areas(tmp_path, "val") == {f"{word}/val/c": [("1", 192)]}
+
+
+def test_labels_beside_pictures(tmp_path):
+    root = tmp_path / "images" / "fruit"  # whose own name is no part of the layout
+    (root / "train").mkdir(parents=True)
+    (root / "data.yaml").write_text(NAMES + "train: train\n")
+    for stem in "ab":
+        picture(root / "train" / f"{stem}.png")
+        (root / "train" / f"{stem}.txt").write_text(f"1 {SQUARE}\n")
+    assert areas(root, "all") == {"train/a": [("dog", 192)], "train/b": [("dog", 192)]}
+
+
+def test_a_folder_in_the_folder(tmp_path):
+    """As an archive unpacks; its classes have names then too."""
+    (tmp_path / "fruit").mkdir()
+    write(tmp_path / "fruit")
+    assert areas(tmp_path, "val") == {"fruit/images/val/c": [("dog", 192)]}
+    (tmp_path / "more").mkdir()
+    write(tmp_path / "more")
+    with pytest.raises(UserError, match=r"holds fruit/data\.yaml, more/data\.yaml: name the one to read"):
+        CocoDataset(tmp_path)
+
+
 def test_lists_of_pictures(tmp_path):
     write(tmp_path, yaml=NAMES + "train: train.txt\nval: val.txt\n")
     (tmp_path / "train.txt").write_text("./images/train/a.png\r\nimages/val/c.png\n\n")
     (tmp_path / "val.txt").write_text("images\\train\\b.png\n./images/train/gone.png\n")
     assert areas(tmp_path).keys() == {"images/train/a", "images/val/c"}
     assert areas(tmp_path, "val").keys() == {"images/train/b"}
+
+
+@pytest.mark.parametrize("name", ["data/images/{}", "/home/me/x/images/{}", "C:\\x\\images\\{}", "./images/{}"])
+def test_lists_of_another_machine(tmp_path, capsys, name):
+    """CVAT writes data/ before each name; a list in a folder of its own may be relative to the data's."""
+    write(tmp_path, yaml=NAMES + "path: .\ntrain: lists/train.txt\nval: lists/val.txt\n")
+    (tmp_path / "lists").mkdir()
+    for split, stems in (("train", "ax"), ("val", "c")):
+        names = [name.format(f"{split}/{stem}.png") for stem in stems]
+        (tmp_path / "lists" / f"{split}.txt").write_text("\n".join(names))
+    assert areas(tmp_path) == {"images/train/a": [("dog", 192)]} and areas(tmp_path, "val").keys() == {"images/val/c"}
+    said = capsys.readouterr().err
+    assert "1 of 3 pictures are not used (1 missing or unreadable, such as" in said
+    assert ("train.txt: 1 pictures lie elsewhere than their names say" in said) == (not name.startswith("."))
 
 
 def test_pictures_elsewhere_and_changed_there(tmp_path):
@@ -68,11 +116,13 @@ def test_pictures_elsewhere_and_changed_there(tmp_path):
     assert areas(tmp_path / "a")["b/images/train/a"] == [("cat", 192), ("dog", 192)]
 
 
-def test_pictures_without_labels_are_backgrounds(tmp_path):
+def test_pictures_without_labels_are_backgrounds(tmp_path, capsys):
     (write(tmp_path) / "labels" / "train" / "a.txt").unlink()
     (tmp_path / "labels" / "train" / "b.txt").write_text("")
     (tmp_path / "labels" / "val" / "c.txt").write_text(f"0 {SQUARE}\n")
     assert areas(tmp_path) == {"images/train/a": [], "images/train/b": []}
+    said = "1 of 3 pictures have no label file and are taken for empty ones, such as images/train/a.png"
+    assert said in capsys.readouterr().err
 
 
 def test_no_val_and_one_folder_for_both(tmp_path, capsys):
