@@ -90,11 +90,15 @@ def detect(picture: Windows, tiling: Tiling, see: See, seen: Callable[[], object
     raises   UserError where the picture turns out to be damaged
     """
     tiles = tiling.grid(*picture.size)
+    across = len(tiling.starts(picture.size[1]))
     found: dict[int, Instances] = {}
     for number, one in see(len(tiles), Bands(picture, tiles)):
         if isinstance(one, UserError):
             raise one
         found[number] = one
+        if (number + 1) % across == 0:
+            # Small results that lie among the freed pixels of a row of tiles would keep that memory: side by side.
+            found |= {k: found[k][:] for k in range(number + 1 - across, number + 1) if k in found}
         seen()
     whole = [found[number] for number in range(len(tiles))]
     return whole[0] if len(tiles) == 1 else join(whole, tiles, picture.size)
