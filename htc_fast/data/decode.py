@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from htc_fast.data.formats import RAW, kind_of_file
-from htc_fast.data.pixels import remark, say_transparent, to_bytes
+from htc_fast.data.pixels import remark, say_frames, say_transparent, to_bytes
 from htc_fast.errors import UserError
 
 LIMIT = 1 << 29  # pixels; 1.5 GB of RGB
@@ -193,9 +193,13 @@ def _lower_bytes(file: Any) -> np.ndarray | None:
 
 def _say_frames(picture: Image.Image, what: str) -> None:
     # MPO is what phones write: its further frames are previews and depth.
-    frames = 1 if picture.format in (None, "JPEG", "MPO") else getattr(picture, "n_frames", 1)
-    if frames > 1 and picture.tell() == 0:
-        remark("frames", f"{what} holds {frames} frames or pages: the first is read, {frames - 1} are not.")
+    if picture.format in (None, "JPEG", "MPO") or picture.tell() != 0:
+        return
+    try:
+        say_frames(getattr(picture, "n_frames", 1), what)
+    except SyntaxError:  # a TIFF page that Pillow cannot read, such as a mask
+        picture.seek(0)
+        remark("frames", f"{what} holds further pages, of which Pillow cannot read one: the first is read.")
 
 
 def _open(file: Any) -> ImageFile.ImageFile:

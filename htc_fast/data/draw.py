@@ -1,6 +1,7 @@
 """Instances drawn over their picture: translucent masks, contours, labels sized to the picture."""
 
 import colorsys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as F
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from htc_fast.data import runs
 from htc_fast.data.fonts import Lettering, Piece
 from htc_fast.data.pictures import Source, load_image
 
@@ -28,6 +30,7 @@ class Drawable(Protocol):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    rle: list[dict]
     size: tuple[int, int]
     class_names: Sequence[str]
 
@@ -113,29 +116,43 @@ def side_by_side(
 
 def _colours(instances: Drawable) -> list[Colour]:
     """By class, the same in every picture, its second and third instance darker; by instance where a class is alone."""
-    labels, alone, colours = instances.labels.tolist(), len(instances.class_names) == 1, []
-    for i, label in enumerate(labels):
+    seen, alone, colours = Counter[int](), len(instances.class_names) == 1, []
+    for i, label in enumerate(instances.labels.tolist()):
         hue = (0.58 + (i if alone else label) * GOLDEN) % 1
-        red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.95 - 0.06 * (labels[:i].count(label) % 3))
+        red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.95 - 0.06 * (seen[label] % 3))
+        seen[label] += 1
         colours.append((round(255 * red), round(255 * green), round(255 * blue)))
     return colours
 
 
 def _draw_masks(canvas: Tensor, instances: Drawable, colours: list[Colour], opacity: float, line: int) -> None:
     """Large ones first, so that small ones are not painted over; one by one, as torchvision blackens overlaps."""
+    tight = runs.sizes(instances.rle)[1]
     for i in instances.areas.argsort(descending=True, stable=True).tolist():
-        mask = torch.from_numpy(instances.mask(i))[None]
-        if mask.shape[1:] != canvas.shape[1:]:
+        x1, y1, x2, y2 = map(int, tight[i])
+        if tuple(canvas.shape[1:]) == tuple(instances.size):
+            mask = torch.from_numpy(runs.window(instances.rle[i], (x1, y1, x2, y2)))[None]
+        else:
+            mask = torch.from_numpy(instances.mask(i))[None]
             mask = F.resize(mask.to(torch.uint8) * 255, list(canvas.shape[1:]), BICUBIC) >= 128
+            x1, y1, x2, y2 = _around(mask)
+            mask = mask[:, y1:y2, x1:x2]
         if not mask.any():
             continue
-        x1, y1, x2, y2 = masks_to_boxes(mask)[0].int().tolist()
-        mask, window = mask[:, y1 : y2 + 1, x1 : x2 + 1], canvas[:, y1 : y2 + 1, x1 : x2 + 1]
+        window = canvas[:, y1:y2, x1:x2]
         # What lies beyond the window counts as outside: that closes the contour at the picture's edge.
         outside = functional.pad((~mask).float(), [line] * 4, value=1.0)
         contour = mask & (functional.max_pool2d(outside, 2 * line + 1, stride=1) > 0)
         window.copy_(draw_segmentation_masks(window, mask & ~contour, opacity, colours[i]))
         window.copy_(draw_segmentation_masks(window, contour, 1.0, colours[i]))
+
+
+def _around(mask: Tensor) -> list[int]:
+    """x1, y1, x2, y2 of what a mask [1, H, W] covers."""
+    if not mask.any():
+        return [0, 0, 0, 0]
+    x1, y1, x2, y2 = masks_to_boxes(mask)[0].int().tolist()
+    return [x1, y1, x2 + 1, y2 + 1]
 
 
 def _draw_labels(

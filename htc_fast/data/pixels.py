@@ -71,6 +71,12 @@ def say_transparent(alpha: np.ndarray, what: str) -> None:
         )
 
 
+def say_frames(count: int, what: str) -> None:
+    """Say once that of several frames or pages the first is read."""
+    if count > 1:
+        remark("frames", f"{what} holds {count} frames or pages: the first is read, {count - 1} are not.")
+
+
 def as_numbers(array: Any, what: str) -> np.ndarray:
     """A tensor, or an array of whatever class, as a plain array of bool, integers or floats.
 

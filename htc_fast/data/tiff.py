@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from htc_fast.data.decode import ORIENTATION
-from htc_fast.data.pixels import DEPTHS, say_transparent, to_bytes
+from htc_fast.data.pixels import DEPTHS, say_frames, say_transparent, to_bytes
 from htc_fast.errors import UserError, say_once
 
-GREY, COLOURS = 1, 2
+GREY, COLOURS, YCBCR = 1, 2, 6
+JPEG = 7  # libjpeg-turbo's pixels, as Pillow has them
 UNKNOWN, STRAIGHT = 0, 2  # what a fourth channel is
 PLAIN = {1, 5, 8, 32946, 32773, 50000}  # compressions that give the pixels back as they were
 
@@ -47,12 +48,15 @@ class TiffSegments:
         """Whether segments alone give what Pillow gives for the whole picture."""
         page, channels = self.page, self.page.samplesperpixel
         orientation = page.tags.valueof(ORIENTATION, 1)
-        if orientation != 1 or int(page.compression) not in PLAIN or int(page.fillorder) != 1 or page.imagedepth != 1:
+        packed = int(page.compression)
+        if orientation != 1 or packed not in {JPEG, *PLAIN} or int(page.fillorder) != 1 or page.imagedepth != 1:
             return False
-        if len(self.file.pages) > 1 or int(page.planarconfig) != 1 or page.sampleformat not in (1, None):
+        if int(page.planarconfig) != 1 or page.sampleformat not in (1, None):
             return False
         if int(page.photometric) == GREY:
-            kinds = channels == 1 and page.bitspersample in (8, 16)
+            kinds = channels == 1 and page.bitspersample in ((8,) if packed == JPEG else (8, 16))
+        elif packed == JPEG:
+            kinds = int(page.photometric) in (COLOURS, YCBCR) and page.bitspersample == 8 and channels == 3
         else:
             extra = [int(one) for one in page.extrasamples]
             kinds = int(page.photometric) == COLOURS and page.bitspersample == 8
@@ -60,14 +64,18 @@ class TiffSegments:
         if not kinds:
             return False
         try:
-            return self._segment(0)[0] is not None
-        # Whatever is missing (imagecodecs) or odd, Pillow may know it.
-        except Exception:
-            say_once(
-                f"{self.what} is read whole, which takes memory for all of it: pip install imagecodecs unpacks this "
-                "kind of TIFF in parts."
-            )
+            first = next((i for i, count in enumerate(page.databytecounts) if count), 0)
+            self._segment(first)
+        # Whatever is odd or damaged, Pillow may know it.
+        except Exception as error:
+            if "imagecodecs" in str(error):
+                say_once(
+                    f"{self.what} is read whole, which takes memory for all of it: pip install imagecodecs unpacks "
+                    "this kind of TIFF in parts."
+                )
             return False
+        say_frames(len(self.file.pages), self.what)
+        return True
 
     def read(self, top: int, bottom: int, left: int, right: int) -> np.ndarray:
         """uint8 [bottom - top, right - left, 3]"""
@@ -110,11 +118,14 @@ class TiffSegments:
         """A strip's or tile's pixels [h, w, C], and where they begin: y, x."""
         page = self.page
         offset, count = page.dataoffsets[index], page.databytecounts[index]
+        if not count:  # GDAL leaves out what is empty
+            _, place, shape = page.decode(None, index)
+            return np.full((*shape[1:3], page.samplesperpixel), page.nodata, page.dtype), place[2], place[3]
         with self.lock:
             self.file.filehandle.seek(offset)
             data = self.file.filehandle.read(count)
         if len(data) < count:
             raise EOFError("it ends before its last segment")
-        pixels, place, shape = page.decode(data, index)
+        pixels, place, shape = page.decode(data, index, jpegtables=page.jpegtables)
         # A tile at the border reaches beyond it.
         return pixels[0, : shape[1], : shape[2]], place[2], place[3]

@@ -90,11 +90,15 @@ def detect(picture: Windows, tiling: Tiling, see: See, seen: Callable[[], object
     raises   UserError where the picture turns out to be damaged
     """
     tiles = tiling.grid(*picture.size)
+    across = len(tiling.starts(picture.size[1]))
     found: dict[int, Instances] = {}
     for number, one in see(len(tiles), Bands(picture, tiles)):
         if isinstance(one, UserError):
             raise one
         found[number] = one
+        if (number + 1) % across == 0:
+            # Small results that lie among the freed pixels of a row of tiles would keep that memory: side by side.
+            found |= {k: found[k][:] for k in range(number + 1 - across, number + 1) if k in found}
         seen()
     whole = [found[number] for number in range(len(tiles))]
     return whole[0] if len(tiles) == 1 else join(whole, tiles, picture.size)
@@ -153,6 +157,8 @@ class _Found:
             return
         one, other = [self.rle[k] for k in a.tolist()], [self.rle[k] for k in b.tolist()]
         alike = self.labels[a][:, None] == self.labels[b]
+        seen_one, seen_other = ops.crop(one, shared), ops.crop(other, shared)
+        alike &= ~_strangers(torch.where(alike, ops.mask_iou(seen_one, seen_other), 0.0))
         whole_a, whole_b = ~self.cut[a][:, None], ~self.cut[b][None]
         overlap = alike & (ops.mask_iou(one, other) > AGREE)
         within_a, within_b = alike & (_part(one, other) > AGREE), alike & (_part(other, one).T > AGREE)
@@ -162,8 +168,7 @@ class _Found:
         self._note(self.parts, b, a, (within_a & ~whole_a & whole_b).T)
         if not (pieces := alike & ~whole_a & ~whole_b).any():
             return
-        one, other = ops.crop(one, shared), ops.crop(other, shared)
-        ties = pieces & (torch.maximum(_part(one, other), _part(other, one).T) > AGREE)
+        ties = pieces & (torch.maximum(_part(seen_one, seen_other), _part(seen_other, seen_one).T) > AGREE)
         self._note(self.ties, a, b, ties)
         self._note(self.ties, b, a, ties.T)
 
@@ -225,6 +230,15 @@ class _Found:
 def _part(masks: list[dict], others: list[dict]) -> Tensor:
     """How much of each mask [A] lies in each of the others [B]."""
     return ops.mask_iou(masks, others, torch.ones(len(others), dtype=torch.bool))
+
+
+def _strangers(agreement: Tensor) -> Tensor:
+    """Which pairs [A, B] are of two objects, by their IoU where both tiles see: each has its own in the other tile.
+
+    That one differs from it by less than half as much. So objects of a class that cross or hold each other stay apart.
+    """
+    best = torch.minimum(agreement.amax(dim=1, keepdim=True), agreement.amax(dim=0, keepdim=True))
+    return 1 - best < (1 - agreement) / 2
 
 
 def _at_border(boxes: Tensor, tile: Rectangle, size: tuple[int, int]) -> Tensor:

@@ -94,3 +94,11 @@ def test_side_by_side():
     assert sheet.size == (408, 28 + 120 + 8 + 320)
     with pytest.raises(ValueError, match="no pictures"):
         side_by_side([])
+
+
+def test_many_instances_are_drawn_without_a_bitmap_of_the_picture_for_each(monkeypatch):
+    monkeypatch.setattr(Instances, "mask", lambda *_: pytest.fail("a whole bitmap"))
+    picture = np.asarray(draw(np.full((30, 120, 3), 255, np.uint8), four(), labels=False))
+    inside = [picture[15, x].tolist() for x in (15, 45, 75, 105)]
+    assert [len({tuple(one) for one in inside}), picture[2, 2].tolist()] == [4, [255, 255, 255]]
+    assert (picture[5:25, 5:25] != 255).any(axis=2).all() and (picture[5:25, 26:34] == 255).all()

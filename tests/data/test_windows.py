@@ -203,6 +203,49 @@ def test_tiff_of_pillow(tmp_path, compression, capsys):
         assert np.array_equal(bands_of(windows), load_image(path))
 
 
+PYRAMID = {"photometric": "rgb", "tile": (32, 48)}
+
+
+def test_tiff_of_several_pages_is_read_by_its_first(tmp_path):
+    tifffile, path = pytest.importorskip("tifffile"), tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(COLOURS[..., :3], **PYRAMID)
+        file.write(COLOURS[::2, ::2, :3].copy(), subfiletype=1, **PYRAMID)
+    assert np.array_equal(same(path, "TIFF"), COLOURS[..., :3])
+
+
+def test_a_mask_behind_the_picture_does_not_make_it_unreadable(tmp_path):
+    tifffile, path = pytest.importorskip("tifffile"), tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(COLOURS[..., :3], **PYRAMID)
+        file.write(COLOURS[..., 3] > 9, photometric="mask", subfiletype=4, tile=(32, 48))
+    assert np.array_equal(load_image(path), COLOURS[..., :3])
+    same(path, "TIFF")
+
+
+def test_tiles_that_are_left_out_are_empty(tmp_path):
+    tifffile, path = pytest.importorskip("tifffile"), tmp_path / "a.tif"
+    tifffile.imwrite(path, COLOURS[..., :3], **PYRAMID)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for name in ("TileOffsets", "TileByteCounts"):
+            tag = file.pages[0].tags[name]
+            tag.overwrite([0, *tag.value[1:4], 0, *tag.value[5:]])
+    expected = COLOURS[..., :3].copy()
+    expected[:32, :48] = expected[32:64, 48:96] = 0
+    with open_windows(path, small=0) as windows:
+        assert windows.kind == "TIFF" and np.array_equal(bands_of(windows), expected)
+
+
+@pytest.mark.parametrize("layout", [{"tile": (32, 48)}, {"rowsperstrip": 16}], ids=["tiles", "strips"])
+@pytest.mark.parametrize("subsampling", [(1, 1), (2, 2)])
+def test_tiff_of_jpeg(tmp_path, layout, subsampling):
+    tifffile, path = pytest.importorskip("tifffile"), tmp_path / "a.tif"
+    pytest.importorskip("imagecodecs")
+    options = {"photometric": "rgb", "compression": "jpeg", "subsampling": subsampling, **layout}
+    tifffile.imwrite(path, COLOURS[..., :3], **options)
+    same(path, "TIFF")
+
+
 def test_tiff_without_the_package(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tifffile", None)
     path = tmp_path / "without_the_package.tif"

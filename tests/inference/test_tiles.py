@@ -158,6 +158,18 @@ PAIR = [(0, 0, 100, 100), (80, 0, 180, 100)]  # two tiles side by side; what bot
         (rectangles((10, 10, 60, 30), (10, 10, 61, 31)), rectangles(), [[10, 10, 60, 30], [10, 10, 61, 31]]),
         # A small one on a large one.
         (rectangles((10, 10, 100, 80)), rectangles((3, 20, 12, 30)), [[10, 10, 100, 80], [83, 20, 92, 30]]),
+        # A long one in a large one: what is alike is joined, though each piece of one lies in both of the other.
+        (
+            rectangles((10, 10, 100, 90), (70, 40, 100, 60)),
+            rectangles((0, 10, 50, 90), (0, 40, 30, 60)),
+            [[10, 10, 130, 90], [70, 40, 110, 60]],
+        ),
+        # One that is whole, across a piece that goes on: the left tile sees that piece as another one.
+        (
+            rectangles((10, 40, 100, 50), (75, 30, 97, 60)),
+            rectangles((0, 40, 24, 50), (0, 30, 17, 60)),
+            [[10, 40, 104, 50], [75, 30, 97, 60]],
+        ),
         # Of two classes.
         (rectangles((82, 10, 97, 30)), rectangles((2, 10, 17, 30), label=1), [[82, 10, 97, 30], [82, 10, 97, 30]]),
     ],
