@@ -14,6 +14,7 @@ from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as F
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from htc_fast.data import runs
 from htc_fast.data.fonts import Lettering, Piece
 from htc_fast.data.pictures import Source, load_image
 
@@ -28,6 +29,7 @@ class Drawable(Protocol):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    rle: list[dict]
     size: tuple[int, int]
     class_names: Sequence[str]
 
@@ -35,8 +37,6 @@ class Drawable(Protocol):
     def areas(self) -> Tensor: ...
 
     def __len__(self) -> int: ...
-
-    def mask(self, index: int) -> np.ndarray: ...
 
     def name(self, index: int) -> str: ...
 
@@ -123,19 +123,28 @@ def _colours(instances: Drawable) -> list[Colour]:
 
 def _draw_masks(canvas: Tensor, instances: Drawable, colours: list[Colour], opacity: float, line: int) -> None:
     """Large ones first, so that small ones are not painted over; one by one, as torchvision blackens overlaps."""
+    _, around = runs.sizes(instances.rle)
     for i in instances.areas.argsort(descending=True, stable=True).tolist():
-        mask = torch.from_numpy(instances.mask(i))[None]
-        if mask.shape[1:] != canvas.shape[1:]:
-            mask = F.resize(mask.to(torch.uint8) * 255, list(canvas.shape[1:]), BICUBIC) >= 128
+        mask, (x1, y1, x2, y2) = _shape(instances.rle[i], around[i], list(canvas.shape[1:]))
         if not mask.any():
             continue
-        x1, y1, x2, y2 = masks_to_boxes(mask)[0].int().tolist()
-        mask, window = mask[:, y1 : y2 + 1, x1 : x2 + 1], canvas[:, y1 : y2 + 1, x1 : x2 + 1]
+        window = canvas[:, y1:y2, x1:x2]
         # What lies beyond the window counts as outside: that closes the contour at the picture's edge.
         outside = functional.pad((~mask).float(), [line] * 4, value=1.0)
         contour = mask & (functional.max_pool2d(outside, 2 * line + 1, stride=1) > 0)
         window.copy_(draw_segmentation_masks(window, mask & ~contour, opacity, colours[i]))
         window.copy_(draw_segmentation_masks(window, contour, 1.0, colours[i]))
+
+
+def _shape(rle: dict, around: Sequence[float], size: list[int]) -> tuple[Tensor, list[int]]:
+    """A mask [1, h, w] as far as its box reaches in a picture of that size, and the box: x1, y1, x2, y2."""
+    if list(rle["size"]) == size:  # the rest of a large picture is never looked at
+        box = [int(value) for value in around]
+        return torch.from_numpy(runs.window(rle, box))[None], box
+    whole = torch.from_numpy(runs.window(rle, (0, 0, rle["size"][1], rle["size"][0])))[None]
+    mask = F.resize(whole.to(torch.uint8) * 255, size, BICUBIC) >= 128
+    x1, y1, x2, y2 = masks_to_boxes(mask)[0].int().tolist() if mask.any() else (0, 0, -1, -1)
+    return mask[:, y1 : y2 + 1, x1 : x2 + 1], [x1, y1, x2 + 1, y2 + 1]
 
 
 def _draw_labels(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from htc_fast.data import runs
 from htc_fast.data.draw import draw, side_by_side
 from htc_fast.data.instances import Instances
 from htc_fast.data.masks import from_bitmaps
@@ -94,3 +95,10 @@ def test_side_by_side():
     assert sheet.size == (408, 28 + 120 + 8 + 320)
     with pytest.raises(ValueError, match="no pictures"):
         side_by_side([])
+
+
+def test_only_the_box_around_a_mask_is_looked_at(monkeypatch):
+    seen, window = [], runs.window
+    monkeypatch.setattr(runs, "window", lambda rle, box: seen.append(list(box)) or window(rle, box))
+    draw(np.zeros((3000, 4000, 3), np.uint8), two(3000, 4000), labels=False)
+    assert seen == [[1000, 750, 2000, 1500], [3996, 2996, 4000, 3000]]
