@@ -37,7 +37,7 @@ def save(folder: Path, made: Report, title: str, seconds: float = inf) -> Path:
     title    of the page: which detector
     seconds  that drawing errors may take; those that do not fit are left out, which the page says
     returns  the page's path
-    raises   OSError where the folder cannot be written, UserError where a picture cannot be read
+    raises   OSError where the folder cannot be written
     """
     built = build(made, title, seconds)
     folder.mkdir(parents=True, exist_ok=True)
