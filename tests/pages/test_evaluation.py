@@ -112,8 +112,15 @@ def test_nothing_found(tmp_path):
 def test_one_class_and_no_error(tmp_path):
     one = made(tmp_path, ["dog"], [(0, (4, 4, 20, 20))], [(0, 0.9, (4, 4, 20, 20))])
     source = evaluation.build(one, "x").html()
-    assert "There are none: every object was found, and nothing else." in source and "1 class." in source
-    assert "<b>100.0</b><span>mask AP</span>" in source
+    assert "There are none: every object was found, and nothing else scores at least 0.900." in source
+    assert "<b>100.0</b><span>mask AP</span>" in source and "1 class." in source
+
+
+def test_nothing_right_has_no_best_score(tmp_path):
+    one = made(tmp_path, ["dog"], [(0, (4, 4, 20, 20))], [(0, 0.4, (60, 60, 20, 20))])
+    source = evaluation.build(one, "x").html()
+    assert "highest" not in source and "score at least 0.500, as none is right at any score, and" in source
+    assert "None is right, so no score does better than another: the line is at 0.500." in source
 
 
 def test_pictures_without_an_object(tmp_path):
