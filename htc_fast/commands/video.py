@@ -134,6 +134,9 @@ def _predict(
                 if file is not None:
                     shown = drawing.submit(draw, frame.pixels, found, boxes=showing.boxes, font=showing.font)
                 behind(keep, frame, found, shown)
+    except Exception:
+        frames = 0  # an error leaves no file to speak of
+        raise
     finally:  # also where Ctrl-C ends a stream
         if frames:
             print(f"{video.title}: {frames} frames, {instances} instances: {overlay or exports.out}")

@@ -39,8 +39,6 @@ class Drawable(Protocol):
 
     def __len__(self) -> int: ...
 
-    def mask(self, index: int) -> np.ndarray: ...
-
     def name(self, index: int) -> str: ...
 
 
@@ -127,16 +125,9 @@ def _colours(instances: Drawable) -> list[Colour]:
 
 def _draw_masks(canvas: Tensor, instances: Drawable, colours: list[Colour], opacity: float, line: int) -> None:
     """Large ones first, so that small ones are not painted over; one by one, as torchvision blackens overlaps."""
-    tight = runs.sizes(instances.rle)[1]
+    _, around = runs.sizes(instances.rle)
     for i in instances.areas.argsort(descending=True, stable=True).tolist():
-        x1, y1, x2, y2 = map(int, tight[i])
-        if tuple(canvas.shape[1:]) == tuple(instances.size):
-            mask = torch.from_numpy(runs.window(instances.rle[i], (x1, y1, x2, y2)))[None]
-        else:
-            mask = torch.from_numpy(instances.mask(i))[None]
-            mask = F.resize(mask.to(torch.uint8) * 255, list(canvas.shape[1:]), BICUBIC) >= 128
-            x1, y1, x2, y2 = _around(mask)
-            mask = mask[:, y1:y2, x1:x2]
+        mask, (x1, y1, x2, y2) = _shape(instances.rle[i], around[i], list(canvas.shape[1:]))
         if not mask.any():
             continue
         window = canvas[:, y1:y2, x1:x2]
@@ -147,12 +138,15 @@ def _draw_masks(canvas: Tensor, instances: Drawable, colours: list[Colour], opac
         window.copy_(draw_segmentation_masks(window, contour, 1.0, colours[i]))
 
 
-def _around(mask: Tensor) -> list[int]:
-    """x1, y1, x2, y2 of what a mask [1, H, W] covers."""
-    if not mask.any():
-        return [0, 0, 0, 0]
-    x1, y1, x2, y2 = masks_to_boxes(mask)[0].int().tolist()
-    return [x1, y1, x2 + 1, y2 + 1]
+def _shape(rle: dict, around: Sequence[float], size: list[int]) -> tuple[Tensor, list[int]]:
+    """A mask [1, h, w] as far as its box reaches in a picture of that size, and the box: x1, y1, x2, y2."""
+    if list(rle["size"]) == size:  # the rest of a large picture is never looked at
+        box = [int(value) for value in around]
+        return torch.from_numpy(runs.window(rle, box))[None], box
+    whole = torch.from_numpy(runs.window(rle, (0, 0, rle["size"][1], rle["size"][0])))[None]
+    mask = F.resize(whole.to(torch.uint8) * 255, size, BICUBIC) >= 128
+    x1, y1, x2, y2 = masks_to_boxes(mask)[0].int().tolist() if mask.any() else (0, 0, -1, -1)
+    return mask[:, y1 : y2 + 1, x1 : x2 + 1], [x1, y1, x2 + 1, y2 + 1]
 
 
 def _draw_labels(

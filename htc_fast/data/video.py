@@ -112,7 +112,7 @@ class Video:
         self.stream = self.container.streams.video[0]
         self.stream.thread_type = "AUTO"
         own = self.stream.average_rate or self.stream.guessed_rate or 25
-        self.own_rate = Fraction(min(max(own, 1), 1000))
+        self.own_rate = Fraction(min(max(own, Fraction(1, 1000)), 1000))  # below 1: a time lapse
         self.rate = self.own_rate / every
         self.seconds = None if self.live else self._seconds()
         frames = self.stream.frames or (self.seconds or 0) * self.own_rate
@@ -165,9 +165,15 @@ class Video:
     def _frames(self) -> Iterator[Frame]:
         convert, size = self.av.video.reformatter.VideoReformatter(), None
         start, seconds, number = None, 0.0, -1
-        step = 1 / float(self.own_rate)
+        step = last = 1 / float(self.own_rate)
         for number, decoded in enumerate(self._decoded()):
             time = decoded.time
+            # What does not move, in recordings of screens and in slide shows, is one frame that stays.
+            last = (
+                max(step, float(decoded.duration * decoded.time_base))
+                if decoded.duration and decoded.time_base
+                else step
+            )
             start = time if start is None else start
             since = None if time is None or start is None else time - start
             if number:  # clocks of cameras stop and jump back
@@ -183,7 +189,7 @@ class Video:
                 pixels = np.ascontiguousarray(np.rot90(pixels, turns))
                 aspect = 1 / aspect if aspect and turns % 2 else aspect
             yield Frame(number, seconds, pixels, aspect)
-        self._judge(number + 1, seconds + step)
+        self._judge(number + 1, seconds + last)
 
     def _decoded(self) -> Iterator[Any]:
         """What the decoder gives; what it refuses is left out and counted."""

@@ -9,7 +9,8 @@ doubled      overlaps what a better detection has found: mask IoU at least 0.5, 
 invented     none of these: there is nothing, or it is too far off
 missed       a truth that no detection found, with its own class or another, or by its box
 
-Crowds and ignored truths are never missed, and who finds one (by COCO's overlap with crowds) counts nowhere.
+Crowds and ignored truths are never missed, and who finds one (by COCO's overlap with crowds) counts nowhere. Neither
+does a detection of a class that the data set does not have: nobody has looked for such objects in its pictures.
 """
 
 from collections import Counter
@@ -98,7 +99,8 @@ class Scene:
     def __init__(self, dataset: CocoDataset, index: int, found: Instances, least: float, limit: int):
         scores, labels = found.scores.double().numpy(), found.labels.numpy()
         order = np.argsort(-scores, kind="stable")
-        order = order[scores[order] >= least]
+        annotated = np.array([one is not None for one in dataset.category_ids])
+        order = order[(scores[order] >= least) & annotated[labels[order]]]
         place: Counter = Counter()
         kept = []
         for number in order.tolist():

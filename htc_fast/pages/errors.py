@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from htc_fast.data import runs
 from htc_fast.data.draw import draw
 from htc_fast.data.instances import Instances
+from htc_fast.data.windows import Windows
+from htc_fast.errors import UserError
 from htc_fast.evaluation.errors import Error
 from htc_fast.evaluation.report import Report
 from htc_fast.pages import page
@@ -22,12 +24,20 @@ Window = tuple[int, int, int, int]
 
 
 def pictures(made: Report, kind: str, most: int, until: float) -> Iterator[str]:
-    """The worst errors of a kind as figures, as many as are drawn before `until`, by time.monotonic."""
+    """The worst errors of a kind as figures, as many as are drawn before `until`, by time.monotonic.
+
+    A picture that cannot be read any more gives the sentence that says so.
+    """
     for error in made.errors.worst(kind, most):
         if monotonic() >= until:
             return
-        image = made.dataset.image(error.index)
-        yield page.picture(pair(made, error, image), caption(made, error))
+        try:
+            with made.dataset.windows(error.index) as windows:
+                drawn = pair(made, error, windows)
+        except UserError as trouble:
+            yield page.text(caption(made, error), str(trouble))
+        else:
+            yield page.picture(drawn, caption(made, error))
 
 
 def caption(made: Report, error: Error) -> str:
@@ -46,8 +56,8 @@ def caption(made: Report, error: Error) -> str:
     return f"{said[error.kind]} · {page.shortened(made.dataset.picture(error.index).file_name)}"
 
 
-def pair(made: Report, error: Error, image: np.ndarray) -> Image.Image:
-    """Found and true, side by side."""
+def pair(made: Report, error: Error, windows: Windows) -> Image.Image:
+    """Found and true, side by side; of a large picture only the rows around the error are read."""
     found, truth = made.found[error.index], made.dataset.truth(error.index)
     taken = (found.scores >= made.numbers["operating"]["threshold"]).numpy()
     mine = [one for one in (error.found, error.other) if one is not None]
@@ -56,7 +66,7 @@ def pair(made: Report, error: Error, image: np.ndarray) -> Image.Image:
     left = _cut(found[mine] if mine else found[taken], window)
     right = _cut(truth[theirs] if theirs else truth, window)
     x1, y1, x2, y2 = window
-    cut = np.ascontiguousarray(image[y1:y2, x1:x2])
+    cut = np.ascontiguousarray(windows.read(y1, y2, x1, x2))
     zoom = SIDE / max(cut.shape[:2])
     halves = [
         draw(cut, one, scores=own, boxes=True, opacity=0.4, zoom=zoom) for one, own in ((left, True), (right, False))

@@ -37,7 +37,7 @@ def save(folder: Path, made: Report, title: str, seconds: float = inf) -> Path:
     title    of the page: which detector
     seconds  that drawing errors may take; those that do not fit are left out, which the page says
     returns  the page's path
-    raises   OSError where the folder cannot be written, UserError where a picture cannot be read
+    raises   OSError where the folder cannot be written
     """
     built = build(made, title, seconds)
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,10 +131,11 @@ def _confusion(made: Page, numbers: dict[str, Any]) -> None:
     """Truth by row, found by column, background last."""
     counts = {(one["truth"], one["found"]): one["count"] for one in numbers["confusion"]}
     threshold, classes = numbers["operating"]["threshold"], list(numbers["classes"])
+    why = "where F1 over all classes is highest" if numbers["operating"]["f1"] else "as none is right at any score"
     said = (
-        f"Detections that score at least {threshold:.3f}, where F1 over all classes is highest, and objects that they "
-        "overlap with a mask IoU of at least 0.5. An object that none overlaps counts as taken for background, a "
-        "detection that overlaps none as background taken for an object."
+        f"Detections that score at least {threshold:.3f}, {why}, and objects that they overlap with a mask IoU of "
+        "at least 0.5. An object that none overlaps counts as taken for background, a detection that overlaps none as "
+        "background taken for an object."
     )
     blocks = [page.text(said)]
     shown = _most_confused(counts, classes)
@@ -181,14 +182,17 @@ def _calibration(made: Page, numbers: dict[str, Any]) -> None:
         return
     off = sum((one["score"] - one["right"]) * one["count"] for one in found["bins"])
     least = f"{operating['threshold']:.3f}"
+    best = (
+        f"That score, the dotted line, gives the highest F1, {operating['f1']:.3f}: precision "
+        f"{operating['precision']:.3f}, recall {operating['recall']:.3f}."
+    )
     said = (
         "Of detections that score 0.8, eight in ten should be right: have the class of an object, and a mask IoU of at "
         "least 0.5 with it.",
         f"On average scores are {percent(found['error'])} points off (expected calibration error of all "
         f"{numbers['detections']} detections), rather {'higher' if off > 0 else 'lower'} than they should be; "
         f"{percent(found['error_from_threshold'])} points among those that score at least {least}.",
-        f"That score, the dotted line, gives the highest F1, {operating['f1']:.3f}: precision "
-        f"{operating['precision']:.3f}, recall {operating['recall']:.3f}.",
+        best if operating["f1"] else f"None is right, so no score does better than another: the line is at {least}.",
     )
     drawn = page.figure(figures.reliability(found, operating["threshold"]))
     made.section("Can scores be believed?", page.grid([drawn, page.text(*said)], 420))
@@ -200,7 +204,9 @@ def _errors(made: Page, report: Report, until: float) -> None:
     blocks = [page.text(f"Of detections that score at least {threshold:.3f}. Left what was found, right the truth.")]
     blocks.append(page.table(["kind", *KINDS], [["errors", *(found[kind]["count"] for kind in KINDS)]]))
     if not total:
-        blocks = [page.text("There are none: every object was found, and nothing else.")]
+        blocks = [
+            page.text(f"There are none: every object was found, and nothing else scores at least {threshold:.3f}.")
+        ]
     for kind in KINDS:
         count = found[kind]["count"]
         if not count:

@@ -21,7 +21,7 @@ STYLE = """
 body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 0 0 12px; }
-p { margin: 6px 0; max-width: 80ch; } p.about, figcaption { color: var(--pale); }
+p { margin: 6px 0; max-width: 80ch; overflow-wrap: anywhere; } p.about, figcaption { color: var(--pale); }
 section { background: white; border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; margin: 18px 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }

@@ -13,6 +13,7 @@ from PIL import Image
 
 from htc_fast import predict as command
 from htc_fast.commands import entry, network
+from htc_fast.data.video_file import VideoFile
 from tests.data import films
 from tests.inference.fake import Fake
 
@@ -117,6 +118,22 @@ def test_ctrl_c_keeps_what_was_found(tmp_path, run):
     assert len(times_in(out / "a.mp4")) == 8
     results = json.loads((out / "results.json").read_text())
     assert results[-1]["frame"] == 7 and sorted(path.name for path in out.iterdir()) == ["a.mp4", "results.json"]
+
+
+def test_a_full_disk_leaves_nothing_and_speaks_of_nothing(tmp_path, run, monkeypatch):
+    rooms, written = [True] * 3, VideoFile.add
+
+    def full(self, *frame):
+        if not rooms:
+            raise OSError(28, "No space left on device")
+        rooms.pop()
+        written(self, *frame)
+
+    film = films.write(tmp_path / "a.mp4", 8)
+    monkeypatch.setattr(VideoFile, "add", full)
+    status, said, err = run(film, "--out", tmp_path / "out")
+    assert status == 2 and "No space left on device" in err and said == ""
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_ctrl_c_ends_a_stream_that_sends_nothing(tmp_path, run):

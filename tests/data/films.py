@@ -20,7 +20,7 @@ def square(number: int, height: int = 48, width: int = 64) -> np.ndarray:
     return pixels
 
 
-def write(path: Path, count: int = 12, rate: int = 10, times=None, size=(48, 64)) -> Path:
+def write(path: Path, count: int = 12, rate: int | Fraction = 10, times=None, size=(48, 64)) -> Path:
     with VideoFile(path, Fraction(rate)) as file:
         for number in range(count):
             file.add(square(number, *size), times[number] if times else number / rate)

@@ -53,6 +53,27 @@ def test_times_that_are_no_multiples(tmp_path):
         assert [frame.seconds for frame in video] == pytest.approx(times, abs=1e-4)
 
 
+def test_a_time_lapse_is_whole(tmp_path):
+    with Video(films.write(tmp_path / "a.mp4", 4, rate=Fraction(1, 10))) as video:
+        assert [frame.seconds for frame in video] == [0, 10, 20, 30]
+    assert video.trouble == "" and (video.length, video.rate) == (4, Fraction(1, 10))
+
+
+def test_a_last_frame_that_stays_is_no_early_end(tmp_path):
+    """A recording of a screen on which nothing moves any more, written as FFmpeg does: one frame, for 20 seconds."""
+    with av.open(str(tmp_path / "a.mp4"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in (0, 1, 2, None):
+            frame = None if number is None else av.VideoFrame.from_ndarray(films.square(number), format="rgb24")
+            for packet in stream.encode(frame):
+                packet.duration = 200 if packet.pts == 2 else 1
+                file.mux(packet)
+    with Video(tmp_path / "a.mp4") as video:
+        assert [frame.seconds for frame in video] == pytest.approx([0, 0.1, 0.2])
+    assert video.trouble == "" and video.seconds == pytest.approx(20.2)
+
+
 @pytest.mark.parametrize("turns", films.ROTATED)
 def test_pictures_are_upright(tmp_path, turns):
     with Video(films.turn(films.write(tmp_path / "a.mp4", 2), turns)) as video:

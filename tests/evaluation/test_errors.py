@@ -115,6 +115,16 @@ def test_crowds_and_ignored_ones_count_nowhere(tmp_path, flag):
     assert [(one.kind, one.found) for one in errors.every] == [("invented", 3)] and errors.confusion == {(NONE, OWL): 1}
 
 
+def test_a_class_that_the_data_set_lacks_counts_nowhere(tmp_path):
+    data = dataset(tmp_path, instance(10, 3, *BOX)).relabelled(["dog", "elk", "cat", "owl"])
+    guesses = [(0, 0.9, BOX), (1, 0.8, (40, 10, 20, 20)), (1, 0.7, BOX), (3, 0.6, (2, 38, 8, 8))]
+    found = {0: instances(*guesses, names=("dog", "elk", "cat", "owl"))}
+    judged, errors = judge(data, found), find_errors(data, found, 0.3)
+    assert judged.right.tolist() == [True, False] and judged.scores.round(2).tolist() == [0.9, 0.6]
+    assert [(one.kind, one.found) for one in errors.every] == [("invented", 3)]
+    assert dict(errors.confusion) == {(0, 0): 1, (NONE, 3): 1}
+
+
 def test_only_the_best_of_a_class_count(tmp_path):
     data = dataset(tmp_path, instance(10, 3, *BOX))
     found = {0: instances((OWL, 0.9, BOX), (OWL, 0.8, BOX), (OWL, 0.7, BOX), (DOG, 0.6, BOX))}

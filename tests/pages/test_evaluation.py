@@ -6,7 +6,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from htc_fast.data import CocoDataset
+from htc_fast.data import CocoDataset, windows
 from htc_fast.errors import say_once
 from htc_fast.evaluation import coco
 from htc_fast.evaluation.report import report
@@ -112,8 +112,15 @@ def test_nothing_found(tmp_path):
 def test_one_class_and_no_error(tmp_path):
     one = made(tmp_path, ["dog"], [(0, (4, 4, 20, 20))], [(0, 0.9, (4, 4, 20, 20))])
     source = evaluation.build(one, "x").html()
-    assert "There are none: every object was found, and nothing else." in source and "1 class." in source
-    assert "<b>100.0</b><span>mask AP</span>" in source
+    assert "There are none: every object was found, and nothing else scores at least 0.900." in source
+    assert "<b>100.0</b><span>mask AP</span>" in source and "1 class." in source
+
+
+def test_nothing_right_has_no_best_score(tmp_path):
+    one = made(tmp_path, ["dog"], [(0, (4, 4, 20, 20))], [(0, 0.4, (60, 60, 20, 20))])
+    source = evaluation.build(one, "x").html()
+    assert "highest" not in source and "score at least 0.500, as none is right at any score, and" in source
+    assert "None is right, so no score does better than another: the line is at 0.500." in source
 
 
 def test_pictures_without_an_object(tmp_path):
@@ -139,6 +146,21 @@ def test_of_many_classes_the_most_confused_are_shown(tmp_path):
     assert matrix.count("<tr>") == 22 and "class 0<" in matrix and "class 280" not in matrix
     assert 'class="wide tall"' in source and "Lines of their own have the 20 classes" in source
     assert source.count("<td>class 0</td><td>1</td>") == 15 + 1  # of the table of classes, and pairs
+
+
+def test_a_picture_that_is_gone_costs_its_drawings_alone(tmp_path):
+    one = every_kind(tmp_path)
+    (tmp_path / "val2017" / f"{10:012d}.png").unlink()
+    source = evaluation.save(tmp_path / "out", one, "x").read_text(encoding="utf-8")
+    assert source.count("000000000010.png is missing") == 5 and "cat of 900 pixels" in source
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["objects"] == 5
+
+
+def test_of_a_large_picture_the_rows_around_an_error_are_read(tmp_path, monkeypatch):
+    one, read = every_kind(tmp_path), []
+    monkeypatch.setattr(windows.Windows, "read", lambda self, *box: read.append(box) or self._read.read(*box))
+    evaluation.build(one, "x")
+    assert read == [(42, 96, 74, 128), (0, 48, 56, 104), (42, 96, 0, 54), (0, 48, 0, 48), (22, 70, 32, 80)]
 
 
 def test_without_time_nothing_is_drawn(tmp_path):
