@@ -45,6 +45,11 @@ class Patience:
             checkpoint.write_whole(self.path, text.encode())
 
     @property
+    def last(self) -> int:
+        """The iteration of the last score; -1: there is none."""
+        return self.scores[-1][0] if self.scores else -1
+
+    @property
     def over(self) -> bool:
         """Whether the run has had its chances."""
         return self.patience is not None and waited(self.scores, self.min_delta)[1] >= self.patience

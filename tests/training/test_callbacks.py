@@ -114,7 +114,7 @@ def test_a_callback_that_fails_is_left_out_and_the_run_goes_on(tmp_path, event, 
     assert (
         said.count("callback Hostile") == 1
         and sentence in said
-        and "left out from here on, and the run goes on." in said
+        and ("left out from here on, and the run goes on." in said) == (event != "on_end")
     )
     assert heard.all[-1] == ("end", 10) and hostile.all[-1][0] != "end"
     assert [path.stem for path in checkpoint.whole(tmp_path / "checkpoints")] == ["000010"]
@@ -129,6 +129,61 @@ def test_one_that_cannot_start_ends_the_run_before_its_first_step(tmp_path):
         loop.run()
     assert heard.all == [("start", tmp_path.name, 0, 0.5), ("error", 0, "UserError")] and not never.all
     assert loop.at.iteration == 0 and not (tmp_path / "checkpoints").exists()
+
+
+class Enough(Heard):
+    """Asks for the run's end in one event."""
+
+    def __init__(self, event, reason="the mask AP is enough"):
+        super().__init__()
+        self.event, self.reason = event, reason
+
+    def on_start(self, folder, iteration, settings):
+        super().on_start(folder, iteration, settings)
+        self.ask("start")
+
+    def on_step(self, iteration, numbers):
+        super().on_step(iteration, numbers)
+        self.ask("step")
+
+    def on_evaluation(self, iteration, numbers):
+        super().on_evaluation(iteration, numbers)
+        self.ask("evaluation")
+
+    def ask(self, event):
+        if event == self.event:
+            self.end_run(self.reason)
+
+
+@pytest.mark.parametrize(("event", "ended"), [("start", 1), ("step", 5), ("evaluation", 10)])
+def test_a_callback_may_end_the_run(tmp_path, event, ended, capsys):
+    enough, other = Enough(event), Heard()
+    loop = listened(tmp_path, other, enough, epochs=3, evaluate_every=1)
+    assert loop.run().iteration == ended
+    # As at any end: the weights are evaluated once, saved, and all are told.
+    assert loop.evaluated == [ended] and checkpoint.iteration_of(tmp_path / "model.safetensors") == ended
+    assert [path.stem for path in checkpoint.whole(tmp_path / "checkpoints")] == [f"{ended:06d}"]
+    assert (tmp_path / "best.safetensors").exists() and enough.all == other.all and enough.all[-1] == ("end", ended)
+    assert "ended early: callback Enough asked for it: the mask AP is enough" in capsys.readouterr().out
+    assert not loop.stopping
+
+
+def test_a_run_that_a_callback_ended_goes_on_with_resume(tmp_path):
+    enough = Enough("evaluation", "")
+    # Its wish of the run before is forgotten: it asks again, at its next evaluation.
+    for callback, ended in ((enough, 10), (enough, 20), (Heard(), 30)):
+        loop = listened(tmp_path, callback, epochs=3, evaluate_every=1)
+        loop.resume()
+        assert loop.run().iteration == ended and loop.evaluated == [ended]
+
+
+def test_a_wish_of_one_that_failed_afterwards_counts(tmp_path):
+    class Hasty(Callback):
+        def on_step(self, iteration, numbers):
+            self.end_run("done")
+            raise OSError("gone")
+
+    assert listened(tmp_path, Hasty()).run().iteration == 5
 
 
 def test_only_the_leading_process_calls(tmp_path):
