@@ -1,12 +1,14 @@
 """What is built where, without building: architectures by machine, names by variant, cibuildwheel's settings."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTED = "compute_75\ncompute_80\ncompute_86\ncompute_89\ncompute_90\ncompute_100\ncompute_120\n"
@@ -111,6 +113,24 @@ def test_cibuildwheel_builds_every_python_and_runs_scripts_that_exist():
         assert script.stat().st_mode & 0o100, command
         assert subprocess.run(["bash", "-n", script]).returncode == 0
     assert linux["environment"]["TORCH_CUDA_ARCH_LIST"] == "all"
+
+
+def steps_of_the_clean_machine():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "wheels.yml").read_text())
+    return [step["run"] for step in workflow["jobs"]["clean"]["steps"] if "run" in step]
+
+
+def test_the_clean_machine_is_one_without_any_compiler(tmp_path):
+    look = steps_of_the_clean_machine()[0]
+    assert subprocess.run(["/bin/sh", "-ec", look], env={"PATH": str(tmp_path)}).returncode == 0
+    (tmp_path / "nvcc").symlink_to("/bin/sh")  # the last that is looked for
+    assert subprocess.run(["/bin/sh", "-ec", look], env={"PATH": str(tmp_path)}).returncode == 1
+
+
+def test_the_clean_machine_predicts_on_a_file_that_its_training_leaves():
+    files = set(re.findall(r"\brun/([\w.]+)", " ".join(steps_of_the_clean_machine())))
+    assert files == {"predictions.png", "model.safetensors"}
+    assert all(f'"{name}"' in (ROOT / "htc_fast" / "training" / "loop.py").read_text() for name in files)
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
