@@ -78,6 +78,58 @@ def test_a_compiler_that_is_not_there_is_one_sentence(setup, monkeypatch, tmp_pa
         setup.nvcc()
 
 
+@pytest.mark.parametrize(
+    ("cards", "named", "answer"),
+    [("7.5\n", "7.5", USUAL), ("7.5\n9.0\n6.1\n7.5\n", "6.1 and 7.5", "9.0+PTX"), ("9.0\n", None, "9.0+PTX")],
+)
+def test_a_gpu_too_old_for_the_kernels_is_told(setup, monkeypatch, tmp_path, cards, named, answer, capsys):
+    programs(monkeypatch, tmp_path, nvidia_smi=cards, nvcc=LISTED)
+    assert setup.architectures(str(tmp_path / "nvcc")) == answer
+    said = capsys.readouterr().err
+    wanted = (
+        f"htc_fast: no CUDA kernels are built for the GPU of compute capability {named} here, as they need 8.0 or "
+        "newer: set HTC_FAST_CUDA=0 to leave them out, or TORCH_CUDA_ARCH_LIST to what they are to run on\n"
+    )
+    assert said == (wanted if named else "")
+
+
+def test_a_list_of_architectures_keeps_what_the_kernels_run_on(setup, monkeypatch, capsys):
+    def chosen(wanted):
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
+        return setup.architectures("nvcc")
+
+    assert chosen("8.0 9.0a, 9.0a;10.0f+PTX;") == "8.0;9.0a;10.0f+PTX" and not capsys.readouterr().err
+    assert chosen("7.5 8.0 8.6 9.0 10.0 12.0+PTX") == "8.0;8.6;9.0;10.0;12.0+PTX"  # as NVIDIA's containers have it
+    assert "need 8.0 or newer, so none are built for 7.5\n" in capsys.readouterr().err
+    with pytest.raises(
+        SystemExit, match=r"none are built for 7\.0 and 7\.5\+PTX: name what they are to run on, or leave"
+    ):
+        chosen("7.0;7.5+PTX")
+    for wrong in ("Hopper", "90", "9.0+ptx", "all+PTX", "native"):
+        with pytest.raises(SystemExit, match=r"is not an architecture like 9\.0 or 9\.0\+PTX, nor all"):
+            chosen(wrong)
+
+
+def test_an_empty_list_is_none(setup, monkeypatch, tmp_path):
+    programs(monkeypatch, tmp_path, nvidia_smi="9.0\n", nvcc=LISTED)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", " ; ")
+    assert setup.architectures(str(tmp_path / "nvcc")) == "9.0+PTX"
+
+
+def test_only_two_words_choose_for_or_against_cuda(setup, monkeypatch):
+    for wrong in ("false", "off", "2"):
+        monkeypatch.setenv("HTC_FAST_CUDA", wrong)
+        with pytest.raises(SystemExit, match=f"HTC_FAST_CUDA is 0, no CUDA kernels, or 1, .*got '{wrong}'"):
+            setup.nvcc()
+
+
+def test_tools_that_are_missing_are_named(setup, monkeypatch, tmp_path):
+    programs(monkeypatch, tmp_path, cmake="")
+    monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="the native build needs ninja and pybind11, not found here: pip install"):
+        setup.check_tools()
+
+
 def test_each_choice_of_architectures_has_its_build_folder(setup):
     names = [setup.folder_name(wanted) for wanted in ("", "9.0", "9.0+PTX", EVERY)]
     assert names == ["cpu", "9-0", "9-0-ptx", "8-0-8-6-8-9-9-0-10-0-12-0-ptx"]
