@@ -194,3 +194,15 @@ def test_the_operators_library_uses_torchs_stable_abi_alone():
     assert len(torch) > 20
     # Mangled names of torch's C++ classes: those change with every release.
     assert not [name for name in names if "2at" in name or "3c10" in name or "5torch" in name]
+
+
+def test_a_library_that_does_not_load_says_what_the_system_said(tmp_path):
+    copy = tmp_path / "htc_fast" / "ops" / "_native.py"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "htc_fast" / "ops" / "_native.py", copy)
+    (tmp_path / "htc_fast" / "libhtc_fast_ops.so").write_text("no library")
+    spec = importlib.util.spec_from_file_location("another_native", copy)
+    native = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
+    assert "libhtc_fast_ops.so does not load beside torch 2." in native.problem()
+    assert "wants 2.11 or newer (file too short); build it with `pip install" in native.problem()
