@@ -228,10 +228,10 @@ class Loop(Generic[Model]):
         if share < 1 and (evaluates or (recipe.save_every and iteration % recipe.save_every == 0)):
             self.save()
         if share < 1 and evaluates:
-            self._evaluate()
+            with window.paused():
+                self._evaluate()
             self.pace.evaluation_ended()
             self.model.train()
-            window.restart()
 
     def save(self) -> None:
         """Write a checkpoint, if the losses and weights so far are finite."""

@@ -1,9 +1,12 @@
 """What a run tells its callbacks, in which order, and that none of them can end it once it has begun."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from htc_fast import UserError
-from htc_fast.training import Callback, Trainer, checkpoint
+from htc_fast.training import Callback, Trainer, checkpoint, monitor
 from htc_fast.training.distributed import World
 from htc_fast.training.loop import Loop
 from htc_fast.training.metrics import read_rows
@@ -77,6 +80,27 @@ def test_order_and_arguments(tmp_path):
     ]
     assert second.all == first.all
     assert [row["loss"] for row in read_rows(tmp_path / "run" / "losses.csv")] == [5.0] * 4
+
+
+def test_steps_before_an_evaluation_are_in_the_next_row(tmp_path, monkeypatch):
+    loop = listened(tmp_path, epochs=2, evaluate_every=1, log_every=8)
+    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=loop.clock))
+    step, evaluate = loop.update, loop.evaluate
+
+    def rising(batches):
+        terms, images = step(batches)
+        return {name: torch.tensor(float(loop.at.iteration)) for name in terms}, images
+
+    def slow(model):
+        loop.clock.spend(100)
+        return evaluate(model)
+
+    loop.update, loop.evaluate = rising, slow
+    loop.run()
+    rows = read_rows(tmp_path / "losses.csv")
+    # Means of steps 0 to 7, 8 to 15, and 16 to 19; each takes a second, and the evaluation between them does not count.
+    assert [row["rpn_class"] for row in rows] == [3.5, 11.5, 17.5]
+    assert [row["images_per_second"] for row in rows] == [1.0, 1.0, 1.0]
 
 
 def test_a_wish_to_stop_and_going_on(tmp_path):
