@@ -144,6 +144,18 @@ def test_a_callback_that_fails_is_left_out_and_the_run_goes_on(tmp_path, event, 
     assert [path.stem for path in checkpoint.whole(tmp_path / "checkpoints")] == ["000010"]
 
 
+def test_ctrl_c_while_the_last_curves_are_drawn_is_no_reason_to_tell_nobody(tmp_path, monkeypatch):
+    def interrupted(self):
+        if (tmp_path / "model.safetensors").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Report, "draw", interrupted)
+    heard = Heard()
+    with pytest.raises(KeyboardInterrupt):
+        listened(tmp_path, heard).run()
+    assert heard.all[-1] == ("end", 10)
+
+
 def test_one_that_cannot_start_ends_the_run_before_its_first_step(tmp_path):
     heard, never = Heard(), Heard()
     loop = listened(tmp_path, heard, Hostile("on_start"), never)
