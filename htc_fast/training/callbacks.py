@@ -103,9 +103,12 @@ class Callbacks:
                 self.say(f"{failed} ({_reason(error)}){after}")
 
 
-def check_callbacks(callbacks: Iterable[Any]) -> list[Callback]:
-    """raises  UserError for what is no callback"""
-    found = list(callbacks)
+def check_callbacks(callbacks: Any) -> list[Callback]:
+    """Several as a list, or one alone.
+
+    raises  UserError for what is no callback
+    """
+    found = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
     for one in found:
         if not isinstance(one, Callback):
             raise UserError(

@@ -269,7 +269,7 @@ class Loop(Generic[Model]):
         self.seen, self.early = self.at.iteration, self._over()
 
     def _finish(self) -> None:
-        if self.early and self.report is not None:
+        if self.early and self.report is not None and self._share() < 1:
             self._say(self.patience.describe() if self.patience.over else f"ended early: {self.report.callbacks.wish}")
         to_come = self.evaluate is not None and self.seen < self.at.iteration  # unless one of these weights was the end
         if to_come and not self.pace.ends_with_evaluation():

@@ -47,7 +47,7 @@ class Trainer:
     run         everything that it is told
     world       this process among others; None: what torchrun started, or this one alone
     spent       seconds before this that count for the limit of time
-    callbacks   told of steps, evaluations and the end, behind the loggers that the run names
+    callbacks   one, or several, told of steps, evaluations and the end, behind the loggers that the run names
     settings    attribute: the run as it was asked for, with a number for a batch size of "auto"
     train, val  attributes: data sets; val is None where none is named
     model       attribute: the detector that learns
@@ -60,7 +60,7 @@ class Trainer:
         run: TrainingRun,
         world: World | None = None,
         spent: float = 0.0,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] = (),
     ):
         began, callbacks = time.monotonic() - spent, check_callbacks(callbacks)
         if run.device is not None:

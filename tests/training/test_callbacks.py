@@ -7,6 +7,7 @@ import torch
 
 from htc_fast import UserError
 from htc_fast.training import Callback, Trainer, checkpoint, monitor
+from htc_fast.training.callbacks import check_callbacks
 from htc_fast.training.distributed import World
 from htc_fast.training.loop import Loop
 from htc_fast.training.metrics import read_rows
@@ -251,6 +252,18 @@ def test_from_a_trainer_with_what_it_came_to(tmp_path):
         "accumulate": 2,
     }
     assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_a_wish_in_the_last_step_changes_nothing(tmp_path, capsys):
+    listened(tmp_path, Enough("step"), log_every=10).run()
+    assert "ended early" not in capsys.readouterr().out
+
+
+def test_one_callback_needs_no_list():
+    one, other = Heard(), Heard()
+    assert check_callbacks(one) == [one] and check_callbacks((one, other)) == [one, other]
+    with pytest.raises(UserError, match="callbacks takes objects of classes made from"):
+        check_callbacks(Heard)
 
 
 @pytest.mark.parametrize("wrong", [Heard, print, None])
