@@ -19,6 +19,7 @@ from htc_fast_build import installed_torch  # noqa: E402
 ALL_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 # The kernels use no instruction newer than sm_90's: machine code for Ampere, Ada and Hopper, PTX for all that is newer.
 USUAL_ARCHITECTURES = "8.0;9.0+PTX"
+OLDEST = 8.0  # compute capability that the kernels are written for
 
 
 def torch_folder() -> Path:
@@ -37,7 +38,7 @@ def cuda_architectures(wanted: str) -> str:
     for entry in re.split(r"[;, ]+", wanted.strip(";, ")):
         known = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", entry)
         if known is None:
-            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: {entry!r} is not an architecture like 9.0 or 9.0+PTX")
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: {entry!r} is not an architecture like 9.0 or 9.0+PTX, nor all")
         name = known[1] + known[2]
         out += [f"{name}-real"] + ([f"{name}-virtual"] if known[3] else [])
     return ";".join(out)
@@ -57,21 +58,43 @@ def known_to(compiler: str, wanted: list[str]) -> list[str]:
 
 
 def gpus_here() -> list[str]:
-    """The architectures of this machine's GPUs that the kernels are written for, oldest first."""
+    """The architectures of this machine's GPUs that the kernels are written for, oldest first; older ones are told."""
     asked = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         listed = subprocess.run(asked, capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
-    found = set(re.findall(r"^\s*(\d+\.\d)\s*$", listed, re.MULTILINE))
-    return sorted((name for name in found if float(name) >= 8.0), key=float)
+    found = sorted(set(re.findall(r"^\s*(\d+\.\d)\s*$", listed, re.MULTILINE)), key=float)
+    if old := [name for name in found if float(name) < OLDEST]:
+        print(
+            f"htc_fast: no CUDA kernels are built for the GPU of compute capability {' and '.join(old)} here, as they "
+            f"need {OLDEST} or newer: set HTC_FAST_CUDA=0 to leave them out, or TORCH_CUDA_ARCH_LIST to what they are "
+            "to run on",
+            file=sys.stderr,
+        )
+    return found[len(old) :]
+
+
+def asked_for(wanted: str) -> str:
+    """A list of architectures without those that are too old for the kernels, which are told, and each once."""
+    cuda_architectures(wanted)  # refused where it is none
+    names = [*dict.fromkeys(re.split(r"[;, ]+", wanted))]
+    old = [name for name in names if float(re.match(r"[\d.]+", name)[0]) < OLDEST]
+    if old:
+        said = (
+            f"TORCH_CUDA_ARCH_LIST: the CUDA kernels need {OLDEST} or newer, so none are built for {' and '.join(old)}"
+        )
+        if len(old) == len(names):
+            raise SystemExit(f"{said}: name what they are to run on, or leave them out with HTC_FAST_CUDA=0")
+        print(f"htc_fast: {said}", file=sys.stderr)
+    return ";".join(name for name in names if name not in old)
 
 
 def architectures(compiler: str) -> str:
     """TORCH_CUDA_ARCH_LIST, where "all" is all that wheels have; else this machine's GPUs; else the usual ones."""
-    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip("; ,")
     if wanted and wanted.lower() != "all":
-        return wanted
+        return asked_for(wanted)
     here = [] if wanted else gpus_here()
     if here and known_to(compiler, here) == here:
         return ";".join(here) + "+PTX"
@@ -82,11 +105,14 @@ def architectures(compiler: str) -> str:
 
 def nvcc() -> str | None:
     """The CUDA compiler, from CUDACXX, CUDA_HOME or PATH; HTC_FAST_CUDA=0 builds without it, 1 not without it."""
-    if os.environ.get("HTC_FAST_CUDA") == "0":
+    choice = os.environ.get("HTC_FAST_CUDA", "")
+    if choice not in ("", "0", "1"):
+        raise SystemExit(f"htc_fast: HTC_FAST_CUDA is 0, no CUDA kernels, or 1, not without them; got {choice!r}")
+    if choice == "0":
         return None
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     found = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
-    if found is None and os.environ.get("HTC_FAST_CUDA") == "1":
+    if found is None and choice == "1":
         raise SystemExit("htc_fast: HTC_FAST_CUDA=1 asks for CUDA kernels, and no nvcc was found: name it in CUDACXX")
     return found
 
@@ -108,6 +134,17 @@ def version_tag() -> dict[str, str]:
     """A wheel without CUDA kernels says so in its version: 1.0+cpu, which still is 1.0 to whoever asks for that."""
     wheel = {"bdist_wheel", "dist_info"} & set(sys.argv)
     return {"tag_build": "+cpu"} if wheel and os.environ.get("HTC_FAST_CUDA") == "0" else {}
+
+
+def check_tools() -> None:
+    """raises  SystemExit naming what the build needs and is not there, as without build isolation nobody installs it"""
+    missing = [name for name in ("cmake", "ninja") if shutil.which(name) is None]
+    missing += [] if importlib.util.find_spec("pybind11") else ["pybind11"]
+    if missing:
+        raise SystemExit(
+            f"htc_fast: the native build needs {' and '.join(missing)}, not found here: pip install 'cmake>=3.24' "
+            "ninja pybind11, or leave out --no-build-isolation, so that pip does it by itself"
+        )
 
 
 def cmake(*arguments: str) -> None:
@@ -132,6 +169,7 @@ class CMakeBuild(build_ext):
         compiler = nvcc()
         wanted = architectures(compiler) if compiler else ""
         print(plan(compiler, wanted), file=sys.stderr, flush=True)
+        check_tools()
         # One folder for every Python: the operators' library serves them all, and only _build is compiled for each.
         binary = SOURCE / "build" / f"cmake-{sysconfig.get_platform()}-{folder_name(wanted)}"
         configure = [

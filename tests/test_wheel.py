@@ -1,12 +1,14 @@
 """What is built where, without building: architectures by machine, names by variant, cibuildwheel's settings."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTED = "compute_75\ncompute_80\ncompute_86\ncompute_89\ncompute_90\ncompute_100\ncompute_120\n"
@@ -76,6 +78,58 @@ def test_a_compiler_that_is_not_there_is_one_sentence(setup, monkeypatch, tmp_pa
         setup.nvcc()
 
 
+@pytest.mark.parametrize(
+    ("cards", "named", "answer"),
+    [("7.5\n", "7.5", USUAL), ("7.5\n9.0\n6.1\n7.5\n", "6.1 and 7.5", "9.0+PTX"), ("9.0\n", None, "9.0+PTX")],
+)
+def test_a_gpu_too_old_for_the_kernels_is_told(setup, monkeypatch, tmp_path, cards, named, answer, capsys):
+    programs(monkeypatch, tmp_path, nvidia_smi=cards, nvcc=LISTED)
+    assert setup.architectures(str(tmp_path / "nvcc")) == answer
+    said = capsys.readouterr().err
+    wanted = (
+        f"htc_fast: no CUDA kernels are built for the GPU of compute capability {named} here, as they need 8.0 or "
+        "newer: set HTC_FAST_CUDA=0 to leave them out, or TORCH_CUDA_ARCH_LIST to what they are to run on\n"
+    )
+    assert said == (wanted if named else "")
+
+
+def test_a_list_of_architectures_keeps_what_the_kernels_run_on(setup, monkeypatch, capsys):
+    def chosen(wanted):
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
+        return setup.architectures("nvcc")
+
+    assert chosen("8.0 9.0a, 9.0a;10.0f+PTX;") == "8.0;9.0a;10.0f+PTX" and not capsys.readouterr().err
+    assert chosen("7.5 8.0 8.6 9.0 10.0 12.0+PTX") == "8.0;8.6;9.0;10.0;12.0+PTX"  # as NVIDIA's containers have it
+    assert "need 8.0 or newer, so none are built for 7.5\n" in capsys.readouterr().err
+    with pytest.raises(
+        SystemExit, match=r"none are built for 7\.0 and 7\.5\+PTX: name what they are to run on, or leave"
+    ):
+        chosen("7.0;7.5+PTX")
+    for wrong in ("Hopper", "90", "9.0+ptx", "all+PTX", "native"):
+        with pytest.raises(SystemExit, match=r"is not an architecture like 9\.0 or 9\.0\+PTX, nor all"):
+            chosen(wrong)
+
+
+def test_an_empty_list_is_none(setup, monkeypatch, tmp_path):
+    programs(monkeypatch, tmp_path, nvidia_smi="9.0\n", nvcc=LISTED)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", " ; ")
+    assert setup.architectures(str(tmp_path / "nvcc")) == "9.0+PTX"
+
+
+def test_only_two_words_choose_for_or_against_cuda(setup, monkeypatch):
+    for wrong in ("false", "off", "2"):
+        monkeypatch.setenv("HTC_FAST_CUDA", wrong)
+        with pytest.raises(SystemExit, match=f"HTC_FAST_CUDA is 0, no CUDA kernels, or 1, .*got '{wrong}'"):
+            setup.nvcc()
+
+
+def test_tools_that_are_missing_are_named(setup, monkeypatch, tmp_path):
+    programs(monkeypatch, tmp_path, cmake="")
+    monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="the native build needs ninja and pybind11, not found here: pip install"):
+        setup.check_tools()
+
+
 def test_each_choice_of_architectures_has_its_build_folder(setup):
     names = [setup.folder_name(wanted) for wanted in ("", "9.0", "9.0+PTX", EVERY)]
     assert names == ["cpu", "9-0", "9-0-ptx", "8-0-8-6-8-9-9-0-10-0-12-0-ptx"]
@@ -113,6 +167,24 @@ def test_cibuildwheel_builds_every_python_and_runs_scripts_that_exist():
     assert linux["environment"]["TORCH_CUDA_ARCH_LIST"] == "all"
 
 
+def steps_of_the_clean_machine():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "wheels.yml").read_text())
+    return [step["run"] for step in workflow["jobs"]["clean"]["steps"] if "run" in step]
+
+
+def test_the_clean_machine_is_one_without_any_compiler(tmp_path):
+    look = steps_of_the_clean_machine()[0]
+    assert subprocess.run(["/bin/sh", "-ec", look], env={"PATH": str(tmp_path)}).returncode == 0
+    (tmp_path / "nvcc").symlink_to("/bin/sh")  # the last that is looked for
+    assert subprocess.run(["/bin/sh", "-ec", look], env={"PATH": str(tmp_path)}).returncode == 1
+
+
+def test_the_clean_machine_predicts_on_a_file_that_its_training_leaves():
+    files = set(re.findall(r"\brun/([\w.]+)", " ".join(steps_of_the_clean_machine())))
+    assert files == {"predictions.png", "model.safetensors"}
+    assert all(f'"{name}"' in (ROOT / "htc_fast" / "training" / "loop.py").read_text() for name in files)
+
+
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
 def test_the_operators_library_uses_torchs_stable_abi_alone():
     library = ROOT / "htc_fast" / "libhtc_fast_ops.so"
@@ -122,3 +194,15 @@ def test_the_operators_library_uses_torchs_stable_abi_alone():
     assert len(torch) > 20
     # Mangled names of torch's C++ classes: those change with every release.
     assert not [name for name in names if "2at" in name or "3c10" in name or "5torch" in name]
+
+
+def test_a_library_that_does_not_load_says_what_the_system_said(tmp_path):
+    copy = tmp_path / "htc_fast" / "ops" / "_native.py"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "htc_fast" / "ops" / "_native.py", copy)
+    (tmp_path / "htc_fast" / "libhtc_fast_ops.so").write_text("no library")
+    spec = importlib.util.spec_from_file_location("another_native", copy)
+    native = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
+    assert "libhtc_fast_ops.so does not load beside torch 2." in native.problem()
+    assert "wants 2.11 or newer (file too short); build it with `pip install" in native.problem()

@@ -4,7 +4,8 @@
     image_size: Annotated[tuple[int, ...], "short side and, optionally, longest long side", "PX"] = (800, 1333)
 
 A second note is the placeholder in the help. `POSITIONAL` of the class names the field that stands without a name,
-`GROUPS` the headings of the help, each by its first field, `HIDDEN` the fields that are no options.
+`GROUPS` the headings of the help, each by its first field, `HIDDEN` the fields that are no options, `ALIASES` second
+names of options.
 """
 
 import argparse
@@ -52,7 +53,8 @@ def given(kind: type, command: str, description: str, words: Sequence[str] | Non
     for field in fields(kind):
         group = parser.add_argument_group(groups[field.name]) if field.name in groups else group
         if field.name not in getattr(kind, "HIDDEN", ()):
-            _add(group, field, hints[field.name], field.name == getattr(kind, "POSITIONAL", None))
+            alias = getattr(kind, "ALIASES", {}).get(field.name)
+            _add(group, field, hints[field.name], field.name == getattr(kind, "POSITIONAL", None), alias)
     found = vars(parser.parse_args(words))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
@@ -68,7 +70,7 @@ def changed(run: Run, found: dict[str, Any]) -> Run:
     return replace(cast(Any, run), **{**found, **mappings})
 
 
-def _add(group, field: Field, hint: Any, positional: bool) -> None:
+def _add(group, field: Field, hint: Any, positional: bool, alias: str | None = None) -> None:
     notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     about: dict[str, Any] = dict(zip(("help", "metavar"), notes))
     if field.default not in (None, False, (), MISSING) and "default" not in about.get("help", ""):
@@ -95,7 +97,8 @@ def _add(group, field: Field, hint: Any, positional: bool) -> None:
         group.add_argument(field.name, **{**about, "nargs": "*"})
         return
     required = field.default is MISSING and field.default_factory is MISSING
-    group.add_argument(f"--{field.name.replace('_', '-')}", **about, required=required)
+    names = [f"--{field.name.replace('_', '-')}", *([alias] if alias else [])]
+    group.add_argument(*names, **about, required=required)
 
 
 def _or_words(kind: Any, words: tuple[str, ...]) -> Callable[[str], Any]:

@@ -14,7 +14,11 @@ _failure: str | None = None
 try:
     torch.ops.load_library(str(LIBRARY))
 except OSError as error:
-    missing = f"{LIBRARY.name} is not there" if not LIBRARY.exists() else f"{LIBRARY.name} does not load ({error})"
+    missing = f"{LIBRARY.name} is not there"
+    if LIBRARY.exists():
+        # What torch raises names the file alone, and what the system said of it is behind.
+        reason = str(error.__cause__ or error).removeprefix(f"{LIBRARY}: ")
+        missing = f"{LIBRARY.name} does not load beside torch {torch.__version__}, and wants 2.11 or newer ({reason})"
     _failure = f"htc_fast's native library is missing: {missing}; {HOW_TO_BUILD}."
 
 # Asked now, of the dispatcher: before the Triton operators stand in for what is missing.

@@ -8,6 +8,7 @@ from typing import Any
 from htc_fast.errors import UserError, shown
 
 LONGEST = 300  # letters of what another library says
+LAST = ("on_end", "on_error")
 
 
 class Callback:
@@ -25,6 +26,8 @@ class Callback:
     raises  what `on_start` raises ends the run before its first step; a callback that raises later is named with the
             reason and left out from there on, and the run goes on
     """
+
+    _wish: str | None = None
 
     def on_start(self, folder: Path, iteration: int, settings: dict[str, Any]) -> None:
         """Before the first step, of the run in this folder.
@@ -45,6 +48,16 @@ class Callback:
     def on_error(self, iteration: int, error: BaseException) -> None:
         """It ended otherwise, instead of `on_end`; a KeyboardInterrupt where it was asked to stop."""
 
+    def end_run(self, reason: str = "") -> None:
+        """Ask for the run's end, from one of these methods or from another thread; not to be overridden.
+
+        It comes after this step (among several processes, after the tenth step that is next) or evaluation, with all
+        that a run leaves at its end, and `on_end`.
+
+        reason  why, for who reads what the run says
+        """
+        self._wish = reason
+
 
 class Callbacks:
     """Several callbacks as one that never raises, once it has begun.
@@ -55,11 +68,19 @@ class Callbacks:
 
     def __init__(self, callbacks: Iterable[Callback], say: Callable[[str], None]):
         self.active, self.say = list(callbacks), say
+        self.all = tuple(self.active)
+
+    @property
+    def wish(self) -> str:
+        """Who asked for the run's end, and why; empty: nobody."""
+        asked = ((type(one).__name__, one._wish) for one in self.all if one._wish is not None)
+        return next((f"callback {name} asked for it" + (f": {why}" if why else "") for name, why in asked), "")
 
     def start(self, folder: Path, iteration: int, settings: dict[str, Any]) -> None:
         """raises  UserError naming the callback that could not start; those before it are active"""
         waiting, self.active = self.active, []
         for one in waiting:
+            one._wish = None  # of a run before
             try:
                 one.on_start(folder, iteration, dict(settings))
             except Exception as error:
@@ -77,15 +98,17 @@ class Callbacks:
                 getattr(one, event)(iteration, *own)
             except Exception as error:
                 self.active = [other for other in self.active if other is not one]
-                self.say(
-                    f"callback {type(one).__name__} failed in {event} at iteration {iteration} ({_reason(error)}): it "
-                    "is left out from here on, and the run goes on."
-                )
+                after = "." if event in LAST else ": it is left out from here on, and the run goes on."
+                failed = f"callback {type(one).__name__} failed in {event} at iteration {iteration}"
+                self.say(f"{failed} ({_reason(error)}){after}")
 
 
-def check_callbacks(callbacks: Iterable[Any]) -> list[Callback]:
-    """raises  UserError for what is no callback"""
-    found = list(callbacks)
+def check_callbacks(callbacks: Any) -> list[Callback]:
+    """Several as a list, or one alone.
+
+    raises  UserError for what is no callback
+    """
+    found = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
     for one in found:
         if not isinstance(one, Callback):
             raise UserError(

@@ -98,12 +98,14 @@ def _sum(model: Detector) -> float:
 class Forecast:
     """Model -> seconds that evaluation, picture and page will take, by the time of a few pictures in each process.
 
-    each  attribute: seconds of predicting one of them; None before the first forecast
+    each    attribute: seconds of predicting one of them; None before the first forecast
+    ending  attribute: seconds of picture and page
     """
 
     def __init__(self, val: CocoDataset, world: World, amp: bool):
         self.val, self.world, self.amp = val, world, amp
         self.each: float | None = None
+        self.ending = 0.0
 
     def __call__(self, model: Detector) -> float:
         val, world = self.val, self.world
@@ -114,9 +116,10 @@ class Forecast:
         if not count:
             return 0.0
         self.each = predicting / count
+        self.ending = self.each * DRAWN + PAGE
         # Scoring takes its time for each class whatever the pictures; only what further ones add is multiplied.
         added = max(scoring - scoring_one, 0.0) / max(count - one, 1)
-        return self.each * (len(val) / world.size + DRAWN) + scoring + added * (len(val) - count) + PAGE
+        return self.each * len(val) / world.size + scoring + added * (len(val) - count) + self.ending
 
     def _tried(self, model: Detector, count: int) -> tuple[int, float, float]:
         """Pictures that this process predicted; seconds of predicting and of scoring them."""

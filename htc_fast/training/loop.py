@@ -70,8 +70,7 @@ class Loop(Generic[Model]):
         self.world = world or World()
         self.model = model.to(self.world.device).to(memory_format=torch.channels_last)
         self.batches, self.recipe, self.folder = batches, recipe, Path(folder)
-        self.checkpoints = self.folder / "checkpoints"
-        self.evaluate, self.picture = evaluate, picture
+        self.checkpoints, self.evaluate, self.picture = self.folder / "checkpoints", evaluate, picture
         rates = recipe.schedule.rate, recipe.weight_decay, recipe.no_decay, recipe.layer_decay
         self.optimizer = make_optimizer(model, recipe.optimizer, *rates)
         self.average = Average(model, recipe.ema, self.world)
@@ -79,29 +78,27 @@ class Loop(Generic[Model]):
         self.precision = partial(autocast, self.world.device, recipe.amp)
         plain: Learn = partial(learn, self.step, self.precision)
         self.learn = Graphs(plain, self.world) if recipe.graphs else plain
-        self.at = Position()
-        self.alarm = Alarm()
+        self.at, self.alarm = Position(), Alarm()
         self.pace = Pace(recipe.minutes, self.world, None if forecast is None else lambda: forecast(self.model))
         self.spent, self.about = spent, {"batch_size": batches.batch_size, **(about or {})}
         self.callbacks, self.settings = callbacks, settings or {}
         self.report: Report | None = None
         self.patience = Patience(self.folder, recipe.patience, recipe.min_delta)
         self.asked = self.stopping = self.evaluating = self.early = False
-        self.saved, self.scored, self.feed = -1, False, [len(batches), self.world.size]
-        self.told: set[str] = set()
+        self.saved, self.seen, self.scored = -1, -1, False
+        self.feed, self.told = [len(batches), self.world.size], set[str]()
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint in the folder, if there is one.
 
         raises  UserError if it is damaged, or of another network or optimizer
         """
-        found = checkpoint.whole(self.checkpoints)
-        if found:
+        if found := checkpoint.whole(self.checkpoints):
             others = self.recipe, self.feed, self.about, self.average
             self.at, said = restore(found[-1], self.model, self.optimizer, *others)
             self.saved, self.scored = self.at.iteration, True
             self.patience.resume(self.at.iteration, self.about.get("held-out data"))
-            self.early = self.world.any(self.patience.over)
+            self.seen, self.early = self.patience.last, self._over()
             done = self.at.epoch + self.at.batch / len(self.batches)
             said.insert(0, f"continuing from {found[-1]}: {self.at.iteration} steps, {done:.4g} epochs done.")
             self._print("\n".join(said))
@@ -155,6 +152,10 @@ class Loop(Generic[Model]):
         if self.evaluating:
             raise KeyboardInterrupt
 
+    def _over(self) -> bool:
+        """Whether patience, or a callback of the leading process, ends the run early."""
+        return self.world.any(self.patience.over or bool(self.report and self.report.callbacks.wish))
+
     def _share(self) -> float:
         return self.recipe.share(self.at, len(self.batches))
 
@@ -181,8 +182,7 @@ class Loop(Generic[Model]):
         """One update of the weights; returns the mean loss terms and how many images all processes saw."""
         recipe, count, seen = self.recipe, self._taken(), 0
         total: dict[str, Tensor] = {}
-        seed = (recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration
-        torch.manual_seed(seed % 2**63)
+        torch.manual_seed(((recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration) % 2**63)
         for batch in range(count):
             with part("data"):
                 images, image_sizes, targets, names = self._fetch(batches)
@@ -214,12 +214,12 @@ class Loop(Generic[Model]):
 
     def _after_step(self, window: Window, share: float, epoch: int) -> None:
         recipe, iteration = self.recipe, self.at.iteration
-        # Processes may be asked to stop at different steps; they agree every tenth.
-        if self.world.size == 1 or iteration % 10 == 0:
-            self.stopping = self.world.any(self.asked)
         if (iteration % recipe.log_every == 0 or share >= 1) and self.report is not None:
             own = {"learning_rate": full_rate(self.optimizer), "memory_mb": memory_mb(self.world.device)}
             self.report.losses(iteration, share, self.at.epoch + bool(self.at.batch), {**window.flush(), **own})
+        # Processes may be asked to stop at different steps; they agree every tenth.
+        if self.world.size == 1 or iteration % 10 == 0:
+            self.stopping, self.early = self.world.any(self.asked), self._over()
         evaluates = recipe.evaluates_between(epoch, self.at.epoch)
         if share < 1 and evaluates and self.evaluate is not None:
             evaluates = self.pace.affords(share, recipe.steps(len(self.batches)))
@@ -228,10 +228,10 @@ class Loop(Generic[Model]):
         if share < 1 and (evaluates or (recipe.save_every and iteration % recipe.save_every == 0)):
             self.save()
         if share < 1 and evaluates:
-            self._evaluate()
+            with window.paused():
+                self._evaluate()
             self.pace.evaluation_ended()
             self.model.train()
-            window.restart()
 
     def save(self) -> None:
         """Write a checkpoint, if the losses and weights so far are finite."""
@@ -244,8 +244,7 @@ class Loop(Generic[Model]):
         self.world.barrier()
 
     def _evaluate(self) -> None:
-        """Score the model on the validation images; the best weights are kept as best.safetensors."""
-        # A signal interrupts what is within, but not the exchange of the weights.
+        """Score the model, and keep the best weights; a signal interrupts that, but not the exchange of the weights."""
         with self.average.shown():
             self._score()
 
@@ -267,14 +266,15 @@ class Loop(Generic[Model]):
             self.patience.add(self.at.iteration, numbers, held_out)
             self.report.evaluation(self.at.iteration, numbers)
             self.scored = True
-        self.early = self.world.any(self.patience.over)
+        self.seen, self.early = self.at.iteration, self._over()
 
     def _finish(self) -> None:
-        if self.early:  # by an evaluation of these very weights
-            self._say(self.patience.describe())
-        elif self.evaluate is not None and not self.pace.ends_with_evaluation():
+        if self.early and self.report is not None and self._share() < 1:
+            self._say(self.patience.describe() if self.patience.over else f"ended early: {self.report.callbacks.wish}")
+        to_come = self.evaluate is not None and self.seen < self.at.iteration  # unless one of these weights was the end
+        if to_come and not self.pace.ends_with_evaluation():
             self._say(f"not evaluated: {self.pace.why_not()}; htc_fast.evaluate does it afterwards.")
-        else:
+        elif to_come:
             self._evaluate()
         if self.stopping or not self.world.is_main:
             return

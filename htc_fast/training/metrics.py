@@ -1,7 +1,10 @@
 """A run's metrics as CSV files: a header of names, then one row of numbers per report, "iteration" first."""
 
 import csv
+import io
 from pathlib import Path
+
+from htc_fast.training.checkpoint import write_whole
 
 LOSSES = "losses.csv"
 EVALUATIONS = "evaluations.csv"
@@ -26,11 +29,12 @@ def append_row(path: Path, iteration: int, numbers: dict[str, float]) -> None:
 
 
 def drop_rows_after(path: Path, iteration: int) -> None:
-    """Take out what a killed run wrote beyond the checkpoint that it continues from."""
+    """Take out what a killed run wrote beyond the checkpoint that it continues from; the file is never half there."""
     if path.exists():
         header, rows = _read(path)
-        with open(path, "w", newline="") as file:
-            csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) <= iteration)])
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([header, *(row for row in rows if int(row[0]) <= iteration)])
+        write_whole(path, text.getvalue().encode())
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:

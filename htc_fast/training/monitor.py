@@ -1,7 +1,9 @@
 """Looking at losses without making the device wait: averages for the log, an alarm for what is not finite."""
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,13 @@ class Window:
         self.terms: dict[str, Tensor] = {}
         self.steps = self.images = 0
         self.started = time.monotonic()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time within does not count."""
+        began = time.monotonic()
+        yield
+        self.started += time.monotonic() - began
 
     def add(self, terms: dict[str, Tensor], images: int) -> None:
         """Count one step."""

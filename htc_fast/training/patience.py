@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from htc_fast.training import checkpoint
-from htc_fast.training.best import SCORE, WEIGHTS
+from htc_fast.training.best import ABOUT, SCORE, WEIGHTS
 
 SCORES = "patience.json"
 
@@ -26,13 +26,20 @@ class Patience:
         self.scores: list[tuple[int, float]] = []
 
     def resume(self, iteration: int, held_out: str | None) -> None:
-        """Take up the scores up to an iteration; none where they are of other held-out pictures."""
+        """Take up the scores up to an iteration; none where they are of other held-out pictures.
+
+        Of a run that had no patience so far, it is the best one alone.
+        """
         if self.patience is None:
             return
         try:
-            found = json.loads(self.path.read_text())
-            same = found["held_out"] == held_out
-            scores = [(int(step), float(score)) for step, score in found["scores"] if same]
+            if self.path.exists():
+                found = json.loads(self.path.read_text())
+                scores = [(int(step), float(score)) for step, score in found["scores"]]
+            else:
+                found = json.loads((self.path.parent / ABOUT).read_text())
+                scores = [(int(found["iteration"]), float(found[SCORE]))]
+            scores = scores if found["held_out"] == held_out else []
         except (OSError, ValueError, KeyError, TypeError):
             scores = []
         self.scores = [one for one in scores if one[0] <= iteration]
@@ -43,6 +50,11 @@ class Patience:
             self.scores.append((iteration, numbers[SCORE]))
             text = json.dumps({"held_out": held_out, "scores": self.scores})
             checkpoint.write_whole(self.path, text.encode())
+
+    @property
+    def last(self) -> int:
+        """The iteration of the last score; -1: there is none."""
+        return self.scores[-1][0] if self.scores else -1
 
     @property
     def over(self) -> bool:

@@ -87,13 +87,15 @@ class Report:
         """Draw the curves, close the files, and tell the callbacks how it ended: None, at the run's end."""
         self.line.close()
         # What ended the run is said already; a full disk here would hide it.
-        with contextlib.suppress(OSError, UserError):
-            if (self.folder / LOSSES).exists():
-                self.draw()
-        if error is None:
-            self.callbacks.tell("on_end", iteration)
-        else:
-            self.callbacks.tell("on_error", iteration, error)
+        try:
+            with contextlib.suppress(OSError, UserError):
+                if (self.folder / LOSSES).exists():
+                    self.draw()
+        finally:  # also where a second Ctrl-C ends the drawing
+            if error is None:
+                self.callbacks.tell("on_end", iteration)
+            else:
+                self.callbacks.tell("on_error", iteration, error)
 
     def _write(self, name: str, iteration: int, numbers: dict[str, float]) -> None:
         with writing(self.folder / name):

@@ -44,6 +44,8 @@ class TrainingRun:
     """
 
     GROUPS: ClassVar = {"data": "data", "model": "model", "recipe": "recipe", "out": "run"}
+    # torchrun takes --log for one of its own, wherever it stands.
+    ALIASES: ClassVar = {"log": "--logger"}
 
     data: Annotated[
         Path | str | None, "folder of COCO, YOLO, labelme, Pascal VOC, VIA or label maps, or its data.yaml", "ROOT"

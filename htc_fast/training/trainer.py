@@ -47,7 +47,7 @@ class Trainer:
     run         everything that it is told
     world       this process among others; None: what torchrun started, or this one alone
     spent       seconds before this that count for the limit of time
-    callbacks   told of steps, evaluations and the end, behind the loggers that the run names
+    callbacks   one, or several, told of steps, evaluations and the end, behind the loggers that the run names
     settings    attribute: the run as it was asked for, with a number for a batch size of "auto"
     train, val  attributes: data sets; val is None where none is named
     model       attribute: the detector that learns
@@ -60,7 +60,7 @@ class Trainer:
         run: TrainingRun,
         world: World | None = None,
         spent: float = 0.0,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] = (),
     ):
         began, callbacks = time.monotonic() - spent, check_callbacks(callbacks)
         if run.device is not None:
@@ -83,7 +83,7 @@ class Trainer:
         if not self.world.agree(zlib.crc32(about["training data"].encode())):
             raise UserError(f"{self.train.path} is not the same for all processes: give each of them the same files.")
         resumes = run.resume and bool(checkpoint.whole(folder / "checkpoints"))
-        forecast = None if self.val is None else Forecast(self.val, self.world, run.amp)
+        self.forecast = None if self.val is None else Forecast(self.val, self.world, run.amp)
         evaluation = None if self.val is None else Evaluation(self.val, self.world, run.amp)
         self.model = make_model(config, replace(run, resume=resumes), self.train)
         self.settings = batch_size.settled(self.settings, folder, self.model, self.train, self.world)
@@ -97,8 +97,8 @@ class Trainer:
             folder,
             self.world,
             evaluate=evaluation,
-            picture=None if self.val is None else make_picture(self.val, forecast, evaluated=evaluation),
-            forecast=forecast,
+            picture=None if self.val is None else make_picture(self.val, self.forecast, evaluated=evaluation),
+            forecast=self.forecast,
             spent=time.monotonic() - began,
             about=about,
             callbacks=callbacks,
@@ -130,8 +130,8 @@ class Trainer:
     def rehearse(self) -> dry_run.Rehearsal:
         """Try one step of everything; the weights are of no use afterwards, and nothing is left on the disk."""
         collate = Collate(self.model.config.mean, self.model.config.std)
-        count = self.loop.batches.batch_size
-        return dry_run.rehearse(self.loop, largest_batch(self.train, self.settings.copy_paste, collate, count))
+        largest = largest_batch(self.train, self.settings.copy_paste, collate, self.loop.batches.batch_size)
+        return dry_run.rehearse(self.loop, largest, self.forecast)
 
     def _introduce(self) -> None:
         """Say what the run is, and what of it makes no sense."""

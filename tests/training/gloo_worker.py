@@ -2,12 +2,13 @@
 
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from htc_fast.criterion.losses import losses
-from htc_fast.training import distributed
+from htc_fast.training import Callback, distributed
 from htc_fast.training.loop import Loop
 from tests.training.tiny import Pictures, collate, tiny_batches, tiny_model, tiny_recipe
 
@@ -29,6 +30,17 @@ class Step(torch.nn.Module):
 
     def forward(self, images, image_sizes, targets):
         return sum(losses(self.model, images, image_sizes, targets, first_sampler).values())
+
+
+class Enough(Callback):
+    """Asks for the run's end, in the leading process, as no other calls it."""
+
+    def on_step(self, iteration, numbers):
+        self.end_run("ten steps are enough")
+
+
+def scored(world, model):
+    return {"mask_AP": 0.0} if world.is_main else {}
 
 
 def picture(index):
@@ -60,10 +72,14 @@ def main(folder):
         tiny_recipe(iterations=None, minutes=0.05, evaluate_every=1),
         folder / "limited",
         world,
-        evaluate=lambda model: {"mask_AP": 0.0} if world.is_main else {},
+        evaluate=partial(scored, world),
         forecast=lambda model: 0.01 * world.rank,
     )
     torch.save(asdict(limited.run()), folder / f"limited{world.rank}.pt")
+    recipe, callbacks = tiny_recipe(iterations=40, log_every=10), [Enough()]
+    score = partial(scored, world)
+    early = Loop(tiny_model(), tiny_batches(world=world), recipe, folder / "early", world, score, callbacks=callbacks)
+    torch.save(asdict(early.run()), folder / f"early{world.rank}.pt")
     model = tiny_model()
     model.backbone.norm_eval = False  # statistics that run are each process's own
     recipe = tiny_recipe(iterations=3, accumulate=2, ema=0.9, no_decay=True, layer_decay=0.5, evaluate_every=1)

@@ -1,9 +1,13 @@
 """What a run tells its callbacks, in which order, and that none of them can end it once it has begun."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from htc_fast import UserError
-from htc_fast.training import Callback, Trainer, checkpoint
+from htc_fast.training import Callback, Trainer, checkpoint, monitor
+from htc_fast.training.callbacks import check_callbacks
 from htc_fast.training.distributed import World
 from htc_fast.training.loop import Loop
 from htc_fast.training.metrics import read_rows
@@ -79,6 +83,27 @@ def test_order_and_arguments(tmp_path):
     assert [row["loss"] for row in read_rows(tmp_path / "run" / "losses.csv")] == [5.0] * 4
 
 
+def test_steps_before_an_evaluation_are_in_the_next_row(tmp_path, monkeypatch):
+    loop = listened(tmp_path, epochs=2, evaluate_every=1, log_every=8)
+    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=loop.clock))
+    step, evaluate = loop.update, loop.evaluate
+
+    def rising(batches):
+        terms, images = step(batches)
+        return {name: torch.tensor(float(loop.at.iteration)) for name in terms}, images
+
+    def slow(model):
+        loop.clock.spend(100)
+        return evaluate(model)
+
+    loop.update, loop.evaluate = rising, slow
+    loop.run()
+    rows = read_rows(tmp_path / "losses.csv")
+    # Means of steps 0 to 7, 8 to 15, and 16 to 19; each takes a second, and the evaluation between them does not count.
+    assert [row["rpn_class"] for row in rows] == [3.5, 11.5, 17.5]
+    assert [row["images_per_second"] for row in rows] == [1.0, 1.0, 1.0]
+
+
 def test_a_wish_to_stop_and_going_on(tmp_path):
     stopped, resumed = Heard(), Heard()
     listened(tmp_path, stopped, stop=7).run()
@@ -114,10 +139,22 @@ def test_a_callback_that_fails_is_left_out_and_the_run_goes_on(tmp_path, event, 
     assert (
         said.count("callback Hostile") == 1
         and sentence in said
-        and "left out from here on, and the run goes on." in said
+        and ("left out from here on, and the run goes on." in said) == (event != "on_end")
     )
     assert heard.all[-1] == ("end", 10) and hostile.all[-1][0] != "end"
     assert [path.stem for path in checkpoint.whole(tmp_path / "checkpoints")] == ["000010"]
+
+
+def test_ctrl_c_while_the_last_curves_are_drawn_is_no_reason_to_tell_nobody(tmp_path, monkeypatch):
+    def interrupted(self):
+        if (tmp_path / "model.safetensors").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Report, "draw", interrupted)
+    heard = Heard()
+    with pytest.raises(KeyboardInterrupt):
+        listened(tmp_path, heard).run()
+    assert heard.all[-1] == ("end", 10)
 
 
 def test_one_that_cannot_start_ends_the_run_before_its_first_step(tmp_path):
@@ -129,6 +166,61 @@ def test_one_that_cannot_start_ends_the_run_before_its_first_step(tmp_path):
         loop.run()
     assert heard.all == [("start", tmp_path.name, 0, 0.5), ("error", 0, "UserError")] and not never.all
     assert loop.at.iteration == 0 and not (tmp_path / "checkpoints").exists()
+
+
+class Enough(Heard):
+    """Asks for the run's end in one event."""
+
+    def __init__(self, event, reason="the mask AP is enough"):
+        super().__init__()
+        self.event, self.reason = event, reason
+
+    def on_start(self, folder, iteration, settings):
+        super().on_start(folder, iteration, settings)
+        self.ask("start")
+
+    def on_step(self, iteration, numbers):
+        super().on_step(iteration, numbers)
+        self.ask("step")
+
+    def on_evaluation(self, iteration, numbers):
+        super().on_evaluation(iteration, numbers)
+        self.ask("evaluation")
+
+    def ask(self, event):
+        if event == self.event:
+            self.end_run(self.reason)
+
+
+@pytest.mark.parametrize(("event", "ended"), [("start", 1), ("step", 5), ("evaluation", 10)])
+def test_a_callback_may_end_the_run(tmp_path, event, ended, capsys):
+    enough, other = Enough(event), Heard()
+    loop = listened(tmp_path, other, enough, epochs=3, evaluate_every=1)
+    assert loop.run().iteration == ended
+    # As at any end: the weights are evaluated once, saved, and all are told.
+    assert loop.evaluated == [ended] and checkpoint.iteration_of(tmp_path / "model.safetensors") == ended
+    assert [path.stem for path in checkpoint.whole(tmp_path / "checkpoints")] == [f"{ended:06d}"]
+    assert (tmp_path / "best.safetensors").exists() and enough.all == other.all and enough.all[-1] == ("end", ended)
+    assert "ended early: callback Enough asked for it: the mask AP is enough" in capsys.readouterr().out
+    assert not loop.stopping
+
+
+def test_a_run_that_a_callback_ended_goes_on_with_resume(tmp_path):
+    enough = Enough("evaluation", "")
+    # Its wish of the run before is forgotten: it asks again, at its next evaluation.
+    for callback, ended in ((enough, 10), (enough, 20), (Heard(), 30)):
+        loop = listened(tmp_path, callback, epochs=3, evaluate_every=1)
+        loop.resume()
+        assert loop.run().iteration == ended and loop.evaluated == [ended]
+
+
+def test_a_wish_of_one_that_failed_afterwards_counts(tmp_path):
+    class Hasty(Callback):
+        def on_step(self, iteration, numbers):
+            self.end_run("done")
+            raise OSError("gone")
+
+    assert listened(tmp_path, Hasty()).run().iteration == 5
 
 
 def test_only_the_leading_process_calls(tmp_path):
@@ -160,6 +252,18 @@ def test_from_a_trainer_with_what_it_came_to(tmp_path):
         "accumulate": 2,
     }
     assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_a_wish_in_the_last_step_changes_nothing(tmp_path, capsys):
+    listened(tmp_path, Enough("step"), log_every=10).run()
+    assert "ended early" not in capsys.readouterr().out
+
+
+def test_one_callback_needs_no_list():
+    one, other = Heard(), Heard()
+    assert check_callbacks(one) == [one] and check_callbacks((one, other)) == [one, other]
+    with pytest.raises(UserError, match="callbacks takes objects of classes made from"):
+        check_callbacks(Heard)
 
 
 @pytest.mark.parametrize("wrong", [Heard, print, None])

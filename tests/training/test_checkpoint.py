@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, kept N deep, and a full disk costs nothing but the newest."""
 
+import errno
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from torch import nn
 
 from htc_fast import UserError
 from htc_fast.training import checkpoint
+from htc_fast.training.metrics import append_row, drop_rows_after, read_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,3 +82,21 @@ def test_no_space_left_keeps_the_previous(tmp_path):
     assert checkpoint.whole(tmp_path) == [weights]
     assert checkpoint.load(weights, Tiny()) == {"state": 1}
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_full_disk_costs_no_rows_of_a_run_that_goes_on(tmp_path, monkeypatch):
+    file = tmp_path / "losses.csv"
+    for iteration in (10, 20, 30):
+        append_row(file, iteration, {"loss": 2.5})
+    before = file.read_text()
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full)
+        with pytest.raises(UserError, match=r"could not save .*losses\.csv \(No space left on device"):
+            drop_rows_after(file, 20)
+    assert file.read_text() == before and [path.name for path in tmp_path.iterdir()] == ["losses.csv"]
+    drop_rows_after(file, 20)
+    assert read_rows(file) == [{"iteration": 10.0, "loss": 2.5}, {"iteration": 20.0, "loss": 2.5}]

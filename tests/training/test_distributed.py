@@ -68,6 +68,13 @@ def test_a_limit_of_time_ends_all_processes_after_the_same_step(folder):
     assert one == two and one["iteration"] > 0
 
 
+def test_a_callback_of_the_leading_process_ends_all_of_them(folder):
+    one, two = (torch.load(folder / f"early{rank}.pt") for rank in range(2))
+    assert one["iteration"] == two["iteration"] == 10
+    assert checkpoint.iteration_of(folder / "early" / "model.safetensors") == 10
+    assert (folder / "early" / "best.safetensors").exists()
+
+
 def test_alone_nothing_waits():
     assert World().any(True) and not World().any(False) and World().max(2.5) == 2.5
     assert World().agree(7)

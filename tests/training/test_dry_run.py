@@ -9,6 +9,7 @@ import torch
 from htc_fast.data.loader import Collate
 from htc_fast.training import Trainer, dry_run
 from htc_fast.training.dry_run import Rehearsal
+from htc_fast.training.evaluation import PAGE
 from htc_fast.training.largest import largest_batch
 from htc_fast.training.report import Report
 from htc_fast.training.trainer import make_config, make_datasets
@@ -26,8 +27,21 @@ def root(tmp_path):
     return write(tmp_path / "data", split="val")
 
 
+class Foreseen:
+    """3 s for an evaluation, whatever a real forecast says, and another 9 for the end."""
+
+    ending = 9.0
+
+    def __init__(self, forecast):
+        self.forecast = forecast
+
+    def __call__(self, model):
+        assert self.forecast(model) > self.forecast.ending > PAGE
+        return 3.0 + self.ending
+
+
 def slowed(trainer, clock):
-    """The same, with a step that takes 2 s of the clock, an evaluation 3 and a checkpoint 1."""
+    """The same, with a step that takes 2 s of the clock, an evaluation 3, the picture 4 and a checkpoint 1."""
 
     def taking(seconds, work):
         def wrapped(*arguments):
@@ -37,8 +51,8 @@ def slowed(trainer, clock):
         return wrapped
 
     loop = trainer.loop
-    forecast = loop.pace.forecast
-    loop.pace.forecast = lambda: 3.0 if forecast() > 0 else 0.0
+    trainer.forecast = Foreseen(trainer.forecast)
+    loop.picture = taking(4, loop.picture)
     loop.update, loop.evaluate, loop.save = taking(2, loop.update), taking(3, loop.evaluate), taking(1, loop.save)
     return trainer
 
@@ -66,7 +80,8 @@ def test_it_leaves_nothing_and_foresees_the_run(root, tmp_path, capsys, monkeypa
     real = slowed(Trainer(run), clock)
     real.run()
     # Checkpoints of an evaluation and of every fourth step fall together twice, which is not foreseen.
-    assert found.seconds == pytest.approx(10 * 2 + 3 * 3 + 5) and clock() - began == pytest.approx(10 * 2 + 3 * 3 + 3)
+    assert found.seconds == pytest.approx(10 * 2 + 3 * 3 + 5 + 4 + PAGE)  # and the page takes none of this clock
+    assert clock() - began == pytest.approx(10 * 2 + 3 * 3 + 3 + 4)
     assert real.loop.at.iteration == 10
     files = [*(tmp_path / "runs" / "one" / "checkpoints").iterdir(), *(tmp_path / "runs" / "one").glob("*.safetensors")]
     assert found.disk_mb == pytest.approx(sum(path.stat().st_size for path in files) / 2**20, rel=0.05)
@@ -90,10 +105,16 @@ def test_what_is_left_of_a_resumed_run(root, tmp_path, monkeypatch):
 def test_in_words():
     found = Rehearsal("cuda", (16, 800, 1344), 9000, 0.4, 5.0, 12, 50.0, 13, 1.0, 20480, 1536, None)
     assert found.seconds == 5 + 3600 + 600 + 13
+    found = replace(found, ending=7.0, free_mb=1537.0)
+    assert found.seconds == 5 + 3600 + 600 + 13 + 7
     assert str(found).splitlines()[1:] == [
-        "time: about 70 minutes: 9000 steps of 0.4 s, 12 evaluations of 50 s, 13 checkpoints of 1 s",
+        "time: about 70 minutes: 9000 steps of 0.4 s, 12 evaluations of 50 s, 13 checkpoints of 1 s, and "
+        "7 s at the end",
         "memory: 20.00 GB allocated on the GPU; disk: 1.50 GB",
     ]
+    assert str(replace(found, free_mb=512.0)).endswith(
+        "disk: 1.50 GB, but only 0.50 GB are free there: make room, or lower --keep"
+    )
     limited = str(replace(found, minutes=30.0, steps=40_000))
     assert "about 4.6 hours" in limited and "; the limit of 30 minutes ends it sooner" in limited
 

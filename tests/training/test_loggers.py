@@ -4,8 +4,10 @@ import sys
 import types
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from htc_fast import UserError
+from htc_fast.commands.options import Parser, given
 from htc_fast.training import TrainingRun
 from htc_fast.training.loggers import MLflow, TensorBoard, WandB, check_loggers, make_loggers
 from htc_fast.training.report import Report
@@ -189,3 +191,22 @@ def test_names():
         TrainingRun(log=["wandbb"])
     with pytest.raises(UserError, match="--log none is for no logger at all, got none tensorboard"):
         TrainingRun(log=("none", "tensorboard"))
+
+
+def test_torchrun_leaves_all_options_of_training_alone():
+    torchrun = get_args_parser()
+    own = [name for action in make_parser()._actions for name in action.option_strings if name.startswith("--")]
+    words = [name for name in own if name not in ("--help", "--log")]
+    parsed = torchrun.parse_args(["--nproc-per-node=2", "-m", "htc_fast.train", *words, "--logger", "mlflow"])
+    assert parsed.training_script_args == [*words, "--logger", "mlflow"] and len(words) > 60
+    assert given(TrainingRun, "train", "", ["--logger", "mlflow", "wandb"]) == {"log": ("mlflow", "wandb")}
+    assert given(TrainingRun, "train", "", ["--log", "mlflow"]) == {"log": ("mlflow",)}
+
+
+def make_parser():
+    """The parser of `given`, caught as it is used."""
+    caught = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Parser, "parse_args", lambda self, words: caught.append(self) or types.SimpleNamespace())
+        given(TrainingRun, "train", "")
+    return caught[0]

@@ -78,6 +78,23 @@ def test_going_on_counts_as_if_never_stopped(tmp_path, capsys):
     assert more.run().iteration == 25
 
 
+def test_patience_that_comes_with_going_on_knows_the_best_so_far(tmp_path, capsys):
+    # Above the 0.2 of epoch 2 is not above the 0.5 of epoch 1.
+    scores = [0.5, 0.2, 0.3, 0.4, 0.45]
+    scored(tmp_path, scores, patience=None, stop=12).run()
+    loop = scored(tmp_path, scores, patience=2)
+    loop.resume()
+    assert loop.run().iteration == 20 and loop.evaluated == [15, 20]
+    assert "above the 0.500 of iteration 5 (patience 2)" in capsys.readouterr().out
+
+
+def test_weights_that_nobody_has_scored_are_evaluated_at_the_end(tmp_path):
+    scored(tmp_path, [0.3] * 8, patience=3, stop=12).run()
+    loop = scored(tmp_path, [0.3] * 8, patience=1)
+    loop.resume()
+    assert loop.run().iteration == 12 and loop.evaluated == [12]
+
+
 def test_killed_before_its_last_files_it_ends_without_training(tmp_path, capsys):
     scored(tmp_path, [0.3] * 8).run()
     (tmp_path / "model.safetensors").unlink()
