@@ -17,7 +17,7 @@ from torch import Tensor
 
 from htc_fast.models.structures import Targets
 from htc_fast.training.distributed import World
-from htc_fast.training.evaluation import PAGE, Forecast
+from htc_fast.training.evaluation import PAGE, Forecast, by_stage
 from htc_fast.training.loop import Loop
 from htc_fast.training.metrics import EVALUATIONS, LOSSES, SHOWN, append_row
 from htc_fast.training.plots import draw_curves
@@ -113,6 +113,8 @@ def rehearse(loop: Loop, largest: Batch, forecast: Forecast | None = None) -> Re
         if evaluations:
             curves, picture = _drawings(loop, folder, terms)
             evaluation, picture = evaluation + curves, picture + PAGE
+    if forecast is not None:
+        picture += by_stage(loop.model, world, evaluation, steps * step + evaluations * evaluation)
     return Rehearsal(
         device=world.device.type,
         frame=(len(largest[0]), *largest[0].shape[2:]),

@@ -72,8 +72,8 @@ class Evaluation:
         count, scores = len(model.config.stages.match_iou), dict[str, Scores]()
         if count == 1:
             return {}, ""
-        most = max(SHORT, SHARE * (time.monotonic() - self.began))
-        if count * self.world.size * self.took > min(most, seconds):
+        takes = by_stage(model, self.world, self.took, time.monotonic() - self.began)
+        if takes > seconds or takes == 0:
             return {}, " (AP by stage would take too long: htc_fast.evaluate --report adds it)"
         try:
             with heard(_stop), torch.no_grad(), autocast(self.world.device, self.amp):
@@ -84,6 +84,17 @@ class Evaluation:
         except KeyboardInterrupt:
             return {}, " (AP by stage was stopped: htc_fast.evaluate --report adds it)"
         return scores, ""
+
+
+def by_stage(model: Detector, world: World, evaluating: float, spent: float) -> float:
+    """Seconds of AP by stage at the end of a run; 0: there is one stage, or they would take too long.
+
+    evaluating  seconds of an evaluation by all processes
+    spent       seconds of the run
+    """
+    count = len(model.config.stages.match_iou)
+    takes = count * world.size * evaluating if count > 1 else 0.0
+    return takes if takes <= max(SHORT, SHARE * spent) else 0.0
 
 
 def _stop() -> None:
