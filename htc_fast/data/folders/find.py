@@ -225,8 +225,8 @@ def _counted(found: Found) -> str:
     """How many pictures, in each split, and of which classes."""
     contents = {split: part.content or {} for split, part in found.parts.items()}
     counts = {split: len(content.get("images") or ()) for split, content in contents.items()}
-    listed = next(iter(contents.values())).get("categories") or ()
-    names = [str(one.get("name")) for one in listed if isinstance(one, dict)]
+    listed = next(iter(contents.values())).get("categories")
+    names = [str(one.get("name")) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     total, by_split = sum(counts.values()), ", ".join(f"{count} {split}" for split, count in counts.items())
     return (
         f"{total} picture{'s' * (total != 1)}{f' ({by_split})' if len(counts) > 1 else ''}, "

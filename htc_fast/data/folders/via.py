@@ -114,7 +114,8 @@ def _objects(entry: dict, key: str | None, name: str, listing: Listing) -> list[
 def _polygon(shape: dict[str, Any]) -> list[float] | None:
     kind = shape.get("name")
     if kind in ("polygon", "polyline"):
-        xs, ys = ([number(one) for one in shape.get(f"all_points_{axis}") or []] for axis in "xy")
+        given = [shape.get(f"all_points_{axis}") for axis in "xy"]
+        xs, ys = ([number(value) for value in one] if isinstance(one, list) else [] for one in given)
         pairs = list(zip(xs, ys)) if len(xs) == len(ys) >= 3 and kind == "polygon" else [(None, None)]
         values = [value for pair in pairs for value in pair if value is not None]
         return values if len(values) == 2 * len(pairs) else None
@@ -123,8 +124,7 @@ def _polygon(shape: dict[str, Any]) -> list[float] | None:
         "circle": ("cx", "cy", "r", "r"),
         "ellipse": ("cx", "cy", "rx", "ry"),
     }
-    given = [number(shape.get(one)) for one in names.get(str(kind), ())]
-    numbers = [one for one in given if one is not None]
+    numbers = [one for name in names.get(str(kind), ()) if (one := number(shape.get(name))) is not None]
     if len(numbers) != 4:
         return None
     x, y, across, down = numbers

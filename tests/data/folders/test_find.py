@@ -132,6 +132,10 @@ def test_a_file_that_is_no_coco(tmp_path):
     with pytest.raises(UserError, match="has no list of 'images', but 5"):
         CocoDataset(tmp_path)
     picture(tmp_path / "a.png")
+    content = {"images": [builder.image(1, name="a.png")], "annotations": [], "categories": 3.5}
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"has no list of 'categories', but 3\.5"):
+        CocoDataset(tmp_path)
     (tmp_path / "result.json").write_text(
         json.dumps({"images": [builder.image(1, name="a.png")], "annotations": "x", "categories": []})
     )

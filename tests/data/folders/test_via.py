@@ -51,6 +51,7 @@ def test_classes(tmp_path, capsys):
         "2": region(square, note="y"),
         "3": region({"name": "point", "cx": 1, "cy": 1}, type="dog"),
         "4": region({"name": "polygon", "all_points_x": [1, 2], "all_points_y": [1, 2]}, type="dog"),
+        "6": region({"name": "polygon", "all_points_x": 5, "all_points_y": True}, type="dog"),
         "5": region({"name": "rect", "x": None, "y": 1, "width": 3, "height": 4}, type="dog"),
     }
     write(tmp_path, [entry("a.png", regions), entry("gone.png", [])])
@@ -60,7 +61,7 @@ def test_classes(tmp_path, capsys):
     assert "regions have the attributes type, note: type is taken for the class" in said
     assert "1 of 2 pictures are not used (1 missing, such as 'gone.png'" in said
     assert (
-        "4 of 6 objects are not used" in said
+        "5 of 7 objects are not used" in said
         and "1 without a type" in said
         and "1 that are no areas but a point" in said
     )
