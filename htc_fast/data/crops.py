@@ -5,6 +5,7 @@ most tiles of a large picture are background. All draws come from torch's genera
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from htc_fast.data import runs
 from htc_fast.data.annotations import Annotation, Picture
 from htc_fast.data.masks import box_of, to_rles
+from htc_fast.errors import say_once
 
 HOLDING = 0.8  # share of windows that are drawn around an object
 # What is left of an object goes where it is less than a quarter of it, and narrower than 1/32 of the window.
@@ -51,6 +53,19 @@ def seen(picture: Picture, window: Window) -> Picture:
     after = runs.areas(runs.read(masks)).tolist()
     kept = [_cut(*one, window) for one in zip(there, masks, before, after, strict=True) if one[3]]
     return replace(picture, height=y2 - y1, width=x2 - x1, annotations=[one for one in kept if one is not None])
+
+
+def say_few(name: str, sizes: Sequence[tuple[int, int]], side: int) -> None:
+    """Say once that an epoch, which takes a window of each picture, shows a small part of large ones.
+
+    sizes  (height, width) of the pictures to train on
+    """
+    held = sum(-(-height // side) * -(-width // side) for height, width in sizes)
+    if held >= 4 * len(sizes):
+        say_once(
+            f"{name}: an epoch takes one window of each picture, {len(sizes)} of some {held:,} that they hold: choose "
+            "--epochs or --iterations, and --evaluate-every, by that."
+        )
 
 
 def _cut(item: Annotation, mask: dict, before: int, after: int, window: Window) -> Annotation | None:

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from htc_fast.data.coco import CocoDataset, nothing_to_train_on, say_maps
 from htc_fast.data.copy_paste import CopyPaste
+from htc_fast.data.crops import say_few
 from htc_fast.data.jitter import FACTORS, ScaleJitter
 from htc_fast.data.loader import Collate
 from htc_fast.data.repeat import repeat_factors
@@ -198,6 +199,8 @@ def make_datasets(run: TrainingRun, config: Model) -> tuple[CocoDataset, CocoDat
         raise UserError(sentence)
     if run.semantic is None:
         say_maps(train)
+    if run.tile is not None:
+        say_few(train.path.name, [train.annotations.sizes[i] for i in train.keep], run.tile)
     if run.data is None and run.val_json is None:
         return train, None
     val = CocoDataset(run.data, "val", annotations=run.val_json, images=run.val_images, semantic="none", tile=run.tile)

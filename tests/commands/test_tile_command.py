@@ -12,7 +12,7 @@ from htc_fast import predict as prediction
 from htc_fast.commands import network
 from htc_fast.training.run import TrainingRun
 from htc_fast.training.trainer import make_config, make_datasets
-from tests.data.builder import write
+from tests.data.builder import CATEGORIES, image, instance, write
 from tests.inference.fake import Fake
 
 
@@ -64,3 +64,19 @@ def test_train(tmp_path):
     run = TrainingRun(data=tmp_path, tile=40, image_size=(64,))
     train, val = make_datasets(run, make_config(run))
     assert train.tile == val.tile == 40 and train[0]["image"].shape == (3, 64, 64)
+
+
+def test_train_says_how_little_of_large_pictures_an_epoch_shows(tmp_path, capsys):
+    for split in ("train", "val"):
+        content = {
+            "images": [image(5, 300, 130), image(6, 40, 40)],
+            "annotations": [instance(5, 3, 20, 20, 12, 10), instance(6, 3, 5, 5, 12, 10)],
+            "categories": CATEGORIES,
+        }
+        write(tmp_path, content, split)
+    for side in (64, 150):
+        run = TrainingRun(data=tmp_path, tile=side, image_size=(64,))
+        make_datasets(run, make_config(run))
+    said = capsys.readouterr().err
+    assert "an epoch takes one window of each picture, 2 of some 16 that they hold" in said
+    assert said.count("an epoch takes one window") == 1
