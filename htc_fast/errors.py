@@ -103,7 +103,7 @@ def check_number(name: str, value: float, zero: bool = False) -> float:
 
     raises  UserError
     """
-    if not (0 < value < math.inf or (zero and value == 0)):
+    if not _real(value) or not (0 < value < math.inf or (zero and value == 0)):
         raise UserError(f"{name} takes a finite number {'of at least' if zero else 'above'} 0, got {shown(value)}.")
     return value
 

@@ -20,7 +20,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 0 0 12px; }
+h1 { font-size: 26px; margin: 0 0 4px; overflow-wrap: anywhere; } h2 { font-size: 19px; margin: 0 0 12px; }
 p { margin: 6px 0; max-width: 80ch; overflow-wrap: anywhere; } p.about, figcaption { color: var(--pale); }
 section { background: white; border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; margin: 18px 0; }
 .wide { overflow-x: auto; }
@@ -29,7 +29,7 @@ th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid var(--li
 th { color: var(--pale); font-weight: 600; } th:first-child, td:first-child { text-align: left; }
 figure { margin: 0; } figure svg, figure img { max-width: 100%; height: auto; border-radius: 6px; display: block; }
 figcaption { font-size: 13px; margin-top: 4px; overflow-wrap: anywhere; }
-.grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(var(--least), 1fr)); }
+.grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(var(--least), 100%), 1fr)); }
 .cards { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 14px; }
 .card { background: white; border: 1px solid var(--line); border-radius: 10px; padding: 10px 16px; }
 h3 { font-size: 16px; margin: 22px 0 4px; } .tall { max-height: 640px; overflow: auto; }

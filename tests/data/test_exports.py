@@ -117,6 +117,12 @@ def test_fewer_corners_stay_near():
             found.to_yolo(tolerance=wrong)
 
 
+@pytest.mark.parametrize("tolerance", ["1", True, -1, float("nan")])
+def test_a_tolerance_is_a_number(tolerance):
+    with pytest.raises(UserError, match="tolerance takes a finite number of at least 0, got"):
+        six().to_yolo(tolerance=tolerance)
+
+
 def test_rings_are_simplified_within_the_tolerance():
     square = np.array([[0, 0], [4, 0], [4, 1], [8, 1], [8, 8], [0, 8]])
     assert [one.tolist() for one in simplified([square, square + 9], 1.0)] == [
@@ -169,6 +175,20 @@ def test_geojson_on_a_map():
     ):
         with pytest.raises(UserError, match="transform takes six finite numbers a, b, c, d, e, f"):
             six().to_geojson(wrong)
+
+
+def test_geojson_knows_gdals_order_when_it_sees_it():
+    with pytest.raises(UserError, match=r"GDAL's geotransform.*order, \(0\.5, 0\.0, 1000\.0, 0\.0, -0\.5, 9000\.0\)"):
+        six().to_geojson((1000, 0.5, 0, 9000, 0, -0.5))
+
+
+def test_geojson_names_any_reference_system():
+    class Crs:
+        def __str__(self):
+            return "EPSG:32633"
+
+    names = [six().to_geojson(crs=crs)["crs"]["properties"]["name"] for crs in (32633, Crs())]
+    assert names == ["urn:ogc:def:crs:EPSG::32633", "EPSG:32633"]
 
 
 def test_a_row_for_each():

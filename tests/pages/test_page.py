@@ -75,3 +75,15 @@ def test_a_browser_shows_it(tmp_path):
     seen = screenshot(tmp_path / "page.html", tmp_path / "seen.png", 900, 900).astype(int)
     red = (seen[..., 0] > 180) & (seen[..., 1:].max(axis=-1) < 30)
     assert seen.shape == (900, 900, 3) and 0.8 * 300 * 600 < red.sum() < 1.1 * 300 * 600
+
+
+@needs_browser
+def test_on_a_telephone_nothing_is_wider_than_the_screen(tmp_path):
+    made = page.Page("x" * 200)
+    made.section("wide", page.grid([page.figure(drawing(1)), page.text("word " * 60)], 420))
+    made.save(tmp_path / "page.html")
+    frame = '<body style="margin: 0"><iframe src="page.html" width="360" height="700" style="border: 0"></iframe>'
+    (tmp_path / "frame.html").write_text(frame)  # the browser's own window cannot be that narrow
+    seen = screenshot(tmp_path / "frame.html", tmp_path / "seen.png", 500, 700)
+    assert seen[100, 50].tolist() != [255, 255, 255], "the page is there"
+    assert (seen[:, 342:358] == seen[0, 350]).all(), "its margin is empty"

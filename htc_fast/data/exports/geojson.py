@@ -1,6 +1,5 @@
 """GeoJSON: masks as polygons with holes, in pixels of the picture or on a map."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,16 +10,16 @@ from htc_fast.data.exports.found import Found, rounded_mask_scores
 from htc_fast.errors import UserError, shown
 
 
-def to_geojson(found: Found, transform: Sequence[float] | None = None, crs: str | None = None) -> dict[str, Any]:
+def to_geojson(found: Found, transform: Sequence[float] | None = None, crs: Any = None) -> dict[str, Any]:
     """A FeatureCollection of one picture.
 
     transform  a, b, c, d, e, f as rasterio's Affine has them (GDAL's geotransform is c, a, b, f, d, e): the corner x, y
                of a pixel lies at a x + b y + c, d x + e y + f; None: at x, y, and y grows downwards
-    crs        what the coordinates count in where it is not WGS 84, such as "urn:ogc:def:crs:EPSG::32633": written as
-               GDAL and QGIS read it; None: left out
+    crs        what the coordinates count in where it is not WGS 84, such as "urn:ogc:def:crs:EPSG::32633", rasterio's
+               or pyproj's CRS, or a number of EPSG: written as GDAL and QGIS read it; None: left out
     returns    a feature for each instance: a Polygon, a MultiPolygon for several parts, or no geometry for a mask
                without pixels; properties class, label, score, area in pixels, mask_score where it is known
-    raises     UserError if the transform is not six finite numbers, or flattens everything
+    raises     UserError if the transform is not six finite numbers, flattens everything, or is in GDAL's order
     source     RFC 7946, rings by the right-hand rule of the coordinates: outer ones counterclockwise where y grows up
     """
     matrix = None if transform is None else _matrix(transform)
@@ -33,7 +32,8 @@ def to_geojson(found: Found, transform: Sequence[float] | None = None, crs: str 
         if mask_score is not None:
             properties["mask_score"] = mask_score
         features.append({"type": "Feature", "geometry": _geometry(pieces, matrix), "properties": properties})
-    named = {} if crs is None else {"crs": {"type": "name", "properties": {"name": os.fspath(crs)}}}
+    name = f"urn:ogc:def:crs:EPSG::{crs}" if isinstance(crs, int) else str(crs)
+    named = {} if crs is None else {"crs": {"type": "name", "properties": {"name": name}}}
     return {"type": "FeatureCollection", **named, "features": features}
 
 
@@ -49,6 +49,12 @@ def _matrix(transform: Sequence[float]) -> np.ndarray:
         raise UserError(
             f"transform takes six finite numbers a, b, c, d, e, f as rasterio's Affine has them, with a e != b d, got "
             f"{shown(transform)}."
+        )
+    (a, b, c), (d, e, f) = matrix.tolist()
+    if a and not c and not e:  # a picture north up as GDAL tells it; here its pixels would be sheared
+        raise UserError(
+            f"transform looks like GDAL's geotransform, got {shown(transform)}: give it in rasterio's order, "
+            f"{(b, c, a, e, f, d)}."
         )
     return matrix
 
