@@ -19,7 +19,17 @@ find_python() {
   echo "make wheel: no Python $1 here, so no wheel for it" >&2
 }
 
-export HTC_FAST_TORCH="${HTC_FAST_TORCH:-$(torch_folder)}"
+missing=""
+for tool in auditwheel patchelf torch-abi-audit; do command -v "$tool" > /dev/null || missing+=" $tool"; done
+if [[ -n "$missing" ]]; then  # which comes after minutes of building
+  echo "make wheel: wheels are looked at with$missing, not found here: pip install -e '.[wheel]' (Python 3.11)" >&2
+  exit 2
+fi
+if [[ -z "${HTC_FAST_TORCH:-}" ]] && ! HTC_FAST_TORCH="$(torch_folder 2> /dev/null)"; then
+  echo "make wheel: no PyTorch headers, and python imports no torch: install it, or name its folder in HTC_FAST_TORCH" >&2
+  exit 2
+fi
+export HTC_FAST_TORCH
 pythons="${PYTHONS:-$(for version in 3.10 3.11 3.12 3.13 3.14; do find_python "$version"; done)}"
 variants="${VARIANTS:-cuda cpu}"
 if [[ -z "${VARIANTS:-}" ]] && ! { command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc"; } > /dev/null 2>&1; then
@@ -31,6 +41,10 @@ if [[ -z "$pythons" ]]; then
   exit 2
 fi
 for variant in $variants; do
+  if [[ "$variant" != cpu && "$variant" != cuda ]]; then
+    echo "make wheel: VARIANTS are cuda and cpu, got $variant" >&2
+    exit 2
+  fi
   for python in $pythons; do
     rm -rf build/wheel build/lib.* build/bdist.*  # setuptools would keep what the package no longer has
     if [[ "$variant" == cpu ]]; then export HTC_FAST_CUDA=0; else export HTC_FAST_CUDA=1 TORCH_CUDA_ARCH_LIST=all; fi

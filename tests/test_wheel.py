@@ -206,3 +206,21 @@ def test_a_library_that_does_not_load_says_what_the_system_said(tmp_path):
     spec.loader.exec_module(native)
     assert "libhtc_fast_ops.so does not load beside torch 2." in native.problem()
     assert "wants 2.11 or newer (file too short); build it with `pip install" in native.problem()
+
+
+@pytest.mark.parametrize(
+    ("tools", "variants", "said"),
+    [
+        ("auditwheel patchelf", "cpu", "make wheel: wheels are looked at with torch-abi-audit, not found here"),
+        ("auditwheel patchelf torch-abi-audit", "cpu", "and python imports no torch: install it, or name its folder"),
+        ("auditwheel patchelf torch-abi-audit python", "gpu", "make wheel: VARIANTS are cuda and cpu, got gpu"),
+    ],
+)
+def test_make_wheel_says_what_is_missing_before_it_builds(tmp_path, tools, variants, said):
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
+    for tool in tools.split():
+        (tmp_path / tool).write_text("#!/bin/sh\necho torch\n")
+        (tmp_path / tool).chmod(0o755)
+    settings = {"PATH": str(tmp_path), "VARIANTS": variants, "PYTHONS": "python3.11"}
+    done = subprocess.run([shutil.which("bash"), ROOT / "scripts" / "wheels.sh"], env=settings, capture_output=True)
+    assert done.returncode == 2 and done.stderr.decode().count("\n") == 1 and said in done.stderr.decode()
