@@ -58,6 +58,7 @@ CONTAINERS = {
 def pictures_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The pictures in a folder by their suffixes, sorted, without hidden files (such as ._a.jpg, which macOS leaves).
 
+    Links that lead nowhere are among them, so that whoever reads them says what is missing.
     suffixes  in small letters: those of what is looked for
     raises    UserError that counts what is there instead if there are none, or where the folder cannot be read
     """
@@ -65,7 +66,7 @@ def pictures_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
         items = [item for item in sorted(folder.iterdir()) if not item.name.startswith(".")]
     except OSError as error:
         raise UserError(f"folder {folder} cannot be read ({error.strerror}): check its rights.") from None
-    found = [item for item in items if item.suffix.lower() in suffixes and item.is_file()]
+    found = [item for item in items if item.suffix.lower() in suffixes and (item.is_file() or not item.exists())]
     if found:
         return found
     folders = sum(item.is_dir() for item in items)

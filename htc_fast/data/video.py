@@ -18,6 +18,7 @@ from htc_fast.data.formats import SUFFIXES, VIDEOS, kind_of_file
 from htc_fast.errors import UserError, brief, check_count, say_once
 
 STDIN = "-"
+HDR = (16, 18)  # PQ and HLG, as FFmpeg counts ways to store brightness
 SILENCE = 10.0  # seconds that a stream may send nothing
 ADDRESS = re.compile(r"^([a-z][a-z0-9+]+):/+(?=[^/])", re.IGNORECASE)
 
@@ -110,6 +111,8 @@ class Video:
         if self.container.streams.audio:
             say_once(f"{self.title} has sound, which is left out.")
         self.stream = self.container.streams.video[0]
+        if self.stream.codec_context.color_trc in HDR:
+            say_once(f"{self.title} is of high dynamic range, which is not mapped to that of pictures: it looks pale.")
         self.stream.thread_type = "AUTO"
         own = self.stream.average_rate or self.stream.guessed_rate or 25
         self.own_rate = Fraction(min(max(own, Fraction(1, 1000)), 1000))  # below 1: a time lapse

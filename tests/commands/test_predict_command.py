@@ -82,6 +82,12 @@ def test_bad_pictures_are_reported_and_skipped(folder, run):
     assert (folder / "out" / "000000000007.jpg").is_file() and (folder / "out" / "results.json").is_file()
 
 
+def test_links_that_lead_nowhere_are_reported(folder, run):
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    status, said, err = run(folder, "--out", folder / "out")
+    assert status == 1 and "gone.jpg is missing" in err and "2 pictures, 1 skipped, 4 instances" in said
+
+
 def test_without_overlays_results_may_lie_among_the_pictures(folder, run):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert run(folder, "--out", folder, "--no-overlays")[0] == 0

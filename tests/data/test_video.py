@@ -13,7 +13,7 @@ from PIL import Image
 from htc_fast.data.formats import kind_of_file
 from htc_fast.data.video import Video, is_stream, is_video, title
 from htc_fast.data.video_file import VideoFile
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, say_once
 from tests.data import films
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install av")
@@ -72,6 +72,20 @@ def test_a_last_frame_that_stays_is_no_early_end(tmp_path):
     with Video(tmp_path / "a.mp4") as video:
         assert [frame.seconds for frame in video] == pytest.approx([0, 0.1, 0.2])
     assert video.trouble == "" and video.seconds == pytest.approx(20.2)
+
+
+@pytest.mark.parametrize("transfer, said", [(16, True), (18, True), (1, False)])
+def test_high_dynamic_range_is_said(tmp_path, capsys, transfer, said):
+    with av.open(str(tmp_path / "a.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        stream.codec_context.color_trc = transfer
+        for frame in (av.VideoFrame.from_ndarray(films.square(0), format="rgb24"), None):
+            file.mux(stream.encode(frame))
+    say_once.cache_clear()
+    with Video(tmp_path / "a.mp4") as video:
+        assert len(list(video)) == 1
+    assert ("a.mp4 is of high dynamic range, which is not mapped" in capsys.readouterr().err) is said
 
 
 @pytest.mark.parametrize("turns", films.ROTATED)
