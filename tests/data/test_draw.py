@@ -102,3 +102,11 @@ def test_many_instances_are_drawn_without_a_bitmap_of_the_picture_for_each(monke
     inside = [picture[15, x].tolist() for x in (15, 45, 75, 105)]
     assert [len({tuple(one) for one in inside}), picture[2, 2].tolist()] == [4, [255, 255, 255]]
     assert (picture[5:25, 5:25] != 255).any(axis=2).all() and (picture[5:25, 26:34] == 255).all()
+
+
+def test_a_large_picture_is_made_small_without_its_bitmaps(monkeypatch):
+    large = four().resized((600, 2400))
+    monkeypatch.setattr(Instances, "mask", lambda *_: pytest.fail("a whole bitmap"))
+    picture = draw(np.full((600, 2400, 3), 255, np.uint8), large, labels=False, zoom=0.05)
+    same = draw(np.full((30, 120, 3), 255, np.uint8), four(), labels=False)
+    assert picture.size == (120, 30) and np.array_equal(np.asarray(picture), np.asarray(same))
