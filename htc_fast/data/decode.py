@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from htc_fast.data.formats import RAW, kind_of_file
-from htc_fast.data.pixels import remark, say_frames, say_transparent, to_bytes
+from htc_fast.data.pixels import remark, say_frames, say_transparent, to_bytes, upright
 from htc_fast.errors import UserError
 
 LIMIT = 1 << 29  # pixels; 1.5 GB of RGB
@@ -26,6 +26,7 @@ USUAL = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 # Readers of what is no picture of pixels; that of EPS runs another program.
 NO_READERS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 BITS, PHOTOMETRIC, ORIENTATION, PLANAR = 258, 262, 274, 284
+STRIPS, TILES = 273, 324  # where they begin
 _opening = threading.RLock()
 
 
@@ -125,6 +126,11 @@ class _Header:
             most = int((re.findall(r"args=\D*(\d+)", tile) or [255])[-1])
             return _Header("PPM", 16 if most == 65535 else 8, exact=255 < most < 65535)
         tags = getattr(picture, "tag_v2", {})
+        if 0 in tags.get(STRIPS, tags.get(TILES, ())):
+            raise UserError(
+                f"{what} leaves out parts that are empty, which Pillow mixes up: write them too, such as by "
+                "gdal_translate; predict --tile reads large ones as they are."
+            )
         depth = max(tags.get(BITS) or [8])
         if depth == 16 and tags.get(PLANAR) == 2 and picture.mode == "RGB":
             raise UserError(
@@ -133,16 +139,6 @@ class _Header:
         return _Header(
             picture.format, depth, depth == 12, tags.get(PHOTOMETRIC) == 0 and depth > 8, tags.get(ORIENTATION, 1)
         )
-
-
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[H, W, 3] as EXIF's orientation says: 1 as it is, 2-4 mirrored or upside down, 5-8 with sides exchanged."""
-    if orientation not in range(2, 9):
-        return pixels
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
-    return pixels[:: -1 if down else 1, :: -1 if across else 1]
 
 
 def _rgb(picture: Image.Image, before: _Header, what: str) -> np.ndarray:

@@ -20,6 +20,7 @@ from htc_fast.data.fonts import Lettering, Piece
 from htc_fast.data.pictures import Source, load_image
 
 GOLDEN = 0.618034
+LARGE = 2000  # pixels a side, beyond which masks are made smaller as run lengths
 BICUBIC = F.InterpolationMode.BICUBIC
 Colour = tuple[int, int, int]
 
@@ -40,6 +41,8 @@ class Drawable(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str: ...
+
+    def resized(self, size: tuple[int, int]) -> "Drawable": ...
 
 
 def draw(
@@ -71,7 +74,9 @@ def draw(
     canvas = F.resize(torch.from_numpy(pixels.copy()).permute(2, 0, 1), size, BICUBIC)
     unit = (size[0] * size[1]) ** 0.5 / 600
     colours, corners = _colours(instances), instances.boxes * zoom
-    _draw_masks(canvas, instances, colours, opacity, max(1, round(1.5 * unit)))
+    # In its own pixels each mask of a large picture would be a bitmap of that size.
+    near = instances.resized((size[0], size[1])) if zoom < 1 and max(instances.size) > LARGE else instances
+    _draw_masks(canvas, near, colours, opacity, max(1, round(1.5 * unit)))
     if boxes and len(instances):
         corners[:, 2:] = corners[:, 2:].maximum(corners[:, :2])
         canvas = draw_bounding_boxes(canvas, corners, colors=colours, width=max(1, round(unit)))

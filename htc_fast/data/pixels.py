@@ -77,6 +77,16 @@ def say_frames(count: int, what: str) -> None:
         remark("frames", f"{what} holds {count} frames or pages: the first is read, {count - 1} are not.")
 
 
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """[H, W, 3] as EXIF's orientation says: 1 as it is, 2-4 mirrored or upside down, 5-8 with sides exchanged."""
+    if orientation not in range(2, 9):
+        return pixels
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    return pixels[:: -1 if down else 1, :: -1 if across else 1]
+
+
 def as_numbers(array: Any, what: str) -> np.ndarray:
     """A tensor, or an array of whatever class, as a plain array of bool, integers or floats.
 

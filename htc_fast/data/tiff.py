@@ -64,7 +64,7 @@ class TiffSegments:
         if not kinds:
             return False
         try:
-            first = next((i for i, count in enumerate(page.databytecounts) if count), 0)
+            first = next((i for i, offset in enumerate(page.dataoffsets) if offset), 0)
             self._segment(first)
         # Whatever is odd or damaged, Pillow may know it.
         except Exception as error:
@@ -118,7 +118,7 @@ class TiffSegments:
         """A strip's or tile's pixels [h, w, C], and where they begin: y, x."""
         page = self.page
         offset, count = page.dataoffsets[index], page.databytecounts[index]
-        if not count:  # GDAL leaves out what is empty
+        if not offset:  # GDAL leaves out what is empty
             _, place, shape = page.decode(None, index)
             return np.full((*shape[1:3], page.samplesperpixel), page.nodata, page.dtype), place[2], place[3]
         with self.lock:

@@ -102,3 +102,13 @@ def test_only_the_box_around_a_mask_is_looked_at(monkeypatch):
     monkeypatch.setattr(runs, "window", lambda rle, box: seen.append(list(box)) or window(rle, box))
     draw(np.zeros((3000, 4000, 3), np.uint8), two(3000, 4000), labels=False)
     assert seen == [[1000, 750, 2000, 1500], [3996, 2996, 4000, 3000]]
+
+
+def test_a_large_picture_is_made_small_without_its_bitmaps(monkeypatch):
+    large = four().resized((600, 2400))
+    seen, window = [], runs.window
+    monkeypatch.setattr(runs, "window", lambda rle, box: seen.append(box[3]) or window(rle, box))
+    picture = draw(np.full((600, 2400, 3), 255, np.uint8), large, labels=False, zoom=0.05)
+    assert seen == [25] * 4, "of the small picture"
+    same = draw(np.full((30, 120, 3), 255, np.uint8), four(), labels=False)
+    assert picture.size == (120, 30) and np.array_equal(np.asarray(picture), np.asarray(same))

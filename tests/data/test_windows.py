@@ -234,6 +234,8 @@ def test_tiles_that_are_left_out_are_empty(tmp_path):
     expected[:32, :48] = expected[32:64, 48:96] = 0
     with open_windows(path, small=0) as windows:
         assert windows.kind == "TIFF" and np.array_equal(bands_of(windows), expected)
+    with pytest.raises(UserError, match="leaves out parts that are empty, which Pillow mixes up"):
+        load_image(path)
 
 
 @pytest.mark.parametrize("layout", [{"tile": (32, 48)}, {"rowsperstrip": 16}], ids=["tiles", "strips"])
