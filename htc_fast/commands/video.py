@@ -151,6 +151,7 @@ def _written(path: Path | None, video: Video) -> Iterator[VideoFile | None]:
         return
     with writing(path), VideoFile(path, video.rate) as file:
         yield file
+        file.ends = video.ends
 
 
 def _path(source: str) -> Path:

@@ -138,7 +138,9 @@ def _draw_masks(canvas: Tensor, instances: Drawable, colours: list[Colour], opac
         window = canvas[:, y1:y2, x1:x2]
         # What lies beyond the window counts as outside: that closes the contour at the picture's edge.
         outside = functional.pad((~mask).float(), [line] * 4, value=1.0)
-        contour = mask & (functional.max_pool2d(outside, 2 * line + 1, stride=1) > 0)
+        # A square's maximum is that of its rows' maxima: of thick lines that is ten times less to look at.
+        rows = functional.max_pool2d(outside, (1, 2 * line + 1), stride=1)
+        contour = mask & (functional.max_pool2d(rows, (2 * line + 1, 1), stride=1) > 0)
         window.copy_(draw_segmentation_masks(window, mask & ~contour, opacity, colours[i]))
         window.copy_(draw_segmentation_masks(window, contour, 1.0, colours[i]))
 

@@ -97,6 +97,7 @@ class Video:
     length   frames that will be given, as the file says; None: not known, as of a stream
     rate     frames per second, on average, of those that are given
     trouble  what was wrong, once the frames have ended: it broke off, or parts could not be decoded
+    ends     seconds since the first frame until which the last one stays, once the frames have ended
     raises   UserError if it cannot be opened or holds no video
     """
 
@@ -120,7 +121,7 @@ class Video:
         self.seconds = None if self.live else self._seconds()
         frames = self.stream.frames or (self.seconds or 0) * self.own_rate
         self.length = None if self.live or not frames else -(-round(frames) // every)
-        self.damaged, self.reading = 0, False
+        self.damaged, self.reading, self.stays, self.ends = 0, False, 0.0, 0.0
 
     def __enter__(self) -> "Video":
         return self
@@ -168,15 +169,9 @@ class Video:
     def _frames(self) -> Iterator[Frame]:
         convert, size = self.av.video.reformatter.VideoReformatter(), None
         start, seconds, number = None, 0.0, -1
-        step = last = 1 / float(self.own_rate)
+        step = 1 / float(self.own_rate)
         for number, decoded in enumerate(self._decoded()):
             time = decoded.time
-            # What does not move, in recordings of screens and in slide shows, is one frame that stays.
-            last = (
-                max(step, float(decoded.duration * decoded.time_base))
-                if decoded.duration and decoded.time_base
-                else step
-            )
             start = time if start is None else start
             since = None if time is None or start is None else time - start
             if number:  # clocks of cameras stop and jump back
@@ -192,7 +187,9 @@ class Video:
                 pixels = np.ascontiguousarray(np.rot90(pixels, turns))
                 aspect = 1 / aspect if aspect and turns % 2 else aspect
             yield Frame(number, seconds, pixels, aspect)
-        self._judge(number + 1, seconds + last)
+        # What does not move, in recordings of screens and in slide shows, is one frame that stays.
+        self.ends = seconds + max(step, self.stays)
+        self._judge(number + 1, self.ends)
 
     def _decoded(self) -> Iterator[Any]:
         """What the decoder gives; what it refuses is left out and counted."""
@@ -205,6 +202,8 @@ class Video:
                     f"sent nothing for {SILENCE:.0f} seconds" if _silent(error) else f"broke off ({_reason(error)})"
                 )
                 packet = None
+            if packet is not None and packet.dts is not None:
+                self.stays = float((packet.duration or 0) * packet.time_base)
             try:
                 frames = packet.decode() if packet is not None else self.stream.codec_context.decode(None)
             except EOFError:

@@ -21,6 +21,7 @@ class VideoFile:
     Leaving the block by Ctrl-C keeps what came so far; by an error, or without a frame, leaves nothing.
 
     rate    frames per second, on average
+    ends    seconds until which the last frame stays; 0: about as long as the others
     raises  OSError if it cannot be written
     """
 
@@ -29,6 +30,8 @@ class VideoFile:
         self.rate, self.last = rate, -1
         self.av = need_reader()
         self.container: Any = None
+        self.held: Any = None  # the last packet, whose duration is the end of the track
+        self.ends = 0.0
         self.convert = self.av.video.reformatter.VideoReformatter()
 
     def __enter__(self) -> "VideoFile":
@@ -65,7 +68,16 @@ class VideoFile:
 
     def _write(self, frame: Any) -> None:
         for packet in self.stream.encode(frame):
-            self.container.mux(packet)
+            if self.held is not None:
+                self.container.mux(self.held)
+            self.held = packet
+
+    def _finish(self) -> None:
+        self._write(None)
+        stays = self.ends - self.last / CLOCK
+        if stays > 0:
+            self.held.duration = round(stays / float(self.held.time_base))
+        self.container.mux(self.held)
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         keep = self.container is not None and (kind is None or issubclass(kind, KeyboardInterrupt))
@@ -73,7 +85,7 @@ class VideoFile:
             if self.container is not None:
                 try:
                     if keep:
-                        self._write(None)
+                        self._finish()
                 finally:
                     self.container.close()
             if keep:

@@ -74,6 +74,17 @@ def test_a_last_frame_that_stays_is_no_early_end(tmp_path):
     assert video.trouble == "" and video.seconds == pytest.approx(20.2)
 
 
+def test_a_last_frame_stays_in_what_is_written(tmp_path):
+    with VideoFile(tmp_path / "a.mp4", Fraction(10)) as file:
+        for number in range(9):
+            file.add(films.square(number), number / 10)
+        file.ends = 20.8
+    with Video(tmp_path / "a.mp4") as video:
+        frames = list(video)
+    assert len(frames) == 9 and video.seconds == pytest.approx(20.8, abs=0.2) and video.trouble == ""
+    assert [frame.seconds for frame in frames] == pytest.approx([number / 10 for number in range(9)])
+
+
 @pytest.mark.parametrize("transfer, said", [(16, True), (18, True), (1, False)])
 def test_high_dynamic_range_is_said(tmp_path, capsys, transfer, said):
     with av.open(str(tmp_path / "a.mp4"), "w") as file:
