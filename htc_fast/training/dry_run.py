@@ -9,12 +9,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Targets
 from htc_fast.training.distributed import World
 from htc_fast.training.evaluation import PAGE, Forecast, by_stage
@@ -106,7 +107,8 @@ def rehearse(loop: Loop, largest: Batch, forecast: Forecast | None = None) -> Re
     step, starting, terms = _steps(loop, largest)
     evaluation = picture = 0.0
     if forecast is not None and evaluations:
-        evaluation = world.max(max(forecast(loop.model) - forecast.ending, 0.0))
+        with _finding_all(loop.model):
+            evaluation = world.max(max(forecast(loop.model) - forecast.ending, 0.0))
     with _beside(loop.folder) as folder:
         free = shutil.disk_usage(folder).free / 2**20 + _size(loop.folder)
         saving, size = _checkpoint(loop, folder)
@@ -147,6 +149,17 @@ def _steps(loop: Loop, largest: Batch) -> tuple[float, float, list[str]]:
     loop.alarm.settle()
     mean = sum(times) / len(times)
     return mean, max(first - mean, 0.0), terms
+
+
+@contextlib.contextmanager
+def _finding_all(model: HTC) -> Iterator[None]:
+    """As many objects in each picture as there may be: fresh weights find none, whose masks would take no time."""
+    config = model.config
+    model.config = replace(config, score_threshold=0.0)
+    try:
+        yield
+    finally:
+        model.config = config
 
 
 @contextlib.contextmanager

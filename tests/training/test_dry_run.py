@@ -33,9 +33,10 @@ class Foreseen:
     ending = 9.0
 
     def __init__(self, forecast):
-        self.forecast = forecast
+        self.forecast, self.found = forecast, 0
 
     def __call__(self, model):
+        self.found = len(model.predict(torch.zeros(3, 64, 64, dtype=torch.uint8), score_threshold=0.0)[0])
         assert self.forecast(model) > self.forecast.ending > PAGE
         return 3.0 + self.ending
 
@@ -61,6 +62,7 @@ def test_it_leaves_nothing_and_foresees_the_run(root, tmp_path, capsys, monkeypa
     monkeypatch.setattr(Report, "draw", lambda self: None)
     monkeypatch.setattr(dry_run, "MOST", 4)
     run = small_run(root, tmp_path / "runs" / "one", epochs=5, evaluate_every=2, save_every=4, warmup=1)
+    run = replace(run, set={**run.set, "score_threshold": 0.9})
     clock = Clock()
     monkeypatch.setattr(dry_run, "time", SimpleNamespace(monotonic=clock))
     trainer = slowed(Trainer(replace(run, dry_run=True)), clock)
@@ -73,6 +75,8 @@ def test_it_leaves_nothing_and_foresees_the_run(root, tmp_path, capsys, monkeypa
     # Two lying pictures in a batch, one upright: two steps an epoch; after epochs 2, 4 and at the end.
     assert (found.steps, found.evaluations, found.checkpoints) == (10, 3, 5)
     assert found.frame == (2, 64, 96) and found.device == "cpu"
+    # Fresh weights find next to nothing, and masks of many objects take the time of an evaluation.
+    assert trainer.forecast.found == 40 and trainer.model.config.score_threshold == 0.9
     said = capsys.readouterr().err
     assert "the largest batch (2 x 64 x 96), an evaluation of a few pictures, and a checkpoint work" in said
     assert "10 steps of" in said and "of this process (peak RSS)" in said and "nothing was left in" in said
