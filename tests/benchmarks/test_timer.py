@@ -69,7 +69,9 @@ def test_a_small_call_on_a_gpu_has_a_graph_and_a_cold_cache(gpu):
     found = timer.on_gpu(lambda: None, 1e-4)
     assert set(found) == {"cold L2", "graph"} and found["cold L2"] == 0.5 and "flush" in happened
     # The stream of the forward is captured, on which its gradient runs.
-    assert found["graph"] == pytest.approx(2 / timer.INSIDE, rel=0.5) and "capture the current one" in happened
+    assert "capture the current one" in happened
+    # Of the 2 ms of a replay, its share; a busy machine sleeps longer.
+    assert 0.9 * 2 / timer.INSIDE < found["graph"] < 1.0
     assert mode == ["default", "error", "default"]
 
 
