@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Tests of the integrations and of the loggers beside the packages themselves, which cannot share one environment: each set has its own,
-# which sees the calling environment's packages, so that torch is there once. Fails where a set's tests fail, or where
-# none of a file's tests has passed.
+# Tests of the integrations and of the loggers beside the packages themselves, which cannot share one environment: each
+# set has its own, which sees the calling environment's packages, so that torch is there once. Fails where a set's tests
+# fail, or where none of a file's tests has passed.
 #
 #   scripts/integrations_check.sh [SET ...]     sets: onedl mmdet masks loggers; all without arguments
 #   OUT=folder                                  where the environments lie and stay: build/integrations

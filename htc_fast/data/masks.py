@@ -103,8 +103,8 @@ def from_bitmaps(bitmaps: np.ndarray) -> list[dict]:
 def _of_cvat(annotation: dict) -> bool:
     """Whether it is a mask as CVAT exports it: with plain runs, and with whether it is occluded."""
     mask, attributes = annotation.get("segmentation"), annotation.get("attributes")
-    runs = isinstance(mask, dict) and isinstance(mask.get("counts"), list)
-    return runs and isinstance(attributes, dict) and "occluded" in attributes
+    plain = isinstance(mask, dict) and isinstance(mask.get("counts"), list)
+    return plain and isinstance(attributes, dict) and "occluded" in attributes
 
 
 def _usable_rle(rle: dict, height: int, width: int) -> dict | None:

@@ -67,7 +67,7 @@ def test_png_of_few_colours(tmp_path, mode):
         colours.quantize(30).save(path, transparency=bytes(range(30)))
     else:
         colours.quantize(4 if "bits" in mode else 256).save(path, bits=2 if "bits" in mode else 8)
-    same(path, "PNG")
+    assert same(path, "PNG").shape == (*COLOURS.shape[:2], 3)
 
 
 def filtered(rows, filters, pixel):
@@ -190,7 +190,7 @@ def test_tiff(tmp_path, form, mode):
     photometric = "rgb" if mode.startswith("RGB") else "minisblack"
     extra = {"extrasamples": ["unassalpha"]} if mode == "RGBA" else {}
     tifffile.imwrite(tmp_path / "a.tif", FORMS[mode], photometric=photometric, **extra, **TIFFS[form])
-    same(tmp_path / "a.tif", "TIFF")
+    assert same(tmp_path / "a.tif", "TIFF").shape == (*COLOURS.shape[:2], 3)
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg", "tiff_adobe_deflate"])
@@ -245,7 +245,7 @@ def test_tiff_of_jpeg(tmp_path, layout, subsampling):
     pytest.importorskip("imagecodecs")
     options = {"photometric": "rgb", "compression": "jpeg", "subsampling": subsampling, **layout}
     tifffile.imwrite(path, COLOURS[..., :3], **options)
-    same(path, "TIFF")
+    assert same(path, "TIFF").shape == (*COLOURS.shape[:2], 3)
 
 
 def test_tiff_without_the_package(tmp_path, monkeypatch, capsys):

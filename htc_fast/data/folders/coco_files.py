@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from htc_fast.data.annotations import read_annotations
-from htc_fast.data.folders.listing import Found, Part, sizes_of
+from htc_fast.data.folders.listing import Found, Part, elsewhere, sizes_of
 from htc_fast.data.folders.places import find_images
 from htc_fast.data.folders.tree import HEAD, Tree, split_in, split_of
 from htc_fast.data.names import Folder, folded
@@ -110,11 +110,7 @@ def _renamed(tree: Tree, path: Path, content: dict[str, Any], names: list[str], 
         # COCO's own rules say which pictures are missing, and where they were looked for.
         return Part(tree.root, path, content)
     other = [(name, file) for name, file in zip(names, files) if file is not None and name != file]
-    if other:
-        found.said.append(
-            f"{path.name}: {len(other)} pictures lie elsewhere than their names say, such as {brief(other[0][0])}, "
-            f"which is {other[0][1]}."
-        )
+    found.said += elsewhere(path.name, other)
     if missing:
         found.said.append(f"{path.name}: {len(missing)} of {len(names)} pictures are missing ({few(missing, most=3)}).")
     images = [_measured({**one, "file_name": file}, tree) for one, file in zip(content["images"], files) if file]

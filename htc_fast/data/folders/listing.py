@@ -13,7 +13,7 @@ from htc_fast.data import runs
 from htc_fast.data.annotations import Tally
 from htc_fast.data.decode import ORIENTATION, opened
 from htc_fast.data.masks import Segmentation, to_rles, usable
-from htc_fast.errors import UserError
+from htc_fast.errors import UserError, brief
 
 SPLITS = ("train", "val", "test", "all")
 DECIMALS = 4  # of a polygon's pixels
@@ -26,6 +26,15 @@ class Part:
     images: Path
     annotations: Path | None = None
     content: dict[str, Any] | None = None
+
+
+def elsewhere(file: str, moved: list[tuple[str, str]]) -> list[str]:
+    """What to say of the pictures of a file that were found by another name than its own: (its name, the picture)."""
+    if not moved:
+        return []
+    name, picture = moved[0]
+    many = f"{file}: {len(moved)} pictures lie elsewhere than their names say"
+    return [f"{many}, such as {brief(name)}, which is {picture}."]
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """The VGG Image Annotator's own files: a project, or the regions alone."""
 
 import math
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,6 @@ def read(tree: Tree, chosen: Path | None = None) -> Found:
     if len(files) > 1 and (None in splits or len(set(splits)) < len(files)):
         raise UserError(f"{tree.root} holds {few(files)}: name the one to read, such as --data {tree.root / files[0]}.")
     taken: set[str] = set()
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for one in tree.pictures:
-        by_name[folded(one.rpartition("/")[2])].append(one)
     for file, split in zip(files, splits):
         content = read_json(tree.root / file)
         regions = content.get("_via_img_metadata", content)
@@ -43,7 +39,7 @@ def read(tree: Tree, chosen: Path | None = None) -> Found:
         key = _key([region for entry in entries for region in _regions(entry)], listing)
         for entry in progress(entries, "VIA"):
             name = str(entry["filename"]).replace("\\", "/")
-            there = _picture(tree, file, name, by_name)
+            there = _picture(tree, file, name)
             if there is None or there in taken:
                 listing.refuse("missing" if there is None else "described twice", name)
             else:
@@ -52,13 +48,13 @@ def read(tree: Tree, chosen: Path | None = None) -> Found:
     return listing.found()
 
 
-def _picture(tree: Tree, file: str, name: str, by_name: dict[str, list[str]]) -> str | None:
+def _picture(tree: Tree, file: str, name: str) -> str | None:
     """The picture of a name: beside the file, in images/, else the only one that is called so."""
     place = file.rpartition("/")[0]
     tried = [f"{place}/{name}".lstrip("/"), name, f"images/{name}", f"{place}/images/{name}".lstrip("/")]
     there = next((one for one in tried if one in tree.files), None)
     if there is None:
-        ends = by_name.get(folded(name.rpartition("/")[2]), [])
+        ends = tree.by_name.get(folded(name.rpartition("/")[2]), [])
         there = ends[0] if len(ends) == 1 else None
     return there
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from htc_fast.data.folders.listing import Found, Listing, common_root, numbered_names, progress, sizes_of
+from htc_fast.data.folders.listing import Found, Listing, common_root, elsewhere, numbered_names, progress, sizes_of
 from htc_fast.data.folders.tree import Tree, split_in, split_of
 from htc_fast.data.numbers import as_json, number, whole
 from htc_fast.errors import UserError, brief, few
@@ -193,11 +193,7 @@ def _listed(place: Path, told: Path, tree: Tree, listing: Listing) -> Iterator[P
             listing.refuse("missing or unreadable", line.strip())
         else:
             yield Path(os.path.normpath(found))
-    if other:
-        listing.said.append(
-            f"{place.name}: {len(other)} pictures lie elsewhere than their names say, such as {brief(other[0][0])}, "
-            f"which is {other[0][1]}."
-        )
+    listing.said += elsewhere(place.name, other)
 
 
 def _each_once(splits: list[tuple[str | None, Path]], listing: Listing) -> list[tuple[str | None, Path]]:
