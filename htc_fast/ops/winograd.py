@@ -16,7 +16,8 @@ from htc_fast.ops._arguments import check_floats, check_tensor, flag
 from htc_fast.ops._declare import declare, maps_like, watched
 
 TYPES = (torch.float32, torch.bfloat16)
-FEWEST = 16 * 48  # pixels below which transforming the weights for one call costs what it saves
+VIEWS = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+FEWEST = 1600  # pixels below which transforming the weights for one call costs what it saves
 
 
 def pays(weight: Tensor, dtype: torch.dtype) -> bool:
@@ -109,9 +110,9 @@ class _Learned(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-        out = torch.ops.htc_fast.winograd(x, pack(weight), bias, len(weight), relu)
+        with torch._C._ExcludeDispatchKeyGuard(VIEWS):  # else the result, a view, could not be written to
+            out = torch.ops.htc_fast.winograd(x, pack(weight), bias, len(weight), relu)
         ctx.save_for_backward(x, weight, out if relu else None)
-        ctx.bias = bias is not None
         return out
 
     @staticmethod

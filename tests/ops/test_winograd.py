@@ -149,6 +149,12 @@ def test_gradients_do_not_depend_on_the_number_of_threads():
     assert all(map(torch.equal, several[:3], single[:3]))  # the bias's sum is torch's own
 
 
+def test_the_result_may_be_written_to():
+    x, weight = torch.ones(1, 32, 40, 40), torch.full((32, 32, 3, 3), -1.0, requires_grad=True)
+    winograd.learned(x, weight, None, False).relu_().sum().backward()
+    assert weight.grad.count_nonzero() == 0
+
+
 def test_only_gradients_that_are_asked_for():
     torch.manual_seed(2)
     x, weight = torch.randn(1, 32, 40, 40), torch.randn(32, 32, 3, 3, requires_grad=True)
@@ -176,9 +182,9 @@ def test_a_second_derivative_is_torch_s():
 
 def test_where_it_is_learned(monkeypatch):
     monkeypatch.setattr(winograd, "pays", lambda weight, dtype: dtype == torch.float32)
-    x, weight = torch.randn(1, 32, 28, 28), torch.randn(32, 32, 3, 3, requires_grad=True)
+    x, weight = torch.randn(1, 32, 40, 40), torch.randn(32, 32, 3, 3, requires_grad=True)
     assert winograd.learns(x, weight)
-    assert not winograd.learns(x[:, :, :27], weight), "too small"
+    assert not winograd.learns(x[:, :, :39], weight), "too small"
     assert not winograd.learns(x, weight[:, :16]), "the input's gradient takes outputs for channels"
     with torch.no_grad():
         assert not winograd.learns(x, weight)
