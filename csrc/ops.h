@@ -259,6 +259,19 @@ struct Winograd {
 };
 HTC_CPU_KERNEL(winograd, Winograd)
 
+// The gradient of such a convolution's weights: x [N, H, W, C], grad [N, H, W, O] -> out [O, 3, 3, C]. C and O are
+// multiples of 32, and there is a pixel.
+struct WinogradGradient {
+  DType dtype;  // float32 or bfloat16, of x and grad
+  int64_t images, height, width, channels, outputs;
+  const void *x, *grad;
+  int64_t portion;  // tiles of 4 x 4 pixels that `values` has room for
+  float* values;    // winograd_floats(portion, C + O)
+  float* products;  // winograd_floats(O, C)
+  float* out;
+};
+HTC_CPU_KERNEL(winograd_gradient, WinogradGradient)
+
 // Maps of up to eight sizes [N, heights[l], widths[l], C] -> out [N, height, width, C]: the sum of them resampled
 // (bilinear, corners aligned), each through a ReLU if asked for. open [N, height, width, C] or none: bit l is set where
 // map l is not cut off by it.

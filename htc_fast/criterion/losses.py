@@ -183,8 +183,9 @@ def mask_loss(
     return Term(total, drawn.positive.sum() * MASK_SIZE**2)
 
 
-def _in_blocks(positive: Tensor, size: int = 16) -> Tensor:
+def _in_blocks(positive: Tensor) -> Tensor:
     """Add a few others, which weigh nothing: oneDNN compiles its kernels anew for every number of rows it meets."""
+    size = min(max(len(positive) // 8, 1), 16)
     extra = -positive.sum() % size
     return positive | ((~positive).cumsum(0) <= extra) & ~positive
 

@@ -17,7 +17,9 @@ from htc_fast.errors import UserError, choose
 from htc_fast.models import drop_path as stochastic_depth
 from htc_fast.models import fishnet, swin
 from htc_fast.models.config import Model
+from htc_fast.models.convolution import take_over
 from htc_fast.models.deformable import DeformableConv2d, exchange
+from htc_fast.models.frozen_norms import Pair, folded, pairs
 from htc_fast.models.norm import keeps_statistics
 from htc_fast.models.recompute import recompute_blocks
 from htc_fast.models.rfp import blank, take_feedback
@@ -92,7 +94,10 @@ class Backbone(nn.Module):
         self.channels_first = str(getattr(self.net, "output_fmt", "NCHW")).upper().endswith("NCHW")
         self.norms = nn.ModuleList(_norms(self.net, name, self.channels, pretrained))
         self.norm_eval = norm_eval
+        self.pairs: list[Pair] | None = None  # found when they are first wanted
+        self.recomputes = False
         self.depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in self.net.modules())
+        take_over(self.net)
         self._freeze(frozen_stages)
         self._try(name)
 
@@ -116,13 +121,20 @@ class Backbone(nn.Module):
         images = images.contiguous(memory_format=torch.channels_last)
         # On a CPU, depthwise convolutions go backwards more slowly in bf16 than in fp32.
         slow = images.device.type == "cpu" and self.training and self.depthwise
-        with torch.autocast("cpu", enabled=False) if slow else contextlib.nullcontext():
+        with torch.autocast("cpu", enabled=False) if slow else contextlib.nullcontext(), self._folded(images):
             maps = self.net(images, *feedback)
         maps = [maps[index] for index in self.indices]
         if len(self.norms):
             maps = [norm(one) for norm, one in zip(self.norms, maps)]
             maps = [F.relu_(one) for one in maps] if self.channels_first else maps
         return maps if self.channels_first else [one.permute(0, 3, 1, 2) for one in maps]
+
+    def _folded(self, images: Tensor) -> contextlib.AbstractContextManager:
+        if images.device.type != "cpu" or not self.training or self.recomputes or torch.compiler.is_compiling():
+            return contextlib.nullcontext()
+        if self.pairs is None:
+            self.pairs = pairs(self.net)
+        return folded(self.pairs)
 
     def checkpoint(self, enabled: bool) -> None:
         """Whether training keeps the blocks' inputs alone, and computes what is inside again going backwards.
@@ -134,6 +146,7 @@ class Backbone(nn.Module):
                 "gradient checkpointing computes a backbone's blocks again, and this one has none: choose another "
                 "backbone, such as resnet50 or swin_tiny_patch4_window7_224, or leave it off."
             )
+        self.recomputes = enabled
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
