@@ -1,5 +1,6 @@
 """What a processor or a GPU can do, asked and not assumed."""
 
+import functools
 import math
 import os
 from pathlib import Path
@@ -12,6 +13,40 @@ MOST_THREADS = 1024  # of which more end a process without a word where the syst
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # What libraries say when they want memory and get none; cuDNN and cuBLAS have their own words.
 NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED", "ALLOCATION_FAILED")
+
+# Classes of processors, the best first, by the words that torch has for their instructions.
+CLASSES = {
+    "amx": {"amx_tile", "amx_bf16", "amx_int8"},
+    "avx512-bf16": {"avx512_f", "avx512_vnni", "avx512_bf16"},
+    "avx512-vnni": {"avx512_f", "avx512_vnni"},
+    "avx512": {"avx512_f"},
+    "avx2-vnni": {"avx2", "avx_vnni"},
+    "avx2": {"avx2"},
+    "neon-bf16": {"neon", "bf16"},
+    "neon": {"neon"},
+}
+MULTIPLIES = {
+    torch.bfloat16: {"avx512_bf16", "amx_bf16", "bf16"},
+    torch.float16: {"avx512_fp16", "amx_fp16"},
+    torch.int8: {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"},
+}
+# What users of torch and of oneDNN restrict them with -> value -> what of x86 it leaves.
+X86 = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
+RESTRICTED = {
+    "ATEN_CPU_CAPABILITY": {"default": (), "avx2": ("avx2", "avx_vnni")},
+    "ONEDNN_MAX_CPU_ISA": {
+        "sse41": (),
+        "avx": (),
+        "avx2": X86[:1],
+        "avx2_vnni": ("avx2", "avx_vnni"),
+        "avx2_vnni_2": ("avx2", "avx_vnni"),
+        "avx512_core": X86[:2],
+        "avx512_core_vnni": X86[:3],
+        "avx512_core_bf16": X86[:4],
+        "avx512_core_fp16": X86[:6],
+        "avx512_core_amx": X86,
+    },
+}
 
 
 def find_device(name: str | None) -> torch.device:
@@ -35,17 +70,41 @@ def find_device(name: str | None) -> torch.device:
 
 
 def supports(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the device multiplies matrices of that type itself, instead of imitating them slowly."""
+    """Whether the device multiplies matrices of that type itself, instead of imitating them slowly.
+
+    dtype  float32, bfloat16, float16 or int8
+    """
     if dtype == torch.float32:
         return True
     if device.type == "cuda":
         return dtype == torch.float16 or torch.cuda.get_device_capability(device)[0] >= 8
-    names = {
-        torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported"),
-        torch.float16: ("_is_avx512_fp16_supported", "_is_amx_fp16_supported"),
-    }
-    checks = (getattr(torch.cpu, name, None) for name in names[dtype])
-    return any(check() for check in checks if check is not None)
+    return not MULTIPLIES[dtype].isdisjoint(instructions())
+
+
+@functools.cache
+def instructions() -> frozenset[str]:
+    """Vector and matrix instructions of this processor that this process may use, by torch's words for them.
+
+    ATEN_CPU_CAPABILITY and ONEDNN_MAX_CPU_ISA hide what torch's or oneDNN's own kernels are told not to use.
+    """
+    found = native_instructions()
+    for variable, values in RESTRICTED.items():
+        left = values.get(os.environ.get(variable, "").lower())
+        if left is not None:
+            found -= {*X86, "amx_fp16"}.difference(left)
+    return found
+
+
+@functools.cache
+def native_instructions() -> frozenset[str]:
+    """Those that it has, whatever this process is told to use."""
+    return frozenset(name for name, there in torch.cpu.get_capabilities().items() if there is True)
+
+
+def processor_class(found: frozenset[str] | None = None) -> str:
+    """The processor's class by its instructions (None: those that may be used): a word of CLASSES, or "baseline"."""
+    found = instructions() if found is None else found
+    return next((name for name, needed in CLASSES.items() if needed <= found), "baseline")
 
 
 def autocast(device: torch.device, asked: bool) -> torch.autocast:

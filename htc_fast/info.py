@@ -20,6 +20,7 @@ import htc_fast
 from htc_fast import ops
 from htc_fast.commands import entry
 from htc_fast.commands.options import parse
+from htc_fast.device import native_instructions, processor_class
 from htc_fast.errors import UserError
 from htc_fast.ops import _backend, _native
 from htc_fast.ops._backend import triton_installed
@@ -36,8 +37,11 @@ def versions() -> dict[str, str | None]:
 
 
 def cpu() -> str:
-    """Its name and architecture, and the threads that operators use."""
-    return f"{cpuinfo('model name') or 'CPU'} ({platform.machine()}), {torch.get_num_threads()} threads"
+    """Its name, architecture and class, and the threads that operators use."""
+    about = f"{cpuinfo('model name') or 'CPU'} ({platform.machine()}, class {processor_class()}"
+    native = processor_class(native_instructions())
+    told = "" if processor_class() == native else f" of {native}, as the environment asks"
+    return f"{about}{told}), {torch.get_num_threads()} threads"
 
 
 def gpus() -> list[dict]:
@@ -156,6 +160,7 @@ def everything() -> dict:
     return {
         "versions": versions(),
         "cpu": cpu(),
+        "processor_class": processor_class(),
         "gpus": gpus(),
         "torch_cuda": torch.version.cuda,
         "native": native_library(),

@@ -25,7 +25,7 @@ MAY = {
     "errors": set(),
     "ranges": set(),
     "device": {"errors"},
-    "ops": {"_build", "errors", "ranges"},
+    "ops": {"_build", *HALL},
     "models": {*HALL, "ops"},
     "criterion": {*HALL, "ops", "models"},
     "data": {*HALL, "ops", "models"},

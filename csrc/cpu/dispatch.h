@@ -2,6 +2,8 @@
 // A kernel file opens `namespace htc::cpu::HTC_INSTRUCTION_SET {` and defines `void roi_align(const RoiAlign&, const
 // Parallel&)`; ops.h declares all of them and the chooser with HTC_CPU_KERNEL(roi_align, RoiAlign).
 #pragma once
+#include <cstdlib>
+#include <cstring>
 
 #if defined(__x86_64__)
 #define HTC_CPU_KERNEL(name, Arguments)                                    \
@@ -37,10 +39,15 @@
 
 namespace htc::cpu {
 
-// 0 baseline, 1 AVX2 + FMA, 2 AVX-512 (F, BW, CD, DQ, VL): what this processor runs.
+// 0 baseline, 1 AVX2 + FMA, 2 AVX-512 (F, BW, CD, DQ, VL): what this processor runs, and ATEN_CPU_CAPABILITY allows.
 inline int instruction_set() {
 #if defined(__x86_64__)
-  static const int best = __builtin_cpu_supports("x86-64-v4") ? 2 : __builtin_cpu_supports("x86-64-v3") ? 1 : 0;
+  static const int best = [] {
+    const int there = __builtin_cpu_supports("x86-64-v4") ? 2 : __builtin_cpu_supports("x86-64-v3") ? 1 : 0;
+    const char* asked = std::getenv("ATEN_CPU_CAPABILITY");
+    const int allowed = !asked ? 2 : !std::strcmp(asked, "default") ? 0 : !std::strcmp(asked, "avx2") ? 1 : 2;
+    return there < allowed ? there : allowed;
+  }();
   return best;
 #else
   return 0;

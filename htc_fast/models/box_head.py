@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from htc_fast.device import instructions
 from htc_fast.models.box_norm import Conv3x3LayerNormReLU
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 from htc_fast.models.convolution import by_fan_out
@@ -83,5 +84,4 @@ def convolves(device: torch.device, dtype: torch.dtype) -> bool:
     In fp32 on a CPU with AVX-512: on two such cores oneDNN reaches 540 GFLOP/s there, the product 200, and 800 in bf16.
     On two cores with AVX2 alone the first layer takes 1530 ms as a convolution and 140 as a product.
     """
-    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return device.type == "cpu" and dtype == torch.float32 and wide
+    return device.type == "cpu" and dtype == torch.float32 and "avx512_f" in instructions()

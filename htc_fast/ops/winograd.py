@@ -7,6 +7,7 @@ is some five times that of a plain float32 convolution: 3e-6 of the largest valu
 import torch
 from torch import Tensor
 
+from htc_fast.device import instructions
 from htc_fast.ops import _native
 from htc_fast.ops._arguments import check_floats, check_tensor, flag
 from htc_fast.ops._declare import declare, maps_like
@@ -22,9 +23,8 @@ def pays(weight: Tensor, dtype: torch.dtype) -> bool:
     outputs, channels, *kernel = weight.shape
     fits = kernel == [3, 3] and outputs % 32 == 0 and channels % 16 == 0 and weight.device.type == "cpu"
     # A matrix unit multiplies bf16 faster than this saves multiplications.
-    slower = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
-    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    return fits and wide and not slower and dtype in TYPES and _native.loaded()
+    slower = dtype == torch.bfloat16 and "amx_bf16" in instructions()
+    return fits and "avx2" in instructions() and not slower and dtype in TYPES and _native.loaded()
 
 
 @torch.no_grad()

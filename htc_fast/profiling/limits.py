@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from htc_fast.device import supports
+from htc_fast.device import native_instructions, processor_class, supports
 
 PACKAGES = ("htc_fast", "torch", "torchvision", "triton", "pycocotools", "numpy")
 CPUINFO = Path("/proc/cpuinfo")
@@ -97,7 +97,8 @@ def device_name(device: torch.device | None = None) -> str:
     """As the hardware calls itself; a CPU with its family, vector instructions and cores.
 
     device   None: a GPU if there is one
-    returns  "nvidia-h200", "amd-epyc-family-26-avx512-2-cores": clouds call processors of very different speed alike
+    returns  "nvidia-h200", "amd-epyc-family-26-avx512-2-cores": clouds call processors of very different speed alike;
+             "-as-avx2" behind it where this process is told to use no more
     """
     if device.type == "cuda" if device is not None else torch.cuda.is_available():
         name = torch.cuda.get_device_name(device)
@@ -106,6 +107,8 @@ def device_name(device: torch.device | None = None) -> str:
         name = cpuinfo("model name") or platform.processor() or platform.machine()
         name += f" family {family}" if family else ""
         name += f" {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()} cores"
+        if processor_class() != processor_class(native_instructions()):
+            name += f" as {processor_class()}"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
