@@ -1,6 +1,7 @@
 """The class of a processor, and how far the environment restricts it: as torch's and oneDNN's own kernels are."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from htc_fast import device
-from htc_fast.device import CLASSES, instructions, native_instructions, processor_class, supports
+from htc_fast.device import CLASSES, MALLOC_VARIABLES, instructions, native_instructions, processor_class, supports
 
 CPU = torch.device("cpu")
 ASK = """
@@ -87,3 +88,36 @@ def test_it_has_types_by_its_instructions(monkeypatch):
 
 def test_no_more_is_used_than_is_there():
     assert instructions() <= native_instructions()
+
+
+FAULTS = """
+import resource
+import torch
+from htc_fast.device import keep_memory
+kept = keep_memory()
+for _ in range(6):  # in the first rounds malloc finds its places
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    [torch.ones(2 << 20) for _ in range(3)]  # 8 MB each
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(**environment):
+    """Whether memory is kept, and the page faults of taking 24 MB, 6144 pages, once more."""
+    inherited = {name: value for name, value in os.environ.items() if name not in MALLOC_VARIABLES}
+    command = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True)
+    kept, count = done.stdout.split()
+    return kept, int(count)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_memory_that_was_freed_is_used_again_without_page_faults():
+    kept, count = faults()
+    assert kept == "True" and count < 1000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_who_says_in_the_environment_what_malloc_keeps_is_not_overruled():
+    kept, count = faults(MALLOC_TRIM_THRESHOLD_="131072")
+    assert kept == "False" and count > 5000

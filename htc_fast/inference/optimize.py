@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from htc_fast.data.pictures import frame_of
-from htc_fast.device import out_of_memory, supports, usable_cores
+from htc_fast.device import keep_memory, out_of_memory, supports, usable_cores
 from htc_fast.errors import check_count, check_sides
 from htc_fast.inference.buckets import describe
 from htc_fast.inference.graphs import graph_buckets
@@ -49,8 +49,10 @@ def optimize(
         name = str(dtype).removeprefix("torch.")
         warnings.warn(f"this {device.type} has no {name} arithmetic, so the model computes in float32.", stacklevel=2)
         dtype = torch.float32
-    if device.type == "cpu" and torch.get_num_threads() > usable_cores():
-        torch.set_num_threads(usable_cores())
+    if device.type == "cpu":
+        keep_memory()
+        if torch.get_num_threads() > usable_cores():
+            torch.set_num_threads(usable_cores())
     return Optimized(model, image_size, batch_size, dtype)
 
 
