@@ -83,10 +83,11 @@ def detector(fast: bool, file: str, dtype: str, threads: int, given: Found) -> t
     """The model as it is, or optimized."""
     import torch
 
+    from htc_fast import cores
     from htc_fast.detector import load
     from htc_fast.inference.optimize import optimize
 
-    torch.set_num_threads(threads)
+    cores.hold(threads)
     model: Any = load(file, device="cpu")
     images, sizes = tensors(given)
     if fast:

@@ -1,15 +1,10 @@
 """What a processor or a GPU can do, asked and not assumed."""
 
-import math
-import os
-from pathlib import Path
-
 import torch
 
 from htc_fast.errors import UserError, short
 
 MOST_THREADS = 1024  # of which more end a process without a word where the system gives no more
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # What libraries say when they want memory and get none; cuDNN and cuBLAS have their own words.
 NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED", "ALLOCATION_FAILED")
 
@@ -51,16 +46,6 @@ def supports(dtype: torch.dtype, device: torch.device) -> bool:
 def autocast(device: torch.device, asked: bool) -> torch.autocast:
     """bf16 where it is asked for and the device computes in it: imitating it takes ten times as long as fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=asked and supports(torch.bfloat16, device))
-
-
-def usable_cores(quota: Path = QUOTA) -> int:
-    """Cores this process may keep busy: those it is bound to, and no more than its container's share of time."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        share, period = quota.read_text().split()
-        return max(1, min(bound, math.ceil(int(share) / int(period))))
-    except (OSError, ValueError):  # no such limit
-        return bound
 
 
 def out_of_memory(error: BaseException | None) -> bool:

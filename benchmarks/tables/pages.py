@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks import bars, curves, published, zoo
 from benchmarks.tables import (
     build,
+    company,
     costs,
     deploy,
     deploy_ap,
@@ -65,6 +66,7 @@ TABLES = {
     "soak": (runs.soak, "soak", "soak_optimized"),
     "evaluation": (evaluation.evaluation, "evaluation"),
     "deploy": (deploy.deploy, "deploy"),
+    "company": (company.company, "company"),
     "buckets": (runs.buckets, "buckets"),
     "build": (build.build, "build"),
     "tiles": (tuned.tuned, "tiles"),
