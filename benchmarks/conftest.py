@@ -11,6 +11,7 @@ import torch
 from benchmarks import slower, stored, timer
 from benchmarks.comparison import Comparison
 from benchmarks.inputs import Draw
+from htc_fast import cores
 from htc_fast.device import find_device, supports
 from htc_fast.errors import UserError
 from htc_fast.profiling.limits import Limits, device_name, measure
@@ -31,6 +32,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[ROWS] = []
+    cores.hold()  # a row is of so many threads, whatever else the machine does
 
 
 def pytest_collection_modifyitems(config, items):

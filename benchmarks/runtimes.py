@@ -83,10 +83,11 @@ def detector(how: str, file: str, dtype: str, threads: int, given: Found) -> tup
     """The model as it is, optimized, or with torch.compile's backbone, pyramid and RPN head."""
     import torch
 
+    from htc_fast import cores
     from htc_fast.detector import load
     from htc_fast.inference.optimize import optimize
 
-    torch.set_num_threads(threads)
+    cores.hold(threads)
     model: Any = load(file, device="cpu")
     images, sizes = tensors(given)
     if how == "compiled":

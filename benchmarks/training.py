@@ -44,6 +44,7 @@ def prepared(name: str, mode: str, batch: int, device: torch.device, folder: Pat
         data=make_sample_dataset(),
         pretrained=False,
         workers=0,
+        threads=torch.get_num_threads(),
         image_size=(96, 160) if tiny else (800, 1333),
         batch_size=batch,
         amp=supports(torch.bfloat16, device) and not tiny,

@@ -1,14 +1,9 @@
 """`python -m htc_fast.ablate`: the paper's Tables 2 to 6 on any data set, with spreads, beside the paper's."""
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-
-# As in htc_fast.train: beside other work, threads that wait for others must not spin for long.
-if os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from htc_fast.ablation import picture, report
 from htc_fast.ablation.run import AblationRun

@@ -2,17 +2,14 @@
 
 import ctypes
 import functools
-import math
 import os
 import sys
-from pathlib import Path
 
 import torch
 
 from htc_fast.errors import UserError, short
 
 MOST_THREADS = 1024  # of which more end a process without a word where the system gives no more
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # How glibc is told: mallopt's numbers of M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, and bytes.
 KEPT = ((-3, 1 << 30), (-1, (1 << 31) - 1))
 # Whoever sets one of these has decided by himself what malloc keeps.
@@ -116,16 +113,6 @@ def processor_class(found: frozenset[str] | None = None) -> str:
 def autocast(device: torch.device, asked: bool) -> torch.autocast:
     """bf16 where it is asked for and the device computes in it: imitating it takes ten times as long as fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=asked and supports(torch.bfloat16, device))
-
-
-def usable_cores(quota: Path = QUOTA) -> int:
-    """Cores this process may keep busy: those it is bound to, and no more than its container's share of time."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        share, period = quota.read_text().split()
-        return max(1, min(bound, math.ceil(int(share) / int(period))))
-    except (OSError, ValueError):  # no such limit
-        return bound
 
 
 @functools.cache

@@ -1,12 +1,5 @@
 """`python -m htc_fast.train`: train a detector on a COCO-format data set, or, with no data named, on the sample."""
 
-import os
-
-# Beside other work, threads that wait for one another are to spin for microseconds, not milliseconds: on two cores a
-# step took more than 20 s and takes 4. Alone, it would cost a fifth. To be said before torch is imported.
-if os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
 from htc_fast.commands import entry
 from htc_fast.commands.options import given
 from htc_fast.training import Trainer, TrainingRun, distributed

@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Tests are small: a process per core gets more done than a thread per core. What a test starts is no worker:
 # pytest-benchmark would time nothing there.
 IS_WORKER = os.environ.pop("PYTEST_XDIST_WORKER", None) is not None
-if IS_WORKER:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Said, their number stays, and a training run is the same to the bit whatever else the machine does.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if IS_WORKER else str(len(os.sched_getaffinity(0))))
 
 MOST_PROCESSES = 4
 MOST_SECONDS = 120  # ten times what such a test takes on quick cores, so that a busy machine does not reach it

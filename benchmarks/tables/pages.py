@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks import bars, curves, published, zoo
 from benchmarks.tables import (
     build,
+    company,
     costs,
     deploy,
     deploy_ap,
@@ -67,6 +68,7 @@ TABLES = {
     "evaluation": (evaluation.evaluation, "evaluation"),
     "deploy": (deploy.deploy, "deploy"),
     "processors": (processors.processors, "processors"),
+    "company": (company.company, "company"),
     "buckets": (runs.buckets, "buckets"),
     "build": (build.build, "build"),
     "tiles": (tuned.tuned, "tiles"),

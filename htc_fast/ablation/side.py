@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from htc_fast.ablation.one import Task, carry_out
-from htc_fast.device import usable_cores
+from htc_fast.cores import usable_cores
 from htc_fast.errors import UserError
 
 LOG = "log.txt"

@@ -16,13 +16,13 @@ from htc_fast.commands.exports import Exports
 from htc_fast.commands.network import Ready
 from htc_fast.commands.output import writing
 from htc_fast.commands.pictures import find_pictures, name_overlays
+from htc_fast.cores import usable_cores
 from htc_fast.data.annotations import Annotations
 from htc_fast.data.draw import draw
 from htc_fast.data.formats import SUFFIXES, VIDEOS
 from htc_fast.data.instances import Instances
 from htc_fast.data.video import Frame, Video, is_stream, is_video, need_reader, title
 from htc_fast.data.video_file import VideoFile
-from htc_fast.device import usable_cores
 from htc_fast.errors import UserError
 from htc_fast.inference.threads import Behind
 from htc_fast.inference.video import over

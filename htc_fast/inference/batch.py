@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from htc_fast import ops
+from htc_fast import cores, ops
 from htc_fast.data.instances import Instances
 from htc_fast.data.pictures import normalise_and_pad, resize, to_device
 from htc_fast.inference.reading import Picture
@@ -28,6 +28,7 @@ class Batch:
     ):
         self.numbers = [number for number, _ in pictures]
         self.pictures = [picture for _, picture in pictures]
+        cores.adapt(device)
         with part("preprocess"):
             pixels = [to_device(one.pixels, device) for one in self.pictures]
         if isinstance(model, ViewsLike):

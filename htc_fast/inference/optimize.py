@@ -7,8 +7,9 @@ import weakref
 import torch
 from torch import Tensor, nn
 
+from htc_fast import cores
 from htc_fast.data.pictures import frame_of
-from htc_fast.device import keep_memory, out_of_memory, supports, usable_cores
+from htc_fast.device import keep_memory, out_of_memory, supports
 from htc_fast.errors import check_count, check_sides
 from htc_fast.inference.buckets import describe
 from htc_fast.inference.graphs import graph_buckets
@@ -51,8 +52,7 @@ def optimize(
         dtype = torch.float32
     if device.type == "cpu":
         keep_memory()
-        if torch.get_num_threads() > usable_cores():
-            torch.set_num_threads(usable_cores())
+    cores.adapt(device)
     return Optimized(model, image_size, batch_size, dtype)
 
 
@@ -114,6 +114,7 @@ class Optimized(nn.Module):
         self._check(images, image_sizes)
         if self.buckets is None:
             self._source.check()
+            cores.adapt(self.device)
         parts = zip(images.split(self.batch_size), image_sizes.split(self.batch_size))
         found = [self._bucket(*part) for part in parts]
         if self.buckets is not None:  # the GPU is at work meanwhile

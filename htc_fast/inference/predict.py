@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from htc_fast.cores import usable_cores
 from htc_fast.data.classes import check_names, classes_of
 from htc_fast.data.instances import Instances
 from htc_fast.data.pictures import framed_size, list_pictures, resized_size
 from htc_fast.data.windows import Windows, open_windows
-from htc_fast.device import usable_cores
 from htc_fast.errors import UserError, check_count, check_score, check_sides, say_once, short
 from htc_fast.inference import tiles
 from htc_fast.inference.batch import Batch

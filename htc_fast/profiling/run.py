@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import torch
 
+from htc_fast import cores
 from htc_fast.data.pictures import image_limits
 from htc_fast.device import MOST_THREADS, find_device, out_of_memory, supports
 from htc_fast.errors import MOST_PICTURES, UserError, check_count, choose, option, settle
@@ -76,8 +77,7 @@ def profile(
     returns  what `profile.json` holds; after Ctrl-C what was measured until then, and its setting says so
     raises   UserError if the device has none of the dtypes, or the trace cannot be written
     """
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
+    cores.hold(run.threads)
     setting, changed = make_setting(run)
     for line in changed:
         note(line)

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from htc_fast import cores
 from htc_fast.device import autocast
 from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
@@ -169,8 +170,7 @@ class Loop(Generic[Model]):
             window.add(*self.update(batches))
             before = self.at
             epochs, batch = divmod(before.batch + self._taken(), len(self.batches))
-            seconds = self.pace.step_ended()
-            self.at = Position(before.iteration + 1, before.epoch + epochs, batch, seconds, before.lead)
+            self.at = Position(before.iteration + 1, before.epoch + epochs, batch, self.pace.step_ended(), before.lead)
             hurry = self.pace.hurry(self.at.iteration, self._share(), before.lead, steps)
             if hurry > 0 and self.pace.fitting is not None:
                 self._say_first("pace", self.pace.describe(self._share(), steps))
@@ -182,12 +182,12 @@ class Loop(Generic[Model]):
         """One update of the weights; returns the mean loss terms and how many images all processes saw."""
         recipe, count, seen = self.recipe, self._taken(), 0
         total: dict[str, Tensor] = {}
+        self._say_first("threads", cores.adapt(self.world.device))
         torch.manual_seed(((recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration) % 2**63)
         for batch in range(count):
             with part("data"):
                 images, image_sizes, targets, names = self._fetch(batches)
-            waits = self.world.size > 1 and batch < count - 1
-            with self.step.no_sync() if waits else contextlib.nullcontext():
+            with self.step.no_sync() if self.world.size > 1 and batch < count - 1 else contextlib.nullcontext():
                 terms = self.learn(images, image_sizes, targets, count)
             self.alarm.look(terms, self.at.iteration, names)
             add(total, terms, count)
@@ -291,7 +291,7 @@ class Loop(Generic[Model]):
             self.report.say(sentence)
 
     def _say_first(self, kind: str, sentence: str) -> None:
-        if kind not in self.told:
+        if sentence and kind not in self.told:
             self.told.add(kind)
             self._say(sentence)
 

@@ -138,7 +138,7 @@ class TrainingRun:
         False
     )
     device: Annotated[str | None, "cpu, cuda, cuda:1; by default a GPU if there is one"] = None
-    threads: Annotated[int | None, "CPU threads"] = None
+    threads: Annotated[int | None, "CPU threads (default: as many as cores are free)"] = None
 
     @classmethod
     def from_recipe(cls, recipe: str = "paper", **changes: Any) -> "TrainingRun":

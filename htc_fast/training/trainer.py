@@ -1,7 +1,6 @@
 """From a `TrainingRun` to data, model and loop: a training run as an object."""
 
 import math
-import os
 import sys
 import time
 import zlib
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torchvision.transforms import v2
 
+from htc_fast import cores
 from htc_fast.data.coco import CocoDataset, nothing_to_train_on, say_maps
 from htc_fast.data.copy_paste import CopyPaste
 from htc_fast.data.crops import say_few
@@ -66,10 +66,11 @@ class Trainer:
         began, callbacks = time.monotonic() - spent, check_callbacks(callbacks)
         if run.device is not None:
             find_device(run.device)
-        if run.threads is not None:
-            torch.set_num_threads(run.threads)
         # Under torchrun, this process joins the others; `run` leaves them.
         self.world, self._joined = world or distributed.start(run.device), world is None
+        # Compiled layers know their number of threads, and processes compute the same to the bit.
+        if run.threads is not None or run.compile or self.world.size > 1:
+            cores.hold(run.threads)
         if run.graphs:
             check_graphs(self.world)
         # In the leading process alone, which is who calls them.
@@ -286,10 +287,9 @@ def make_model(config: Model, run: TrainingRun, train: CocoDataset) -> Detector:
 
 def make_batches(run: TrainingRun, train: CocoDataset, config: Model, world: World) -> Batches:
     """Endless training batches."""
-    workers = run.workers
-    if workers is None:
-        # On a CPU the loader would take the cores that train.
-        workers = 0 if world.device.type == "cpu" else min(8, (os.cpu_count() or 1) // world.size)
+    # On a CPU the loader would take the cores that train.
+    usual = 0 if world.device.type == "cpu" else min(8, cores.usable_cores() // world.size)
+    workers = usual if run.workers is None else run.workers
     collate = Collate(config.mean, config.std)
     samples = CopyPaste(train, run.copy_paste) if run.copy_paste else train
     repeats = repeat_factors(train, run.repeat) if run.repeat else None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import htc_fast
-from htc_fast.device import supports, usable_cores
+from htc_fast.device import supports
 from htc_fast.errors import UserError
 from htc_fast.inference import Optimized, optimize
 from htc_fast.inference.buckets import Buckets
@@ -232,14 +232,6 @@ def test_buckets_are_made_once_and_the_oldest_go():
     assert not buckets.made and of(32) == (1, 32, 32)
     with pytest.raises(RuntimeError, match="something else"):
         Buckets(lambda shape: (_ for _ in ()).throw(RuntimeError("something else")), 1)(torch.zeros(1, 3, 2, 2), None)
-
-
-def test_cores_that_may_be_used(tmp_path):
-    quota = tmp_path / "cpu.max"
-    quota.write_text("100000 100000\n")
-    assert usable_cores(quota) == 1
-    quota.write_text("max 100000\n")
-    assert usable_cores(quota) == usable_cores(tmp_path / "none") >= 1
 
 
 def test_made_in_inference_mode():

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from htc_fast.cores import usable_cores
 from htc_fast.data.pictures import normalise_and_pad, stack
-from htc_fast.device import out_of_memory, usable_cores
+from htc_fast.device import out_of_memory
 from htc_fast.errors import UserError, check_count, few, shown
 from htc_fast.inference.buckets import describe
 from htc_fast.inference.framed import check_fit
