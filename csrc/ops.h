@@ -235,43 +235,6 @@ void propose(const Propose&, void* workspace, Stream);
 int64_t propose_workspace(const Propose&);
 }  // namespace cuda
 
-// 3x3 convolutions with one pixel of padding as products of transformed tiles (Winograd's F(4x4, 3x3)): a quarter of
-// the multiplications. Weights [O, C, 3, 3] become `packed`, winograd_floats numbers, once per instruction set's
-// layout.
-struct WinogradWeights {
-  int64_t outputs, channels;
-  const float* weight;
-  int64_t stride_o, stride_c, stride_h, stride_w;
-  float* packed;
-};
-HTC_CPU_KERNEL(winograd_weights, WinogradWeights)
-constexpr int64_t winograd_floats(int64_t outputs, int64_t channels) { return 36 * outputs * channels; }
-
-// x [N, H, W, C] -> out [N, H, W, O] = x * weights + bias, relu if asked for. C is a multiple of 16, O of 32.
-struct Winograd {
-  DType dtype;  // float32 or bfloat16, of x and out; everything between is float32
-  int64_t images, height, width, channels, outputs;
-  const void* x;
-  const float* packed;
-  const float* bias;  // [O] or none
-  bool relu;
-  void* out;
-};
-HTC_CPU_KERNEL(winograd, Winograd)
-
-// The gradient of such a convolution's weights: x [N, H, W, C], grad [N, H, W, O] -> out [O, 3, 3, C]. C and O are
-// multiples of 32, and there is a pixel.
-struct WinogradGradient {
-  DType dtype;  // float32 or bfloat16, of x and grad
-  int64_t images, height, width, channels, outputs;
-  const void *x, *grad;
-  int64_t portion;  // tiles of 4 x 4 pixels that `values` has room for
-  float* values;    // winograd_floats(portion, C + O)
-  float* products;  // winograd_floats(O, C)
-  float* out;
-};
-HTC_CPU_KERNEL(winograd_gradient, WinogradGradient)
-
 // Maps of up to eight sizes [N, heights[l], widths[l], C] -> out [N, height, width, C]: the sum of them resampled
 // (bilinear, corners aligned), each through a ReLU if asked for. open [N, height, width, C] or none: bit l is set where
 // map l is not cut off by it.

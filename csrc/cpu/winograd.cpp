@@ -1,11 +1,11 @@
-// Winograd's F(4x4, 3x3): a few dozen tiles at a time: transform into the cache, 36 products of matrices there,
+// Winograd's F(4x4, 3x3), a few dozen tiles at a time: transform into the cache, 36 products of matrices there,
 // transform back.
 #include <algorithm>
 #include <atomic>
 #include <memory>
 
+#include "convolutions.h"
 #include "cpu/winograd_tiles.h"
-#include "ops.h"
 
 namespace htc::cpu::HTC_INSTRUCTION_SET {
 namespace {

@@ -3,8 +3,8 @@
 // Some hundred tiles at a time; every sum's order is that of the tiles, whatever the number of threads.
 #include <algorithm>
 
+#include "convolutions.h"
 #include "cpu/winograd_tiles.h"
-#include "ops.h"
 
 namespace htc::cpu::HTC_INSTRUCTION_SET {
 namespace {

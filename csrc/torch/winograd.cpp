@@ -1,6 +1,7 @@
 // 3x3 convolutions on the CPU by Winograd's F(4x4, 3x3): adapter. htc_fast/ops/winograd.py decides where.
 #include <algorithm>
 
+#include "convolutions.h"
 #include "torch/common.h"
 
 namespace htc {
