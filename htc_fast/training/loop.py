@@ -182,7 +182,8 @@ class Loop(Generic[Model]):
         """One update of the weights; returns the mean loss terms and how many images all processes saw."""
         recipe, count, seen = self.recipe, self._taken(), 0
         total: dict[str, Tensor] = {}
-        torch.manual_seed(((recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration) % 2**63)
+        seeded = torch.default_generator if self.world.device.type == "cpu" else torch
+        seeded.manual_seed(((recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration) % 2**63)
         for batch in range(count):
             with part("data"):
                 images, image_sizes, targets, names = self._fetch(batches)
