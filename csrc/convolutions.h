@@ -41,4 +41,33 @@ struct WinogradGradient {
 };
 HTC_CPU_KERNEL(winograd_gradient, WinogradGradient)
 
+// A depthwise convolution with a 3x3 or 5x5 kernel: x [N, height, width, C] -> out [N, out_height, out_width, C], zeros
+// around x. C is a multiple of 16.
+struct Depthwise {
+  DType dtype;  // float32 or bfloat16, of x and out; sums are float32
+  int64_t images, height, width, out_height, out_width, channels, kernel, stride;
+  int64_t top, left;  // pixels of padding
+  float high;         // results are cut to 0 ... high; 0: they stay as they are
+  bool flipped;       // the kernel is turned around
+  const void* x;
+  const float* weight;  // [kernel * kernel, C]
+  const float* bias;    // [C] or none
+  void* out;
+};
+HTC_CPU_KERNEL(depthwise, Depthwise)
+
+// Its gradients. opened [N, out_height, out_width, C] receives grad where out was not cut; it is grad itself if high is
+// 0. partial [N * bands, kernel * kernel + 1, C]: sums by band of rows; the first receives the whole, the bias's last.
+struct DepthwiseBackward {
+  DType dtype;
+  int64_t images, height, width, out_height, out_width, channels, kernel, stride, top, left, bands;
+  float high;
+  const void *grad, *out, *x;
+  const float* weight;
+  void* opened;
+  float* partial;
+  void* to_x;  // or none
+};
+HTC_CPU_KERNEL(depthwise_backward, DepthwiseBackward)
+
 }  // namespace htc

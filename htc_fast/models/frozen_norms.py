@@ -5,14 +5,16 @@ forwards and two backwards. Weights of both learn as before, and everything is c
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers import BatchNormAct2d, Conv2dSame, get_same_padding
 from timm.layers.conv2d_same import conv2d_same
 from torch import Tensor, fx, nn
 
 from htc_fast.models.convolution import Conv2d
+from htc_fast.ops import depthwise
 
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
@@ -45,7 +47,8 @@ def folded(pairs: list[Pair]) -> Iterator[None]:
     """Within, the norms among them that keep their statistics are part of their convolutions."""
     changed = [pair for pair in pairs if not pair[1].training and pair[1].running_mean is not None]
     for conv, norm in changed:
-        conv.__dict__["forward"], norm.__dict__["forward"] = _convolution(conv, norm), _activation(norm)
+        one = _Folded(conv, norm)
+        conv.__dict__["forward"], norm.__dict__["forward"] = one.convolution, one.activation
     try:
         yield
     finally:
@@ -59,20 +62,49 @@ class _Tracer(fx.Tracer):
         return isinstance(module, (nn.Conv2d, *NORMS)) or super().is_leaf_module(module, name)
 
 
-def _convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
+class _Folded:
+    """What stands in for a convolution, and for the norm behind it."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d):
+        self.conv, self.norm, self.activated = conv, norm, False
+
+    def convolution(self, x: Tensor) -> Tensor:
+        conv, norm = self.conv, self.norm
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight = conv.weight * scale[:, None, None, None]
-        bias = torch.addcmul(
-            norm.bias, norm.running_mean if conv.bias is None else norm.running_mean - conv.bias, -scale
-        )
+        mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+        bias = torch.addcmul(norm.bias, mean, scale, value=-1)
+        if _own(conv, x, weight):
+            high = _high(norm)
+            self.activated = high is not None
+            return depthwise.depthwise(x, weight, bias, conv.stride[0], _padding(conv, x), high)
         if isinstance(conv, Conv2dSame):
             return conv2d_same(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         return conv._conv_forward(x, weight, bias)
 
-    return forward
+    def activation(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        return norm.act(norm.drop(x)) if isinstance(norm, BatchNormAct2d) and not self.activated else x
 
 
-def _activation(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
-    return lambda x: norm.act(norm.drop(x)) if isinstance(norm, BatchNormAct2d) else x
+def _own(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
+    """Whether our depthwise convolution takes this one."""
+    alike = conv.stride[0] == conv.stride[1] and conv.dilation == (1, 1) and not isinstance(conv.padding, str)
+    return conv.groups == conv.in_channels > 1 and alike and depthwise.takes(x, weight)
+
+
+def _padding(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
+    """Above, below, left and right."""
+    if not isinstance(conv, Conv2dSame):
+        rows, columns = conv.padding
+        return int(rows), int(rows), int(columns), int(columns)
+    sides = zip(x.shape[2:], conv.kernel_size, conv.stride, conv.dilation)
+    above, left = (get_same_padding(*side) for side in sides)
+    return above // 2, above - above // 2, left // 2, left - left // 2
+
+
+def _high(norm: nn.BatchNorm2d) -> float | None:
+    """Where the activation inside the norm cuts values off; None: it does not, or does something else."""
+    quiet = isinstance(norm, BatchNormAct2d) and isinstance(norm.drop, nn.Identity)
+    return {nn.ReLU: math.inf, nn.ReLU6: 6.0}.get(type(norm.act)) if quiet else None

@@ -141,7 +141,8 @@ class _Drawn(Dataset):
         seed = _mix(self.seed, *key)
         outside = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # A GPU's generators, which draw nothing here, would take some milliseconds.
+            torch.default_generator.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed % 2**32)
             try:

@@ -36,7 +36,7 @@ from htc_fast.training.patience import Patience
 from htc_fast.training.recipe import Position, Recipe
 from htc_fast.training.report import Report, memory_mb, writing
 from htc_fast.training.resume import nothing_left, restore, state_of
-from htc_fast.training.step import add, fetch, learn, make_step
+from htc_fast.training.step import add, fetch, learn, make_step, reseed
 
 Model = TypeVar("Model", bound=HTC)
 
@@ -183,7 +183,7 @@ class Loop(Generic[Model]):
         recipe, count, seen = self.recipe, self._taken(), 0
         total: dict[str, Tensor] = {}
         self._say_first("threads", cores.adapt(self.world.device))
-        torch.manual_seed(((recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration) % 2**63)
+        reseed(self.world, recipe.seed, self.at.iteration)
         for batch in range(count):
             with part("data"):
                 images, image_sizes, targets, names = self._fetch(batches)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,13 @@ def make_step(model: HTC, world: World) -> nn.Module:
     # A semantic branch that only helps by its loss has features that nothing uses.
     unused = model.config.semantic == "loss"
     return nn.parallel.DistributedDataParallel(step, find_unused_parameters=unused)
+
+
+def reseed(world: World, seed: int, iteration: int) -> None:
+    """Make the random numbers of a step a function of (seed, rank, iteration)."""
+    # torch.manual_seed also writes a traceback down, for a GPU that is not there.
+    generator: Any = torch.default_generator if world.device.type == "cpu" else torch
+    generator.manual_seed(((seed * 1_000_003 + world.rank) * 1_000_003 + iteration) % 2**63)
 
 
 def learn(
