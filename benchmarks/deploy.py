@@ -93,6 +93,11 @@ def main() -> int:
     return 0
 
 
+def file_of(runtime: str, dtype: str) -> str:
+    """What it runs; what compiles at run time takes the weights."""
+    return ROWS.get((runtime, dtype), "safetensors")
+
+
 def possible(runtime: str, dtype: str) -> bool:
     """Whether the package is here, and the processor computes in the type."""
     if dtype == "bfloat16" and not supports(torch.bfloat16, torch.device("cpu")):
@@ -215,15 +220,20 @@ def measured(case: Case, rows: list[tuple[str, str]], absent: dict[str, str], op
     return [summed(case, *row, found) for row, found in runs.items()]
 
 
-def apart(case: Case, runtime: str, dtype: str, options: Any, last: bool) -> dict[str, Any]:
-    """One process: it loads and detects, is compared, and then is timed; or why not."""
-    words = [runtime, dtype, case.path(ROWS[runtime, dtype]), case.path("npz"), case.path("found.npz")]
+def apart(
+    case: Case, runtime: str, dtype: str, options: Any, last: bool, environment: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """One process: it loads and detects, is compared, and then is timed; or why not.
+
+    environment  what is set besides
+    """
+    words = [runtime, dtype, case.path(file_of(runtime, dtype)), case.path("npz"), case.path("found.npz")]
     words += ["--threads", options.threads, "--budget", options.budget, *(["--parts"] if last else [])]
     command = [sys.executable, "-m", "benchmarks.runtimes", *map(str, words)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))
     with tempfile.TemporaryFile("w+") as errors:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "text": True}
-        with subprocess.Popen(command, env={**os.environ, **threads}, **pipes) as process:
+        with subprocess.Popen(command, env={**os.environ, **threads, **(environment or {})}, **pipes) as process:
             assert process.stdout is not None and process.stdin is not None
             lines = [process.stdout.readline()]
             if lines[0].startswith("{"):
@@ -261,7 +271,7 @@ def summed(case: Case, runtime: str, dtype: str, runs: list[dict[str, Any]]) -> 
         **row,
         "milliseconds": timer.summary([one for run in runs for one in run["seconds"]]),
         "seconds to load": round(float(np.median([run["seconds to load"] for run in runs])), 2),
-        "MB on disk": round(case.path(ROWS[runtime, dtype]).stat().st_size / 1e6, 1),
+        "MB on disk": round(case.path(file_of(runtime, dtype)).stat().st_size / 1e6, 1),
         "peak MB": round(max(run["peak MB"] for run in runs)),
         "twins": min(run["twins"] for run in runs),
         "of": runs[0]["of"],

@@ -79,8 +79,8 @@ def as_arrays(found: dict) -> Found:
     return {name: found[name].float().numpy() if name != "count" else found[name].numpy() for name in FIELDS}
 
 
-def detector(fast: bool, file: str, dtype: str, threads: int, given: Found) -> tuple:
-    """The model as it is, or optimized."""
+def detector(how: str, file: str, dtype: str, threads: int, given: Found) -> tuple:
+    """The model as it is, optimized, or with torch.compile's backbone, pyramid and RPN head."""
     import torch
 
     from htc_fast.detector import load
@@ -89,7 +89,9 @@ def detector(fast: bool, file: str, dtype: str, threads: int, given: Found) -> t
     torch.set_num_threads(threads)
     model: Any = load(file, device="cpu")
     images, sizes = tensors(given)
-    if fast:
+    if how == "compiled":
+        compile_layers(model)
+    if how == "optimized":
         model = optimize(model, tuple(images.shape[2:]), 1, getattr(torch, dtype))
     call = lambda: model.detect(images, sizes)  # noqa: E731
 
@@ -101,6 +103,32 @@ def detector(fast: bool, file: str, dtype: str, threads: int, given: Found) -> t
         return {name: seconds * 1e3 for name, seconds in found.items()}
 
     return call, lambda found: as_arrays(dict(vars(found))), parts
+
+
+def compile_layers(model: Any) -> None:
+    """By inductor, its constants folded; it asks the processor for its vectors, and not torch, how wide they may be.
+
+    Where nothing is restricted it also tries out what is fastest (max-autotune).
+    """
+    import torch
+
+    from htc_fast.device import instructions, native_instructions
+    from htc_fast.ranges import part
+
+    native = instructions() == native_instructions()
+    torch._inductor.config.freezing = True
+    torch._inductor.config.cpp.simdlen = None if "avx512_f" in instructions() else 256
+    torch.set_grad_enabled(False)
+    options = {"max_autotune": True} if native else {}
+    for layers in (model.backbone, model.fpn):
+        layers.compile(options=options)
+    head = torch.compile(model.rpn.forward, options=options)
+
+    def watched(features: Any) -> Any:  # a compiled graph has no ranges of its own
+        with part("RPN head"):
+            return head(features)
+
+    model.rpn.forward = watched
 
 
 def program(compiled: bool, file: str, dtype: str, threads: int, given: Found) -> tuple:
@@ -186,8 +214,9 @@ def by_part(taken: list[tuple[str, float]], where: dict[str, str]) -> dict[str, 
 OURS = "htc_fast.detector", "htc_fast.inference.optimize"
 # What is imported before the clock starts, and what makes (a call, how its result is read, its parts or None).
 RUNTIMES: dict[str, tuple[tuple[str, ...], Callable]] = {
-    "eager": (OURS, functools.partial(detector, False)),
-    "optimized": (OURS, functools.partial(detector, True)),
+    "eager": (OURS, functools.partial(detector, "eager")),
+    "optimized": (OURS, functools.partial(detector, "optimized")),
+    "compiled": (OURS, functools.partial(detector, "compiled")),
     "pt2": (("htc_fast.ops",), functools.partial(program, False)),
     "aot": (("htc_fast.ops", "torch._inductor"), functools.partial(program, True)),
     "onnxruntime": (("onnxruntime",), onnxruntime),

@@ -13,6 +13,7 @@ from benchmarks.tables import (
     large_pictures,
     operators,
     predicted,
+    processors,
     runs,
     tuned,
 )
@@ -65,6 +66,7 @@ TABLES = {
     "soak": (runs.soak, "soak", "soak_optimized"),
     "evaluation": (evaluation.evaluation, "evaluation"),
     "deploy": (deploy.deploy, "deploy"),
+    "processors": (processors.processors, "processors"),
     "buckets": (runs.buckets, "buckets"),
     "build": (build.build, "build"),
     "tiles": (tuned.tuned, "tiles"),

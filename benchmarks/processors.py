@@ -1,0 +1,145 @@
+"""HTC R-50 on one processor, used as processors of lower classes are: each part beside its limit and its rivals.
+
+    python -m benchmarks.processors [--classes avx2 avx512 avx512-bf16 native] [--threads 2] [--rounds 1] [--tiny]
+                                    [--folder DIR] [--out FOLDER]
+
+A class is a process whose environment restricts PyTorch, oneDNN and MKL, and by it our kernels and choices. Of each
+class: its limits (a copy and a product, measured in it), milliseconds of every part in each runtime of
+benchmarks.runtimes that follows such a restriction, torchvision's Mask R-CNN as a whole, and the parts of a training
+step. ONNX Runtime cannot be restricted and is measured in the native class alone. Results in the device's
+processors.json. --folder keeps the files that are run.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import deploy, stored
+from htc_fast.commands import entry
+from htc_fast.commands.options import Parser
+from htc_fast.device import CLASSES, native_instructions, processor_class
+from htc_fast.errors import check_count, choose
+from htc_fast.inference.optimize import DTYPES
+from htc_fast.profiling.limits import Limits, version
+from htc_fast.profiling.meters import CostMeter, Need
+from htc_fast.ranges import watching
+
+SIZE = 800, 1333
+NATIVE = "native"
+# What makes a process one of a class.
+ENVIRONMENTS = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "avx2-vnni": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+    "avx512-vnni": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+    "avx512-bf16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+    NATIVE: {},
+}
+USUAL = "avx2", "avx512", "avx512-bf16", NATIVE
+OURS = ("eager", "float32"), *(("optimized", str(dtype)[6:]) for dtype in DTYPES if dtype != torch.float16)
+RIVALS = ("openvino", "float32"), ("openvino", "bfloat16"), ("compiled", "float32"), ("onnxruntime", "float32")
+# MLAS asks the processor alone; inductor takes a minute to compile, and leaves convolutions to oneDNN.
+ONLY = {"onnxruntime": (NATIVE,), "compiled": ("avx2", NATIVE)}
+# The whole of a child process, in the environment of its class.
+ASK = "import json; from benchmarks import processor; print(json.dumps(processor.measured({size}, {tiny}, {threads})))"
+
+
+def main() -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", nargs="+", default=list(USUAL))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds of timed calls per process")
+    parser.add_argument("--folder", type=Path, help="where the files are made, and found again")
+    parser.add_argument("--tiny", action="store_true", help="a small network on a small picture")
+    parser.add_argument("--out", type=Path, help="folder for the results")
+    options = parser.parse_args()
+    for name in ("threads", "rounds"):
+        check_count(f"--{name}", getattr(options, name))
+    asked = here([choose(one, ENVIRONMENTS, "class") for one in options.classes])
+    torch.set_num_threads(options.threads)  # the results' folder is named after them
+    path = stored.folder(torch.device("cpu"), options.out) / "processors.json"
+    size = (64, 96) if options.tiny else SIZE
+    with tempfile.TemporaryDirectory() as scratch:
+        case = deploy.Case(size, options.folder or Path(scratch), options.tiny)
+        absent = case.prepare(["safetensors", "onnx"])
+        needs = counted(case)
+        found = [one_class(name, case, needs, absent, options) for name in asked]
+    packages = {name: version(name) for name in ("onnxruntime", "openvino")}
+    about = {"model": "htc_r50", "size": list(size), "threads": options.threads, "packages": packages}
+    stored.write(path, torch.device("cpu"), {**about, "classes": found})
+    return 0
+
+
+def here(asked: list[str]) -> list[str]:
+    """Those that this processor can be restricted to: each below its own, which is the native one."""
+    order = list(CLASSES)
+    own = processor_class(native_instructions())
+    below = order[order.index(own) + 1 :] if own in order else []
+    return [name for name in asked if name == NATIVE or name in below]
+
+
+def counted(case: deploy.Case) -> dict[str, Need]:
+    """What each part needs."""
+    with torch.no_grad(), CostMeter() as meter, watching(meter):
+        case.model.detect(*case.inputs)
+    return meter.needs
+
+
+def one_class(
+    name: str, case: deploy.Case, needs: dict[str, Need], absent: dict[str, str], options: argparse.Namespace
+) -> dict[str, Any]:
+    """One class: its limits, its rows and its training step."""
+    environment = ENVIRONMENTS[name]
+    words = ASK.format(size=case.size, tiny=options.tiny, threads=options.threads)
+    process = subprocess.run(
+        [sys.executable, "-c", words], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    own = json.loads(process.stdout.splitlines()[-1])
+    top = Limits(own["limits"].pop("copy"), own["limits"])
+    rows = [
+        row(case, runtime, dtype, absent, environment, options)
+        for runtime, dtype in (*OURS, *RIVALS)
+        if (dtype in own["types"]) and name in ONLY.get(runtime, (name,)) and deploy.possible(runtime, "float32")
+    ]
+    limits = {dtype: limit_of(needs, top, dtype) for dtype in top.products}
+    about = {"class": own["class"], "native": name == NATIVE, "environment": environment, "limits": top.as_dict()}
+    return {**about, "limit ms": limits, "rows": [*rows, *own["rows"]], "train": own["train"]}
+
+
+def limit_of(needs: dict[str, Need], top: Limits, dtype: str) -> dict[str, float]:
+    """Part -> milliseconds that it takes at least."""
+    return {part: round(need.seconds(top, dtype) * 1e3, 3) for part, need in needs.items()}
+
+
+def row(
+    case: deploy.Case,
+    runtime: str,
+    dtype: str,
+    absent: dict[str, str],
+    environment: dict[str, str],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """One runtime's rounds, with its parts."""
+    file = deploy.file_of(runtime, dtype)
+    if file in absent:
+        return {"runtime": runtime, "dtype": dtype, "failed": absent[file]}
+    runs: list[dict[str, Any]] = []
+    while len(runs) < options.rounds and not any("failed" in one for one in runs):
+        last = len(runs) == options.rounds - 1
+        runs.append(deploy.apart(case, runtime, dtype, options, last, environment))
+    found = deploy.summed(case, runtime, dtype, runs)
+    return {
+        key: value for key, value in found.items() if key in ("runtime", "dtype", "failed", "milliseconds", "parts")
+    }
+
+
+if __name__ == "__main__":
+    entry.run(main)
