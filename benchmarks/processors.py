@@ -6,7 +6,7 @@
 A class is a process whose environment restricts PyTorch, oneDNN and MKL, and by it our kernels and choices. Of each
 class: its limits (a copy and a product, measured in it), milliseconds of every part in each runtime of
 benchmarks.runtimes that follows such a restriction, torchvision's Mask R-CNN as a whole, and the parts of a training
-step. What cannot be restricted (ONNX Runtime) is measured in the native class alone. Results in the device's
+step. ONNX Runtime cannot be restricted and is measured in the native class alone. Results in the device's
 processors.json. --folder keeps the files that are run.
 """
 
@@ -45,7 +45,8 @@ ENVIRONMENTS = {
 USUAL = "avx2", "avx512", "avx512-bf16", NATIVE
 OURS = ("eager", "float32"), *(("optimized", str(dtype)[6:]) for dtype in DTYPES if dtype != torch.float16)
 RIVALS = ("openvino", "float32"), ("openvino", "bfloat16"), ("compiled", "float32"), ("onnxruntime", "float32")
-UNRESTRICTED = "onnxruntime"  # MLAS asks the processor alone
+# MLAS asks the processor alone; inductor takes a minute to compile, and leaves convolutions to oneDNN.
+ONLY = {"onnxruntime": (NATIVE,), "compiled": ("avx2", NATIVE)}
 # The whole of a child process, in the environment of its class.
 ASK = "import json; from benchmarks import processor; print(json.dumps(processor.measured({size}, {tiny}, {threads})))"
 
@@ -106,9 +107,7 @@ def one_class(
     rows = [
         row(case, runtime, dtype, absent, environment, options)
         for runtime, dtype in (*OURS, *RIVALS)
-        if (dtype in own["types"])
-        and (name == NATIVE or runtime != UNRESTRICTED)
-        and deploy.possible(runtime, "float32")
+        if (dtype in own["types"]) and name in ONLY.get(runtime, (name,)) and deploy.possible(runtime, "float32")
     ]
     limits = {dtype: limit_of(needs, top, dtype) for dtype in top.products}
     about = {"class": own["class"], "native": name == NATIVE, "environment": environment, "limits": top.as_dict()}
