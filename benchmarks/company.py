@@ -76,9 +76,9 @@ def measured(options: argparse.Namespace) -> list[dict]:
     with contextlib.ExitStack() as stack:
         workers = {threads: stack.enter_context(worker(threads, options.tiny)) for threads in options.threads}
         groups = [*list(COMPANY)[: 2 if options.tiny else None], *[SHARE] * (can_share() and not options.tiny)]
-        for _ in range(1 if options.tiny else options.rounds):
+        for number in range(1 if options.tiny else options.rounds):
             for who in groups:
-                for threads, process in workers.items():
+                for threads, process in list(workers.items())[:: -1 if number % 2 else 1]:
                     with beside(who, process):
                         for what in WORKS:
                             found = ask(process, what, 0 if options.tiny else options.seconds)
