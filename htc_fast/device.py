@@ -3,13 +3,16 @@
 import ctypes
 import functools
 import os
+import platform
 import sys
+from pathlib import Path
 
 import torch
 
 from htc_fast.errors import UserError, short
 
 MOST_THREADS = 1024  # of which more end a process without a word where the system gives no more
+CPUINFO = Path("/proc/cpuinfo")
 # How glibc is told: mallopt's numbers of M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, and bytes.
 KEPT = ((-3, 1 << 30), (-1, (1 << 31) - 1))
 # Whoever sets one of these has decided by himself what malloc keeps.
@@ -108,6 +111,12 @@ def processor_class(found: frozenset[str] | None = None) -> str:
     """The processor's class by its instructions (None: those that may be used): a word of CLASSES, or "baseline"."""
     found = instructions() if found is None else found
     return next((name for name, needed in CLASSES.items() if needed <= found), "baseline")
+
+
+@functools.cache
+def is_intel(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether Intel made this processor: its library, MKL, is at its full rate there alone."""
+    return "GenuineIntel" in (cpuinfo.read_text(errors="replace") if cpuinfo.exists() else platform.processor())
 
 
 def autocast(device: torch.device, asked: bool) -> torch.autocast:

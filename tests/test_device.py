@@ -121,3 +121,9 @@ def test_memory_that_was_freed_is_used_again_without_page_faults():
 def test_who_says_in_the_environment_what_malloc_keeps_is_not_overruled():
     kept, count = faults(MALLOC_TRIM_THRESHOLD_="131072")
     assert kept == "False" and count > 5000
+
+
+def test_who_made_the_processor_is_read(tmp_path):
+    for maker, intel in (("GenuineIntel", True), ("AuthenticAMD", False)):
+        (tmp_path / maker).write_text(f"processor\t: 0\nvendor_id\t: {maker}\n")
+        assert device.is_intel(tmp_path / maker) == intel

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc_fast.device import instructions
+from htc_fast.device import instructions, is_intel
 from htc_fast.models.box_norm import Conv3x3LayerNormReLU
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 from htc_fast.models.convolution import by_fan_out
@@ -83,7 +83,9 @@ def dense(x: Tensor, layer: nn.Linear) -> Tensor:
 def convolves(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a convolution beats the matrix product.
 
-    In fp32 on a CPU with AVX-512: on two such cores oneDNN reaches 540 GFLOP/s there, the product 200, and 800 in bf16.
-    On two cores with AVX2 alone the first layer takes 1530 ms as a convolution and 140 as a product.
+    In fp32 on a CPU with AVX-512 of another maker than Intel: there oneDNN reaches 540 GFLOP/s on two cores, MKL's
+    product 200. A core of Intel's reaches 106 GFLOP/s in the first layer as a convolution and 143 as a product, in the
+    second 47 and 134. On two cores with AVX2 alone the first layer takes 1530 ms as a convolution and 140 as a product.
     """
-    return device.type == "cpu" and dtype == torch.float32 and "avx512_f" in instructions()
+    slow = not (is_intel() and torch.backends.mkl.is_available())
+    return device.type == "cpu" and dtype == torch.float32 and "avx512_f" in instructions() and slow
