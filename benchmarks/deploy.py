@@ -29,7 +29,7 @@ import torch
 import htc_fast
 from benchmarks import stored, timer
 from benchmarks.detectors import TINY
-from benchmarks.runtimes import FIELDS
+from benchmarks.runtimes import CALIBRATION, FIELDS
 from htc_fast.commands import entry
 from htc_fast.commands.options import Parser
 from htc_fast.data.pictures import normalise_and_pad, resize
@@ -51,6 +51,7 @@ ROWS = {
     ("eager", "float32"): "safetensors",
     ("optimized", "float32"): "safetensors",
     ("optimized", "bfloat16"): "safetensors",
+    ("optimized", "int8"): "safetensors",
     ("pt2", "float32"): "pt2",
     ("aot", "float32"): "aot.pt2",
     ("onnxruntime", "float32"): "onnx",
@@ -100,7 +101,8 @@ def file_of(runtime: str, dtype: str) -> str:
 
 def possible(runtime: str, dtype: str) -> bool:
     """Whether the package is here, and the processor computes in the type."""
-    if dtype == "bfloat16" and not supports(torch.bfloat16, torch.device("cpu")):
+    kinds = {"bfloat16": torch.bfloat16, "int8": torch.int8}
+    if dtype in kinds and runtime in ("optimized", "openvino") and not supports(kinds[dtype], torch.device("cpu")):
         return False
     return runtime not in ("onnxruntime", "openvino") or importlib.util.find_spec(runtime) is not None
 
@@ -151,7 +153,7 @@ class Case:
 
     def calibrate(self, path: Path) -> None:
         """Write the ONNX file with 8 bits, whose ranges are three photographs', not the timed one's."""
-        seen = [picture(self.model, self.size, name) for name in ("arc2017", "middlebury", "lena")]
+        seen = [picture(self.model, self.size, name) for name in CALIBRATION]
         inputs = [{"images": images.numpy(), "image_sizes": sizes.numpy()} for images, sizes in seen]
         quantize(self.path("onnx"), path, iter(inputs))
 

@@ -58,9 +58,11 @@ def main() -> None:
     frame = model.config.image_size or (800, 1344)
     root = make_sample_dataset()
     with tempfile.TemporaryDirectory() as scratch:
-        files = written(model, frame, CocoDataset(root, "train"), options.folder or Path(scratch))
+        seen = CocoDataset(root, "train")
+        files = written(model, frame, seen, options.folder or Path(scratch))
+        shown = [seen.image(index) for index in range(min(CALIBRATING, len(seen)))]
         held_out = CocoDataset(root, "val")
-        rows = list(compared(forms(model, frame, files), held_out, options.limit))
+        rows = list(compared(forms(model, frame, files, shown), held_out, options.limit))
         picture = next(examples(model, frame, held_out))
         for row in rows:
             row["parts"] = parts(row["run by"], row["dtype"], options.weights, files, picture)
@@ -102,12 +104,16 @@ def parts(
         return {part: round(taken, 2) for part, taken in watch(PROFILED).items()}
 
 
-def forms(model: HTC, frame: Frame, files: dict[str, Path]) -> Iterator[tuple[str, str, Callable[[], Form]]]:
-    """Name, type and how to make it; the first is the detector as it is."""
+def forms(
+    model: HTC, frame: Frame, files: dict[str, Path], shown: list[np.ndarray]
+) -> Iterator[tuple[str, str, Callable[[], Form]]]:
+    """Name, type and how to make it; the first is the detector as it is. shown: what 8 bits are calibrated on."""
     yield "eager", "float32", lambda: Framed(model, frame)
     types = [torch.float32, *([torch.bfloat16] if supports(torch.bfloat16, torch.device("cpu")) else [])]
     for dtype in types:
         yield "optimize()", str(dtype)[6:], lambda dtype=dtype: Framed(optimize(model, frame, 1, dtype), frame)
+    if supports(torch.int8, torch.device("cpu")):
+        yield "optimize()", "int8", lambda: Framed(optimize(model, frame, 1, "int8", shown), frame)
     for kind, path in files.items():
         yield "ONNX Runtime", kind, lambda path=path: OnnxDetector(path)
     for kind in [str(one)[6:] for one in types]:

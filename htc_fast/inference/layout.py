@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from htc_fast.inference import int8
 from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions, fusible, with_relu
 from htc_fast.inference.merged import merged_rpn, stacked
 from htc_fast.inference.necks import fuse_necks
+from htc_fast.inference.quantize import QuantizedLayer
 from htc_fast.inference.scnet import fuse_scnet
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
@@ -25,9 +27,10 @@ from htc_fast.ops.max_pool import max_pool
 from htc_fast.ops.pad_images import pad_images
 
 
-def prepare(network: HTC, dtype: torch.dtype, device: torch.device | None = None) -> HTC:
+def prepare(network: HTC, dtype: torch.dtype, device: torch.device | None = None, quantized: bool = False) -> HTC:
     """A copy of a detector that detects in `dtype` without autocast, laid out for `device`.
 
+    quantized  what can have 8 bits will, as `int8` says
     device   None: where it is. The weights stay where they are: what is laid out for a GPU also runs on a CPU, as its
              operators' definitions, and can be traced there
     returns  in evaluation mode; images go in as they would into `network`, geometry and results are float32
@@ -37,14 +40,14 @@ def prepare(network: HTC, dtype: torch.dtype, device: torch.device | None = None
     for backbone in _backbones(made):
         backbone.net, _ = fuse_convolutions(backbone.net, feedback=backbone.feedback)
     fold_norms(made)
-    lay_out(made, dtype, device)
+    lay_out(made, dtype, device, quantized)
     return made
 
 
-def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
+def lay_out(network: HTC, dtype: torch.dtype, device: torch.device, quantized: bool = False) -> None:
     """Change `network` (for inference, fused) in place, for `device`, wherever it is now."""
     gpu = device.type == "cuda"
-    if not convolves(device, dtype):
+    if quantized or not convolves(device, dtype):
         for t, head in enumerate(network.box_heads):
             network.box_heads[t] = ChannelsLastBoxHead(head, gpu)
     network.rpn = merged_rpn(network.rpn)
@@ -52,6 +55,8 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
     fuse_scnet(network)
     if network.semantic_head is not None:
         network.semantic_head.embedding = with_relu(network.semantic_head.embedding)
+    if quantized:
+        int8.watch(network, dtype)
     stems = [_lay_out_stem(one.net, dtype, gpu) for one in _backbones(network)]
     # Taken from the weights as they were trained, before these lose bits.
     packed = _pack(network, dtype, device)
@@ -65,7 +70,10 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device) -> None:
         owner.packed = winograd.Packed(conv.weight, values)
     if gpu:
         _use_gpu(network)
-    first, *steps = (ReadyBackbone(one, dtype, *stem) for one, stem in zip(_backbones(network), stems))
+    first, *steps = (
+        one if isinstance(one, int8.QuantizedBackbone) else ReadyBackbone(one, dtype, *stem)
+        for one, stem in zip(_backbones(network), stems)
+    )
     network.backbone = first
     if network.rfp is not None:
         network.rfp.backbones = nn.ModuleList(steps)
@@ -157,7 +165,7 @@ class ChannelsLastBoxHead(nn.Module):
         """relu(x W + b); on a GPU both are cuBLASLt's epilogue."""
         if self.gpu:
             return torch._addmm_activation(layer.bias, x, layer.weight.t())
-        return layer(x).relu_()
+        return layer(x) if isinstance(layer, QuantizedLayer) else layer(x).relu_()
 
 
 def _stems(net: nn.Module) -> list[nn.Conv2d]:

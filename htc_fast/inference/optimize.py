@@ -3,29 +3,37 @@
 import operator
 import warnings
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from htc_fast import cores
-from htc_fast.data.pictures import frame_of
+from htc_fast.data.pictures import frame_of, list_pictures
 from htc_fast.device import keep_memory, out_of_memory, supports
-from htc_fast.errors import check_count, check_sides
+from htc_fast.errors import check_count, check_sides, short
+from htc_fast.inference import int8
 from htc_fast.inference.buckets import describe
 from htc_fast.inference.graphs import graph_buckets
 from htc_fast.inference.layout import prepare
-from htc_fast.inference.predict import SIZE, predict
+from htc_fast.inference.predict import SIZE, at_stage, predict
 from htc_fast.models.config import Model
 from htc_fast.models.htc import HTC
 from htc_fast.models.inputs import check_images
 from htc_fast.models.structures import Detections
+from htc_fast.ops import _onednn_int8
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+INT8 = "int8"
 GRAPHS = 64  # about as many shapes as pictures resized to 800 x 1333 come in
 
 
 def optimize(
-    model: HTC, image_size: tuple[int, int] = (800, 1344), batch_size: int = 1, dtype: torch.dtype = torch.bfloat16
+    model: HTC,
+    image_size: tuple[int, int] = (800, 1344),
+    batch_size: int = 1,
+    dtype: torch.dtype | str = torch.bfloat16,
+    calibration: Any = None,
 ) -> "Optimized":
     """Copy a detector into the form that detects fastest where it is.
 
@@ -34,18 +42,25 @@ def optimize(
                 call `optimize` again after that
     image_size  (height, width) in pixels of the largest input, also upright
     batch_size  images at once
-    dtype       float32, bfloat16 or float16; a processor without it computes in float32, with a warning
+    dtype       float32, bfloat16 or float16, or on a processor "int8"; where the processor lacks it, float32 with a
+                warning
+    calibration for "int8": pictures as `predict` takes them, some 16 of those that will come, on which the ranges of
+                features are found
     returns     Optimized
-    raises      TypeError, ValueError
+    raises      TypeError, ValueError; UserError for a picture that cannot be read
     source      float32 results equal the model's to 1e-4
     """
     if not isinstance(model, HTC):
         raise TypeError(f"model must be a detector from htc_fast.create_model, got {type(model).__name__}.")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
+    if dtype not in (*DTYPES, INT8):
+        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))} or '{INT8}', got {short(dtype)}.")
     image_size = check_sides("image_size", image_size, "height, width", ordered=False)
     batch_size = check_count("batch_size", batch_size)
     device = next(model.parameters()).device
+    if calibration is not None and dtype != INT8:
+        raise ValueError(f"calibration is for dtype='{INT8}', got dtype={dtype}: leave it out.")
+    if dtype == INT8:
+        dtype, calibration = _calibration(device, calibration)
     if not supports(dtype, device):
         name = str(dtype).removeprefix("torch.")
         warnings.warn(f"this {device.type} has no {name} arithmetic, so the model computes in float32.", stacklevel=2)
@@ -53,7 +68,24 @@ def optimize(
     if device.type == "cpu":
         keep_memory()
     cores.adapt(device)
-    return Optimized(model, image_size, batch_size, dtype)
+    made = Optimized(model, image_size, batch_size, dtype, quantized=calibration is not None)
+    if calibration is not None:
+        made.calibrate(calibration)
+    return made
+
+
+def _calibration(device: torch.device, pictures: Any) -> tuple[torch.dtype, list | None]:
+    """The type of what is not in 8 bits, and the pictures; None where the processor has no 8 bits."""
+    if device.type != "cpu":
+        raise ValueError(f"dtype='{INT8}' is for processors, the model is on {device}: move it there.")
+    found = [] if pictures is None else list_pictures(pictures)
+    if not found:
+        raise ValueError(f"dtype='{INT8}' needs calibration: pictures as predict takes them, some 16, got none.")
+    if not (_onednn_int8.offered() and supports(torch.int8, device)):
+        lacking = "processor has no int8 arithmetic (VNNI or AMX)" if _onednn_int8.offered() else "torch has no int8"
+        warnings.warn(f"this {lacking}, so the model computes in float32.", stacklevel=3)
+        return torch.float32, None
+    return torch.bfloat16 if supports(torch.bfloat16, device) else torch.float32, found
 
 
 def optimized(model: HTC, size: tuple[int, int] | None, batch_size: int, amp: bool) -> "Optimized":
@@ -71,11 +103,13 @@ class Optimized(nn.Module):
     its own stream.
     """
 
-    def __init__(self, model: HTC, image_size: tuple[int, int], batch_size: int, dtype: torch.dtype):
+    def __init__(
+        self, model: HTC, image_size: tuple[int, int], batch_size: int, dtype: torch.dtype, quantized: bool = False
+    ):
         super().__init__()
         self.dtype, self.batch_size = dtype, batch_size
         self.largest = frame_of(image_size)
-        self.network = prepare(model, dtype)
+        self.network = prepare(model, dtype, quantized=quantized)
         self.device = next(model.parameters()).device
         self.buckets = None
         if self.device.type == "cuda":
@@ -85,6 +119,14 @@ class Optimized(nn.Module):
         self.training = False
 
     predict = predict
+
+    def calibrate(self, pictures: list) -> None:
+        """Find the ranges of features on pictures, and go to 8 bits; once, by `optimize`."""
+        wanted = self.config.image_size or SIZE
+        size = min(min(wanted), min(self.largest)), min(max(wanted), max(self.largest))
+        with at_stage(self, None):
+            self.predict(pictures, size=size)
+        int8.settle(self.network)
 
     @property
     def config(self) -> Model:

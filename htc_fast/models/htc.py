@@ -241,7 +241,7 @@ class HTC(nn.Module):
         one = self.config.test_stage is None or self.config.sample_consistency
         averaged = None if one else [self.config.test_stage - 1]
         with part("mask stages"):
-            if self.config.adaptive_pooling or self.config.mask_fc or self.config.residual_heads:
+            if self.config.residual_heads or not isinstance(self.mask_heads[0], MaskHead):
                 masks = panet.mask_branch(self.mask_heads, x, found_labels.flatten(), averaged)
             else:
                 weights = [head.weights() for head in self.mask_heads]

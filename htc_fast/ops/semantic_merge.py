@@ -1,6 +1,7 @@
 """Fusion of a feature pyramid at one level's size, as HTC's semantic branch does."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -52,17 +53,18 @@ def semantic_merge(
         _backend.refuse_tangents("semantic_merge", *features, *weights, *biases)
         return torch.ops.htc_fast_triton.semantic_merge(features, weights, biases, level)
     height, width = features[level].shape[2:]
-    return _over_torch(features, weights, biases, (height, width))
+    layers = [functools.partial(F.conv2d, weight=weight, bias=bias) for weight, bias in zip(weights, biases)]
+    return merged(features, layers, (height, width))
 
 
-def _over_torch(features: list[Tensor], weights: list[Tensor], biases: list[Tensor], size: tuple[int, int]) -> Tensor:
+def merged(features: Sequence[Tensor], layers: Sequence[Callable[..., Tensor]], size: tuple[int, int]) -> Tensor:
     """1x1 and resampling in the order that multiplies fewer pixels: bilinear weights sum to 1, so they commute."""
     products = []
-    for one, weight, bias in zip(features, weights, biases):
+    for one, layer in zip(features, layers):
         one = one.contiguous(memory_format=torch.channels_last)
         if one.shape[2] * one.shape[3] > size[0] * size[1]:
             one = _resampled(one, size)
-        products.append(F.conv2d(one, weight, bias))
+        products.append(layer(one))
     if resampled_sum.takes(products[0]):
         return resampled_sum.resampled_sum(products, size)
     parts = [_resampled(one, size).relu_() for one in products]
