@@ -126,7 +126,7 @@ class _Direct:
 
 def call(operator: Any, *arguments: Any) -> Any:
     """An operator of Triton's namespace: through PyTorch's dispatcher only where something looks on."""
-    if torch._C._autograd._profiler_enabled() or watched(arguments):
+    if watched(arguments) or torch._C._autograd._profiler_enabled():
         return operator(*arguments)
     name = operator.__name__
     if not torch.is_grad_enabled():
