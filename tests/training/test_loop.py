@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from htc_fast import UserError
+from htc_fast import UserError, cores
 from htc_fast.training import checkpoint
 from htc_fast.training.batches import Batches
 from htc_fast.training.loggers import TensorBoard
@@ -29,6 +29,15 @@ def uninterrupted(folder, **options):
     trainer = Loop(tiny_model(), tiny_batches(), tiny_recipe(**options), folder)
     trainer.run()
     return weights(trainer.model)
+
+
+def test_threads_follow_at_every_step_and_that_is_said_once(tmp_path, monkeypatch, capsys):
+    said = iter(["", "1 of 2 threads from here on.", "", "2 of 2 threads from here on."])
+    monkeypatch.setattr(cores, "adapt", lambda device: next(said))
+    Loop(tiny_model(), tiny_batches(), tiny_recipe(iterations=4), tmp_path).run()
+    assert next(said, None) is None, "asked before each of the four steps"
+    told = "".join(capsys.readouterr())
+    assert "1 of 2 threads from here on." in told and "2 of 2" not in told
 
 
 class Killed(Exception):

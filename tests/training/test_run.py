@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from htc_fast import UserError
+from htc_fast import UserError, cores
 from htc_fast.commands.options import changed, given
 from htc_fast.detector import load
 from htc_fast.errors import say_once
@@ -120,6 +120,14 @@ def test_from_python(root, tmp_path, monkeypatch):
     assert {name: value for name, value in evaluate(loaded, trainer.val, progress=False).items()}.keys() >= {"mask_AP"}
     with pytest.raises(UserError, match="holds a run already"):
         Trainer(run)
+
+
+@pytest.mark.parametrize("changes, fixed", [({}, []), ({"threads": 1}, [1]), ({"compile": True}, [None])])
+def test_who_fixes_the_threads(root, tmp_path, monkeypatch, changes, fixed):
+    found = []
+    monkeypatch.setattr(cores, "hold", found.append)
+    Trainer(small_run(root, tmp_path / "run", iterations=1, **changes))
+    assert found == fixed
 
 
 def test_the_sample_s_limit_of_time_gives_way_to_a_length():
