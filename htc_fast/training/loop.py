@@ -35,7 +35,7 @@ from htc_fast.training.patience import Patience
 from htc_fast.training.recipe import Position, Recipe
 from htc_fast.training.report import Report, memory_mb, writing
 from htc_fast.training.resume import nothing_left, restore, state_of
-from htc_fast.training.step import add, fetch, learn, make_step
+from htc_fast.training.step import add, fetch, learn, make_step, seed
 
 Model = TypeVar("Model", bound=HTC)
 
@@ -182,8 +182,7 @@ class Loop(Generic[Model]):
         """One update of the weights; returns the mean loss terms and how many images all processes saw."""
         recipe, count, seen = self.recipe, self._taken(), 0
         total: dict[str, Tensor] = {}
-        seeded = torch.default_generator if self.world.device.type == "cpu" else torch
-        seeded.manual_seed(((recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration) % 2**63)
+        seed(self.world.device, ((recipe.seed * 1_000_003 + self.world.rank) * 1_000_003 + self.at.iteration) % 2**63)
         for batch in range(count):
             with part("data"):
                 images, image_sizes, targets, names = self._fetch(batches)

@@ -51,6 +51,12 @@ def learn(
     return {name: value.detach() for name, value in terms.items()}
 
 
+def seed(device: torch.device, number: int) -> None:
+    """Say where a step's random numbers begin."""
+    # On a CPU, torch.manual_seed would take some milliseconds to note its caller for a GPU's generators.
+    (torch.default_generator if device.type == "cpu" else torch).manual_seed(number)
+
+
 def add(total: dict[str, Tensor], terms: dict[str, Tensor], count: int) -> None:
     """Add one of `count` batches to the mean loss terms of a step."""
     for name, value in terms.items():
