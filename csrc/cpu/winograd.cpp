@@ -1,17 +1,14 @@
-// Winograd's F(4x4, 3x3) at the points 0, +-3/4, +-3/2 and infinity, whose rounding is a third of that of 0, +-1, +-2.
-// A few dozen tiles at a time: transform into the cache, 36 products of matrices there, transform back.
+// Winograd's F(4x4, 3x3), a few dozen tiles at a time: transform into the cache, 36 products of matrices there,
+// transform back.
 #include <algorithm>
 #include <atomic>
 #include <memory>
 
-#include "cpu/simd.h"
-#include "ops.h"
+#include "convolutions.h"
+#include "cpu/winograd_tiles.h"
 
 namespace htc::cpu::HTC_INSTRUCTION_SET {
 namespace {
-
-constexpr int kPoints = 6, kPlaces = kPoints * kPoints, kTile = 4;
-constexpr float kA = 0.75f, kB = 1.5f, kA2 = kA * kA, kB2 = kB * kB;
 
 // The product's block in registers: rows (tiles) by two vectors of outputs.
 #if defined(__AVX512F__)
@@ -24,21 +21,6 @@ constexpr int kRows = 4;
 constexpr int kColumns = 2 * kWidth;
 constexpr int64_t kChunk = 48;  // tiles; a multiple of kRows
 
-inline Vec spread(float value) { return value - Vec{}; }
-
-// Six inputs to the values of their polynomial at the points.
-inline void forward(const Vec (&d)[kPoints], Vec (&t)[kPoints]) {
-  const Vec product = spread(kA2 * kB2), sum = spread(-(kA2 + kB2));
-  const Vec even_a = fma(spread(-kB2), d[2], d[4]), odd_a = spread(kA) * fma(spread(-kB2), d[1], d[3]);
-  const Vec even_b = fma(spread(-kA2), d[2], d[4]), odd_b = spread(kB) * fma(spread(-kA2), d[1], d[3]);
-  t[0] = fma(product, d[0], fma(sum, d[2], d[4]));
-  t[1] = even_a + odd_a;
-  t[2] = even_a - odd_a;
-  t[3] = even_b + odd_b;
-  t[4] = even_b - odd_b;
-  t[5] = fma(product, d[1], fma(sum, d[3], d[5]));
-}
-
 // Six products to four outputs.
 inline void backward(const Vec (&m)[kPoints], Vec (&y)[kTile]) {
   const Vec sum_a = m[1] + m[2], difference_a = m[1] - m[2], sum_b = m[3] + m[4], difference_b = m[3] - m[4];
@@ -46,43 +28,6 @@ inline void backward(const Vec (&m)[kPoints], Vec (&y)[kTile]) {
   y[1] = fma(spread(kA), difference_a, spread(kB) * difference_b);
   y[2] = fma(spread(kA2), sum_a, spread(kB2) * sum_b);
   y[3] = fma(spread(kA2 * kA), difference_a, fma(spread(kB2 * kB), difference_b, m[5]));
-}
-
-struct Place {
-  int64_t image, row, column;
-};
-
-struct Tiles {
-  int64_t rows, columns, count;
-  explicit Tiles(const Winograd& op)
-      : rows((op.height + kTile - 1) / kTile),
-        columns((op.width + kTile - 1) / kTile),
-        count(op.images * rows * columns) {}
-  Place of(int64_t t) const { return {t / (rows * columns), t / columns % rows * kTile, t % columns * kTile}; }
-};
-
-// One tile's 6 x 6 pixels of all channels -> values[place][C] at distance `step`.
-template <class T>
-void transform_in(const Winograd& op, const Place& at, float* values, int64_t step) {
-  const T* image = static_cast<const T*>(op.x) + at.image * op.height * op.width * op.channels;
-  for (int64_t c = 0; c < op.channels; c += kWidth) {
-    Vec rows[kPoints][kPoints];
-    for (int y = 0; y < kPoints; ++y) {
-      const int64_t row = at.row + y - 1;
-      Vec d[kPoints] = {};
-      if (row >= 0 && row < op.height)
-        for (int x = 0; x < kPoints; ++x) {
-          const int64_t column = at.column + x - 1;
-          if (column >= 0 && column < op.width) d[x] = load(image + (row * op.width + column) * op.channels + c);
-        }
-      forward(d, rows[y]);
-    }
-    for (int x = 0; x < kPoints; ++x) {
-      Vec t[kPoints];
-      forward({rows[0][x], rows[1][x], rows[2][x], rows[3][x], rows[4][x], rows[5][x]}, t);
-      for (int y = 0; y < kPoints; ++y) store(values + (y * kPoints + x) * step + c, t[y]);
-    }
-  }
 }
 
 // One tile's products[place][O] at distance `step` -> its 4 x 4 pixels, as far as they lie inside.
@@ -141,7 +86,7 @@ float* scratch(int64_t floats) {
 
 template <class T>
 void convolve(const Winograd& op, const Parallel& parallel) {
-  const Tiles tiles(op);
+  const Tiles tiles(op.images, op.height, op.width);
   // Few tiles are dealt out in smaller portions, so that no thread goes without.
   const int64_t portion = std::min(kChunk, ((tiles.count + 7) / 8 + kRows - 1) / kRows * kRows);
   const int64_t chunks = (tiles.count + portion - 1) / portion;
@@ -151,8 +96,13 @@ void convolve(const Winograd& op, const Parallel& parallel) {
     float* products = values + kPlaces * portion * op.channels;
     for (int64_t chunk; (chunk = next.fetch_add(1)) < chunks;) {
       const int64_t begin = chunk * portion, count = std::min(portion, tiles.count - begin);
-      for (int64_t t = 0; t < count; ++t)
-        transform_in<T>(op, tiles.of(begin + t), values + t * op.channels, portion * op.channels);
+      for (int64_t t = 0; t < count; ++t) {
+        const Place at = tiles.of(begin + t);
+        const T* image = static_cast<const T*>(op.x) + at.image * op.height * op.width * op.channels;
+        for (int64_t c = 0; c < op.channels; c += kWidth)
+          transform_in(image + c, at, op.height, op.width, op.channels, values + t * op.channels + c,
+                       portion * op.channels);
+      }
       for (int place = 0; place < kPlaces; ++place)
         for (int64_t t = 0; t < count; t += kRows)
           for (int64_t o = 0; o < op.outputs; o += kColumns)
@@ -167,21 +117,28 @@ void convolve(const Winograd& op, const Parallel& parallel) {
 }  // namespace
 
 void winograd_weights(const WinogradWeights& op, const Parallel& parallel) {
-  constexpr double a = kA, b = kB, a2 = a * a, b2 = b * b, na = 1 / (2 * a2 * (a2 - b2)), nb = 1 / (2 * b2 * (b2 - a2));
-  constexpr double g[kPoints][3] = {{1 / (a2 * b2), 0, 0}, {na, na * a, na * a2},  {na, -na * a, na * a2},
-                                    {nb, nb * b, nb * b2}, {nb, -nb * b, nb * b2}, {0, 0, 1}};
-  parallel(op.outputs, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin; o < end; ++o)
-      for (int64_t c = 0; c < op.channels; ++c)
-        for (int place = 0; place < kPlaces; ++place) {
-          double sum = 0;
+  parallel(op.outputs / kColumns, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin * kColumns; o < end * kColumns; o += kColumns)
+      for (int64_t c = 0; c < op.channels; ++c) {
+        double columns[kPoints][3][kColumns];
+        for (int j = 0; j < 3; ++j) {
+          double weight[3][kColumns];
           for (int i = 0; i < 3; ++i)
-            for (int j = 0; j < 3; ++j)
-              sum += g[place / kPoints][i] * g[place % kPoints][j] *
-                     op.weight[o * op.stride_o + c * op.stride_c + i * op.stride_h + j * op.stride_w];
-          op.packed[(place * op.outputs + o / kColumns * kColumns) * op.channels + c * kColumns + o % kColumns] =
-              static_cast<float>(sum);
+            for (int k = 0; k < kColumns; ++k)
+              weight[i][k] = op.weight[(o + k) * op.stride_o + c * op.stride_c + i * op.stride_h + j * op.stride_w];
+          for (int y = 0; y < kPoints; ++y)
+            for (int k = 0; k < kColumns; ++k)
+              columns[y][j][k] =
+                  kWeights[y][0] * weight[0][k] + kWeights[y][1] * weight[1][k] + kWeights[y][2] * weight[2][k];
         }
+        for (int place = 0; place < kPlaces; ++place) {
+          const auto& [first, second, third] = columns[place / kPoints];
+          const double (&g)[3] = kWeights[place % kPoints];
+          float* out = op.packed + (place * op.outputs + o) * op.channels + c * kColumns;
+          for (int k = 0; k < kColumns; ++k)
+            out[k] = static_cast<float>(g[0] * first[k] + g[1] * second[k] + g[2] * third[k]);
+        }
+      }
   });
 }
 

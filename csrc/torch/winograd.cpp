@@ -1,5 +1,7 @@
-// 3x3 convolutions on the CPU by Winograd's F(4x4, 3x3): adapter. For inference; htc_fast/ops/winograd.py decides
-// where.
+// 3x3 convolutions on the CPU by Winograd's F(4x4, 3x3): adapter. htc_fast/ops/winograd.py decides where.
+#include <algorithm>
+
+#include "convolutions.h"
 #include "torch/common.h"
 
 namespace htc {
@@ -48,10 +50,49 @@ Tensor winograd(const Tensor& x_any, const Tensor& packed, const std::optional<T
   return channels_second(out);
 }
 
+Tensor winograd_gradient(const Tensor& x_any, const Tensor& grad_any) {
+  STD_TORCH_CHECK(x_any.is_cpu() && grad_any.is_cpu() && x_any.dim() == 4 && grad_any.dim() == 4 &&
+                      x_any.size(1) % 32 == 0 && grad_any.size(1) % 32 == 0 && x_any.size(0) == grad_any.size(0) &&
+                      x_any.size(2) == grad_any.size(2) && x_any.size(3) == grad_any.size(3) &&
+                      x_any.scalar_type() == grad_any.scalar_type() && x_any.numel() > 0 && grad_any.numel() > 0,
+                  "winograd_gradient: x [N, C, H, W] and grad [N, O, H, W] must be of one type on the CPU, not empty, "
+                  "C and O multiples of 32");
+  const Tensor x = torch::stable::contiguous(channels_at_the_end(x_any));
+  const Tensor grad = torch::stable::contiguous(channels_at_the_end(grad_any));
+  WinogradGradient op{};
+  op.dtype = dtype_of(x);
+  STD_TORCH_CHECK(op.dtype == DType::f32 || op.dtype == DType::bf16,
+                  "winograd_gradient: x and grad must be float32 or bfloat16");
+  op.images = x.size(0);
+  op.height = x.size(1);
+  op.width = x.size(2);
+  op.channels = x.size(3);
+  op.outputs = grad.size(3);
+  // 32 MB of values, and no more than there are tiles.
+  const int64_t tiles = op.images * ((op.height + 3) / 4) * ((op.width + 3) / 4);
+  op.portion = std::min(tiles, std::max<int64_t>(8, (8 << 20) / winograd_floats(op.channels + op.outputs, 1)));
+  const auto floats = [&](int64_t count) {
+    Tensor made = torch::stable::new_empty(x, {count}, ScalarType::Float);
+    advise_huge_pages(made, 4);
+    return made;
+  };
+  Tensor values = floats(winograd_floats(op.portion, op.channels + op.outputs));
+  Tensor products = floats(winograd_floats(op.outputs, op.channels));
+  Tensor out = torch::stable::new_empty(x, {op.outputs, 3, 3, op.channels}, ScalarType::Float);
+  op.x = x.const_data_ptr();
+  op.grad = grad.const_data_ptr();
+  op.values = static_cast<float*>(values.mutable_data_ptr());
+  op.products = static_cast<float*>(products.mutable_data_ptr());
+  op.out = static_cast<float*>(out.mutable_data_ptr());
+  cpu::winograd_gradient(op, torch_threads());
+  return channels_second(out);
+}
+
 }  // namespace
 }  // namespace htc
 
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
   m.impl("winograd_weights", TORCH_BOX(&htc::winograd_weights));
   m.impl("winograd", TORCH_BOX(&htc::winograd));
+  m.impl("winograd_gradient", TORCH_BOX(&htc::winograd_gradient));
 }

@@ -17,6 +17,7 @@ from htc_fast.errors import UserError, choose
 from htc_fast.models import drop_path as stochastic_depth
 from htc_fast.models import fishnet, swin
 from htc_fast.models.config import Model
+from htc_fast.models.convolution import take_over
 from htc_fast.models.deformable import DeformableConv2d, exchange
 from htc_fast.models.frozen_norms import Pair, folded, pairs
 from htc_fast.models.norm import keeps_statistics
@@ -96,6 +97,7 @@ class Backbone(nn.Module):
         self.pairs: list[Pair] | None = None  # found when they are first wanted
         self.recomputes = False
         self.depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in self.net.modules())
+        take_over(self.net)
         self._freeze(frozen_stages)
         self._try(name)
 

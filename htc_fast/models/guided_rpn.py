@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from htc_fast import ops
 from htc_fast.errors import UserError
 from htc_fast.models import config as configs
+from htc_fast.models.convolution import Conv2d
 from htc_fast.models.deformable import deformable_convolution
 from htc_fast.models.rpn import STRIDES
 from htc_fast.ops.reference.boxes import decode_boxes, row
@@ -63,7 +64,7 @@ class GuidedRPN(nn.Module):
                 f"{channels}."
             )
         self.config = config
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
         self.location = nn.Conv2d(channels, 1, 1)
         self.shape = nn.Conv2d(channels, 2, 1)
         self.adaption = Adaption(channels)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from htc_fast import ops
 from htc_fast.models import config as configs
+from htc_fast.models.convolution import Conv2d
 from htc_fast.ranges import part
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -17,7 +18,7 @@ class RPN(nn.Module):
         super().__init__()
         self.config = config
         count = len(config.anchor_ratios)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
         self.objectness = nn.Conv2d(channels, count, 1)
         self.deltas = nn.Conv2d(channels, 4 * count, 1)
         for layer in (self.conv, self.objectness, self.deltas):

@@ -103,6 +103,8 @@ def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor, packed: winograd.P
     if packed is not None and _onednn.unwatched(x) and packed.fits(weight, x):
         (x,) = autocast(x)
         return winograd.convolution(x, packed.values, bias, relu=True)
+    if winograd.learns(x, weight):
+        return winograd.learned(x, weight, bias, relu=True)
     return _relu(x, weight, bias, 1)
 
 

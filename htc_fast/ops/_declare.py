@@ -126,7 +126,7 @@ class _Direct:
 
 def call(operator: Any, *arguments: Any) -> Any:
     """An operator of Triton's namespace: through PyTorch's dispatcher only where something looks on."""
-    if _watched(arguments):
+    if torch._C._autograd._profiler_enabled() or watched(arguments):
         return operator(*arguments)
     name = operator.__name__
     if not torch.is_grad_enabled():
@@ -134,15 +134,14 @@ def call(operator: Any, *arguments: Any) -> Any:
     return _functions[name].apply(*arguments) if name in _functions else operator(*arguments)
 
 
-def _watched(arguments: tuple) -> bool:
-    """Whether the program is compiled, exported, traced, transformed or profiled, or a tensor is of another kind."""
+def watched(arguments: tuple) -> bool:
+    """Whether the program is compiled, exported, traced or transformed, or a tensor is of another kind."""
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._functorch.maybe_current_level() is not None
         or torch._C._get_tracing_state() is not None
-        or torch._C._autograd._profiler_enabled()
         or any(map(_unusual, arguments))
     )
 
