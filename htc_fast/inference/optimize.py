@@ -59,7 +59,7 @@ def optimize(
     device = next(model.parameters()).device
     if calibration is not None and dtype != INT8:
         raise ValueError(f"calibration is for dtype='{INT8}', got dtype={dtype}: leave it out.")
-    if dtype == INT8:
+    if isinstance(dtype, str):
         dtype, calibration = _calibration(device, calibration)
     if not supports(dtype, device):
         name = str(dtype).removeprefix("torch.")

@@ -23,8 +23,8 @@ ACTIVATIONS = {type(None): ("none", ()), nn.ReLU: ("relu", ()), nn.ReLU6: ("hard
 class Range:
     """The mean of the pictures' least and of their largest values of a tensor, and the scale that follows.
 
-    source  HTC on EfficientNet-Lite, trained: the extremes of all pictures, or the scale of least square error, cost
-            some 0.3 points of mask AP more, cutting off a thousandth of the values 2
+    source  HTC on EfficientNet-Lite, trained: with the extremes of all pictures, or the scale of least square error,
+            mask AP is up to 0.4 points lower, with a thousandth of the values cut off 2
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class QuantizedLayer(nn.Module):
         self.exact, self.activation = [layer], activation
         self.input, self.addend, self.output = Range(), Range(), Range()
         self.packed: Packed | None = None
-        self.pads = (layer.kernel_size, layer.stride, layer.dilation) if isinstance(layer, Conv2dSame) else None
+        self.pads: Any = (layer.kernel_size, layer.stride, layer.dilation) if isinstance(layer, Conv2dSame) else None
 
     def forward(self, x: Features, other: Features | None = None) -> Features:
         if self.packed is None:
@@ -132,14 +132,15 @@ class QuantizedLayer(nn.Module):
         if not (self.input.settle() and (self.output.settle() or not self.keeps)):
             return
         self.addend.settle()
-        layer, _ = self.exact.pop(), self.output.settle()
+        assert self.input.scale is not None
+        layer, zero = self.exact.pop(), self.input.scale[1]
         geometry = None
         if not isinstance(layer, nn.Linear):
             padding = (0, 0) if self.pads else layer.padding
             geometry = list(layer.stride), list(padding), list(layer.dilation), layer.groups
         after = ACTIVATIONS[type(self.activation)]
         bias = None if layer.bias is None else layer.bias.detach().float()
-        self.packed = _onednn_int8.pack(layer.weight.detach().float(), bias, self.input.scale[1], geometry, after)
+        self.packed = _onednn_int8.pack(layer.weight.detach().float(), bias, zero, geometry, after)
 
 
 def _floats(x: Features, range: Range) -> tuple[Tensor, Range]:

@@ -97,8 +97,8 @@ def _own(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
 def _padding(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
     """Above, below, left and right."""
     if not isinstance(conv, Conv2dSame):
-        rows, columns = conv.padding
-        return int(rows), int(rows), int(columns), int(columns)
+        rows, columns = map(int, conv.padding)
+        return rows, rows, columns, columns
     sides = zip(x.shape[2:], conv.kernel_size, conv.stride, conv.dilation)
     above, left = (get_same_padding(*side) for side in sides)
     return above // 2, above - above // 2, left // 2, left - left // 2

@@ -68,6 +68,6 @@ def run_sum(x: Tensor, scale: Scale, layer: Packed, other: Tensor, own: Scale, t
     assert layer.geometry is not None
     given = x, *scale, layer.weight, layer.scales, layer.zeros, other, layer.bias
     # What comes out is cut off at the largest that was seen, which is below an activation's own limit.
-    after = "sum", 1.0, None if layer.activation[0] == "none" else "relu", [], ""
+    after: tuple = "sum", 1.0, None if layer.activation[0] == "none" else "relu", [], ""
     run = torch.ops.onednn.qconv2d_pointwise.binary
     return run(*given, *layer.geometry, *to, torch.uint8, *own, *after)
