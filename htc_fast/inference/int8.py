@@ -183,7 +183,7 @@ class QuantizedMaskHead(nn.Module):
         pixels.weight = nn.Parameter(weight[..., None, None])
         pixels.bias = nn.Parameter(head.upsample.bias.detach().repeat(4))
         self.upsample = QuantizedLayer(pixels, RELU, dtype, keeps=False)
-        self.logits = head.logits
+        self.logits: Any = head.logits
 
     def features(self, x: Tensor, previous: Map | None = None, rows: Tensor | None = None) -> Map:
         """As MaskHead's, the features a Map."""

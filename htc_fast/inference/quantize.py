@@ -105,7 +105,8 @@ class QuantizedLayer(nn.Module):
         x = x if isinstance(x, Map) else self.input.quantized(x)
         values, to = x.values, self.output.scale if self.keeps else None
         if self.pads is not None:
-            values = pad_same(values, *self.pads, value=x.scale[1])
+            kernel, stride, dilation = self.pads
+            values = pad_same(values, kernel, stride, dilation, value=x.scale[1])
         if other is None:
             made = _onednn_int8.run(values, x.scale, self.packed, to, self.dtype)
             return Map(made, self.output) if self.keeps else made
