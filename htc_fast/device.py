@@ -129,7 +129,7 @@ def keep_memory() -> bool:
     """Let this process keep the memory that it frees, up to 2 GB, for what it needs next; whether it could be told.
 
     glibc gives every large tensor back to the system at once, and takes the next in fresh pages, which the kernel has
-    to clear: a sixth of a detector's time. It stays as it is with another C library, and where the environment says
+    to clear. It stays as it is with another C library, and where the environment says
     what malloc keeps.
     """
     if not sys.platform.startswith("linux") or any(name in os.environ for name in MALLOC_VARIABLES):
