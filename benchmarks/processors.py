@@ -26,7 +26,6 @@ from htc_fast.commands import entry
 from htc_fast.commands.options import Parser
 from htc_fast.device import CLASSES, native_instructions, processor_class
 from htc_fast.errors import check_count, choose
-from htc_fast.inference.optimize import DTYPES
 from htc_fast.profiling.limits import Limits, version
 from htc_fast.profiling.meters import CostMeter, Need
 from htc_fast.ranges import watching
@@ -43,8 +42,9 @@ ENVIRONMENTS = {
     NATIVE: {},
 }
 USUAL = "avx2", "avx512", "avx512-bf16", NATIVE
-OURS = ("eager", "float32"), *(("optimized", str(dtype)[6:]) for dtype in DTYPES if dtype != torch.float16)
-RIVALS = ("openvino", "float32"), ("openvino", "bfloat16"), ("compiled", "float32"), ("onnxruntime", "float32")
+TYPES = "float32", "bfloat16", "int8"
+OURS = ("eager", "float32"), *(("optimized", dtype) for dtype in TYPES)
+RIVALS = *(("openvino", dtype) for dtype in TYPES), ("compiled", "float32"), ("onnxruntime", "float32")
 # MLAS asks the processor alone; inductor takes a minute to compile, and leaves convolutions to oneDNN.
 ONLY = {"onnxruntime": (NATIVE,), "compiled": ("avx2", NATIVE)}
 # The whole of a child process, in the environment of its class.
@@ -69,7 +69,7 @@ def main() -> int:
     size = (64, 96) if options.tiny else SIZE
     with tempfile.TemporaryDirectory() as scratch:
         case = deploy.Case(size, options.folder or Path(scratch), options.tiny)
-        absent = case.prepare(["safetensors", "onnx"])
+        absent = case.prepare(["safetensors", "onnx", "int8.onnx"])
         needs = counted(case)
         found = [one_class(name, case, needs, absent, options) for name in asked]
     packages = {name: version(name) for name in ("onnxruntime", "openvino")}
