@@ -16,6 +16,7 @@ from benchmarks.tables import (
     predicted,
     processors,
     runs,
+    training_cpu,
     tuned,
 )
 from benchmarks.tables.machines import chosen, device, gpu
@@ -69,6 +70,7 @@ TABLES = {
     "deploy": (deploy.deploy, "deploy"),
     "processors": (processors.processors, "processors"),
     "company": (company.company, "company"),
+    "training_cpu": (training_cpu.training_cpu, "training_cpu"),
     "buckets": (runs.buckets, "buckets"),
     "build": (build.build, "build"),
     "tiles": (tuned.tuned, "tiles"),
