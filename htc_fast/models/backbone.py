@@ -19,7 +19,7 @@ from htc_fast.models import fishnet, swin
 from htc_fast.models.config import Model
 from htc_fast.models.convolution import take_over
 from htc_fast.models.deformable import DeformableConv2d, exchange
-from htc_fast.models.frozen_norms import Pair, folded, pairs
+from htc_fast.models.frozen_norms import Pair, all_own, folded, is_depthwise, pairs
 from htc_fast.models.norm import keeps_statistics
 from htc_fast.models.recompute import recompute_blocks
 from htc_fast.models.rfp import blank, take_feedback
@@ -96,7 +96,7 @@ class Backbone(nn.Module):
         self.norm_eval = norm_eval
         self.pairs: list[Pair] | None = None  # found when they are first wanted
         self.recomputes = False
-        self.depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in self.net.modules())
+        self.depthwise = any(map(is_depthwise, self.net.modules()))
         take_over(self.net)
         self._freeze(frozen_stages)
         self._try(name)
@@ -119,9 +119,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor, feedback: Sequence[Tensor] = ()) -> list[Tensor]:
         images = images.contiguous(memory_format=torch.channels_last)
-        # On a CPU, depthwise convolutions go backwards more slowly in bf16 than in fp32.
-        slow = images.device.type == "cpu" and self.training and self.depthwise
-        with torch.autocast("cpu", enabled=False) if slow else contextlib.nullcontext(), self._folded(images):
+        with self._folded(images), self._autocast(images):
             maps = self.net(images, *feedback)
         maps = [maps[index] for index in self.indices]
         if len(self.norms):
@@ -130,11 +128,21 @@ class Backbone(nn.Module):
         return maps if self.channels_first else [one.permute(0, 3, 1, 2) for one in maps]
 
     def _folded(self, images: Tensor) -> contextlib.AbstractContextManager:
-        if images.device.type != "cpu" or not self.training or self.recomputes or torch.compiler.is_compiling():
+        return folded(self.pairs or []) if self._folds(images) else contextlib.nullcontext()
+
+    def _autocast(self, images: Tensor) -> contextlib.AbstractContextManager:
+        """On a CPU, depthwise convolutions that are not our own go backwards more slowly in bf16 than in fp32."""
+        slow = images.device.type == "cpu" and self.training and self.depthwise
+        if not slow or (self._folds(images) and all_own(self.net, self.pairs or [], images)):
             return contextlib.nullcontext()
+        return torch.autocast("cpu", enabled=False)
+
+    def _folds(self, images: Tensor) -> bool:
+        if images.device.type != "cpu" or not self.training or self.recomputes or torch.compiler.is_compiling():
+            return False
         if self.pairs is None:
             self.pairs = pairs(self.net)
-        return folded(self.pairs)
+        return True
 
     def checkpoint(self, enabled: bool) -> None:
         """Whether training keeps the blocks' inputs alone, and computes what is inside again going backwards.

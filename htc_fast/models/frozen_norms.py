@@ -45,7 +45,7 @@ def pairs(net: nn.Module) -> list[Pair]:
 @contextlib.contextmanager
 def folded(pairs: list[Pair]) -> Iterator[None]:
     """Within, the norms among them that keep their statistics are part of their convolutions."""
-    changed = [pair for pair in pairs if not pair[1].training and pair[1].running_mean is not None]
+    changed = [pair for pair in pairs if _keeps(pair[1])]
     for conv, norm in changed:
         one = _Folded(conv, norm)
         conv.__dict__["forward"], norm.__dict__["forward"] = one.convolution, one.activation
@@ -55,6 +55,20 @@ def folded(pairs: list[Pair]) -> Iterator[None]:
         for pair in changed:
             for module in pair:
                 del module.__dict__["forward"]
+
+
+def all_own(net: nn.Module, pairs: list[Pair], images: Tensor) -> bool:
+    """Whether every depthwise convolution of the network is folded, and is our own."""
+    ready = {conv for conv, norm in pairs if _keeps(norm) and _own(conv, images, conv.weight)}
+    return ready.issuperset(conv for conv in net.modules() if is_depthwise(conv))
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+
+
+def _keeps(norm: nn.BatchNorm2d) -> bool:
+    return not norm.training and norm.running_mean is not None
 
 
 class _Tracer(fx.Tracer):
@@ -91,7 +105,7 @@ class _Folded:
 def _own(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
     """Whether our depthwise convolution takes this one."""
     alike = conv.stride[0] == conv.stride[1] and conv.dilation == (1, 1) and not isinstance(conv.padding, str)
-    return conv.groups == conv.in_channels > 1 and alike and depthwise.takes(x, weight)
+    return is_depthwise(conv) and alike and depthwise.takes(x, weight)
 
 
 def _padding(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:

@@ -6,7 +6,8 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from htc_fast.models.backbone import Backbone
-from htc_fast.models.frozen_norms import folded, pairs
+from htc_fast.models.frozen_norms import all_own, folded, pairs
+from htc_fast.ops import _native
 
 
 def drawn(net: nn.Module) -> nn.Module:
@@ -41,6 +42,27 @@ def test_maps_and_gradients_are_those_of_the_norms(name, frozen):
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(gradients, plain, rtol=1e-9, atol=1e-9)
     assert list(backbone.state_dict()) == keys
+
+
+def test_autocast_takes_in_depthwise_convolutions_that_are_our_own():
+    torch.manual_seed(0)
+    backbone, images = Backbone("tf_efficientnet_lite0", False, 1, True).train(), torch.randn(2, 3, 64, 96)
+    wanted, plain = learned(backbone, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, gradients = learned(backbone, images)
+    assert {one.dtype for one in found} == {torch.bfloat16 if _native.loaded() else torch.float32}
+    assert {one.dtype for one in gradients.values()} == {torch.float32}
+    assert all((one - other).norm() < 0.05 * other.norm() for one, other in zip(found, wanted))
+    # ReLU6 turns gradients on and off by small differences: oneDNN's in bf16 are as far from those in fp32.
+    assert all((gradients[name] - other).norm() < 0.4 * other.norm() for name, other in plain.items())
+
+
+def test_autocast_leaves_other_depthwise_convolutions_alone():
+    backbone, images = Backbone("tf_efficientnet_lite0", False, 1, False).train(), torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = backbone(images)
+    assert not all_own(backbone.net, backbone.pairs, images)
+    assert {one.dtype for one in maps} == {torch.float32}
 
 
 def test_norms_of_the_batch_stay_what_they_are():
