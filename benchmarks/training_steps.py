@@ -13,7 +13,7 @@ from typing import Any
 
 WORKS = "sample", "htc_r50"
 RATE = 1e-5  # small enough for losses to stay what they are
-WARM = {"sample": 12, "htc_r50": 1}  # steps in which oneDNN compiles its kernels
+WARM = {"sample": 40, "htc_r50": 1}  # steps in which oneDNN compiles its kernels
 FEWER = {"sample": 1, "htc_r50": 3}  # times fewer steps
 
 
