@@ -95,7 +95,6 @@ class Backbone(nn.Module):
         self.norms = nn.ModuleList(_norms(self.net, name, self.channels, pretrained))
         self.norm_eval = norm_eval
         self.pairs: list[Pair] | None = None  # found when they are first wanted
-        self.recomputes = False
         self.depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in self.net.modules())
         take_over(self.net)
         self._freeze(frozen_stages)
@@ -130,7 +129,7 @@ class Backbone(nn.Module):
         return maps if self.channels_first else [one.permute(0, 3, 1, 2) for one in maps]
 
     def _folded(self, images: Tensor) -> contextlib.AbstractContextManager:
-        if images.device.type != "cpu" or not self.training or self.recomputes or torch.compiler.is_compiling():
+        if images.device.type != "cpu" or not self.training or torch.compiler.is_compiling():
             return contextlib.nullcontext()
         if self.pairs is None:
             self.pairs = pairs(self.net)
@@ -146,7 +145,6 @@ class Backbone(nn.Module):
                 "gradient checkpointing computes a backbone's blocks again, and this one has none: choose another "
                 "backbone, such as resnet50 or swin_tiny_patch4_window7_224, or leave it off."
             )
-        self.recomputes = enabled
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
