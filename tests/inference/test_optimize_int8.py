@@ -1,5 +1,7 @@
 """`htc_fast.optimize` in 8 bits: what it finds, what it needs, and where it says that it cannot."""
 
+import copy
+import pickle
 import sys
 import threading
 
@@ -115,6 +117,15 @@ def test_threads_find_the_same():
         one.join()
     assert len(found) == 3
     assert all(torch.equal(one.boxes, want.boxes) and torch.equal(one.masks, want.masks) for one in found.values())
+
+
+@quantized
+def test_a_copy_finds_the_same_and_none_is_saved():
+    _, fast = made(backbone="resnet18")
+    want, found = fast.detect(images(), SIZES), copy.deepcopy(fast).detect(images(), SIZES)
+    assert torch.equal(found.boxes, want.boxes) and torch.equal(found.masks, want.masks)
+    with pytest.raises(TypeError, match="cannot be saved: save the detector, and optimize it after loading"):
+        pickle.dumps(fast)
 
 
 def test_what_calibration_must_be(tmp_path):
