@@ -77,6 +77,14 @@ def test_what_has_other_layers_stays_in_floats():
 
 
 @quantized
+def test_heads_of_residual_pairs_stay_in_floats():
+    _, fast = made("scnet_r50", backbone="resnet18")
+    assert isinstance(fast.network.backbone, QuantizedBackbone)
+    assert not any(isinstance(head, QuantizedMaskHead) for head in fast.network.mask_heads)
+    assert fast.detect(images(), SIZES).boxes.isfinite().all()
+
+
+@quantized
 def test_batches_other_sizes_and_pictures():
     _, fast = made(backbone="resnet18", batch_size=3)
     both, sizes = images(2), torch.tensor([[64, 96], [64, 96]])
