@@ -51,6 +51,7 @@ RESTRICTED = {
         "avx512_core_bf16": X86[:4],
         "avx512_core_fp16": X86[:6],
         "avx512_core_amx": X86,
+        "avx10_1_512": X86[:6],
     },
 }
 
@@ -95,10 +96,17 @@ def instructions() -> frozenset[str]:
     """
     found = native_instructions()
     for variable, values in RESTRICTED.items():
-        left = values.get(os.environ.get(variable, "").lower())
+        left = values.get(_said(variable))
         if left is not None:
             found -= {*X86, "amx_fp16"}.difference(left)
     return found
+
+
+def _said(variable: str) -> str:
+    """What the environment says, as the library that it is for reads it."""
+    if variable.startswith("ATEN"):  # torch takes a word in capitals for none of its own
+        return os.environ.get(variable, "")
+    return (os.environ.get(variable) or os.environ.get(variable.replace("ONEDNN", "DNNL"), "")).lower()
 
 
 @functools.cache

@@ -39,6 +39,8 @@ def asked(**environment):
         ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, "avx512", "avx512", set(), {"bfloat16"}),
         ({"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI", "ATEN_CPU_CAPABILITY": "avx2"}, "avx2-vnni", "avx2", {"int8"}, set()),
         ({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}, "avx2", "avx2", set(), set()),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX10_1_512"}, "avx512-bf16", "avx512", {"bfloat16", "float16", "int8"}, {"bfloat16"}),
+        ({"DNNL_MAX_CPU_ISA": "AVX2"}, "avx2", "avx512", set(), set()),
         ({"ATEN_CPU_CAPABILITY": "default"}, "baseline", "baseline", set(), set()),
     ],
 )
@@ -61,6 +63,14 @@ def test_without_them_it_is_what_it_is():
 
 def test_words_that_name_no_instructions_restrict_nothing():
     assert asked(ONEDNN_MAX_CPU_ISA="DEFAULT")[0] == asked(ONEDNN_MAX_CPU_ISA="nonsense")[0] == asked()[0]
+
+
+def test_torch_takes_its_words_in_small_letters_alone(monkeypatch):
+    monkeypatch.setattr(device, "native_instructions", lambda: frozenset({"avx2", "avx512_f"}))
+    for word, left in (("AVX2", {"avx2", "avx512_f"}), ("avx2", {"avx2"})):
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", word)
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        assert instructions.__wrapped__() == left
 
 
 @pytest.mark.parametrize(

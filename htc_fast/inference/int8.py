@@ -37,14 +37,14 @@ def watch(network: HTC, dtype: torch.dtype) -> None:
     if type(network.rpn) is MergedRPN:
         network.rpn.conv = QuantizedLayer(with_relu(network.rpn.conv).conv, RELU, dtype, keeps=True)
         network.rpn.merged = QuantizedLayer(network.rpn.merged.conv, None, dtype, keeps=False)
-    head = network.semantic_head
-    if type(head) is SemanticHead and not head.gcn and not network.config.residual_heads:
+    head, pairs = network.semantic_head, network.config.residual_heads
+    if type(head) is SemanticHead and not head.gcn and not pairs:
         network.semantic_head = QuantizedSemanticHead(head, dtype)
     for head in network.box_heads:
         if head.convs is None and isinstance(head.fc1, nn.Linear):
             head.fc1 = QuantizedLayer(head.fc1, RELU, dtype, keeps=True)
             head.fc2 = QuantizedLayer(head.fc2, RELU, dtype, keeps=False)
-    if all(type(head) is MaskHead for head in network.mask_heads):
+    if not pairs and all(type(head) is MaskHead for head in network.mask_heads):
         network.mask_heads = nn.ModuleList(QuantizedMaskHead(head, dtype) for head in network.mask_heads)
 
 

@@ -95,7 +95,6 @@ class Backbone(nn.Module):
         self.norms = nn.ModuleList(_norms(self.net, name, self.channels, pretrained))
         self.norm_eval = norm_eval
         self.pairs: list[Pair] | None = None  # found when they are first wanted
-        self.recomputes = False
         self.depthwise = any(map(is_depthwise, self.net.modules()))
         take_over(self.net)
         self._freeze(frozen_stages)
@@ -119,7 +118,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor, feedback: Sequence[Tensor] = ()) -> list[Tensor]:
         images = images.contiguous(memory_format=torch.channels_last)
-        with self._folded(images), self._autocast(images):
+        with self._autocast(images), self._folded(images):
             maps = self.net(images, *feedback)
         maps = [maps[index] for index in self.indices]
         if len(self.norms):
@@ -138,7 +137,7 @@ class Backbone(nn.Module):
         return torch.autocast("cpu", enabled=False)
 
     def _folds(self, images: Tensor) -> bool:
-        if images.device.type != "cpu" or not self.training or self.recomputes or torch.compiler.is_compiling():
+        if images.device.type != "cpu" or not self.training or torch.compiler.is_compiling():
             return False
         if self.pairs is None:
             self.pairs = pairs(self.net)
@@ -154,7 +153,6 @@ class Backbone(nn.Module):
                 "gradient checkpointing computes a backbone's blocks again, and this one has none: choose another "
                 "backbone, such as resnet50 or swin_tiny_patch4_window7_224, or leave it off."
             )
-        self.recomputes = enabled
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)

@@ -6,7 +6,7 @@ forwards and two backwards. Weights of both learn as before, and everything is c
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, get_same_padding
@@ -18,6 +18,7 @@ from htc_fast.ops import depthwise
 
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
+StandIn = tuple[nn.Module, Callable]
 
 
 def pairs(net: nn.Module) -> list[Pair]:
@@ -25,7 +26,8 @@ def pairs(net: nn.Module) -> list[Pair]:
     if not any(isinstance(module, NORMS) for module in net.modules()):
         return []
     try:
-        graph = _Tracer().trace(net)
+        with torch.no_grad():  # in which nothing is computed again
+            graph = _Tracer().trace(net)
     except Exception:  # whatever tracing stumbles over: the network itself works
         return []
     calls = [node for node in graph.nodes if node.op == "call_module"]
@@ -45,21 +47,43 @@ def pairs(net: nn.Module) -> list[Pair]:
 @contextlib.contextmanager
 def folded(pairs: list[Pair]) -> Iterator[None]:
     """Within, the norms among them that keep their statistics are part of their convolutions."""
-    changed = [pair for pair in pairs if _keeps(pair[1])]
-    for conv, norm in changed:
-        one = _Folded(conv, norm)
-        conv.__dict__["forward"], norm.__dict__["forward"] = one.convolution, one.activation
+    own: list[StandIn] = []
+    for conv, norm in pairs:
+        if _folds(conv, norm):
+            one = _Folded(conv, norm)
+            own += [(conv, one.convolution), (norm, one.activation)]
+    with instead(own):
+        yield
+
+
+@contextlib.contextmanager
+def instead(forwards: Sequence[StandIn]) -> Iterator[None]:
+    """Within, modules compute what is given instead of their own `forward`."""
+    for module, forward in forwards:
+        module.__dict__["forward"] = forward
     try:
         yield
     finally:
-        for pair in changed:
-            for module in pair:
-                del module.__dict__["forward"]
+        for module, _ in forwards:
+            module.__dict__.pop("forward", None)
+
+
+def stand_ins(block: nn.Module) -> list[StandIn]:
+    """What the modules inside a block compute now instead of their own `forward`."""
+    inside = (one for one in block.modules() if one is not block)
+    return [(one, one.__dict__["forward"]) for one in inside if "forward" in one.__dict__]
+
+
+def _watched(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    """Whether somebody reads or changes what goes from one to the other, which folded is something else."""
+    inside = conv._forward_hooks, conv._backward_hooks, norm._forward_pre_hooks, norm._backward_pre_hooks
+    gradients = conv._backward_pre_hooks, norm._backward_hooks
+    return any(map(bool, (*inside, *gradients))) or any("forward" in one.__dict__ for one in (conv, norm))
 
 
 def all_own(net: nn.Module, pairs: list[Pair], images: Tensor) -> bool:
     """Whether every depthwise convolution of the network is folded, and is our own."""
-    ready = {conv for conv, norm in pairs if _keeps(norm) and _own(conv, images, conv.weight)}
+    ready = {conv for conv, norm in pairs if _folds(conv, norm) and _own(conv, images, conv.weight)}
     return ready.issuperset(conv for conv in net.modules() if is_depthwise(conv))
 
 
@@ -67,8 +91,8 @@ def is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
 
 
-def _keeps(norm: nn.BatchNorm2d) -> bool:
-    return not norm.training and norm.running_mean is not None
+def _folds(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    return not norm.training and norm.running_mean is not None and not _watched(conv, norm)
 
 
 class _Tracer(fx.Tracer):

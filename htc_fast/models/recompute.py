@@ -14,6 +14,8 @@ from timm.layers import DropPath
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from htc_fast.models.frozen_norms import StandIn, instead, stand_ins
+
 NORMS = nn.modules.batchnorm._BatchNorm
 RANDOM = (DropPath, nn.modules.dropout._DropoutNd)
 
@@ -56,8 +58,8 @@ def _recomputed(block: nn.Module, *args: Any, **options: Any) -> Any:
     kept: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": drawn}
     norms = [one for one in block.modules() if isinstance(one, NORMS) and one.training]
     # A compiler writes into running statistics once by itself, and takes no contexts.
-    if norms and not torch.compiler.is_compiling():
-        kept["context_fn"] = lambda: (contextlib.nullcontext(), _own_statistics(norms))
+    if not torch.compiler.is_compiling():
+        kept["context_fn"] = lambda: (contextlib.nullcontext(), _again(norms, stand_ins(block)))
     return checkpoint(forward, *_own_lists(args), **kept)
 
 
@@ -67,13 +69,14 @@ def _own_lists(args: Sequence[Any]) -> tuple:
 
 
 @contextlib.contextmanager
-def _own_statistics(norms: Sequence[nn.Module]) -> Iterator[None]:
-    """Batch norms have seen this batch already: the second time they write into copies of their running statistics."""
+def _again(norms: Sequence[nn.Module], forwards: Sequence[StandIn]) -> Iterator[None]:
+    """The second time layers compute what they did, and batch norms, which have seen this batch, write into copies."""
     kept = [dict(norm._buffers) for norm in norms]
     for norm, buffers in zip(norms, kept):
         norm._buffers.update({name: None if one is None else one.clone() for name, one in buffers.items()})
     try:
-        yield
+        with instead(forwards):
+            yield
     finally:
         for norm, buffers in zip(norms, kept):
             norm._buffers.update(buffers)

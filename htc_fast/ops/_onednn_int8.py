@@ -37,6 +37,12 @@ class Packed:
     geometry: tuple[Sequence[int], Sequence[int], Sequence[int], int] | None
     activation: tuple[str, Sequence[float]]
 
+    def __deepcopy__(self, memo: dict) -> "Packed":
+        return self  # nothing changes it, and torch cannot read oneDNN's layout
+
+    def __getstate__(self):
+        raise TypeError("layers in 8 bits cannot be saved: save the detector, and optimize it after loading.")
+
 
 def pack(weight: Tensor, bias: Tensor | None, zero: int, geometry: tuple | None, activation: tuple) -> Packed:
     """weight [O, ...] and bias [O] float32 -> 8 bits; zero: what stands for zero in the features."""

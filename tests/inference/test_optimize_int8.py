@@ -1,5 +1,7 @@
 """`htc_fast.optimize` in 8 bits: what it finds, what it needs, and where it says that it cannot."""
 
+import copy
+import pickle
 import sys
 import threading
 
@@ -75,6 +77,14 @@ def test_what_has_other_layers_stays_in_floats():
 
 
 @quantized
+def test_heads_of_residual_pairs_stay_in_floats():
+    _, fast = made("scnet_r50", backbone="resnet18")
+    assert isinstance(fast.network.backbone, QuantizedBackbone)
+    assert not any(isinstance(head, QuantizedMaskHead) for head in fast.network.mask_heads)
+    assert fast.detect(images(), SIZES).boxes.isfinite().all()
+
+
+@quantized
 def test_batches_other_sizes_and_pictures():
     _, fast = made(backbone="resnet18", batch_size=3)
     both, sizes = images(2), torch.tensor([[64, 96], [64, 96]])
@@ -115,6 +125,15 @@ def test_threads_find_the_same():
         one.join()
     assert len(found) == 3
     assert all(torch.equal(one.boxes, want.boxes) and torch.equal(one.masks, want.masks) for one in found.values())
+
+
+@quantized
+def test_a_copy_finds_the_same_and_none_is_saved():
+    _, fast = made(backbone="resnet18")
+    want, found = fast.detect(images(), SIZES), copy.deepcopy(fast).detect(images(), SIZES)
+    assert torch.equal(found.boxes, want.boxes) and torch.equal(found.masks, want.masks)
+    with pytest.raises(TypeError, match="cannot be saved: save the detector, and optimize it after loading"):
+        pickle.dumps(fast)
 
 
 def test_what_calibration_must_be(tmp_path):

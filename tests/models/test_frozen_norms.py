@@ -99,6 +99,24 @@ def test_only_what_a_norm_alone_reads_takes_it_in():
     assert "forward" not in net.own.__dict__
 
 
+def test_who_looks_at_what_a_convolution_gives_sees_that():
+    net, images, seen = drawn(Shared().eval()), torch.randn(2, 3, 9, 11).double(), []
+    net.own.register_forward_hook(lambda _, inputs, result: seen.append(result))
+    plain = net(images)
+    with folded(pairs(net)):
+        found = net(images)
+    torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=0)
+    torch.testing.assert_close(found, plain, rtol=0, atol=0)
+
+
+def test_a_forward_of_somebody_elses_is_called_and_stays():
+    net, calls = drawn(Shared().eval()), []
+    net.own.forward = lambda x: calls.append(1) or Conv2dSame.forward(net.own, x)
+    with folded([(net.own, net.norms[3])]):
+        net(torch.randn(2, 3, 9, 11).double())
+    assert calls == [1] and "forward" in net.own.__dict__
+
+
 def test_a_network_that_cannot_be_traced_stays_as_it_is():
     class Looking(nn.Module):
         def __init__(self):
