@@ -5,6 +5,8 @@
 #include <type_traits>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace htc::cpu::HTC_INSTRUCTION_SET {
@@ -97,6 +99,8 @@ inline Vec load(const f16* p) {
   return reinterpret_cast<Vec>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif defined(__F16C__)
   return reinterpret_cast<Vec>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__aarch64__)
+  return reinterpret_cast<Vec>(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits))));
 #else
   Vec out;
   for (int i = 0; i < kWidth; ++i) out[i] = to_float(p[i]);
@@ -124,6 +128,10 @@ inline void store(f16* p, Vec v) {
   const __m128i halves = _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves);
 }
+#elif defined(__aarch64__)
+inline void store(f16* p, Vec v) {
+  vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32(reinterpret_cast<float32x4_t>(v))));
+}
 #endif
 
 // a * b + c, fused where the instruction set has it.
@@ -134,6 +142,9 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 #elif defined(__FMA__)
   return reinterpret_cast<Vec>(
       _mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+#elif defined(__aarch64__)
+  return reinterpret_cast<Vec>(
+      vfmaq_f32(reinterpret_cast<float32x4_t>(c), reinterpret_cast<float32x4_t>(a), reinterpret_cast<float32x4_t>(b)));
 #else
   return a * b + c;
 #endif
@@ -164,10 +175,14 @@ inline bool any_above(Vec a, Vec b) {
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
 inline bool any_above(Vec a, Vec b) {
+#if defined(__aarch64__)
+  return vmaxvq_u32(vcgtq_f32(reinterpret_cast<float32x4_t>(a), reinterpret_cast<float32x4_t>(b))) != 0;
+#else
   const auto mask = a > b;
   int any = 0;
   for (int i = 0; i < kWidth; ++i) any |= mask[i];
   return any != 0;
+#endif
 }
 #endif
 

@@ -15,6 +15,8 @@ namespace {
 constexpr int kRows = 12;
 #elif defined(__AVX2__)
 constexpr int kRows = 6;
+#elif defined(__aarch64__)
+constexpr int kRows = 8;
 #else
 constexpr int kRows = 4;
 #endif
