@@ -17,6 +17,9 @@ constexpr int kRegisters = 16;  // accumulators that leave room for operands
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
 constexpr int kRegisters = 8;
+#elif defined(__aarch64__)
+constexpr int kWidth = 4;
+constexpr int kRegisters = 16;
 #else
 constexpr int kWidth = 4;
 constexpr int kRegisters = 8;
