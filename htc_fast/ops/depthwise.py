@@ -40,7 +40,7 @@ def depthwise(
     padding  pixels of zeros above, below, left and right of x
     high     6 for a ReLU6, infinity for a ReLU; None: no activation
     returns  [N, C, h, w] in x's type, channels-last in memory
-    raises   ValueError
+    raises   ValueError, TypeError
     """
     for name, one in (("x", x), ("weight", weight), ("bias", bias)):
         check_tensor(name, one)
@@ -49,11 +49,19 @@ def depthwise(
             f"x must be [N, C, H, W], weight [C, 1, k, k] and bias [C], got {list(x.shape)}, {list(weight.shape)} and "
             f"{list(bias.shape)}."
         )
+    channels, each, *kernel = weight.shape
+    if each != 1 or kernel not in KERNELS or channels % 16 or x.device.type not in ("cpu", "meta"):
+        shape = list(weight.shape)
+        raise ValueError(f"weight must be [C, 1, k, k], k 3 or 5 and C a multiple of 16, on the CPU, got {shape}.")
+    if x.dtype not in TYPES:
+        raise TypeError(f"x must be one of {', '.join(map(str, TYPES))}, got {x.dtype}.")
+    if stride < 1 or min(padding) < 0:
+        raise ValueError(f"stride must be positive and padding not negative, got {stride} and {padding}.")
     top, bottom, left, right = padding
     height = (x.shape[2] + top + bottom - weight.shape[2]) // stride + 1
     width = (x.shape[3] + left + right - weight.shape[3]) // stride + 1
-    if min(height, width, stride, high or math.inf) <= 0:
-        raise ValueError(f"x with its padding must hold the kernel, steps and high be positive, got {list(x.shape)}.")
+    if min(height, width, high or math.inf) <= 0:
+        raise ValueError(f"x with its padding must hold the kernel, high be positive, got {list(x.shape)}.")
     return torch.ops.htc_fast.depthwise(x, weight, bias, stride, top, left, height, width, high or 0.0)
 
 

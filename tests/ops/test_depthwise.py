@@ -84,3 +84,10 @@ def test_what_does_not_fit_is_refused():
         depthwise(x[:, :16], weight, bias, stride, padding, high)
     with pytest.raises(ValueError, match="must hold the kernel"):
         depthwise(x[:, :, :1, :1], weight, bias, stride, (0, 0, 0, 0), high)
+    with pytest.raises(ValueError, match=r"weight must be \[C, 1, k, k\], k 3 or 5 and C a multiple of 16"):
+        depthwise(x[:, :8], weight[:8], bias[:8], stride, padding, high)
+    with pytest.raises(TypeError, match=r"x must be one of torch\.float32, torch\.bfloat16, got torch\.float64"):
+        depthwise(x.double(), weight, bias, stride, padding, high)
+    for steps, sides in ((0, padding), (stride, (-1, 1, 1, 1))):
+        with pytest.raises(ValueError, match="stride must be positive and padding not negative"):
+            depthwise(x, weight, bias, steps, sides, high)
