@@ -156,6 +156,7 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
+        self.pairs = None  # a norm may have been exchanged meanwhile
         for module in self.modules():
             if keeps_statistics(module) or (self.norm_eval and isinstance(module, nn.modules.batchnorm._BatchNorm)):
                 module.eval()
