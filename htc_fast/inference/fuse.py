@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from htc_fast.device import supports
 from htc_fast.inference.constant import ConstantSwitch, hold_weights
-from htc_fast.models.convolution import Conv2d
+from htc_fast.models.convolution import is_plain
 from htc_fast.models.rfp import blank
 from htc_fast.ops import _onednn, winograd
 from htc_fast.ops.convolution import convolution
@@ -252,8 +252,7 @@ def _own_convolution(traced: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
 
 
 def fusible(conv: nn.Conv2d) -> bool:
-    # Another subclass pads in its own way.
-    return type(conv) in (nn.Conv2d, Conv2d) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return is_plain(conv) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 @torch.no_grad()

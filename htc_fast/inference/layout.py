@@ -17,7 +17,7 @@ from htc_fast.inference.scnet import fuse_scnet
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
-from htc_fast.models.convolution import fold_norms
+from htc_fast.models.convolution import fold_norms, is_plain
 from htc_fast.models.htc import HTC
 from htc_fast.models.panet import AdaptiveBoxHead, largest
 from htc_fast.models.rfp import blank
@@ -176,7 +176,7 @@ def _stems(net: nn.Module) -> list[nn.Conv2d]:
     readers = [net.get_submodule(node.target) if node.op == "call_module" else None for node in images.users]
     stems = [one.conv if isinstance(one, FusedConvolution) else one for one in readers]
     for node, stem in zip(images.users, stems):
-        if node.args != (images,) or type(stem) is not nn.Conv2d or stem.groups != 1:
+        if node.args != (images,) or not is_plain(stem) or stem.groups != 1:
             return []
     return stems
 

@@ -19,6 +19,11 @@ class Conv2d(nn.Conv2d):
         return super()._conv_forward(x, weight, bias)
 
 
+def is_plain(module: nn.Module | None) -> bool:
+    """Whether it is torch's own or this, and no other subclass, which pads or keeps its weight in its own way."""
+    return type(module) in (nn.Conv2d, Conv2d)
+
+
 def take_over(net: nn.Module) -> None:
     """Let every plain convolution of a network be one of these; names and weights stay."""
     for module in net.modules():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from htc_fast.errors import UserError
+from htc_fast.models.convolution import is_plain
 
 # From 0.29 on torchvision's kernels run on the current stream (pytorch/vision, issue 9513).
 ON_CURRENT_STREAM = tuple(int(part) for part in torchvision.__version__.split(".")[:2]) >= (0, 29)
@@ -152,8 +153,7 @@ def convolutions(net: Any, indices: Sequence[int], number: int) -> list[tuple[st
 
 
 def _replaceable(path: str, one: nn.Module) -> bool:
-    # A subclass pads, or keeps its weight, in its own way.
-    if type(one) is not nn.Conv2d or one.kernel_size != (3, 3) or SHORTCUTS & set(path.split(".")):
+    if not is_plain(one) or one.kernel_size != (3, 3) or SHORTCUTS & set(path.split(".")):
         return False
     depthwise = one.groups == one.in_channels > 1
     return not depthwise and one.padding_mode == "zeros" and not isinstance(one.padding, str)

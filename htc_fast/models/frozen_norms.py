@@ -13,7 +13,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame, get_same_padding
 from timm.layers.conv2d_same import conv2d_same
 from torch import Tensor, fx, nn
 
-from htc_fast.models.convolution import Conv2d
+from htc_fast.models.convolution import is_plain
 from htc_fast.ops import depthwise
 
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
@@ -39,7 +39,7 @@ def pairs(net: nn.Module) -> list[Pair]:
             continue
         conv = net.get_submodule(str(before.target))
         once = targets.count(node.target) == targets.count(before.target) == 1
-        if once and type(conv) in (nn.Conv2d, Conv2d, Conv2dSame) and conv.padding_mode == "zeros" and norm.affine:
+        if once and (is_plain(conv) or type(conv) is Conv2dSame) and conv.padding_mode == "zeros" and norm.affine:
             found.append((conv, norm))
     return found
 

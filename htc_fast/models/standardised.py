@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from htc_fast.models.convolution import is_plain
+
 EPSILON = 1e-5  # of the variance
 
 
@@ -64,7 +66,7 @@ def moments(weight: Tensor) -> tuple[Tensor, Tensor]:
 def standardise(net: nn.Module) -> None:
     """Make every plain convolution without a bias, which is one with a norm behind it, a standardised one, in place."""
     for path, one in list(net.named_modules()):
-        if type(one) is nn.Conv2d and one.bias is None and one.weight[0].numel() > 1:
+        if is_plain(one) and one.bias is None and one.weight[0].numel() > 1:
             net.set_submodule(path, StandardisedConv2d(one))
 
 
