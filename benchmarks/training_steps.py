@@ -6,35 +6,22 @@ Run by its path: it takes nothing from its own tree, and of htc_fast what older 
 import json
 import sys
 import tempfile
-import time
-from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
 WORKS = "sample", "htc_r50"
 RATE = 1e-5  # small enough for losses to stay what they are
-WARM = {"sample": 40, "htc_r50": 1}  # steps in which oneDNN compiles its kernels
-FEWER = {"sample": 1, "htc_r50": 3}  # times fewer steps
-
-
-class Clock:
-    """Seconds by part; parts within another count in both."""
-
-    def __init__(self) -> None:
-        self.spent: defaultdict[str, float] = defaultdict(float)
-        self.began: list[float] = []
-
-    def begin(self, name: str) -> None:
-        self.began.append(time.perf_counter())
-
-    def end(self, name: str) -> None:
-        self.spent[name] += time.perf_counter() - self.began.pop()
+WARM = {"sample": 40, "htc_r50": 2}  # steps in which oneDNN compiles its kernels
+FEWER = {"sample": 1, "htc_r50": 2}  # times fewer steps
 
 
 def measured(work: str, mode: str, dtype: str, steps: int, tiny: bool) -> dict[str, Any]:
-    """Seconds of each step of the run's own loop, and milliseconds by part of as many more."""
+    """Seconds of each step of the run's own loop, and milliseconds by part of the one in the middle."""
+    import torch
+
     from htc_fast.data.sample import make_sample_dataset
-    from htc_fast.ranges import watching
+    from htc_fast.profiling.detect import measured as timed
+    from htc_fast.profiling.meters import median_round
     from htc_fast.training import Trainer, TrainingRun
     from htc_fast.training.optimizer import set_rate
 
@@ -52,21 +39,15 @@ def measured(work: str, mode: str, dtype: str, steps: int, tiny: bool) -> dict[s
         set_rate(loop.optimizer, RATE)
         stream = loop.batches.stream()
 
-        def took(count: int) -> list[float]:
-            seconds = []
-            for _ in range(count):
-                began = time.perf_counter()
-                loop.update(stream)
-                seconds.append(time.perf_counter() - began)
-                loop.at = replace(loop.at, iteration=loop.at.iteration + 1)
-            return seconds
+        def step() -> None:
+            loop.update(stream)
+            loop.at = replace(loop.at, iteration=loop.at.iteration + 1)
 
-        steps = max(1, steps // FEWER[work])
-        took(1 if tiny else WARM[work])
-        seconds, clock = took(steps), Clock()
-        with watching(clock):
-            took(steps)
-    parts = {name: round(spent / steps * 1e3, 1) for name, spent in clock.spent.items()}
+        for _ in range(1 if tiny else WARM[work]):
+            step()
+        rounds = timed(step, torch.device("cpu"), max(1, steps // FEWER[work]))
+    parts = {name: round(seconds * 1e3, 1) for name, seconds in median_round(rounds).items()}
+    seconds = [sum(one.values()) for one in rounds]
     return {"seconds": seconds, "batch": loop.batches.batch_size, "dtype": dtype, "parts ms": parts}
 
 

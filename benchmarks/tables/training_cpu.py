@@ -4,7 +4,7 @@ from benchmarks.tables.machines import blocks
 from benchmarks.tables.markdown import caption, milliseconds, paragraphs, table
 from htc_fast.profiling.legend import short
 
-WHERE = "data", "forward", "backward", "optimizer"
+WHERE = "data", "backward", "optimizer", "rest"  # what else there is belongs to the forward pass
 WORDS = {"sample": "the default run", "htc_r50": "htc_r50, 800×1333"}
 
 
@@ -22,9 +22,11 @@ def training_cpu_of(result: dict) -> str:
         first = before.get(key(row))
         times = f"{row['images/s'] / first['images/s']:.2f}×" if first and first is not row else "–"
         who = f"{WORDS[row['work']]}, {row['class']}, {short(row['dtype'])}, {mode}"
-        parts = [milliseconds(row["parts ms"].get(name, 0.0)) for name in WHERE]
+        data, backward, optimizer, _ = (row["parts ms"].get(name, 0.0) for name in WHERE)
+        forward = sum(taken for name, taken in row["parts ms"].items() if name not in WHERE)
+        parts = map(milliseconds, (data, forward, backward, optimizer))
         lines.append([who, f"{row['images/s']:.3g}", times, spread, *parts])
-    head = ["training", "images/s", "of before", "ms a step (fastest to slowest)", *WHERE]
+    head = ["training", "images/s", "of before", "ms (fastest to slowest)", "data", "forward", "backward", "optimizer"]
     revisions = ", ".join(f"{when}: {name}" for when, name in result["revisions"].items())
     return paragraphs(table(head, lines), ". ".join(filter(None, (revisions, caption(result)))))
 

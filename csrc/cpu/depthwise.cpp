@@ -11,8 +11,6 @@ namespace {
 
 constexpr int kPixels = 4;
 
-inline Vec spread(float value) { return value - Vec{}; }
-
 // Pixels [begin, begin + count) of a row of the result, for one vector of channels.
 template <int K, class T>
 void pixels(const Depthwise& op, const T* image, int64_t y, int64_t begin, int64_t count, int64_t c, T* out) {

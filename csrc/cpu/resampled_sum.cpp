@@ -9,8 +9,6 @@ namespace htc::cpu::HTC_INSTRUCTION_SET {
 namespace {
 
 typedef int32_t Mask __attribute__((vector_size(kWidth * 4)));
-typedef uint8_t Bytes __attribute__((vector_size(kWidth), aligned(1), may_alias));
-
 constexpr int kBlock = 4;  // vectors of channels whose sums stay in registers
 
 // Where a pixel of the result lies on a map, along one axis.
@@ -80,16 +78,9 @@ inline Bits load_bits(const uint8_t* p, int64_t count) {
 
 inline void store_bits(uint8_t* p, Bits bits, int64_t count) {
   uint8_t some[kWidth];
-  uint8_t* to = count >= kWidth ? p : some;
-#if defined(__AVX512F__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(bits)));
-#else
-  *reinterpret_cast<Bytes*>(to) = __builtin_convertvector(bits, Bytes);
-#endif
+  store_bytes(count >= kWidth ? p : some, bits);
   if (count < kWidth) std::copy_n(some, count, p);
 }
-
-inline Vec spread(float value) { return value - Vec{}; }
 
 // Four corners of one map around one pixel of the result, and what they weigh.
 template <class T>

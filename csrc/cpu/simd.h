@@ -29,6 +29,7 @@ typedef float Vec __attribute__((vector_size(kWidth * 4)));
 typedef float Unaligned __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(kWidth * 4)));
 typedef uint16_t Halves __attribute__((vector_size(kWidth * 2)));
+typedef uint8_t Bytes __attribute__((vector_size(kWidth), aligned(1), may_alias));
 typedef uint16_t UnalignedHalves __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
 
 struct bf16 {
@@ -137,6 +138,18 @@ inline void store(f16* p, Vec v) {
 }
 #endif
 
+// Numbers of at most 8 bits.
+inline void store_bytes(uint8_t* p, Bits bits) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(bits)));
+#else
+  *reinterpret_cast<Bytes*>(p) = __builtin_convertvector(bits, Bytes);
+#endif
+}
+
+// One value in every place.
+inline Vec spread(float value) { return value - Vec{}; }
+
 // a * b + c, fused where the instruction set has it.
 inline Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
@@ -152,7 +165,7 @@ inline Vec fma(Vec a, Vec b, Vec c) {
   return a * b + c;
 #endif
 }
-inline Vec fma(Vec a, float b, Vec c) { return fma(a, b - Vec{}, c); }
+inline Vec fma(Vec a, float b, Vec c) { return fma(a, spread(b), c); }
 
 #if defined(__AVX512F__)
 inline Vec larger(Vec a, Vec b) {

@@ -16,8 +16,6 @@ constexpr double kWeights[kPoints][3] = {{1 / (kA2D * kB2D), 0, 0},       {kAtA,
                                          {kAtA, -kAtA * kA, kAtA * kA2D}, {kAtB, kAtB * kB, kAtB * kB2D},
                                          {kAtB, -kAtB * kB, kAtB * kB2D}, {0, 0, 1}};
 
-inline Vec spread(float value) { return value - Vec{}; }
-
 // Six inputs to the values of their polynomial at the points.
 inline void forward(const Vec (&d)[kPoints], Vec (&t)[kPoints]) {
   const Vec product = spread(kA2 * kB2), sum = spread(-(kA2 + kB2));

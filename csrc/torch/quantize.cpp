@@ -1,6 +1,4 @@
 // quantize: adapter. For inference in 8 bits on the CPU; htc_fast/ops/quantize.py checks.
-#include "quantize.h"
-
 #include "torch/common.h"
 
 namespace htc {
