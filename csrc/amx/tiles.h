@@ -1,0 +1,36 @@
+// The matrix unit of newer processors (AMX): eight tiles of 16 rows of 64 bytes, and bfloat16 products of them summed in
+// float32. Files of this folder are compiled for such a processor, once, and called where `amx::ready()` says so.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace htc::amx {
+
+constexpr int kRows = 16;        // of a tile
+constexpr int kPairs = 16;       // of bfloat16 in a row of a tile
+constexpr int kDepth = 2 * kPairs;  // channels, or pixels, that one product sums over
+constexpr int kTileElements = kRows * kDepth;
+
+// All of a thread's tiles, for as long as this lives. `rows`: of tiles 0 ... 3 (sums) and 4, 5 (first factors); second
+// factors, in 6 and 7, have all of theirs.
+class Tiles {
+ public:
+  explicit Tiles(int rows) {
+    struct alignas(64) {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t bytes[16] = {};
+      uint8_t rows[16] = {};
+    } shape;
+    for (int tile = 0; tile < 8; ++tile) {
+      shape.bytes[tile] = 64;
+      shape.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : kRows);
+    }
+    _tile_loadconfig(&shape);
+  }
+  ~Tiles() { _tile_release(); }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+};
+
+}  // namespace htc::amx
