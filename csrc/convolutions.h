@@ -41,6 +41,33 @@ struct WinogradGradient {
 };
 HTC_CPU_KERNEL(winograd_gradient, WinogradGradient)
 
+// The same convolutions in bfloat16 on a processor's matrix unit, where `amx::ready()`. Weights [O, C, 3, 3] become
+// `packed`, as many as they are, in the order that they are read in. C and O are multiples of 32.
+struct Convolution3x3Weights {
+  int64_t outputs, channels;
+  const uint16_t* weight;
+  int64_t stride_o, stride_c, stride_h, stride_w;
+  void* packed;
+};
+struct Convolution3x3 {
+  int64_t images, height, width, channels, outputs;
+  const void *x, *packed;
+  const float* bias;  // [O] or none
+  bool relu;
+  void* out;
+};
+namespace amx {
+#if defined(__x86_64__)
+bool ready();
+void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&);
+void convolution3x3(const Convolution3x3&, const Parallel&);
+#else
+inline bool ready() { return false; }
+inline void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&) {}
+inline void convolution3x3(const Convolution3x3&, const Parallel&) {}
+#endif
+}  // namespace amx
+
 // A depthwise convolution with a 3x3 or 5x5 kernel: x [N, height, width, C] -> out [N, out_height, out_width, C], zeros
 // around x. C is a multiple of 16.
 struct Depthwise {

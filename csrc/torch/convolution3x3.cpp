@@ -1,0 +1,50 @@
+// 3x3 convolutions in bfloat16 on a processor's matrix unit: adapter. htc_fast/ops/amx.py decides where.
+#include "convolutions.h"
+#include "torch/common.h"
+
+namespace htc {
+namespace {
+
+bool amx_ready() { return amx::ready(); }
+
+Tensor amx_weights(const Tensor& weight_any) {
+  const Tensor weight = torch::stable::to(weight_any, ScalarType::BFloat16);
+  STD_TORCH_CHECK(weight.is_cpu() && weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
+                      weight.size(0) % 32 == 0 && weight.size(1) % 32 == 0 && amx::ready(),
+                  "amx_weights: weight must be [O, C, 3, 3] on a CPU with AMX, O and C multiples of 32");
+  Tensor packed = torch::stable::new_empty(weight, {weight.numel()});
+  amx::convolution3x3_weights(
+      {weight.size(0), weight.size(1), static_cast<const uint16_t*>(weight.const_data_ptr()), weight.stride(0),
+       weight.stride(1), weight.stride(2), weight.stride(3), packed.mutable_data_ptr()},
+      torch_threads());
+  return packed;
+}
+
+Tensor amx_convolution(const Tensor& x_any, const Tensor& packed, const std::optional<Tensor>& bias, int64_t outputs,
+                       bool relu) {
+  STD_TORCH_CHECK(x_any.is_cpu() && x_any.dim() == 4 && x_any.scalar_type() == ScalarType::BFloat16 && packed.is_cpu() &&
+                      packed.scalar_type() == ScalarType::BFloat16 && packed.numel() == outputs * x_any.size(1) * 9 &&
+                      outputs % 32 == 0 && x_any.size(1) % 32 == 0 && amx::ready(),
+                  "amx_convolution: x must be bfloat16 [N, C, H, W] on a CPU with AMX, with the C of the packed weights");
+  STD_TORCH_CHECK(!bias || bias->numel() == outputs, "amx_convolution: bias must be [O]");
+  const Tensor x = torch::stable::contiguous(channels_at_the_end(x_any));
+  const Tensor weights = torch::stable::contiguous(packed);
+  std::optional<Tensor> offsets;
+  if (bias) offsets = torch::stable::contiguous(torch::stable::to(*bias, ScalarType::Float));
+  Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2), outputs});
+  advise_huge_pages(out, 2);
+  const float* added = offsets ? static_cast<const float*>(offsets->const_data_ptr()) : nullptr;
+  if (out.numel() > 0)
+    amx::convolution3x3({x.size(0), x.size(1), x.size(2), x.size(3), outputs, x.const_data_ptr(),
+                         weights.const_data_ptr(), added, relu, out.mutable_data_ptr()},
+                        torch_threads());
+  return channels_second(out);
+}
+
+}  // namespace
+}  // namespace htc
+
+STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
+  m.impl("amx_weights", TORCH_BOX(&htc::amx_weights));
+  m.impl("amx_convolution", TORCH_BOX(&htc::amx_convolution));
+}
