@@ -11,7 +11,7 @@ bool ready() {
   static const bool is = [] {
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-    const bool unit = (d >> 22 & 1) && (d >> 24 & 1);  // AMX-BF16 and AMX-TILE
+    const bool unit = (d >> 22 & 1) && (d >> 24 & 1);                                      // AMX-BF16 and AMX-TILE
     if (!unit || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;  // AVX512_BF16
 #if defined(__linux__)
     // The system keeps room for a thread's tiles once a process has asked.

@@ -1,5 +1,5 @@
-// The matrix unit of newer processors (AMX): eight tiles of 16 rows of 64 bytes, and bfloat16 products of them summed in
-// float32. Files of this folder are compiled for such a processor, once, and called where `amx::ready()` says so.
+// The matrix unit of newer processors (AMX): eight tiles of 16 rows of 64 bytes, and bfloat16 products of them summed
+// in float32. Files of this folder are compiled for such a processor, once, and called where `amx::ready()` says so.
 #pragma once
 #include <immintrin.h>
 
@@ -7,8 +7,8 @@
 
 namespace htc::amx {
 
-constexpr int kRows = 16;        // of a tile
-constexpr int kPairs = 16;       // of bfloat16 in a row of a tile
+constexpr int kRows = 16;           // of a tile
+constexpr int kPairs = 16;          // of bfloat16 in a row of a tile
 constexpr int kDepth = 2 * kPairs;  // channels, or pixels, that one product sums over
 constexpr int kTileElements = kRows * kDepth;
 

@@ -5,8 +5,6 @@
 namespace htc {
 namespace {
 
-bool amx_ready() { return amx::ready(); }
-
 Tensor amx_weights(const Tensor& weight_any) {
   const Tensor weight = torch::stable::to(weight_any, ScalarType::BFloat16);
   STD_TORCH_CHECK(weight.is_cpu() && weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
@@ -22,10 +20,11 @@ Tensor amx_weights(const Tensor& weight_any) {
 
 Tensor amx_convolution(const Tensor& x_any, const Tensor& packed, const std::optional<Tensor>& bias, int64_t outputs,
                        bool relu) {
-  STD_TORCH_CHECK(x_any.is_cpu() && x_any.dim() == 4 && x_any.scalar_type() == ScalarType::BFloat16 && packed.is_cpu() &&
-                      packed.scalar_type() == ScalarType::BFloat16 && packed.numel() == outputs * x_any.size(1) * 9 &&
-                      outputs % 32 == 0 && x_any.size(1) % 32 == 0 && amx::ready(),
-                  "amx_convolution: x must be bfloat16 [N, C, H, W] on a CPU with AMX, with the C of the packed weights");
+  STD_TORCH_CHECK(
+      x_any.is_cpu() && x_any.dim() == 4 && x_any.scalar_type() == ScalarType::BFloat16 && packed.is_cpu() &&
+          packed.scalar_type() == ScalarType::BFloat16 && packed.numel() == outputs * x_any.size(1) * 9 &&
+          outputs % 32 == 0 && x_any.size(1) % 32 == 0 && amx::ready(),
+      "amx_convolution: x must be bfloat16 [N, C, H, W] on a CPU with AMX, with the C of the packed weights");
   STD_TORCH_CHECK(!bias || bias->numel() == outputs, "amx_convolution: bias must be [O]");
   const Tensor x = torch::stable::contiguous(channels_at_the_end(x_any));
   const Tensor weights = torch::stable::contiguous(packed);
