@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from htc_fast.ops import _onednn, winograd
+from htc_fast.ops import _onednn, packed
 from htc_fast.ops._convolutions import can_fuse
 from htc_fast.ops.convolution import convolution
 
@@ -31,13 +31,13 @@ FEWEST = 64  # outputs of a 3x3 convolution that is computed with some more, who
 class Folded(NamedTuple):
     """What a convolution and the norm behind it come to.
 
-    packed  the weight in Winograd's form, where that pays; with outputs of zeros up to the next multiple of 32
+    packed  the weight in a faster form, where that pays; with outputs of zeros up to the next multiple of 32
     state   of the tensors that it was made of
     """
 
     weight: Tensor
     bias: Tensor
-    packed: winograd.Packed | None
+    packed: packed.Packed | None
     state: tuple
 
 
@@ -65,10 +65,10 @@ def run(x: Tensor, conv: Any, norm: Any = None, *, relu: bool, other: Tensor | N
         geometry = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "groups": conv.groups}
         return convolution(x, layer.weight, layer.bias, other, relu=relu, **geometry)
     given = layer.weight, layer.bias, conv.padding, conv.stride, conv.dilation, conv.groups
-    if layer.packed is not None and _onednn.unwatched(x) and layer.packed.fits(layer.packed.weight, x):
+    if layer.packed is not None and _onednn.unwatched(x) and layer.packed.fits(layer.packed.weight, x.dtype):
         outputs, wide = len(layer.weight), len(layer.packed.weight)
         bias = layer.bias if wide == outputs else F.pad(layer.bias, (0, wide - outputs))
-        out = winograd.convolution(x, layer.packed.values, bias, relu=relu and other is None)[:, :outputs]
+        out = packed.convolution(x, layer.packed.values, bias, relu=relu and other is None)[:, :outputs]
     elif not can_fuse(x):
         out = F.conv2d(x, layer.weight, layer.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         out = out.relu_() if relu and other is None else out
@@ -118,12 +118,12 @@ def folded(conv: Any, norm: Any = None) -> Folded:
         bias = (bias - norm.running_mean) * scale + (0 if norm.bias is None else norm.bias)
         weight, bias = (weight * scale[:, None, None, None]).to(weight.dtype), bias.to(weight.dtype)
     direct = conv.stride == (1, 1) and conv.padding == (1, 1) and conv.dilation == (1, 1) and conv.groups == 1
-    packed = None
+    form = None
     if direct:
         extra = -len(weight) % 32 if len(weight) >= FEWEST else 0
         wide = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, extra)) if extra else weight
-        packed = winograd.Packed(wide) if winograd.pays(wide, wide.dtype) else None
-    made = Folded(weight, bias, packed, state)
+        form = packed.Packed(wide) if packed.pays(wide, wide.dtype) else None
+    made = Folded(weight, bias, form, state)
     _folded[conv] = made
     return made
 

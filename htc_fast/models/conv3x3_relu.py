@@ -4,11 +4,11 @@ from torch import Tensor
 
 from htc_fast import ops
 from htc_fast.models.convolution import Convolution
-from htc_fast.ops.winograd import Packed
+from htc_fast.ops.packed import Packed
 
 
 class Conv3x3ReLU(Convolution):
-    """Maps [K, C, H, W] -> relu(3x3 convolution) [K, O, H, W]; may own its weight in Winograd's form as well."""
+    """Maps [K, C, H, W] -> relu(3x3 convolution) [K, O, H, W]; may own its weight in a faster form as well."""
 
     def __init__(self, channels: int, norm: bool = False, outputs: int | None = None):
         super().__init__(channels, channels if outputs is None else outputs, 3, norm)

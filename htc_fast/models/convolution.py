@@ -4,18 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from htc_fast.models.norm import JointBatchNorm
-from htc_fast.ops import winograd
+from htc_fast.ops import packed
 
-PLAIN = (1, 1), (1, 1), (1, 1), 1, "zeros"  # stride, padding, dilation, groups and mode of what Winograd's way takes
+PLAIN = (1, 1), (1, 1), (1, 1), 1, "zeros"  # stride, padding, dilation, groups and mode of what faster forms take
 
 
 class Conv2d(nn.Conv2d):
-    """torch's own, of which a 3x3 in training on a CPU goes by Winograd's way where that is faster."""
+    """torch's own, of which a 3x3 in training on a CPU takes a faster form of its weight where there is one."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         plain = (self.stride, self.padding, self.dilation, self.groups, self.padding_mode) == PLAIN
-        if plain and winograd.learns(x, weight):
-            return winograd.learned(x, weight, bias, relu=False)
+        if plain and packed.learns(x, weight):
+            return packed.learned(x, weight, bias, relu=False)
         return super()._conv_forward(x, weight, bias)
 
 

@@ -1,12 +1,59 @@
-"""3x3 convolutions in bfloat16 on a processor's matrix unit (AMX), for inference and training.
+"""3x3 convolutions in bfloat16 on a processor's matrix unit (AMX), for inference and training; sums are float32."""
 
-Weights are laid out once for inference, at every call in training. Sums are float32.
-"""
+import functools
 
 import torch
 from torch import Tensor
 
+from htc_fast.device import instructions
+from htc_fast.ops import _native
 from htc_fast.ops._declare import declare, maps_like
+
+TYPES = (torch.bfloat16,)
+
+
+def pays(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a convolution with weight [O, C, 3, 3] over maps of this type is faster so, here.
+
+    source  two cores with AMX, 256 channels: 1.3 to 2.5 times oneDNN's rate
+    """
+    outputs, channels, *kernel = weight.shape
+    fits = kernel == [3, 3] and outputs % 32 == 0 and channels % 32 == 0 and weight.device.type == "cpu"
+    return fits and dtype in TYPES and _ready()
+
+
+@functools.cache
+def _ready() -> bool:
+    """Whether the matrix unit is there and may be used, which the system decides."""
+    if not (_native.loaded() and {"amx_tile", "amx_bf16"} <= instructions()):
+        return False
+    try:
+        return torch.ops.htc_fast.amx_weights(torch.zeros(32, 32, 3, 3)) is not None
+    except RuntimeError:
+        return False
+
+
+@torch.no_grad()
+def pack(weight: Tensor) -> Tensor:
+    """weight [O, C, 3, 3], O and C multiples of 32 -> what `convolution` takes, [O, C, 9] bfloat16 in its own order."""
+    return torch.ops.htc_fast.amx_weights(weight).view(*weight.shape[:2], 9)
+
+
+def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """3x3 with one pixel of padding.
+
+    x        [N, C, H, W] bfloat16;  packed: of `pack`;  bias [O] or None
+    returns  [N, O, H, W], channels-last in memory; no gradient
+    """
+    return torch.ops.htc_fast.amx_convolution(x, packed, bias, len(packed), relu)
+
+
+@torch.no_grad()
+def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """x [N, C, H, W], grad [N, O, H, W] -> [O, C, 3, 3]."""
+    weight = x.new_empty(grad.shape[1], x.shape[1], 3, 3)
+    geometry = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, [False, True, False])[1]
 
 
 def _fake_weights(weight):

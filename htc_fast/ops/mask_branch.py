@@ -14,7 +14,7 @@ from htc_fast.ops.conv3x3_relu import conv3x3_relu
 from htc_fast.ops.mask_flow import mask_flow
 from htc_fast.ops.mask_predict import mask_predict
 from htc_fast.ops.reference import mask_branch as reference
-from htc_fast.ops.winograd import Packed
+from htc_fast.ops.packed import Packed
 
 _backend.register_over_torch("mask_branch")
 Layer = tuple[Tensor, Tensor]
@@ -27,7 +27,7 @@ class MaskHeadWeights(NamedTuple):
     upsample      [C, O, 2, 2]  deconvolution with stride 2, followed by ReLU
     logits        [classes, C, 1, 1]
     flow          [C, C, 1, 1] or None: takes in the features of the head before
-    packed        those of the convolutions' weights that are in Winograd's form too, as conv3x3_relu takes them
+    packed        those of the convolutions' weights that are in a faster form too, as conv3x3_relu takes them
     """
 
     convolutions: tuple[Layer, ...]
@@ -162,7 +162,7 @@ def _check_head(name: str, head: MaskHeadWeights, x: Tensor, before: int | None)
     _check_layer(f"{name}.logits", head.logits, 1, head.upsample[0].shape[1], x)
     for one in items(f"{name}.packed", head.packed):
         if not isinstance(one, Packed):
-            raise TypeError(f"{name}.packed must hold winograd.Packed, got {type(one).__name__}.")
+            raise TypeError(f"{name}.packed must hold packed.Packed, got {type(one).__name__}.")
     return channels
 
 

@@ -1,0 +1,120 @@
+"""3x3 convolutions on a CPU whose weights are laid out for it: in Winograd's form, or as its matrix unit reads them.
+
+For inference weights are laid out once, and owned by the module that owns the weight; in training at every call.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from htc_fast.ops import _backend, amx, winograd
+from htc_fast.ops._declare import watched
+
+FORMS = amx, winograd
+VIEWS = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+FEWEST = 1600  # pixels below which laying out the weights for one call costs what it saves
+
+
+def pays(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a convolution with weight [O, C, 3, 3] over maps of this type is faster in one of the forms, here."""
+    return any(form.pays(weight, dtype) for form in FORMS)
+
+
+def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """weight [O, C, 3, 3] -> what `convolution` takes, in the form for maps of this type.
+
+    raises  ValueError, TypeError
+    """
+    return _form(weight, dtype).pack(weight)
+
+
+def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """3x3 with one pixel of padding.
+
+    x        [N, C, H, W] of the type that the weight was packed for;  packed: of `pack`;  bias [O] or None
+    returns  [N, O, H, W], channels-last in memory; no gradient
+    raises   ValueError, TypeError
+    """
+    return _of(packed).convolution(x, packed, bias, relu)
+
+
+class Packed:
+    """A weight in a faster form: of use for this very weight, for as long as it stays as it is.
+
+    values  of `pack`; None: made here, for maps of the weight's type. To be given where the weight has lost bits since
+            it was packed
+    """
+
+    def __init__(self, weight: Tensor, values: Tensor | None = None):
+        self.weight, self.values = weight, pack(weight, weight.dtype) if values is None else values
+        self._state = _state(weight)
+
+    def fits(self, weight: Tensor, dtype: torch.dtype) -> bool:
+        """Whether a convolution of maps of that type with `weight` may use it."""
+        return weight is self.weight and _state(weight) == self._state and dtype in _of(self.values).TYPES
+
+
+def learns(x: Tensor, weight: Tensor) -> bool:
+    """Whether `learned` takes maps x [N, C, H, W] and weight [O, C, 3, 3], and is faster, with nothing looking on."""
+    if not torch.is_grad_enabled() or x.device.type != "cpu" or watched((x, weight)) or _backend.in_forward_mode():
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    same = weight.dtype == torch.float32 or weight.dtype == dtype
+    large = x.dim() == 4 and x.shape[0] * x.shape[2] * x.shape[3] >= FEWEST
+    return large and same and weight.dim() == 4 and weight.shape[1] % 32 == 0 and pays(weight, dtype)
+
+
+def learned(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """3x3 with one pixel of padding, with gradients, where `learns` says so; arguments and result of `convolution`."""
+    if torch.is_autocast_enabled("cpu"):
+        x = x.to(torch.get_autocast_dtype("cpu"))
+    return _Learned.apply(x, weight, bias, relu)
+
+
+class _Learned(torch.autograd.Function):
+    """Its second derivative is that of torch's own convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        with torch._C._ExcludeDispatchKeyGuard(VIEWS):  # else the result, a view, could not be written to
+            out = convolution(x, pack(weight, x.dtype), bias, relu)
+        ctx.save_for_backward(x, weight, out if relu else None)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, out = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        if out is not None:
+            grad = torch.ops.aten.threshold_backward(grad, out, 0)
+        for_x, for_weight, for_bias, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            needed = [for_x, for_weight, False]
+            geometry = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+            grads = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), None, *geometry, needed)
+            x_grad, weight_grad, _ = grads
+        else:
+            x_grad = _input_gradient(grad, weight) if for_x else None
+            weight_grad = _form(weight, x.dtype).weight_gradient(x, grad) if for_weight else None
+        bias_grad = grad.sum((0, 2, 3), dtype=torch.float32) if for_bias else None
+        return x_grad, weight_grad, bias_grad, None
+
+
+def _input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
+    """grad [N, O, H, W] -> [N, C, H, W]: the convolution with the weight turned around and its channels exchanged."""
+    return convolution(grad, pack(weight.flip(2, 3).transpose(0, 1), grad.dtype), None, False)
+
+
+def _state(weight: Tensor) -> tuple[int, int]:
+    """Where it lies, and how often it was written to, which tensors made in inference mode do not count."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+
+
+def _form(weight: Tensor, dtype: torch.dtype) -> ModuleType:
+    return next((form for form in FORMS if form.pays(weight, dtype)), winograd)
+
+
+def _of(packed: Tensor) -> ModuleType:
+    return amx if packed.dtype == torch.bfloat16 else winograd
