@@ -18,7 +18,7 @@ from htc_fast.device import supports
 from htc_fast.inference.constant import ConstantSwitch, hold_weights
 from htc_fast.models.convolution import is_plain
 from htc_fast.models.rfp import blank
-from htc_fast.ops import _onednn, packed
+from htc_fast.ops import _onednn, packed3x3
 from htc_fast.ops.convolution import convolution
 
 # How oneDNN calls an activation, and its constants.
@@ -42,16 +42,16 @@ class FusedConvolution(nn.Module):
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None, overwrites: bool = False):
         super().__init__()
         self.conv, self.activation, self.overwrites = conv, activation, overwrites
-        self.packed: packed.Packed | None = None  # the weight in a faster form as well
+        self.packed: packed3x3.Packed | None = None  # the weight in a faster form as well
         self.on_gpu = False  # laid out for a GPU, wherever it is now
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         dtype = self.conv.weight.dtype
         if self.on_gpu:
             return self._gpu(x.to(dtype), None if other is None else other.to(dtype))
-        unwatched, form = _onednn.unwatched(x), self.packed
-        if unwatched and form is not None and self.plain(other) and form.fits(self.conv.weight, dtype):
-            return packed.convolution(x.to(dtype), form.values, self.conv.bias, self.activation is not None)
+        unwatched, packed = _onednn.unwatched(x), self.packed
+        if unwatched and packed is not None and self.plain(other) and packed.fits(self.conv.weight, dtype):
+            return packed3x3.convolution(x.to(dtype), packed.values, self.conv.bias, self.activation is not None)
         if unwatched and supports(dtype, x.device) and (other is None or _addable(x, other, dtype)):
             return self._onednn(x.to(dtype), other)
         y = self.conv(x)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from htc_fast.models.norm import JointBatchNorm
-from htc_fast.ops import packed
+from htc_fast.ops import packed3x3
 
 PLAIN = (1, 1), (1, 1), (1, 1), 1, "zeros"  # stride, padding, dilation, groups and mode of what faster forms take
 
@@ -14,8 +14,8 @@ class Conv2d(nn.Conv2d):
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         plain = (self.stride, self.padding, self.dilation, self.groups, self.padding_mode) == PLAIN
-        if plain and packed.learns(x, weight):
-            return packed.learned(x, weight, bias, relu=False)
+        if plain and packed3x3.learns(x, weight):
+            return packed3x3.learned(x, weight, bias, relu=False)
         return super()._conv_forward(x, weight, bias)
 
 

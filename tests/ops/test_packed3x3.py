@@ -1,0 +1,143 @@
+"""3x3 convolutions in a faster form: where it is used by itself, with gradients, and when a weight changes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from htc_fast import ops
+from htc_fast.ops import amx, packed3x3, winograd
+
+
+def inputs():
+    torch.manual_seed(0)
+    return torch.randn(2, 48, 7, 13), torch.randn(64, 48, 3, 3) / (3 * 48**0.5), torch.randn(64)
+
+
+def test_a_packed_weight_is_used_where_nothing_looks_on():
+    x, weight, bias = inputs()
+    want = F.conv2d(x, weight, bias, padding=1).relu()
+    packed = packed3x3.Packed(weight, winograd.pack(weight) * 2)  # twice, to be told apart
+    with torch.no_grad():
+        doubled = ops.conv3x3_relu(x, weight, bias, packed=packed)
+    assert not torch.allclose(doubled, want, atol=0.1)
+    torch.testing.assert_close(ops.conv3x3_relu(x, weight, bias, packed=packed), want, rtol=1e-5, atol=1e-5)
+    weight.requires_grad_()
+    ops.conv3x3_relu(x, weight, bias, packed=packed).sum().backward()
+    assert weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("change", ["in place", "moved", "another"])
+@torch.no_grad()
+def test_a_changed_weight_is_not_used_in_its_old_form(change):
+    x, weight, bias = inputs()
+    packed = packed3x3.Packed(weight)
+    if change == "in place":
+        weight[0] += 1
+    elif change == "moved":
+        weight.data = weight * 2
+    else:
+        weight = weight.clone() - 1
+    want = F.conv2d(x, weight, bias, padding=1).relu()
+    torch.testing.assert_close(ops.conv3x3_relu(x, weight, bias, packed=packed), want, rtol=1e-4, atol=1e-4)
+
+
+LEARNED = {
+    "whole tiles": (1, 32, 32, 32, 48),
+    "odd sides": (3, 64, 96, 19, 37),
+    "many small maps": (33, 32, 64, 14, 14),
+    "more than a portion": (1, 128, 64, 101, 163),
+}
+
+
+def gradients(case, dtype, relu, layout=torch.channels_last):
+    """What `learned` gives, forward and backward, and the same in float64 by torch."""
+    torch.manual_seed(1)
+    count, channels, outputs, height, width = LEARNED[case]
+    x = torch.randn(count, channels, height, width).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    weight = (torch.randn(outputs, channels, 3, 3) / (3 * channels**0.5)).requires_grad_()
+    bias = torch.randn(outputs).requires_grad_()
+    exact = [one.detach().double().requires_grad_() for one in (x, weight, bias)]
+    grad = torch.randn(count, outputs, height, width).to(dtype).contiguous(memory_format=layout)
+    out = packed3x3.learned(x, weight, bias, relu)
+    want = F.conv2d(*exact, padding=1)
+    want = want * (out.detach() > 0) if relu else want
+    found = [out.detach(), *torch.autograd.grad(out, (x, weight, bias), grad)]
+    return found, [want.detach(), *torch.autograd.grad(want, exact, grad.double())]
+
+
+@pytest.mark.parametrize("case", LEARNED)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+def test_gradients_in_float32(case, relu, layout):
+    for found, want in zip(*gradients(case, torch.float32, relu, layout), strict=True):
+        assert found.dtype == torch.float32 and found.shape == want.shape
+        apart = (found.double() - want).abs().max() / want.abs().max()
+        assert apart < 1e-5  # a direct convolution comes to 1e-6
+
+
+@pytest.mark.parametrize("case", ["odd sides", "many small maps"])
+def test_gradients_in_bfloat16_have_the_weight_s_own_type(case):
+    found, wanted = gradients(case, torch.bfloat16, True)
+    assert [one.dtype for one in found] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
+    for one, want in zip(found, wanted, strict=True):
+        assert (one.double() - want).abs().max() / want.abs().max() < 2**-8
+
+
+def test_gradients_do_not_depend_on_the_number_of_threads():
+    threads = torch.get_num_threads()
+    several, _ = gradients("more than a portion", torch.float32, True)
+    try:
+        torch.set_num_threads(1)
+        single, _ = gradients("more than a portion", torch.float32, True)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, several[:3], single[:3]))  # the bias's sum is torch's own
+
+
+def test_the_result_may_be_written_to():
+    x, weight = torch.ones(1, 32, 40, 40), torch.full((32, 32, 3, 3), -1.0, requires_grad=True)
+    packed3x3.learned(x, weight, None, False).relu_().sum().backward()
+    assert weight.grad.count_nonzero() == 0
+
+
+def test_only_gradients_that_are_asked_for():
+    torch.manual_seed(2)
+    x, weight = torch.randn(1, 32, 40, 40), torch.randn(32, 32, 3, 3, requires_grad=True)
+    packed3x3.learned(x, weight, None, True).sum().backward()
+    assert x.grad is None and weight.grad.shape == weight.shape
+    frozen = weight.detach()
+    x.requires_grad_()
+    packed3x3.learned(x, frozen, None, False).sum().backward()
+    want = torch.nn.grad.conv2d_input(x.shape, frozen, torch.ones(1, 32, 40, 40), padding=1)
+    torch.testing.assert_close(x.grad, want, rtol=1e-4, atol=1e-3)
+
+
+def test_a_second_derivative_is_torch_s():
+    torch.manual_seed(3)
+    x, weight = torch.randn(1, 32, 28, 28, requires_grad=True), torch.randn(32, 32, 3, 3, requires_grad=True)
+
+    def penalty(out):
+        (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), (x, weight))
+
+    found = penalty(packed3x3.learned(x, weight, None, True))
+    for one, want in zip(found, penalty(F.conv2d(x, weight, padding=1).relu()), strict=True):
+        assert (one - want).abs().max() / want.abs().max() < 1e-4
+
+
+def test_where_it_is_learned(monkeypatch):
+    monkeypatch.setattr(winograd, "pays", lambda weight, dtype: dtype == torch.float32)
+    monkeypatch.setattr(amx, "pays", lambda weight, dtype: False)
+    x, weight = torch.randn(1, 32, 40, 40), torch.randn(32, 32, 3, 3, requires_grad=True)
+    assert packed3x3.learns(x, weight)
+    assert not packed3x3.learns(x[:, :, :39], weight), "too small"
+    assert not packed3x3.learns(x, weight[:, :16]), "the input's gradient takes outputs for channels"
+    with torch.no_grad():
+        assert not packed3x3.learns(x, weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not packed3x3.learns(x, weight)
+    seen = []
+    torch.func.grad(lambda one: (seen.append(packed3x3.learns(one, weight)), one.sum())[1])(x)
+    with torch.autograd.forward_ad.dual_level():
+        seen.append(packed3x3.learns(x, weight))
+    assert seen == [False, False]
