@@ -44,8 +44,9 @@ HTC_CPU_KERNEL(winograd_gradient, WinogradGradient)
 // The same convolutions in bfloat16 on a processor's matrix unit, where `amx::ready()`. Weights [O, C, 3, 3] become
 // `packed`, as many as they are, in the order that they are read in. C and O are multiples of 32.
 struct Convolution3x3Weights {
+  DType dtype;  // float32 or bfloat16, of weight
   int64_t outputs, channels;
-  const uint16_t* weight;
+  const void* weight;
   int64_t stride_o, stride_c, stride_h, stride_w;
   void* packed;
 };

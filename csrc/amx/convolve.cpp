@@ -158,25 +158,62 @@ struct Layout {
   }
 };
 
+inline __m256i halves(const uint16_t* in) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in)); }
+inline __m256i halves(const float* in) { return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(in)); }
+
+// 16 weights at distance `stride`, in bfloat16.
+template <class T>
+inline __m256i halves(const T* in, int64_t stride) {
+  if (stride == 1) return halves(in);
+  T values[16];
+  for (int i = 0; i < 16; ++i) values[i] = in[i * stride];
+  return halves(values);
+}
+
+// One tile: 16 outputs, 32 channels, in pairs. What lies together in memory is read together.
+template <class T>
+void pack_tile(const T* weight, int64_t stride_o, int64_t stride_c, uint16_t* out) {
+  if (stride_c == 1) {
+    alignas(64) uint32_t pairs[16][kPairs];
+    for (int o = 0; o < 16; ++o)
+      for (int half = 0; half < 2; ++half)
+        _mm256_store_si256(reinterpret_cast<__m256i*>(pairs[o] + half * 8), halves(weight + o * stride_o + half * 16));
+    const __m512i rows = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                            _mm512_set1_epi32(kPairs));
+    for (int pair = 0; pair < kPairs; ++pair)
+      _mm512_storeu_si512(out + pair * kDepth, _mm512_i32gather_epi32(rows, &pairs[0][pair], 4));
+    return;
+  }
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const __m512i first = _mm512_cvtepu16_epi32(halves(weight + 2 * pair * stride_c, stride_o)),
+                  second = _mm512_cvtepu16_epi32(halves(weight + (2 * pair + 1) * stride_c, stride_o));
+    _mm512_storeu_si512(out + pair * kDepth, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+  }
+}
+
+// Weights in the order that `multiply` reads them in.
+template <class T>
+void pack(const Convolution3x3Weights& op, const Parallel& parallel) {
+  const int64_t blocks = op.channels / kDepth;
+  parallel(op.outputs / kOutputs * blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      uint16_t* out = static_cast<uint16_t*>(op.packed) + part * kTaps * kOutputs * kDepth;
+      const T* weight = static_cast<const T*>(op.weight) + part / blocks * kOutputs * op.stride_o +
+                        part % blocks * kDepth * op.stride_c;
+      for (int64_t dx = 0; dx < 3; ++dx)
+        for (int64_t dy = 0; dy < 3; ++dy)
+          for (int64_t half = 0; half < 2; ++half, out += kTileElements)
+            pack_tile(weight + half * 16 * op.stride_o + dy * op.stride_h + dx * op.stride_w, op.stride_o, op.stride_c,
+                      out);
+    }
+  });
+}
+
 }  // namespace
 
 void convolution3x3_weights(const Convolution3x3Weights& op, const Parallel& parallel) {
-  const int64_t blocks = op.channels / kDepth;
-  parallel(op.outputs / kOutputs, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; ++group) {
-      uint16_t* out = static_cast<uint16_t*>(op.packed) + group * kOutputs * kTaps * op.channels;
-      for (int64_t block = 0; block < blocks; ++block)
-        for (int64_t dx = 0; dx < 3; ++dx)
-          for (int64_t dy = 0; dy < 3; ++dy)
-            for (int64_t half = 0; half < 2; ++half)
-              for (int64_t pair = 0; pair < kPairs; ++pair)
-                for (int64_t o = 0; o < kOutputs / 2; ++o)
-                  for (int64_t one = 0; one < 2; ++one)
-                    *out++ = op.weight[(group * kOutputs + half * 16 + o) * op.stride_o +
-                                       (block * kDepth + pair * 2 + one) * op.stride_c + dy * op.stride_h +
-                                       dx * op.stride_w];
-    }
-  });
+  if (op.dtype == DType::bf16) return pack<uint16_t>(op, parallel);
+  pack<float>(op, parallel);
 }
 
 void convolution3x3(const Convolution3x3& op, const Parallel& parallel) {

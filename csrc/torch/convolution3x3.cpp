@@ -5,16 +5,25 @@
 namespace htc {
 namespace {
 
-Tensor amx_weights(const Tensor& weight_any) {
-  const Tensor weight = torch::stable::to(weight_any, ScalarType::BFloat16);
+Tensor amx_weights(const Tensor& weight, bool turned) {
   STD_TORCH_CHECK(weight.is_cpu() && weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
                       weight.size(0) % 32 == 0 && weight.size(1) % 32 == 0 && amx::ready(),
                   "amx_weights: weight must be [O, C, 3, 3] on a CPU with AMX, O and C multiples of 32");
-  Tensor packed = torch::stable::new_empty(weight, {weight.numel()});
-  amx::convolution3x3_weights(
-      {weight.size(0), weight.size(1), static_cast<const uint16_t*>(weight.const_data_ptr()), weight.stride(0),
-       weight.stride(1), weight.stride(2), weight.stride(3), packed.mutable_data_ptr()},
-      torch_threads());
+  Convolution3x3Weights op{};
+  op.dtype = dtype_of(weight);
+  STD_TORCH_CHECK(op.dtype == DType::f32 || op.dtype == DType::bf16, "amx_weights: weight must be float32 or bfloat16");
+  const int64_t outputs = turned, channels = !turned;
+  op.outputs = weight.size(outputs);
+  op.channels = weight.size(channels);
+  op.stride_o = weight.stride(outputs);
+  op.stride_c = weight.stride(channels);
+  op.stride_h = turned ? -weight.stride(2) : weight.stride(2);
+  op.stride_w = turned ? -weight.stride(3) : weight.stride(3);
+  const int64_t first = turned ? 2 * (weight.stride(2) + weight.stride(3)) : 0;  // the last tap comes first
+  op.weight = static_cast<const char*>(weight.const_data_ptr()) + first * element_size(op.dtype);
+  Tensor packed = torch::stable::new_empty(weight, {weight.numel()}, ScalarType::BFloat16);
+  op.packed = packed.mutable_data_ptr();
+  amx::convolution3x3_weights(op, torch_threads());
   return packed;
 }
 

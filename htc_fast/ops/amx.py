@@ -28,15 +28,21 @@ def _ready() -> bool:
     if not (_native.loaded() and {"amx_tile", "amx_bf16"} <= instructions()):
         return False
     try:
-        return torch.ops.htc_fast.amx_weights(torch.zeros(32, 32, 3, 3)) is not None
+        return torch.ops.htc_fast.amx_weights(torch.zeros(32, 32, 3, 3), False) is not None
     except RuntimeError:
         return False
 
 
 @torch.no_grad()
-def pack(weight: Tensor) -> Tensor:
-    """weight [O, C, 3, 3], O and C multiples of 32 -> what `convolution` takes, [O, C, 9] bfloat16 in its own order."""
-    return torch.ops.htc_fast.amx_weights(weight).view(*weight.shape[:2], 9)
+def pack(weight: Tensor, turned: bool = False) -> Tensor:
+    """What `convolution` takes, in the order that it is read in.
+
+    weight   [O, C, 3, 3] float32 or bfloat16, O and C multiples of 32
+    turned   around, its channels and outputs exchanged: that is the convolution's gradient
+    returns  [O, C, 9] bfloat16; turned: [C, O, 9]
+    """
+    outputs, channels = weight.shape[:2][:: -1 if turned else 1]
+    return torch.ops.htc_fast.amx_weights(weight, turned).view(outputs, channels, 9)
 
 
 def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
@@ -56,7 +62,7 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     return torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, [False, True, False])[1]
 
 
-def _fake_weights(weight):
+def _fake_weights(weight, turned):
     return weight.new_empty(weight.numel(), dtype=torch.bfloat16)
 
 
@@ -64,5 +70,5 @@ def _fake(x, packed, bias, outputs, relu):
     return maps_like(x, x.shape[0], outputs, *x.shape[2:])
 
 
-declare("amx_weights(Tensor weight) -> Tensor", _fake_weights)
+declare("amx_weights(Tensor weight, bool turned) -> Tensor", _fake_weights)
 declare("amx_convolution(Tensor x, Tensor packed, Tensor? bias, int outputs, bool relu) -> Tensor", _fake)

@@ -22,12 +22,13 @@ def pays(weight: Tensor, dtype: torch.dtype) -> bool:
     return any(form.pays(weight, dtype) for form in FORMS)
 
 
-def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def pack(weight: Tensor, dtype: torch.dtype, turned: bool = False) -> Tensor:
     """weight [O, C, 3, 3] -> what `convolution` takes, in the form for maps of this type.
 
+    turned  around, its channels and outputs exchanged: that is the convolution's gradient
     raises  ValueError, TypeError
     """
-    return _form(weight, dtype).pack(weight)
+    return _form(weight, dtype).pack(weight, turned)
 
 
 def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
@@ -96,15 +97,10 @@ class _Learned(torch.autograd.Function):
             grads = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), None, *geometry, needed)
             x_grad, weight_grad, _ = grads
         else:
-            x_grad = _input_gradient(grad, weight) if for_x else None
+            x_grad = convolution(grad, pack(weight, grad.dtype, turned=True), None, False) if for_x else None
             weight_grad = _form(weight, x.dtype).weight_gradient(x, grad) if for_weight else None
-        bias_grad = grad.sum((0, 2, 3), dtype=torch.float32) if for_bias else None
+        bias_grad = grad.sum((0, 2, 3)) if for_bias else None
         return x_grad, weight_grad, bias_grad, None
-
-
-def _input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
-    """grad [N, O, H, W] -> [N, C, H, W]: the convolution with the weight turned around and its channels exchanged."""
-    return convolution(grad, pack(weight.flip(2, 3).transpose(0, 1), grad.dtype), None, False)
 
 
 def _state(weight: Tensor) -> tuple[int, int]:

@@ -28,10 +28,11 @@ def pays(weight: Tensor, dtype: torch.dtype) -> bool:
 
 
 @torch.no_grad()
-def pack(weight: Tensor) -> Tensor:
+def pack(weight: Tensor, turned: bool = False) -> Tensor:
     """weight [O, C, 3, 3], C a multiple of 16, O of 32 -> what `convolution` takes, laid out for this processor.
 
-    returns  [O, C, 36] float32; the shape says for which maps, not how it is laid out
+    turned   around, its channels and outputs exchanged: that is the convolution's gradient
+    returns  [O, C, 36] float32; the shape says for which maps, not how it is laid out; turned: [C, O, 36]
     raises   ValueError, TypeError
     """
     check_tensor("weight", weight)
@@ -41,6 +42,8 @@ def pack(weight: Tensor) -> Tensor:
         raise ValueError(f"weight must be [O, C, 3, 3], O a multiple of 32 and C of 16, got {list(shape)}.")
     if weight.device.type not in ("cpu", "meta"):
         raise ValueError(f"weight must be on the CPU, got {weight.device}.")
+    if turned:
+        weight, shape = weight.flip(2, 3).transpose(0, 1), (shape[1], shape[0])
     return torch.ops.htc_fast.winograd_weights(weight).view(shape[0], shape[1], 36)
 
 

@@ -64,6 +64,11 @@ def test_float32_weights_are_rounded_and_its_own_type_alone_is_taken():
     x, weight, bias = inputs("odd sides")
     exact = weight.float() + 1e-4
     assert torch.equal(amx.pack(exact), amx.pack(exact.bfloat16()))
+    turned = exact.flip(2, 3).transpose(0, 1)
+    last = exact.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(amx.pack(last), amx.pack(exact))
+    assert torch.equal(amx.pack(exact, turned=True), amx.pack(turned.contiguous()))
+    assert torch.equal(amx.pack(last, turned=True), amx.pack(turned.contiguous()))
     assert amx.pays(weight, torch.bfloat16) and not amx.pays(weight, torch.float32)
     assert not amx.pays(weight[:33], torch.bfloat16) and not amx.pays(weight[:, :48], torch.bfloat16)
     for wrong in ((x.float(), amx.pack(weight)), (x[:, :64], amx.pack(weight)), (x, amx.pack(weight)[:33])):
@@ -82,6 +87,6 @@ def test_it_goes_before_winograd_in_bfloat16():
 
 def test_operators_keep_torch_s_rules():
     x, weight, bias = inputs("odd sides")
-    packed = torch.ops.htc_fast.amx_weights(weight)
-    torch.library.opcheck(torch.ops.htc_fast.amx_weights.default, (weight,))
+    packed = torch.ops.htc_fast.amx_weights(weight, False)
+    torch.library.opcheck(torch.ops.htc_fast.amx_weights.default, (weight, True))
     torch.library.opcheck(torch.ops.htc_fast.amx_convolution.default, (x, packed, bias, 64, True))
