@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from htc_fast.criterion.losses import losses
+from htc_fast.device import keep_memory
 from htc_fast.errors import UserError
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import Targets
@@ -28,6 +29,8 @@ class Step(nn.Module):
 
 def make_step(model: HTC, world: World) -> nn.Module:
     """The step of one process, or of one among several, which share their gradients."""
+    if world.device.type == "cpu":  # every step frees what the next one needs
+        keep_memory()
     step = Step(model)
     if world.size == 1:
         return step
