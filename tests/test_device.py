@@ -15,11 +15,12 @@ CPU = torch.device("cpu")
 ASK = """
 import torch
 from htc_fast.device import processor_class, supports
-from htc_fast.ops import _native, winograd
+from htc_fast.ops import _native, amx, winograd
 from htc_fast.profiling.limits import device_name
-cpu, weight = torch.device("cpu"), torch.zeros(32, 16, 3, 3)
+cpu, weight = torch.device("cpu"), torch.zeros(32, 32, 3, 3)
 types = [str(t)[6:] for t in (torch.bfloat16, torch.float16, torch.int8) if supports(t, cpu)]
 pays = [str(t)[6:] for t in winograd.TYPES if winograd.pays(weight, t)]
+pays += ["amx"] * amx.pays(weight, torch.bfloat16)
 print(processor_class(), _native.build.instruction_set, ",".join(types) or "-", ",".join(pays) or "-", device_name(cpu))
 """
 
@@ -52,6 +53,7 @@ def test_it_is_restricted_by_the_variables_of_torch_and_onednn(environment, most
         pytest.skip(f"this processor is {here}, no more than that")
     assert (found, native) == (most, kernels)
     assert {*can.split(",")} - {"-"} <= types and ("-" in can or types)
+    assert ("amx" in fast) == (most == "amx")
     assert pays <= {*fast.split(",")} and ("bfloat16" in fast) <= (most not in ("amx", "baseline"))
     assert name.endswith(f"-as-{most}") == (most != here)
 
