@@ -40,7 +40,7 @@ CASES = {
 # Part -> where its jobs' outputs lie.
 PARTS = {
     "adapters": r"csrc/torch/|htc_fast_ops\.dir/cmake_pch",
-    "CPU kernels": r"csrc/cpu/|/cpu_\w+\.dir/cmake_pch",
+    "CPU kernels": r"csrc/(cpu|amx)/|/cpu_\w+\.dir/cmake_pch",
     "CUDA kernels": r"csrc/cuda/",
     "linking and the rest": r"",
 }

@@ -58,7 +58,7 @@ struct Convolution3x3 {
   void* out;
 };
 namespace amx {
-#if defined(__x86_64__)
+#if defined(HTC_AMX)
 bool ready();
 void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&);
 void convolution3x3(const Convolution3x3&, const Parallel&);
