@@ -10,16 +10,18 @@ import operator
 import warnings
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from htc_fast.device import supports
 from htc_fast.inference.constant import ConstantSwitch, hold_weights
 from htc_fast.models.convolution import is_plain
+from htc_fast.models.frozen_norms import own_takes, padding_of
 from htc_fast.models.rfp import blank
 from htc_fast.ops import _onednn, packed3x3
 from htc_fast.ops.convolution import convolution
+from htc_fast.ops.depthwise import depthwise
 
 # How oneDNN calls an activation, and its constants.
 ACTIVATIONS = {
@@ -28,6 +30,7 @@ ACTIVATIONS = {
     nn.SiLU: ("swish", []),
     nn.Hardswish: ("hardswish", []),
 }
+HIGH = {type(None): None, nn.ReLU: math.inf, nn.ReLU6: 6.0}  # where our own depthwise convolution cuts off
 SUMS = (operator.add, operator.iadd, torch.add)
 TOLERANCE = 1e-4  # of the largest value: what rounding through a hundred layers leaves
 
@@ -44,10 +47,11 @@ class FusedConvolution(nn.Module):
         self.conv, self.activation, self.overwrites = conv, activation, overwrites
         self.packed: packed3x3.Packed | None = None  # the weight in a faster form as well
         self.on_gpu = False  # laid out for a GPU, wherever it is now
+        self.pads = type(conv) is Conv2dSame  # by the size of what comes
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         dtype = self.conv.weight.dtype
-        if self.on_gpu:
+        if self.on_gpu and not self.pads:
             return self._gpu(x.to(dtype), None if other is None else other.to(dtype))
         unwatched, packed = _onednn.unwatched(x), self.packed
         if unwatched and packed is not None and self.plain(other) and packed.fits(self.conv.weight, dtype):
@@ -74,6 +78,11 @@ class FusedConvolution(nn.Module):
     def _onednn(self, x: Tensor, other: Tensor | None) -> Tensor:
         conv, (name, constants) = self.conv, ACTIVATIONS.get(type(self.activation), (None, []))
         layer = conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
+        if self.pads:
+            if conv.bias is not None and type(self.activation) in HIGH and own_takes(conv, x, conv.weight):
+                high = HIGH[type(self.activation)]
+                return depthwise(x, conv.weight, conv.bias, conv.stride[0], padding_of(conv, x), high)
+            x = pad_same(x, conv.kernel_size, conv.stride, conv.dilation)
         if other is None:
             return _onednn.convolution(x, layer, name or "none", constants)
         relu = name == "relu"  # all that oneDNN takes in behind a sum
@@ -220,7 +229,7 @@ def _take_in_activation(traced: fx.GraphModule, node: fx.Node) -> int:
         module.activation = _module(traced, node)
         _erase(traced, node, source)
         return 1
-    if _own_convolution(traced, source) is None or not fusible(module):
+    if _own_convolution(traced, source) is None or not (fusible(module) or type(module) is Conv2dSame):
         return 0
     with traced.graph.inserting_before(node):
         fused = _add(traced, FusedConvolution(module, _module(traced, node)), source, (source.args[0],))

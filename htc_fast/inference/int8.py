@@ -83,13 +83,6 @@ def quantized_graph(net: nn.Module, dtype: torch.dtype) -> fx.GraphModule | None
             values[node] = made.node_copy(node, values.__getitem__)
             continue
         module = net.get_submodule(node.target) if node.op == "call_module" else None
-        if type(module) in ACTIVATIONS and module is not None:
-            before = graph.get_submodule(values[node.args[0]].target)
-            if not isinstance(before, QuantizedLayer) or len(node.args[0].users) > 1 or before.activation is not None:
-                return None
-            before.activation = module
-            values[node] = values[node.args[0]]
-            continue
         layer = _layer(module, dtype)
         if layer is None or hasattr(graph, node.target):  # which is read twice
             return None

@@ -98,26 +98,34 @@ class QuantizedLayer(nn.Module):
         self.input, self.addend, self.output = Range(), Range(), Range()
         self.packed: Packed | None = None
         self.pads: Any = (layer.kernel_size, layer.stride, layer.dilation) if isinstance(layer, Conv2dSame) else None
+        self.margins: list[int] | None = None  # columns and rows that are padded here instead of by oneDNN
+        self.largest: torch.Size = torch.Size()  # of what was seen
 
     def forward(self, x: Features, other: Features | None = None) -> Features:
         if self.packed is None:
             return self._watched(x, other)
         x = x if isinstance(x, Map) else self.input.quantized(x)
-        values, to = x.values, self.output.scale if self.keeps else None
-        if self.pads is not None:
-            kernel, stride, dilation = self.pads
-            values = pad_same(values, kernel, stride, dilation, value=x.scale[1])
+        values, to, (step, _) = self._padded(x.values, x.scale[1]), self.output.scale if self.keeps else None, x.scale
         if other is None:
-            made = _onednn_int8.run(values, x.scale, self.packed, to, self.dtype)
+            made = _onednn_int8.run(values, step, self.packed, to, self.dtype)
             return Map(made, self.output) if self.keeps else made
         own = other if isinstance(other, Map) else self.addend.quantized(other)
         into = own.values if self.overwrites or own is not other else own.values.clone()
-        made = _onednn_int8.run_sum(values, x.scale, self.packed, into, own.scale, to)
+        made = _onednn_int8.run_sum(values, step, self.packed, into, own.scale, to)
         return Map(made, self.output)
+
+    def _padded(self, x: Tensor, zero: float) -> Tensor:
+        """With what stands for zero, as far as oneDNN does not."""
+        if self.pads is not None:
+            kernel, stride, dilation = self.pads
+            return pad_same(x, kernel, stride, dilation, value=zero)
+        return x if self.margins is None else F.pad(x, self.margins, value=zero)
 
     def _watched(self, x: Features, other: Features | None) -> Features:
         """In float32, seeing what goes through."""
         x, self.input = _floats(x, self.input)
+        if x.numel() > self.largest.numel():
+            self.largest = x.shape
         y = self.exact[0](x)
         if other is not None:
             other, self.addend = _floats(other, self.addend)
@@ -134,14 +142,17 @@ class QuantizedLayer(nn.Module):
             return
         self.addend.settle()
         assert self.input.scale is not None
-        layer, zero = self.exact.pop(), self.input.scale[1]
-        geometry = None
+        layer, (step, zero) = self.exact.pop(), self.input.scale
+        geometry, shape = None, self.largest
         if not isinstance(layer, nn.Linear):
-            padding = (0, 0) if self.pads else layer.padding
-            geometry = list(layer.stride), list(padding), list(layer.dilation), layer.groups
+            down, across = (0, 0) if self.pads else layer.padding
+            if zero and (down or across):
+                self.margins, down, across = [across, across, down, down], 0, 0
+            geometry = list(layer.stride), [down, across], list(layer.dilation), layer.groups
+            shape = self._padded(torch.empty(shape, device="meta"), zero).shape
         after = ACTIVATIONS[type(self.activation)]
         bias = None if layer.bias is None else layer.bias.detach().float()
-        self.packed = _onednn_int8.pack(layer.weight.detach().float(), bias, zero, geometry, after)
+        self.packed = _onednn_int8.pack(layer.weight.detach().float(), bias, -step * zero, geometry, after, shape)
 
 
 def _floats(x: Features, range: Range) -> tuple[Tensor, Range]:

@@ -83,7 +83,7 @@ def _watched(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
 
 def all_own(net: nn.Module, pairs: list[Pair], images: Tensor) -> bool:
     """Whether every depthwise convolution of the network is folded, and is our own."""
-    ready = {conv for conv, norm in pairs if _folds(conv, norm) and _own(conv, images, conv.weight)}
+    ready = {conv for conv, norm in pairs if _folds(conv, norm) and own_takes(conv, images, conv.weight)}
     return ready.issuperset(conv for conv in net.modules() if is_depthwise(conv))
 
 
@@ -113,10 +113,10 @@ class _Folded:
         weight = conv.weight * scale[:, None, None, None]
         mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
         bias = torch.addcmul(norm.bias, mean, scale, value=-1)
-        if _own(conv, x, weight):
+        if own_takes(conv, x, weight):
             high = _high(norm)
             self.activated = high is not None
-            return depthwise.depthwise(x, weight, bias, conv.stride[0], _padding(conv, x), high)
+            return depthwise.depthwise(x, weight, bias, conv.stride[0], padding_of(conv, x), high)
         if isinstance(conv, Conv2dSame):
             return conv2d_same(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         return conv._conv_forward(x, weight, bias)
@@ -126,13 +126,13 @@ class _Folded:
         return norm.act(norm.drop(x)) if isinstance(norm, BatchNormAct2d) and not self.activated else x
 
 
-def _own(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
+def own_takes(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
     """Whether our depthwise convolution takes this one."""
     alike = conv.stride[0] == conv.stride[1] and conv.dilation == (1, 1) and not isinstance(conv.padding, str)
     return is_depthwise(conv) and alike and depthwise.takes(x, weight)
 
 
-def _padding(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
+def padding_of(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
     """Above, below, left and right."""
     if not isinstance(conv, Conv2dSame):
         rows, columns = map(int, conv.padding)

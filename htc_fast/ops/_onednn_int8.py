@@ -1,7 +1,9 @@
 """oneDNN's convolutions and products in 8 bits: the one place that calls torch's own operators for them.
 
-Features are unsigned with a zero point, one scale a tensor; weights are signed, one scale an output. As `_onednn`'s,
-these operators are private to torch, and know neither gradients nor tracing.
+Features are unsigned with a zero point, one scale a tensor; weights are signed, one scale an output. oneDNN hears
+nothing of the zero point of what a layer reads: its part of the result is the same for all pixels and thus the bias's,
+and told of it oneDNN would turn the weight at each call. As `_onednn`'s, these operators are private to torch, and know
+neither gradients nor tracing.
 """
 
 from collections.abc import Sequence
@@ -44,24 +46,33 @@ class Packed:
         raise TypeError("layers in 8 bits cannot be saved: save the detector, and optimize it after loading.")
 
 
-def pack(weight: Tensor, bias: Tensor | None, zero: int, geometry: tuple | None, activation: tuple) -> Packed:
-    """weight [O, ...] and bias [O] float32 -> 8 bits; zero: what stands for zero in the features."""
+def pack(
+    weight: Tensor, bias: Tensor | None, offset: float, geometry: tuple | None, activation: tuple, shape: Sequence[int]
+) -> Packed:
+    """weight [O, ...] and bias [O] float32 -> 8 bits.
+
+    offset  the value that a 0 in the features stands for, at most 0; the bias takes it in
+    shape   of features that will come, for which oneDNN chooses its layout: of others it turns the weight at each call
+    """
     scales = (weight.flatten(1).abs().amax(dim=1) / MOST).clamp(min=torch.finfo(torch.float32).tiny)
     rounded = (weight / scales.view(-1, *[1] * (weight.dim() - 1))).round().clamp(-MOST, MOST).to(torch.int8)
+    if offset:
+        taken = rounded.flatten(1).sum(dim=1) * scales * offset
+        bias = taken if bias is None else bias + taken
     if geometry is None:
-        packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        packed = torch.ops.onednn.qlinear_prepack(rounded, list(shape))
     else:
-        packed = torch.ops.onednn.qconv_prepack(rounded, scales, 1.0, zero, *geometry, None)
+        packed = torch.ops.onednn.qconv_prepack(rounded, scales, 1.0, 0, *geometry, list(shape))
     return Packed(packed, scales, torch.zeros_like(scales, dtype=torch.int64), bias, geometry, activation)
 
 
-def run(x: Tensor, scale: Scale, layer: Packed, to: Scale | None, dtype: torch.dtype) -> Tensor:
+def run(x: Tensor, step: float, layer: Packed, to: Scale | None, dtype: torch.dtype) -> Tensor:
     """activation(layer of x).
 
-    x       uint8 [K, C, H, W], channels-last in memory, or [K, C];  scale: its own
+    x       uint8 [K, C, H, W], channels-last in memory, or [K, C];  step: its own
     to      the result's; None: it is of `dtype`
     """
-    given: tuple[Any, ...] = x, *scale, layer.weight, layer.scales, layer.zeros, layer.bias
+    given: tuple[Any, ...] = x, step, 0, layer.weight, layer.scales, layer.zeros, layer.bias
     out = (*(to or (1.0, 0)), dtype if to is None else torch.uint8)
     name, limits = layer.activation
     if layer.geometry is None:
@@ -69,10 +80,10 @@ def run(x: Tensor, scale: Scale, layer: Packed, to: Scale | None, dtype: torch.d
     return torch.ops.onednn.qconv_pointwise(*given, *layer.geometry, *out, name, list(limits), "")
 
 
-def run_sum(x: Tensor, scale: Scale, layer: Packed, other: Tensor, own: Scale, to: Scale) -> Tensor:
+def run_sum(x: Tensor, step: float, layer: Packed, other: Tensor, own: Scale, to: Scale) -> Tensor:
     """activation(convolution of x + other), in other's place in memory; own: other's scale."""
     assert layer.geometry is not None
-    given = x, *scale, layer.weight, layer.scales, layer.zeros, other, layer.bias
+    given = x, step, 0, layer.weight, layer.scales, layer.zeros, other, layer.bias
     # What comes out is cut off at the largest that was seen, which is below an activation's own limit.
     after: tuple = "sum", 1.0, None if layer.activation[0] == "none" else "relu", [], ""
     run = torch.ops.onednn.qconv2d_pointwise.binary

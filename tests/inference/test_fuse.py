@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
+from htc_fast.inference import fuse
 from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions
 from htc_fast.models.backbone import Backbone
 
@@ -131,3 +133,23 @@ def test_networks_that_look_at_the_size_stay_as_they_are():
     with pytest.warns(UserWarning, match="stays unfused"):
         fused, count = fuse_convolutions(settled(OneSize(nn.ReLU())))
     assert count == 0 and isinstance(fused, OneSize)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.SiLU(), None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernel, groups, own", [(3, 16, True), (5, 16, True), (7, 16, False), (3, 1, False)])
+def test_what_pads_by_size_takes_its_activation_in(activation, dtype, kernel, groups, own, monkeypatch):
+    calls, real = [], fuse.depthwise
+    monkeypatch.setattr(fuse, "depthwise", lambda *given: calls.append(1) or real(*given))
+    torch.manual_seed(0)
+    conv = Conv2dSame(16, 16, kernel, stride=2, groups=groups, bias=True).requires_grad_(False)
+    for size in ((8, 12), (9, 13), (1, 2)):
+        x = torch.randn(2, 16, *size).mul(4).contiguous(memory_format=torch.channels_last)
+        want = conv.float()(x) if activation is None else activation(conv.float()(x))
+        with torch.no_grad():
+            found = FusedConvolution(conv.to(dtype), activation)(x.to(dtype))
+        assert found.dtype == dtype
+        close = {"rtol": 0.03, "atol": 0.1} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+        torch.testing.assert_close(found.float(), want, **close)
+    native = own and fuse.supports(dtype, torch.device("cpu")) and type(activation) in fuse.HIGH
+    assert len(calls) == 3 * native or not fuse.own_takes(conv, x, conv.weight)

@@ -1,5 +1,7 @@
 """Layers in 8 bits beside the same layers in float32 over the same rounded numbers."""
 
+import ctypes
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -102,6 +104,31 @@ def test_layers_hand_each_other_the_range_of_the_first():
     found = second(first(x))
     assert second.input is first.output and found.dtype == torch.bfloat16
     assert (found - want).float().abs().max() < 0.05 * want.float().abs().max()
+
+
+@quantized
+@pytest.mark.parametrize("zero", [0, 100])
+@torch.no_grad()
+def test_no_weight_is_turned_at_a_call(zero, capfd):
+    x = torch.rand(1, 512, 25, 42) - zero / 255
+    for made in (nn.Conv2d(512, 2048, 1), nn.Conv2d(512, 64, 3, padding=1)):
+        layer = settled(QuantizedLayer(made, nn.ReLU(), torch.float32, True), x)
+        assert (layer.input.scale[1] == 0) == (zero == 0)
+        given = layer.input.quantized(x)
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            layer(given)
+            ctypes.CDLL(None).fflush(None)
+        lines = [one for one in capfd.readouterr().out.splitlines() if ",exec," in one]
+        assert len(lines) == 1 and ",convolution," in lines[0]
+
+
+@quantized
+@torch.no_grad()
+def test_the_layout_is_for_the_largest_maps_seen():
+    layer = QuantizedLayer(nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(), torch.float32, True)
+    for size in ((9, 12), (18, 24), (5, 6)):
+        layer(torch.randn(1, 16, *size))
+    assert layer.largest == (1, 16, 18, 24)
 
 
 @quantized
