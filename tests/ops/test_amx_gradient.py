@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from htc_fast.device import instructions
-from htc_fast.ops import amx_gradient
+from htc_fast.ops import amx
 
 pytestmark = pytest.mark.skipif("amx_bf16" not in instructions(), reason="the processor has no AMX")
 # images, C, O, height, width
@@ -35,7 +35,7 @@ def definition(x, grad):
 
 
 def check(x, grad):
-    found, want = amx_gradient.weight_gradient(x, grad), definition(x, grad)
+    found, want = amx.weight_gradient(x, grad), definition(x, grad)
     assert found.dtype == torch.float32 and found.shape == want.shape
     assert (found - want).abs().max() < 1e-6 * want.abs().max()
 
@@ -59,7 +59,7 @@ def test_the_number_of_threads_does_not_matter(case):
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            found.append(amx_gradient.weight_gradient(x, grad))
+            found.append(amx.weight_gradient(x, grad))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
@@ -76,7 +76,7 @@ def test_memory_is_not_read_beyond_the_maps():
 def test_not_a_number_shows():
     x, grad = inputs("odd sides")
     x[1, 5, 3, 4] = torch.nan
-    found = amx_gradient.weight_gradient(x, grad).isnan()
+    found = amx.weight_gradient(x, grad).isnan()
     assert found[:, 5].all() and found.sum() == 64 * 9
 
 
@@ -84,7 +84,7 @@ def test_what_does_not_fit():
     x, grad = inputs("odd sides")
     for wrong in ((x.float(), grad.float()), (x[:, :48], grad), (x, grad[:, :33]), (x[:1], grad), (x[:0], grad[:0])):
         with pytest.raises(RuntimeError, match="amx_gradient: x"):
-            amx_gradient.weight_gradient(*wrong)
+            amx.weight_gradient(*wrong)
 
 
 def test_the_operator_keeps_torch_s_rules():
