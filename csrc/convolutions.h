@@ -57,15 +57,23 @@ struct Convolution3x3 {
   bool relu;
   void* out;
 };
+// The gradient of its weights: x [N, H, W, C], grad [N, H, W, O] -> out [O, 3, 3, C]. There is a pixel.
+struct Convolution3x3Gradient {
+  int64_t images, height, width, channels, outputs;
+  const void *x, *grad;
+  float *sums, *out;  // sums: as many as out
+};
 namespace amx {
 #if defined(HTC_AMX)
 bool ready();
 void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&);
 void convolution3x3(const Convolution3x3&, const Parallel&);
+void convolution3x3_gradient(const Convolution3x3Gradient&, const Parallel&);
 #else
 inline bool ready() { return false; }
 inline void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&) {}
 inline void convolution3x3(const Convolution3x3&, const Parallel&) {}
+inline void convolution3x3_gradient(const Convolution3x3Gradient&, const Parallel&) {}
 #endif
 }  // namespace amx
 

@@ -3,10 +3,8 @@
 // block of outputs, whose weights stay in the cache too, before the next block comes.
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
+#include "amx/scratch.h"
 #include "amx/tiles.h"
 #include "convolutions.h"
 
@@ -17,22 +15,6 @@ constexpr int kOutputs = 32;          // two tiles' columns, the block in regist
 constexpr int64_t kColumns = 128;     // pixels of a row that are taken at once
 constexpr int64_t kBand = 400 << 10;  // elements of a band, 800 KB of the cache's 2 MB
 constexpr int kTaps = 9;
-
-// Kept between calls: fresh memory costs a page fault every 4 KB.
-uint16_t* scratch(int64_t count) {
-  struct Free {
-    void operator()(uint16_t* p) const { std::free(p); }
-  };
-  thread_local std::unique_ptr<uint16_t[], Free> memory;
-  thread_local int64_t size = 0;
-  if (size < count) {
-    memory.reset();
-    size = (count + 31) / 32 * 32;
-    memory.reset(static_cast<uint16_t*>(std::aligned_alloc(64, static_cast<size_t>(size) * 2)));
-    if (!memory) throw std::bad_alloc();
-  }
-  return memory.get();
-}
 
 // A part of an image: columns first ... last - 1 of the result, in tiles of `rows` pixels, of which the last lies over
 // the one before where they do not divide.

@@ -1,6 +1,9 @@
 // The matrix unit of newer processors (AMX): eight tiles of 16 rows of 64 bytes, and bfloat16 products of them summed
 // in float32. Files of this folder are compiled for such a processor, once, and called where `amx::ready()` says so.
 #pragma once
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns of its own header
+#endif
 #include <immintrin.h>
 
 #include <cstdint>

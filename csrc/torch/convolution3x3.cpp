@@ -49,10 +49,31 @@ Tensor amx_convolution(const Tensor& x_any, const Tensor& packed, const std::opt
   return channels_second(out);
 }
 
+Tensor amx_gradient(const Tensor& x_any, const Tensor& grad_any) {
+  STD_TORCH_CHECK(x_any.is_cpu() && grad_any.is_cpu() && x_any.dim() == 4 && grad_any.dim() == 4 &&
+                      x_any.size(1) % 32 == 0 && grad_any.size(1) % 32 == 0 && x_any.size(0) == grad_any.size(0) &&
+                      x_any.size(2) == grad_any.size(2) && x_any.size(3) == grad_any.size(3) &&
+                      x_any.scalar_type() == ScalarType::BFloat16 && grad_any.scalar_type() == ScalarType::BFloat16 &&
+                      x_any.numel() > 0 && grad_any.numel() > 0 && amx::ready(),
+                  "amx_gradient: x [N, C, H, W] and grad [N, O, H, W] must be bfloat16 on a CPU with AMX, not empty, "
+                  "C and O multiples of 32");
+  const Tensor x = torch::stable::contiguous(channels_at_the_end(x_any));
+  const Tensor grad = torch::stable::contiguous(channels_at_the_end(grad_any));
+  Tensor out = torch::stable::new_empty(x, {grad.size(3), 3, 3, x.size(3)}, ScalarType::Float);
+  Tensor sums = torch::stable::new_empty(x, {out.numel()}, ScalarType::Float);
+  for (const Tensor& one : {out, sums}) advise_huge_pages(one, 4);
+  amx::convolution3x3_gradient(
+      {x.size(0), x.size(1), x.size(2), x.size(3), grad.size(3), x.const_data_ptr(), grad.const_data_ptr(),
+       static_cast<float*>(sums.mutable_data_ptr()), static_cast<float*>(out.mutable_data_ptr())},
+      torch_threads());
+  return channels_second(out);
+}
+
 }  // namespace
 }  // namespace htc
 
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
   m.impl("amx_weights", TORCH_BOX(&htc::amx_weights));
   m.impl("amx_convolution", TORCH_BOX(&htc::amx_convolution));
+  m.impl("amx_gradient", TORCH_BOX(&htc::amx_gradient));
 }

@@ -56,10 +56,14 @@ def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> T
 
 @torch.no_grad()
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """x [N, C, H, W], grad [N, O, H, W] -> [O, C, 3, 3]."""
-    weight = x.new_empty(grad.shape[1], x.shape[1], 3, 3)
-    geometry = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
-    return torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, [False, True, False])[1]
+    """The gradient of such a convolution's weight.
+
+    x        [N, C, H, W] bfloat16;  grad [N, O, H, W], of the result; C and O multiples of 32, at least one pixel
+    returns  [O, C, 3, 3] float32, the same bits for any number of threads; what is no finite number shows in all
+             taps of its channels
+    raises   RuntimeError if they do not fit, are empty, or the processor has no AMX
+    """
+    return torch.ops.htc_fast.amx_gradient(x, grad)
 
 
 def _fake_weights(weight, turned):
@@ -70,5 +74,10 @@ def _fake(x, packed, bias, outputs, relu):
     return maps_like(x, x.shape[0], outputs, *x.shape[2:])
 
 
+def _fake_gradient(x, grad):
+    return x.new_empty(grad.shape[1], 3, 3, x.shape[1], dtype=torch.float32).permute(0, 3, 1, 2)
+
+
 declare("amx_weights(Tensor weight, bool turned) -> Tensor", _fake_weights)
 declare("amx_convolution(Tensor x, Tensor packed, Tensor? bias, int outputs, bool relu) -> Tensor", _fake)
+declare("amx_gradient(Tensor x, Tensor grad) -> Tensor", _fake_gradient)
