@@ -1,16 +1,17 @@
 """What benchmarks.processors measures of one class of processors in a process of its own, restricted to that class."""
 
+import dataclasses
 import itertools
 import sys
 from typing import Any
 
 import torch
 
-from benchmarks import timer
 from benchmarks.detectors import TINY
 from htc_fast.device import processor_class, supports
 from htc_fast.profiling import limits
-from htc_fast.profiling.detect import Setting
+from htc_fast.profiling.detect import Run, Setting
+from htc_fast.profiling.meters import Need
 from htc_fast.profiling.peers import profile_peers
 from htc_fast.profiling.step import profile_step
 
@@ -18,28 +19,35 @@ TYPES = torch.float32, torch.bfloat16, torch.int8
 CPU = torch.device("cpu")
 
 
+def about(tiny: bool, threads: int) -> dict[str, Any]:
+    """Class, types, and limits as they are this minute."""
+    torch.set_num_threads(threads)
+    types = [str(dtype)[6:] for dtype in TYPES if supports(dtype, CPU)]
+    floats = [name for name in types if name != "int8"]
+    top = limits.Limits(1e10, dict.fromkeys(floats, 1e11)) if tiny else limits.measure(CPU)
+    return {"class": processor_class(), "types": types, "limits": {"copy": top.bandwidth, **top.products}}
+
+
 def measured(size: tuple[int, int], tiny: bool, threads: int) -> dict[str, Any]:
-    """Class, types, limits, torchvision's Mask R-CNN as a whole, and a training step of HTC R-50.
+    """One round of torchvision's Mask R-CNN as a whole, and of a training step of HTC R-50.
 
     size  (short, long) side of the picture
     """
     torch.set_num_threads(threads)
-    top = limits.measure(CPU)
-    types = [str(dtype)[6:] for dtype in TYPES if supports(dtype, CPU)]
-    floats = tuple(name for name in types if name in top.products)
+    floats = tuple(str(dtype)[6:] for dtype in TYPES if dtype.is_floating_point and supports(dtype, CPU))
     overrides: dict[str, Any] = dict(TINY) if tiny else {}
-    setting = Setting(CPU, ("htc_r50",), size, 1, floats, rounds=1 if tiny else 2, overrides=overrides)
+    setting = Setting(CPU, ("htc_r50",), size, 1, floats, rounds=1, overrides=overrides)
     say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
     # The first of the peers, torchvision's Mask R-CNN, in each type.
     rivals = [] if tiny else itertools.islice(profile_peers(setting, say, {}), len(floats))
-    rows = [whole(run.case, run.dtype, run.rounds) for run in rivals]
+    rows = [(run.case, run.dtype, [sum(one.values()) for one in run.rounds]) for run in rivals]
     (step,) = profile_step("htc_r50", setting, say)
-    top = top.best(limits.measure(CPU))
-    about = {"class": processor_class(), "types": types, "limits": {"copy": top.bandwidth, **top.products}}
-    return {**about, "rows": rows, "train": step.row(top)}
+    return {"rows": rows, "step": dataclasses.asdict(step)}
 
 
-def whole(who: str, dtype: str, rounds: list[dict[str, float]]) -> dict[str, Any]:
-    """A rival's row without parts."""
-    seconds = [sum(one.values()) for one in rounds]
-    return {"runtime": who, "dtype": dtype, "milliseconds": timer.summary(seconds)}
+def step_of(found: list[dict[str, Any]], top: limits.Limits) -> dict[str, Any]:
+    """The row of a training step: the fastest round of several processes."""
+    rounds = [one for step in found for one in step["rounds"]]
+    needs = {name: Need(**need) for name, need in found[0]["needs"].items()}
+    fastest = min(rounds, key=lambda parts: sum(parts.values()))
+    return Run(**{**found[0], "rounds": [fastest], "needs": needs}).row(top)

@@ -1,13 +1,15 @@
 """HTC R-50 on one processor, used as processors of lower classes are: each part beside its limit and its rivals.
 
-    python -m benchmarks.processors [--classes avx2 avx512 avx512-bf16 native] [--threads 2] [--rounds 1] [--tiny]
+    python -m benchmarks.processors [--classes avx2 avx512 avx512-bf16 native] [--threads 2] [--rounds 2] [--tiny]
                                     [--folder DIR] [--out FOLDER]
 
 A class is a process whose environment restricts PyTorch, oneDNN and MKL, and by it our kernels and choices. Of each
 class: its limits (a copy and a product, measured in it), milliseconds of every part in each runtime of
 benchmarks.runtimes that follows such a restriction, torchvision's Mask R-CNN as a whole, and the parts of a training
-step. ONNX Runtime cannot be restricted and is measured in the native class alone. Results in the device's
-processors.json. --folder keeps the files that are run.
+step. ONNX Runtime cannot be restricted and is measured in the native class alone. The rows of a class take turns, round
+after round, so that a machine that slows down is fair, and each number is its fastest round's; limits are measured
+before, between and after them, and the highest counts. Results in the device's processors.json. --folder keeps the
+files that are run.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import deploy, stored
+from benchmarks import deploy, processor, stored, timer
 from htc_fast.commands import entry
 from htc_fast.commands.options import Parser
 from htc_fast.device import CLASSES, native_instructions, processor_class
@@ -48,15 +50,16 @@ RIVALS = *(("openvino", dtype) for dtype in TYPES), ("compiled", "float32"), ("o
 # MLAS asks the processor alone; inductor takes a minute to compile, and leaves convolutions to oneDNN.
 ONLY = {"onnxruntime": (NATIVE,), "compiled": ("avx2", NATIVE)}
 # The whole of a child process, in the environment of its class.
-ASK = "import json; from benchmarks import processor; print(json.dumps(processor.measured({size}, {tiny}, {threads})))"
+ASK = "import json; from benchmarks import processor; print(json.dumps(processor.{call}))"
+Found = dict[str, Any]
 
 
 def main() -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", nargs="+", default=list(USUAL))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--budget", type=float, default=3.0, help="seconds of timed calls per process")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--budget", type=float, default=1.0, help="seconds of timed calls per process")
     parser.add_argument("--folder", type=Path, help="where the files are made, and found again")
     parser.add_argument("--tiny", action="store_true", help="a small network on a small picture")
     parser.add_argument("--out", type=Path, help="folder for the results")
@@ -69,12 +72,12 @@ def main() -> int:
     size = (64, 96) if options.tiny else SIZE
     with tempfile.TemporaryDirectory() as scratch:
         case = deploy.Case(size, options.folder or Path(scratch), options.tiny)
-        absent = case.prepare(["safetensors", "onnx", "int8.onnx"])
+        absent = case.prepare([deploy.file_of(*row) for row in (*OURS, *RIVALS)])
         needs = counted(case)
         found = [one_class(name, case, needs, absent, options) for name in asked]
     packages = {name: version(name) for name in ("onnxruntime", "openvino")}
-    about = {"model": "htc_r50", "size": list(size), "threads": options.threads, "packages": packages}
-    stored.write(path, torch.device("cpu"), {**about, "classes": found})
+    about = {"model": "htc_r50", "size": list(size), "threads": options.threads, "rounds": options.rounds}
+    stored.write(path, torch.device("cpu"), {**about, "packages": packages, "classes": found})
     return 0
 
 
@@ -95,23 +98,46 @@ def counted(case: deploy.Case) -> dict[str, Need]:
 
 def one_class(
     name: str, case: deploy.Case, needs: dict[str, Need], absent: dict[str, str], options: argparse.Namespace
-) -> dict[str, Any]:
+) -> Found:
     """One class: its limits, its rows and its training step."""
     environment = ENVIRONMENTS[name]
-    words = ASK.format(size=case.size, tiny=options.tiny, threads=options.threads)
-    process = subprocess.run(
-        [sys.executable, "-c", words], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True
-    )
-    own = json.loads(process.stdout.splitlines()[-1])
-    top = Limits(own["limits"].pop("copy"), own["limits"])
-    rows = [
-        row(case, runtime, dtype, absent, environment, options)
+    own = ask(f"about({options.tiny}, {options.threads})", environment)
+    top = limits_in(own)
+    asked = [
+        (runtime, dtype)
         for runtime, dtype in (*OURS, *RIVALS)
         if (dtype in own["types"]) and name in ONLY.get(runtime, (name,)) and deploy.possible(runtime, "float32")
     ]
+    runs: dict[tuple[str, str], list[Found]] = {row: [] for row in asked}
+    steps = []
+    for _ in range(options.rounds):
+        for row in asked:
+            ran = runs[row]
+            if deploy.file_of(*row) in absent:
+                ran.append({"failed": absent[deploy.file_of(*row)]})
+            elif not any("failed" in one for one in ran):
+                ran.append(deploy.apart(case, *row, options, last=True, environment=environment))
+        others = ask(f"measured({case.size}, {options.tiny}, {options.threads})", environment)
+        for who, dtype, seconds in others["rows"]:
+            runs.setdefault((who, dtype), []).append({"seconds": seconds})
+        steps.append(others["step"])
+        top = top.best(limits_in(ask(f"about({options.tiny}, {options.threads})", environment)))
     limits = {dtype: limit_of(needs, top, dtype) for dtype in top.products}
     about = {"class": own["class"], "native": name == NATIVE, "environment": environment, "limits": top.as_dict()}
-    return {**about, "limit ms": limits, "rows": [*rows, *own["rows"]], "train": own["train"]}
+    rows = [fastest(*row, ran) for row, ran in runs.items()]
+    return {**about, "limit ms": limits, "rows": rows, "train": processor.step_of(steps, top)}
+
+
+def ask(call: str, environment: dict[str, str]) -> Found:
+    """What a function of benchmarks.processor returns in a process of that environment."""
+    command, where = [sys.executable, "-c", ASK.format(call=call)], {**os.environ, **environment}
+    process = subprocess.run(command, env=where, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def limits_in(own: Found) -> Limits:
+    rates = dict(own["limits"])
+    return Limits(rates.pop("copy"), rates)
 
 
 def limit_of(needs: dict[str, Need], top: Limits, dtype: str) -> dict[str, float]:
@@ -119,26 +145,16 @@ def limit_of(needs: dict[str, Need], top: Limits, dtype: str) -> dict[str, float
     return {part: round(need.seconds(top, dtype) * 1e3, 3) for part, need in needs.items()}
 
 
-def row(
-    case: deploy.Case,
-    runtime: str,
-    dtype: str,
-    absent: dict[str, str],
-    environment: dict[str, str],
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """One runtime's rounds, with its parts."""
-    file = deploy.file_of(runtime, dtype)
-    if file in absent:
-        return {"runtime": runtime, "dtype": dtype, "failed": absent[file]}
-    runs: list[dict[str, Any]] = []
-    while len(runs) < options.rounds and not any("failed" in one for one in runs):
-        last = len(runs) == options.rounds - 1
-        runs.append(deploy.apart(case, runtime, dtype, options, last, environment))
-    found = deploy.summed(case, runtime, dtype, runs)
-    return {
-        key: value for key, value in found.items() if key in ("runtime", "dtype", "failed", "milliseconds", "parts")
-    }
+def fastest(runtime: str, dtype: str, runs: list[Found]) -> Found:
+    """One row of several rounds: the least of their medians, and of each part; or why there is none."""
+    about = {"runtime": runtime, "dtype": dtype}
+    failed = [one["failed"] for one in runs if "failed" in one]
+    if failed:
+        return {**about, "failed": failed[0]}
+    times = min((timer.summary(one["seconds"]) for one in runs), key=lambda one: one["median"])
+    parts = [one.get("parts", {}) for one in runs]
+    least = {name: round(min(one[name] for one in parts if name in one), 2) for name in parts[0]}
+    return {**about, "milliseconds": times, "parts": least}
 
 
 if __name__ == "__main__":

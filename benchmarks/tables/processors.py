@@ -22,7 +22,8 @@ def processors_of(result: dict) -> str:
     )  # fmt: skip
     used = ", ".join(f"{name} {version}" for name, version in result["packages"].items() if version)
     limits = [f"{one['class']}: {rates(one['limits'])}" for one in result["classes"]]
-    measured = f"Measured limits: {'; '.join(limits)}."
+    turns = f"The rows of a class took turns, {result['rounds']} rounds of them; each number is its fastest round's."
+    measured = f"{turns} Measured limits: {'; '.join(limits)}."
     return paragraphs(*tables, training(result), measured, *failed, f"{caption(result)}, {used}")
 
 

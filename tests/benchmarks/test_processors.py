@@ -1,7 +1,9 @@
 """The benchmark of one processor used as processors of lower classes are."""
 
+import argparse
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +40,7 @@ def stored(name="avx2", **more):
     about = {
         "machine": {"device": "amd", "date": "2026-01-01"},
         "size": [800, 1333],
+        "rounds": 2,
         "packages": {"openvino": "2026.4"},
     }
     return {**about, "classes": [{**one, **more}]}
@@ -51,7 +54,8 @@ def test_each_part_stands_beside_its_limit_and_its_best_rival():
     assert ["whole", "200", "100", "90 (OpenVINO)", "50", "50%"] in lines
     assert ["backbone", "40 (50%)"] in lines and ["data", "–"] in lines and ["images/s", "20"] in lines
     assert "OpenVINO, bf16 as avx2: no such type" in text
-    assert "avx2: 10 copy GB/s, 50 float32 GFLOP/s" in text and text.endswith("openvino 2026.4")
+    assert "2 rounds of them; each number is its fastest round's. Measured limits: avx2: 10 copy GB/s, 50 float" in text
+    assert text.endswith("openvino 2026.4")
 
 
 def test_a_class_without_our_row_has_no_table_of_that_type():
@@ -77,23 +81,55 @@ def test_a_limit_is_a_sum_over_calls():
     assert processors.limit_of({"FPN": need}, top, "bfloat16") == {"FPN": 1250.0}
 
 
+def test_rows_take_turns_and_each_number_is_its_fastest_round_s(monkeypatch):
+    """Rounds outside, rows inside; limits before, between and after, and the highest counts."""
+    copies, waits, turns = iter([1e9, 3e9, 2e9]), iter([4.0, 7.0, 3.0, 9.0, 2.0, 8.0]), []
+
+    def ask(call, environment):
+        turns.append(call.partition("(")[0])
+        if turns[-1] == "about":
+            rates = {"copy": next(copies), "float32": 1e9}
+            return {"class": "avx2", "types": ["float32"], "limits": rates}
+        step = {"case": "htc_r50", "mode": "train", "dtype": "float32", "rounds": [{"FPN": next(waits)}]}
+        return {"rows": [("torchvision", "float32", [next(waits)])], "step": {**step, "needs": {"FPN": {}}}}
+
+    def apart(case, runtime, dtype, options, last, environment):
+        turns.append(runtime)
+        assert last and environment == processors.ENVIRONMENTS["avx2"]
+        return {"seconds": [next(waits)], "parts": {"FPN": 5.0 + len(turns)}}
+
+    monkeypatch.setattr(processors, "ask", ask)
+    monkeypatch.setattr(deploy, "apart", apart)
+    monkeypatch.setattr(processors, "RIVALS", (("openvino", "float32"), ("onnxruntime", "float32")))
+    monkeypatch.setattr(processors, "OURS", (("eager", "float32"), ("optimized", "bfloat16")))
+    options = argparse.Namespace(rounds=2, tiny=True, threads=1)
+    case = SimpleNamespace(size=(64, 96))
+    found = processors.one_class("avx2", case, {"FPN": Need(6e9, 6e9, [(0.0, 6e9)])}, {"onnx": "no exporter"}, options)
+    assert turns == ["about", "eager", "measured", "about"] + ["eager", "measured", "about"]
+    assert found["limits"]["copy GB/s"] == 3.0 and found["limit ms"]["float32"] == {"FPN": 2000.0}
+    rows = {row["runtime"]: row for row in found["rows"]}
+    assert rows["eager"]["milliseconds"]["median"] == 4000 and rows["eager"]["parts"] == {"FPN": 7.0}
+    assert rows["torchvision"]["milliseconds"]["median"] == 3000 and rows["openvino"]["failed"] == "no exporter"
+    assert found["train"]["ms"] == 2000
+
+
 @pytest.mark.slow
 def test_a_class_is_measured_in_an_environment_of_its_own(tmp_path, monkeypatch):
-    for package in ("imgviz", "onnxruntime"):
-        pytest.importorskip(package)
-    lower = processors.here(["avx2"])
-    monkeypatch.setattr(processors, "RIVALS", (("onnxruntime", "float32"),))
-    words = ["--tiny", "--threads", "1", "--budget", "0", "--out", str(tmp_path), "--classes", *lower, "native"]
+    pytest.importorskip("imgviz")
+    asked = processors.here(["avx2"]) or ["native"]
+    monkeypatch.setattr(processors, "OURS", (("optimized", "float32"),))
+    monkeypatch.setattr(processors, "RIVALS", ())
+    words = ["--tiny", "--threads", "1", "--rounds", "1", "--budget", "0", "--out", str(tmp_path), "--classes", *asked]
     monkeypatch.setattr(sys, "argv", ["processors", *words])
     assert processors.main() == 0
     result = json.loads((tmp_path / "processors.json").read_text())
-    assert [one["class"] for one in result["classes"]] == [*lower, processor_class(native_instructions())]
-    for one in result["classes"]:
-        found = {(row["runtime"], row["dtype"]): row for row in one["rows"]}
-        assert ("onnxruntime", "float32") in found or not one["native"]
-        assert not [row for row in one["rows"] if "failed" in row]
-        assert {"backbone", "FPN", "RPN head"} <= set(found["optimized", "float32"]["parts"])
-        assert one["limit ms"]["float32"]["backbone"] > 0 and one["train"]["parts"]["backward"]["ms"] > 0
+    own = processor_class(native_instructions())
+    assert [one["class"] for one in result["classes"]] == [own if asked == ["native"] else "avx2"]
+    (one,) = result["classes"]
+    (row,) = one["rows"]
+    assert (row["runtime"], row["dtype"]) == ("optimized", "float32") and row["milliseconds"]["median"] > 0
+    assert {"backbone", "FPN", "RPN head"} <= set(row["parts"])
+    assert one["limit ms"]["float32"]["backbone"] > 0 and one["train"]["parts"]["backward"]["ms"] > 0
     assert "training step" in processors_of(result)
 
 

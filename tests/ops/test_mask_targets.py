@@ -1,6 +1,6 @@
 """mask_targets, backend x named case: the goals that RoIAlign gives bitmaps, bit for bit, without the bitmaps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from tests.ops.backends import (
     CPP,
     CUDA,
     EMULATED,
+    INTERPRETED,
     NATIVE,
     REFERENCE,
     TRITON,
@@ -108,9 +109,14 @@ def means(inputs: Inputs) -> Tensor:
     "name, column", cases(OPERATOR, CASES, ALL, watched_only(WATCHED), quick=("no_rois", "no_pixels"))
 )
 def test_named(name, column):
-    inputs = Inputs(CASES[name])
-    goals, bins = column.call(OPERATOR, *inputs.given), CASES[name].bins
-    assert goals.shape == (CASES[name].count, bins, bins) and goals.dtype == torch.float32
+    case = CASES[name]
+    if column == INTERPRETED:
+        # 30 ms a program of 8 bins, more in large boxes: few of them, each a whole program and a part of one a row.
+        few = case.count if case.strange else min(case.count, 4)
+        case = replace(case, size=(min(case.size[0], 150), min(case.size[1], 150)), bins=min(case.bins, 9), count=few)
+    inputs, bins = Inputs(case), case.bins
+    goals = column.call(OPERATOR, *inputs.given)
+    assert goals.shape == (case.count, bins, bins) and goals.dtype == torch.float32
     assert ((goals == 0) | (goals == 1)).all()
     if goals.numel() and inputs.layers.numel():
         mean = means(inputs)
