@@ -4,18 +4,18 @@
                                       [--rounds 2] [--steps 6] [--compiled] [--out FOLDER] [--tiny]
 
 sample: the loop of `python -m htc_fast.train` without data, over its own stream of pictures, which it loads itself.
-htc_r50: a step of the paper's recipe at 800×1333, one picture. Processes take turns: CHECKOUT, another revision with
-its library built, and this one, class by class (what benchmarks.processors restricts a processor to), in bf16 where the
-class has it. --compiled: with --compile as well. Results in the device's training_cpu.json.
+htc_r50: a step of the paper's recipe at 800×1333, one picture. Two processes take turns, a step each: CHECKOUT,
+another revision with its library built, and this one, class by class (what benchmarks.processors restricts a processor
+to), in bf16 where the class has it. --compiled: one with --compile as well. Results in the device's training_cpu.json.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from benchmarks import processors, stored, training_steps
 from htc_fast.commands import entry
 from htc_fast.commands.options import Parser
 from htc_fast.errors import UserError, check_count, choose
+from htc_fast.profiling.meters import median_round
 
 HERE = Path(__file__).resolve().parent.parent
 ASK_CLASS = "from htc_fast.device import *; print(processor_class(), supports(torch.bfloat16, torch.device('cpu')))"
@@ -35,7 +36,7 @@ def main() -> int:
     parser.add_argument("--before", type=Path, help="a checkout of another revision, built")
     parser.add_argument("--classes", nargs="+", default=["avx2", processors.NATIVE])
     parser.add_argument("--works", nargs="+", default=list(training_steps.WORKS))
-    parser.add_argument("--rounds", type=int, default=2, help="processes of each kind")
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each kind, one after the other")
     parser.add_argument("--steps", type=int, default=6, help="that a process times")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--out", type=Path, help="folder for the results")
@@ -55,43 +56,75 @@ def main() -> int:
     return 0
 
 
+class Stepper:
+    """A process of benchmarks.training_steps with a tree's own htc_fast, warm; ends with the `with` that it is in."""
+
+    def __init__(self, words: list[str], environment: dict[str, str], tree: Path):
+        command = [sys.executable, training_steps.__file__, *words]
+        environment = {**environment, "PYTHONPATH": str(tree)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
+        self.batch = self._heard()
+
+    def step(self) -> dict[str, float]:
+        """Seconds by part."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self._heard()
+
+    def _heard(self) -> Any:
+        if not (said := self.process.stdout.readline()):
+            raise UserError(f"a process that trains ended with status {self.process.wait()}: see above.")
+        return json.loads(said)
+
+    def __enter__(self) -> "Stepper":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()  # nothing more to read ends it
+
+
 def measured(name: str, work: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of one class and work: both revisions, and compiled, round after round over all of them."""
+    """Rows of one class and work: both revisions, and compiled, step after step over all of them."""
     environment = {**os.environ, **processors.ENVIRONMENTS[name]}
-    own, bf16 = asked([sys.executable, "-c", ASK_CLASS], environment, HERE).split()
+    own, bf16 = asked_class(environment)
+    dtype = "bfloat16" if bf16 == "True" else "float32"
     kinds = [("before", options.before, "eager")] if options.before is not None else []
     kinds += [("now", HERE, mode) for mode in ("eager", "compiled")[: 1 + options.compiled]]
-    found: dict[tuple, list[dict]] = {kind: [] for kind in kinds}
+    found: dict[tuple, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for _ in range(options.rounds):
-        for kind in kinds:
-            _, tree, mode = kind
-            words = [work, mode, "bfloat16" if bf16 == "True" else "float32", str(options.steps)]
-            command = [sys.executable, training_steps.__file__, *words, *(["tiny"] if options.tiny else [])]
-            found[kind].append(json.loads(asked(command, environment, tree).splitlines()[-1]))
-            print(name, kind[0], *words[:3], found[kind][-1]["seconds"], flush=True)
-    return [summed(own, work, *kind[::2], runs) for kind, runs in found.items()]
+        with contextlib.ExitStack() as all_of_them:
+            running = {}
+            for kind in kinds:
+                words = [work, kind[2], dtype, *(["tiny"] if options.tiny else [])]
+                running[kind] = all_of_them.enter_context(Stepper(words, environment, kind[1]))
+            for _ in range(max(1, options.steps // training_steps.FEWER[work])):
+                for kind, process in running.items():
+                    found[kind].append(process.step())
+                    print(name, *kind[::2], work, dtype, f"{sum(found[kind][-1].values()):.3f} s", flush=True)
+            batch = process.batch
+    about = {"class": own, "work": work, "dtype": dtype}
+    return [{**about, **summed(*kind[::2], batch, steps)} for kind, steps in found.items()]
 
 
-def asked(command: list[str], environment: dict[str, str], tree: Path) -> str:
-    """What a process says with the tree's own htc_fast."""
-    environment = {**environment, "PYTHONPATH": str(tree)}
-    with tempfile.TemporaryDirectory() as folder:
-        return subprocess.run(
-            command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True, check=True
-        ).stdout
+def asked_class(environment: dict[str, str]) -> list[str]:
+    """The class that a process of that environment is of, and whether it has bf16."""
+    command = [sys.executable, "-c", ASK_CLASS]
+    environment = {**environment, "PYTHONPATH": str(HERE)}
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
 
 
-def summed(own: str, work: str, when: str, mode: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """One row of several processes: the median of all their steps, the last's parts."""
-    seconds = sorted(one for run in runs for one in run["seconds"])
+def summed(when: str, mode: str, batch: int, steps: list[dict[str, float]]) -> dict[str, Any]:
+    """One row: the median of all steps, and that step's parts."""
+    seconds = sorted(sum(one.values()) for one in steps)
     median = statistics.median(seconds)
     return {
-        **{"class": own, "work": work, "when": when, "mode": mode, "dtype": runs[0]["dtype"]},
-        "images/s": round(runs[0]["batch"] / median, 3),
+        **{"when": when, "mode": mode},
+        "images/s": round(batch / median, 3),
         "ms": round(median * 1e3, 1),
         "fastest ms": round(seconds[0] * 1e3, 1),
         "slowest ms": round(seconds[-1] * 1e3, 1),
-        "parts ms": runs[-1]["parts ms"],
+        "parts ms": {name: round(part * 1e3, 1) for name, part in median_round(steps).items()},
     }
 
 

@@ -30,7 +30,7 @@ ACTIVATIONS = {
     nn.SiLU: ("swish", []),
     nn.Hardswish: ("hardswish", []),
 }
-HIGH = {type(None): None, nn.ReLU: math.inf, nn.ReLU6: 6.0}  # where our own depthwise convolution cuts off
+HIGH: dict[type, float | None] = {type(None): None, nn.ReLU: math.inf, nn.ReLU6: 6.0}  # our depthwise convolution's
 SUMS = (operator.add, operator.iadd, torch.add)
 TOLERANCE = 1e-4  # of the largest value: what rounding through a hundred layers leaves
 

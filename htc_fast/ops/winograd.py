@@ -43,8 +43,8 @@ def pack(weight: Tensor, turned: bool = False) -> Tensor:
     if weight.device.type not in ("cpu", "meta"):
         raise ValueError(f"weight must be on the CPU, got {weight.device}.")
     if turned:
-        weight, shape = weight.flip(2, 3).transpose(0, 1), (shape[1], shape[0])
-    return torch.ops.htc_fast.winograd_weights(weight).view(shape[0], shape[1], 36)
+        weight = weight.flip(2, 3).transpose(0, 1)
+    return torch.ops.htc_fast.winograd_weights(weight).view(*weight.shape[:2], 36)
 
 
 def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> Tensor:

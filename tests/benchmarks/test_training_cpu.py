@@ -1,6 +1,6 @@
 """The speed of training on a processor: processes that take turns, rows, and their table."""
 
-import json
+import os
 import subprocess
 import sys
 
@@ -8,35 +8,55 @@ import pytest
 
 from benchmarks import training_cpu
 from benchmarks.tables.training_cpu import training_cpu_of
-from benchmarks.training_steps import measured
+from benchmarks.training_steps import prepared
+from htc_fast.errors import UserError
 
 ROW = {"class": "avx2", "work": "sample", "mode": "eager", "dtype": "float32", "fastest ms": 90.0, "slowest ms": 400.0}
 PARTS = {"data": 1.0, "forward": 30.0, "backward": 60.0, "optimizer": 9.0}
 
 
-def test_a_process_gives_its_steps_and_their_parts():
-    found = measured("sample", "eager", "float32", steps=2, tiny=True)
-    assert len(found["seconds"]) == 2 and min(found["seconds"]) > 0 and found["batch"] == 2
-    assert set(PARTS) | {"backbone"} <= found["parts ms"].keys()
-    assert sum(found["parts ms"].values()) == pytest.approx(min(found["seconds"]) * 1e3, rel=0.01)
+def test_a_step_gives_its_parts(tmp_path):
+    step, batch = prepared("sample", "eager", "float32", tiny=True, folder=str(tmp_path))
+    found = step()
+    assert set(PARTS) | {"backbone"} <= found.keys() and batch == 2
+    assert min(found.values()) >= 0 and sum(found.values()) > 0
 
 
-def test_processes_of_both_revisions_take_turns(monkeypatch, tmp_path):
+def test_processes_of_both_revisions_take_a_step_in_turn(monkeypatch, tmp_path):
     order = []
 
-    def asked(command, environment, tree):
-        if command[1] == "-c":
-            return "avx2 False\n"
-        order.append(str(tree))
-        seconds = [0.4, 0.2] if tree == tmp_path else [0.1, 0.1]
-        return json.dumps({"seconds": seconds, "batch": 2, "dtype": command[4], "parts ms": PARTS})
+    class Stepper:
+        def __init__(self, words, environment, tree):
+            self.tree, self.batch, self.slow = tree, 2, iter([0.2, 0.4, 0.3] * 2)
+            assert words == ["sample", "eager", "float32", "tiny"]
 
-    monkeypatch.setattr(training_cpu, "asked", asked)
-    options = training_cpu.argparse.Namespace(before=tmp_path, compiled=False, rounds=2, steps=2, tiny=True)
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            order.append("end")
+
+        def step(self):
+            order.append("before" if self.tree == tmp_path else "now")
+            return {"forward": next(self.slow) if self.tree == tmp_path else 0.1}
+
+    monkeypatch.setattr(training_cpu, "Stepper", Stepper)
+    monkeypatch.setattr(training_cpu, "asked_class", lambda environment: ["avx2", "False"])
+    options = training_cpu.argparse.Namespace(before=tmp_path, compiled=False, rounds=2, steps=3, tiny=True)
     before, now = training_cpu.measured("avx2", "sample", options)
-    assert order == [str(tmp_path), str(training_cpu.HERE)] * 2
-    assert before["images/s"] == pytest.approx(2 / 0.3, rel=1e-3) and now["images/s"] == 20.0
+    assert order == [*["before", "now"] * 3, "end", "end"] * 2
+    assert (before["ms"], before["fastest ms"], before["slowest ms"]) == (300.0, 200.0, 400.0)
+    assert before["parts ms"] == {"forward": 300.0} and now["images/s"] == 20.0
     assert (before["when"], now["when"], now["dtype"], now["class"]) == ("before", "now", "float32", "avx2")
+
+
+@pytest.mark.slow
+def test_a_process_steps_when_it_is_told_to():
+    with training_cpu.Stepper(["sample", "eager", "float32", "tiny"], dict(os.environ), training_cpu.HERE) as process:
+        first, second = process.step(), process.step()
+    assert process.batch == 2 and first.keys() == second.keys() and process.process.returncode == 0
+    with pytest.raises(UserError, match="ended with status"):
+        training_cpu.Stepper(["nothing", "eager", "float32"], dict(os.environ), training_cpu.HERE)
 
 
 def test_the_table_says_how_much_faster_it_is():
