@@ -41,7 +41,7 @@ struct WinogradGradient {
 };
 HTC_CPU_KERNEL(winograd_gradient, WinogradGradient)
 
-// The same convolutions in bfloat16 on a processor's matrix unit, where `amx::ready()`. Weights [O, C, 3, 3] become
+// The same convolutions in bfloat16 on a processor's matrix unit, where there is one. Weights [O, C, 3, 3] become
 // `packed`, as many as they are, in the order that they are read in. C and O are multiples of 32.
 struct Convolution3x3Weights {
   DType dtype;  // float32 or bfloat16, of weight
@@ -65,12 +65,10 @@ struct Convolution3x3Gradient {
 };
 namespace amx {
 #if defined(HTC_AMX)
-bool ready();
 void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&);
 void convolution3x3(const Convolution3x3&, const Parallel&);
 void convolution3x3_gradient(const Convolution3x3Gradient&, const Parallel&);
 #else
-inline bool ready() { return false; }
 inline void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&) {}
 inline void convolution3x3(const Convolution3x3&, const Parallel&) {}
 inline void convolution3x3_gradient(const Convolution3x3Gradient&, const Parallel&) {}

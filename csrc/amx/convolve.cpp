@@ -59,6 +59,7 @@ class Convolve {
   void multiply(const uint16_t* in, int64_t o) {
     const int64_t stride = op_.channels * 2, blocks = op_.channels / kDepth;
     const uint16_t* weights = static_cast<const uint16_t*>(op_.packed) + o * kTaps * op_.channels;
+    written();
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -94,6 +95,7 @@ class Convolve {
     _tile_stored(1, sums_ + 256, 64);
     _tile_stored(2, sums_ + 512, 64);
     _tile_stored(3, sums_ + 768, 64);
+    written();
   }
 
   void write(int64_t y, int64_t x, int64_t o) const {
@@ -204,7 +206,7 @@ void convolution3x3(const Convolution3x3& op, const Parallel& parallel) {
   const int64_t step = (layout.columns + 2) * op.channels, all = op.images * layout.strips * pairs;
   // As many rows as the cache has room for; few are dealt out in smaller portions, so that no thread goes without.
   const int64_t most = std::clamp<int64_t>((kBand / step - 2) / 2, 1, pairs);
-  const int64_t portion = std::clamp<int64_t>((all + 7) / 8, 1, most);
+  const int64_t portion = std::clamp<int64_t>((all + 15) / 16, 1, most);
   const int64_t bands = (pairs + portion - 1) / portion, items = op.images * layout.strips * bands;
   std::atomic<int64_t> next{0};
   parallel(items, 1, [&](int64_t, int64_t) {

@@ -24,7 +24,8 @@ struct Bands {
   int64_t groups, per_group;  // of images; bands of rows in each
   explicit Bands(const Convolution3x3Gradient& op) {
     const int64_t row = op.width + 1, map = op.height * row;
-    groups = (op.images + std::max<int64_t>(1, kPixels / map) - 1) / std::max<int64_t>(1, kPixels / map);
+    const int64_t most = std::max<int64_t>(1, kPixels / map);
+    groups = (op.images + most - 1) / most;
     images = (op.images + groups - 1) / groups;
     groups = (op.images + images - 1) / images;
     per_group = std::min(op.height, (map + kPixels - 1) / kPixels);
@@ -91,8 +92,7 @@ class Gradient {
 
   // 32 numbers of a pixel.
   static __m512i load(const void* map, int64_t pixel, int64_t channels, int64_t from) {
-    const uint16_t* there = static_cast<const uint16_t*>(map) + pixel * channels + from;
-    return _mm512_loadu_si512(pixel < 0 ? kZeros : there);
+    return _mm512_loadu_si512(pixel < 0 ? kZeros : static_cast<const uint16_t*>(map) + pixel * channels + from);
   }
 
   // Tiles [step, output half] of grad: 16 outputs x 32 pixels.
@@ -163,6 +163,7 @@ class Gradient {
   void tap(const uint16_t* grad, float* sums, int64_t distance, int64_t first, int64_t last, bool fresh) const {
     const uint16_t* low = x_ + (distance % 2 * 2 * pairs_ + distance / 2 + first * kPairs) * kDepth;
     const uint16_t* high = low + pairs_ * kDepth;
+    written();
     if (fresh) {
       _tile_zero(0);
       _tile_zero(1);
@@ -192,6 +193,7 @@ class Gradient {
     _tile_stored(1, sums + 256, 64);
     _tile_stored(2, sums + 512, 64);
     _tile_stored(3, sums + 768, 64);
+    written();
   }
 
   void write(int64_t block) const {

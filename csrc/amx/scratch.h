@@ -16,9 +16,11 @@ inline uint16_t* scratch(int64_t count) {
   thread_local int64_t size = 0;
   if (size < count) {
     memory.reset();
-    size = (count + 31) / 32 * 32;
-    memory.reset(static_cast<uint16_t*>(std::aligned_alloc(64, static_cast<size_t>(size) * 2)));
+    size = 0;
+    const int64_t whole = (count + 31) / 32 * 32;
+    memory.reset(static_cast<uint16_t*>(std::aligned_alloc(64, static_cast<size_t>(whole) * 2)));
     if (!memory) throw std::bad_alloc();
+    size = whole;
   }
   return memory.get();
 }

@@ -1,5 +1,6 @@
 // The matrix unit of newer processors (AMX): eight tiles of 16 rows of 64 bytes, and bfloat16 products of them summed
-// in float32. Files of this folder are compiled for such a processor, once, and called where `amx::ready()` says so.
+// in float32. Files of this folder are compiled for such a processor, once, and called where csrc/torch/amx.cpp finds
+// one.
 #pragma once
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns of its own header
@@ -15,6 +16,9 @@ constexpr int kPairs = 16;          // of bfloat16 in a row of a tile
 constexpr int kDepth = 2 * kPairs;  // channels, or pixels, that one product sums over
 constexpr int kTileElements = kRows * kDepth;
 
+// What was written is in memory: older compilers do not see that tiles are loaded from there.
+inline void written() { asm volatile("" ::: "memory"); }
+
 // All of a thread's tiles, for as long as this lives. `rows`: of tiles 0 ... 3 (sums) and 4, 5 (first factors); second
 // factors, in 6 and 7, have all of theirs.
 class Tiles {
@@ -29,6 +33,7 @@ class Tiles {
       shape.bytes[tile] = 64;
       shape.rows[tile] = static_cast<uint8_t>(tile < 6 ? rows : kRows);
     }
+    written();
     _tile_loadconfig(&shape);
   }
   ~Tiles() { _tile_release(); }

@@ -1,4 +1,4 @@
-"""Convolutions without gradient: the norm behind one folded into it, 3x3 ones by Winograd, what follows in one pass.
+"""Convolutions without gradient: the norm behind one folded into it, 3x3 ones packed, what follows in one pass.
 
 What is made of a layer's weights is kept beside it, not in it, and made anew once they have changed.
 """
@@ -25,7 +25,7 @@ CONVOLUTIONS = (
 )
 FROZEN = (("torchvision.ops.misc", "FrozenBatchNorm2d"), ("detectron2.layers.batch_norm", "FrozenBatchNorm2d"))
 SOME = 16  # numbers of a tensor that are looked at
-FEWEST = 64  # outputs of a 3x3 convolution that is computed with some more, whose number suits Winograd's form
+FEWEST = 64  # outputs of a 3x3 convolution that is computed with some more, whose number suits the faster forms
 
 
 class Folded(NamedTuple):

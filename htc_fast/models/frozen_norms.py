@@ -129,6 +129,7 @@ class _Folded:
 def own_takes(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
     """Whether our depthwise convolution takes this one."""
     alike = conv.stride[0] == conv.stride[1] and conv.dilation == (1, 1) and not isinstance(conv.padding, str)
+    alike = alike and conv.in_channels == conv.out_channels
     return is_depthwise(conv) and alike and depthwise.takes(x, weight)
 
 

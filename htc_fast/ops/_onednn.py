@@ -21,7 +21,7 @@ Layer = tuple[Tensor, Tensor | None, Sequence[int], Sequence[int], Sequence[int]
 def unwatched(x: Tensor) -> bool:
     """Whether oneDNN's own convolution, or another without gradient, may be called for x."""
     differentiated = torch.is_grad_enabled() or _backend.in_forward_mode()
-    traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
     return _convolution is not None and x.device.type == "cpu" and x.numel() > 0 and not (differentiated or traced)
 
 

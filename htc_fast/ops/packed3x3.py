@@ -26,7 +26,7 @@ def pack(weight: Tensor, dtype: torch.dtype, turned: bool = False) -> Tensor:
     """weight [O, C, 3, 3] -> what `convolution` takes, in the form for maps of this type.
 
     turned  around, its channels and outputs exchanged: that is the convolution's gradient
-    raises  ValueError, TypeError
+    raises  ValueError, TypeError, RuntimeError
     """
     return _form(weight, dtype).pack(weight, turned)
 
@@ -36,7 +36,7 @@ def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> T
 
     x        [N, C, H, W] of the type that the weight was packed for;  packed: of `pack`;  bias [O] or None
     returns  [N, O, H, W], channels-last in memory; no gradient
-    raises   ValueError, TypeError
+    raises   ValueError, TypeError, RuntimeError
     """
     return _of(packed).convolution(x, packed, bias, relu)
 
@@ -99,6 +99,7 @@ class _Learned(torch.autograd.Function):
         else:
             x_grad = convolution(grad, pack(weight, grad.dtype, turned=True), None, False) if for_x else None
             weight_grad = _form(weight, x.dtype).weight_gradient(x, grad) if for_weight else None
+        # Rounded once to the maps' type, as torch's own under autocast: in float32 it would copy all of them.
         bias_grad = grad.sum((0, 2, 3)) if for_bias else None
         return x_grad, weight_grad, bias_grad, None
 

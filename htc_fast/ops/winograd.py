@@ -37,13 +37,13 @@ def pack(weight: Tensor, turned: bool = False) -> Tensor:
     """
     check_tensor("weight", weight)
     check_floats("weight", weight)
+    if turned and weight.dim() == 4:
+        weight = weight.flip(2, 3).transpose(0, 1)
     shape = weight.shape
     if len(shape) != 4 or shape[2] != 3 or shape[3] != 3 or shape[0] % 32 or shape[1] % 16 or 0 in shape:
         raise ValueError(f"weight must be [O, C, 3, 3], O a multiple of 32 and C of 16, got {list(shape)}.")
     if weight.device.type not in ("cpu", "meta"):
         raise ValueError(f"weight must be on the CPU, got {weight.device}.")
-    if turned:
-        weight = weight.flip(2, 3).transpose(0, 1)
     return torch.ops.htc_fast.winograd_weights(weight).view(*weight.shape[:2], 36)
 
 
@@ -73,7 +73,7 @@ def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> T
 
 @torch.no_grad()
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """x [N, C, H, W], grad [N, O, H, W], C and O multiples of 32 -> [O, C, 3, 3] float32."""
+    """x [N, C, H, W], grad [N, O, H, W], C and O multiples of 32 -> [O, C, 3, 3] float32; RuntimeError for others."""
     return torch.ops.htc_fast.winograd_gradient(x, grad)
 
 

@@ -4,16 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from htc_fast.device import instructions
 from htc_fast.ops import amx, packed3x3, winograd
 
-pytestmark = pytest.mark.skipif("amx_bf16" not in instructions(), reason="the processor has no AMX")
+NONE = "the processor has no AMX, or the system or the compiler does not let us use it"
+pytestmark = pytest.mark.skipif(not amx._ready(), reason=NONE)
 # images, C, O, height, width
 CASES = {
     "whole tiles": (1, 32, 32, 8, 32),
     "odd sides": (2, 96, 64, 7, 13),
     "one pixel": (3, 32, 32, 1, 1),
     "a row of two strips": (1, 64, 32, 1, 171),
+    "two strips": (1, 32, 32, 5, 129),
+    "a column": (2, 32, 32, 9, 1),
     "many small maps": (9, 64, 96, 14, 14),
     "more than a band": (1, 512, 32, 41, 67),
     "no maps": (0, 32, 32, 5, 5),
@@ -74,8 +76,12 @@ def test_float32_weights_are_rounded_and_its_own_type_alone_is_taken():
     for wrong in ((x.float(), amx.pack(weight)), (x[:, :64], amx.pack(weight)), (x, amx.pack(weight)[:33])):
         with pytest.raises(RuntimeError, match="amx_convolution: x must be"):
             amx.convolution(*wrong, bias, False)
-    with pytest.raises(RuntimeError, match="amx_weights: weight must be"):
-        amx.pack(weight[:33])
+    for wrong in (weight[:33], weight[:, :0]):
+        assert not amx.pays(wrong, torch.bfloat16)
+        with pytest.raises(RuntimeError, match="amx_weights: weight must be"):
+            amx.pack(wrong)
+    for dtype in (torch.float16, torch.float64):
+        assert torch.equal(amx.pack(exact.to(dtype)), amx.pack(exact.to(dtype).float()))
 
 
 def test_it_goes_before_winograd_in_bfloat16():

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from htc_fast.device import instructions
 from htc_fast.ops import amx
+from tests.ops.test_amx import NONE
 
-pytestmark = pytest.mark.skipif("amx_bf16" not in instructions(), reason="the processor has no AMX")
+pytestmark = pytest.mark.skipif(not amx._ready(), reason=NONE)
 # images, C, O, height, width
 CASES = {
     "whole tiles": (1, 32, 32, 8, 31),

@@ -1,22 +1,45 @@
 // 3x3 convolutions in bfloat16 on a processor's matrix unit: adapter. htc_fast/ops/amx.py decides where.
 #include "convolutions.h"
 #include "torch/common.h"
+#if defined(HTC_AMX) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace htc {
 namespace {
 
+// Whether this processor has a matrix unit for bfloat16, and this process may use it.
+bool ready() {
+#if defined(HTC_AMX) && defined(__linux__)
+  static const bool is = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const bool unit = (d >> 22 & 1) && (d >> 24 & 1);                                      // AMX-BF16 and AMX-TILE
+    if (!unit || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;  // AVX512_BF16
+    // The system keeps room for a thread's tiles once a process has asked.
+    constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA
+    return cpu::instruction_set() == 2 && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  }();
+  return is;
+#else
+  return false;
+#endif
+}
+
 Tensor amx_weights(const Tensor& weight, bool turned) {
   STD_TORCH_CHECK(weight.is_cpu() && weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 &&
-                      weight.size(0) % 32 == 0 && weight.size(1) % 32 == 0 && amx::ready(),
-                  "amx_weights: weight must be [O, C, 3, 3] on a CPU with AMX, O and C multiples of 32");
+                      weight.size(0) % 32 == 0 && weight.size(1) % 32 == 0 && weight.numel() > 0 && ready(),
+                  "amx_weights: weight must be [O, C, 3, 3] on a CPU with AMX, O and C multiples of 32, not 0");
   Convolution3x3Weights op{};
   op.dtype = dtype_of(weight);
   STD_TORCH_CHECK(op.dtype == DType::f32 || op.dtype == DType::bf16, "amx_weights: weight must be float32 or bfloat16");
-  const int64_t outputs = turned, channels = !turned;
-  op.outputs = weight.size(outputs);
-  op.channels = weight.size(channels);
-  op.stride_o = weight.stride(outputs);
-  op.stride_c = weight.stride(channels);
+  const int64_t o = turned, c = !turned;  // which dimension they are
+  op.outputs = weight.size(o);
+  op.channels = weight.size(c);
+  op.stride_o = weight.stride(o);
+  op.stride_c = weight.stride(c);
   op.stride_h = turned ? -weight.stride(2) : weight.stride(2);
   op.stride_w = turned ? -weight.stride(3) : weight.stride(3);
   const int64_t first = turned ? 2 * (weight.stride(2) + weight.stride(3)) : 0;  // the last tap comes first
@@ -32,9 +55,10 @@ Tensor amx_convolution(const Tensor& x_any, const Tensor& packed, const std::opt
   STD_TORCH_CHECK(
       x_any.is_cpu() && x_any.dim() == 4 && x_any.scalar_type() == ScalarType::BFloat16 && packed.is_cpu() &&
           packed.scalar_type() == ScalarType::BFloat16 && packed.numel() == outputs * x_any.size(1) * 9 &&
-          outputs % 32 == 0 && x_any.size(1) % 32 == 0 && amx::ready(),
+          outputs % 32 == 0 && x_any.size(1) % 32 == 0 && packed.numel() > 0 && ready(),
       "amx_convolution: x must be bfloat16 [N, C, H, W] on a CPU with AMX, with the C of the packed weights");
-  STD_TORCH_CHECK(!bias || bias->numel() == outputs, "amx_convolution: bias must be [O]");
+  STD_TORCH_CHECK(!bias || (bias->is_cpu() && bias->numel() == outputs),
+                  "amx_convolution: bias must be [O], on the CPU");
   const Tensor x = torch::stable::contiguous(channels_at_the_end(x_any));
   const Tensor weights = torch::stable::contiguous(packed);
   std::optional<Tensor> offsets;
@@ -54,7 +78,7 @@ Tensor amx_gradient(const Tensor& x_any, const Tensor& grad_any) {
                       x_any.size(1) % 32 == 0 && grad_any.size(1) % 32 == 0 && x_any.size(0) == grad_any.size(0) &&
                       x_any.size(2) == grad_any.size(2) && x_any.size(3) == grad_any.size(3) &&
                       x_any.scalar_type() == ScalarType::BFloat16 && grad_any.scalar_type() == ScalarType::BFloat16 &&
-                      x_any.numel() > 0 && grad_any.numel() > 0 && amx::ready(),
+                      x_any.numel() > 0 && grad_any.numel() > 0 && ready(),
                   "amx_gradient: x [N, C, H, W] and grad [N, O, H, W] must be bfloat16 on a CPU with AMX, not empty, "
                   "C and O multiples of 32");
   const Tensor x = torch::stable::contiguous(channels_at_the_end(x_any));
