@@ -60,10 +60,7 @@ class Convolve {
     const int64_t stride = op_.channels * 2, blocks = op_.channels / kDepth;
     const uint16_t* weights = static_cast<const uint16_t*>(op_.packed) + o * kTaps * op_.channels;
     written();
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    clear_sums();
     // Each row is loaded once for both rows of the result: ten loads for twelve products.
     for (int64_t block = 0; block < blocks; ++block, in += kDepth)
       for (int dx = 0; dx < 3; ++dx, weights += 6 * kTileElements) {
@@ -91,11 +88,7 @@ class Convolve {
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
       }
-    _tile_stored(0, sums_, 64);
-    _tile_stored(1, sums_ + 256, 64);
-    _tile_stored(2, sums_ + 512, 64);
-    _tile_stored(3, sums_ + 768, 64);
-    written();
+    store_sums(sums_);
   }
 
   void write(int64_t y, int64_t x, int64_t o) const {

@@ -165,15 +165,9 @@ class Gradient {
     const uint16_t* high = low + pairs_ * kDepth;
     written();
     if (fresh) {
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
+      clear_sums();
     } else {
-      _tile_loadd(0, sums, 64);
-      _tile_loadd(1, sums + 256, 64);
-      _tile_loadd(2, sums + 512, 64);
-      _tile_loadd(3, sums + 768, 64);
+      load_sums(sums);
     }
     grad += first * 2 * kTileElements;
     for (; first < last; ++first) {
@@ -189,11 +183,7 @@ class Gradient {
       low += kTileElements;
       high += kTileElements;
     }
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + 256, 64);
-    _tile_stored(2, sums + 512, 64);
-    _tile_stored(3, sums + 768, 64);
-    written();
+    store_sums(sums);
   }
 
   void write(int64_t block) const {

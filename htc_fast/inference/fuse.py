@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from htc_fast.device import supports
 from htc_fast.inference.constant import ConstantSwitch, hold_weights
 from htc_fast.models.convolution import is_plain
-from htc_fast.models.frozen_norms import own_takes, padding_of
+from htc_fast.models.frozen_norms import HIGH, own_takes, padding_of
 from htc_fast.models.rfp import blank
 from htc_fast.ops import _onednn, packed3x3
 from htc_fast.ops.convolution import convolution
@@ -30,7 +30,6 @@ ACTIVATIONS = {
     nn.SiLU: ("swish", []),
     nn.Hardswish: ("hardswish", []),
 }
-HIGH: dict[type, float | None] = {type(None): None, nn.ReLU: math.inf, nn.ReLU6: 6.0}  # our depthwise convolution's
 SUMS = (operator.add, operator.iadd, torch.add)
 TOLERANCE = 1e-4  # of the largest value: what rounding through a hundred layers leaves
 
@@ -79,8 +78,9 @@ class FusedConvolution(nn.Module):
         conv, (name, constants) = self.conv, ACTIVATIONS.get(type(self.activation), (None, []))
         layer = conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
         if self.pads:
-            if conv.bias is not None and type(self.activation) in HIGH and own_takes(conv, x, conv.weight):
-                high = HIGH[type(self.activation)]
+            ends = self.activation is None or type(self.activation) in HIGH
+            if conv.bias is not None and ends and own_takes(conv, x, conv.weight):
+                high = HIGH.get(type(self.activation))
                 return depthwise(x, conv.weight, conv.bias, conv.stride[0], padding_of(conv, x), high)
             x = pad_same(x, conv.kernel_size, conv.stride, conv.dilation)
         if other is None:

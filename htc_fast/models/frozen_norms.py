@@ -17,6 +17,7 @@ from htc_fast.models.convolution import is_plain
 from htc_fast.ops import depthwise
 
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+HIGH: dict[type, float] = {nn.ReLU: math.inf, nn.ReLU6: 6.0}  # where an activation cuts values off
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 StandIn = tuple[nn.Module, Callable]
 
@@ -146,4 +147,4 @@ def padding_of(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
 def _high(norm: nn.BatchNorm2d) -> float | None:
     """Where the activation inside the norm cuts values off; None: it does not, or does something else."""
     quiet = isinstance(norm, BatchNormAct2d) and isinstance(norm.drop, nn.Identity)
-    return {nn.ReLU: math.inf, nn.ReLU6: 6.0}.get(type(norm.act)) if quiet else None
+    return HIGH.get(type(norm.act)) if quiet else None

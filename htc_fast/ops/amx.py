@@ -7,7 +7,8 @@ from torch import Tensor
 
 from htc_fast.device import instructions
 from htc_fast.ops import _native
-from htc_fast.ops._declare import declare, maps_like
+from htc_fast.ops._declare import declare
+from htc_fast.ops.winograd import fake_maps, fake_weight_gradient
 
 TYPES = (torch.bfloat16,)
 
@@ -76,14 +77,6 @@ def _fake_weights(weight, turned):
     return weight.new_empty(weight.numel(), dtype=torch.bfloat16)
 
 
-def _fake(x, packed, bias, outputs, relu):
-    return maps_like(x, x.shape[0], outputs, *x.shape[2:])
-
-
-def _fake_gradient(x, grad):
-    return x.new_empty(grad.shape[1], 3, 3, x.shape[1], dtype=torch.float32).permute(0, 3, 1, 2)
-
-
 declare("amx_weights(Tensor weight, bool turned) -> Tensor", _fake_weights)
-declare("amx_convolution(Tensor x, Tensor packed, Tensor? bias, int outputs, bool relu) -> Tensor", _fake)
-declare("amx_gradient(Tensor x, Tensor grad) -> Tensor", _fake_gradient)
+declare("amx_convolution(Tensor x, Tensor packed, Tensor? bias, int outputs, bool relu) -> Tensor", fake_maps)
+declare("amx_gradient(Tensor x, Tensor grad) -> Tensor", fake_weight_gradient)
