@@ -1,10 +1,12 @@
 """Hybrid Task Cascade, and the instance-segmentation kernels under it."""
 
+import time
 from importlib import import_module
 from typing import Any
 
 from htc_fast.errors import UserError
 
+BEGAN = time.monotonic()  # before the imports, which take seconds and count where a command has a limit of time
 __version__ = "0.1.0"
 __all__ = ["UserError", "create_model", "list_models", "load", "optimize"]
 

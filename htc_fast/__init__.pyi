@@ -6,4 +6,5 @@ from htc_fast.detector import load as load
 from htc_fast.errors import UserError as UserError
 from htc_fast.inference import optimize as optimize
 
+BEGAN: float
 __version__: str

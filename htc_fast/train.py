@@ -1,9 +1,11 @@
 """`python -m htc_fast.train`: train a detector on a COCO-format data set, or, with no data named, on the sample."""
 
+import time
+
+import htc_fast
 from htc_fast.commands import entry
 from htc_fast.commands.options import given
 from htc_fast.training import Trainer, TrainingRun, distributed
-from htc_fast.training.pace import process_age
 
 ABOUT = "Train Hybrid Task Cascade. With no data named, a small one is trained on sample pictures."
 
@@ -14,7 +16,7 @@ def main() -> int:
     named = found.keys() & {"data", "train_json"}
     run = TrainingRun.from_recipe(**found) if named else TrainingRun.sample(**found)
     try:
-        trainer = Trainer(run, spent=process_age())
+        trainer = Trainer(run, spent=time.monotonic() - htc_fast.BEGAN)
         trainer.run()
     finally:
         distributed.stop()

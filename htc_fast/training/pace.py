@@ -6,15 +6,12 @@ the time left asks for, so that it reaches the end of its learning rate also on 
 the machine turns out quicker, the forecast is repeated, and what was left out of the schedule is taken back.
 """
 
-import contextlib
 import math
-import os
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from htc_fast.training.distributed import World
 from htc_fast.training.optimizer import Schedule
@@ -237,13 +234,3 @@ def ended(at: Position, planned: float, elapsed: float) -> str:
     of = f" of {planned}" if at.lead and steps < planned else ""
     few = f"; fewer than {FEW} teach next to nothing: raise max_minutes" if of and steps < FEW else ""
     return f"finished after {steps}{of} iterations in {elapsed / 60:.1f} minutes{few}"
-
-
-def process_age() -> float:
-    """Seconds since this process began, as Python's start and imports count too; 0 where that cannot be known."""
-    age = 0.0
-    with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
-        # Behind the name, which may hold anything, the twentieth field: clock ticks since the system's start.
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return age if 0 < age < 3600 else 0.0
