@@ -77,16 +77,16 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     return torch.ops.htc_fast.winograd_gradient(x, grad)
 
 
-def _fake_weights(weight):
+def _fake_weights(weight: Tensor) -> Tensor:
     return weight.new_empty(36 * weight.shape[0] * weight.shape[1], dtype=torch.float32)
 
 
-def fake_weight_gradient(x, grad):
+def fake_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     count, channels = grad.shape[1], x.shape[1]
     return x.new_empty(count, 3, 3, channels, dtype=torch.float32).permute(0, 3, 1, 2)
 
 
-def fake_maps(x, packed, bias, outputs, relu):
+def fake_maps(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int, relu: bool) -> Tensor:
     return maps_like(x, x.shape[0], outputs, *x.shape[2:])
 
 
