@@ -41,11 +41,12 @@ struct WinogradGradient {
 };
 HTC_CPU_KERNEL(winograd_gradient, WinogradGradient)
 
-// The same convolutions in bfloat16 on a processor's matrix unit, where there is one. Weights [O, C, 3, 3] become
-// `packed`, as many as they are, in the order that they are read in. C and O are multiples of 32.
-struct Convolution3x3Weights {
+// The same convolutions, and 1x1 ones, in bfloat16 on a processor's matrix unit, where there is one. Weights
+// [O, C, kernel, kernel] become `packed`, as many as they are, in the order that they are read in. C and O are
+// multiples of 32.
+struct ConvolutionWeights {
   DType dtype;  // float32 or bfloat16, of weight
-  int64_t outputs, channels;
+  int64_t outputs, channels, kernel;
   const void* weight;
   int64_t stride_o, stride_c, stride_h, stride_w;
   void* packed;
@@ -61,17 +62,38 @@ struct Convolution3x3 {
 struct Convolution3x3Gradient {
   int64_t images, height, width, channels, outputs;
   const void *x, *grad;
-  float *sums, *out;  // sums: as many as out
+  float *sums, *out;        // sums: as many as out
+  float *bias_sums, *bias;  // bias_sums: 16 O; bias [O], its gradient, or none
+};
+// 1x1: x [P, C] -> out [P, O] = x * weights + bias + other, relu if asked for.
+struct Pointwise {
+  int64_t pixels, channels, outputs;
+  const void *x, *packed;
+  const float* bias;  // [O] or none
+  const void* other;  // [P, O] or none
+  bool relu;
+  void* out;
+};
+// The gradients of its weights: x [P, C], grad [P, O] -> out [O, C]. There is a pixel.
+struct PointwiseGradient {
+  int64_t pixels, channels, outputs;
+  const void *x, *grad;
+  float *sums, *out;        // sums: as many as out
+  float *bias_sums, *bias;  // bias_sums: 16 O; bias [O], its gradient, or none
 };
 namespace amx {
 #if defined(HTC_AMX)
-void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&);
+void convolution_weights(const ConvolutionWeights&, const Parallel&);
 void convolution3x3(const Convolution3x3&, const Parallel&);
 void convolution3x3_gradient(const Convolution3x3Gradient&, const Parallel&);
+void pointwise(const Pointwise&, const Parallel&);
+void pointwise_gradient(const PointwiseGradient&, const Parallel&);
 #else
-inline void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&) {}
+inline void convolution_weights(const ConvolutionWeights&, const Parallel&) {}
 inline void convolution3x3(const Convolution3x3&, const Parallel&) {}
 inline void convolution3x3_gradient(const Convolution3x3Gradient&, const Parallel&) {}
+inline void pointwise(const Pointwise&, const Parallel&) {}
+inline void pointwise_gradient(const PointwiseGradient&, const Parallel&) {}
 #endif
 }  // namespace amx
 

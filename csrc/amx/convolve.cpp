@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "amx/finish.h"
 #include "amx/scratch.h"
 #include "amx/tiles.h"
 #include "convolutions.h"
@@ -92,23 +93,12 @@ class Convolve {
   }
 
   void write(int64_t y, int64_t x, int64_t o) const {
-    const __m512 none = _mm512_setzero_ps();
-    const __m512 low = op_.bias ? _mm512_loadu_ps(op_.bias + o) : none,
-                 high = op_.bias ? _mm512_loadu_ps(op_.bias + o + 16) : none;
+    const Finish finish(op_.bias, op_.relu);
     const int64_t last = std::min<int64_t>(2, op_.height - y);
     for (int64_t row = 0; row < last; ++row) {
       uint16_t* out =
           static_cast<uint16_t*>(op_.out) + ((strip_.image * op_.height + y + row) * op_.width + x) * op_.outputs + o;
-      const float* sums = sums_ + row * 512;
-      for (int p = 0; p < strip_.rows; ++p, out += op_.outputs) {
-        __m512 first = _mm512_add_ps(_mm512_load_ps(sums + p * 16), low),
-               second = _mm512_add_ps(_mm512_load_ps(sums + 256 + p * 16), high);
-        if (op_.relu) {  // what is no number stays so
-          first = _mm512_max_ps(none, first);
-          second = _mm512_max_ps(none, second);
-        }
-        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(second, first));
-      }
+      for (int p = 0; p < strip_.rows; ++p, out += op_.outputs) finish(sums_ + row * 512 + p * 16, o, nullptr, out);
     }
   }
 
@@ -168,17 +158,17 @@ void pack_tile(const T* weight, int64_t stride_o, int64_t stride_c, uint16_t* ou
   }
 }
 
-// Weights in the order that `multiply` reads them in.
+// Weights in the order that they are read in: of a block of outputs and one of channels column by column.
 template <class T>
-void pack(const Convolution3x3Weights& op, const Parallel& parallel) {
+void pack(const ConvolutionWeights& op, const Parallel& parallel) {
   const int64_t blocks = op.channels / kDepth;
   parallel(op.outputs / kOutputs * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
-      uint16_t* out = static_cast<uint16_t*>(op.packed) + part * kTaps * kOutputs * kDepth;
+      uint16_t* out = static_cast<uint16_t*>(op.packed) + part * op.kernel * op.kernel * kOutputs * kDepth;
       const T* weight = static_cast<const T*>(op.weight) + part / blocks * kOutputs * op.stride_o +
                         part % blocks * kDepth * op.stride_c;
-      for (int64_t dx = 0; dx < 3; ++dx)
-        for (int64_t dy = 0; dy < 3; ++dy)
+      for (int64_t dx = 0; dx < op.kernel; ++dx)
+        for (int64_t dy = 0; dy < op.kernel; ++dy)
           for (int64_t half = 0; half < 2; ++half, out += kTileElements)
             pack_tile(weight + half * 16 * op.stride_o + dy * op.stride_h + dx * op.stride_w, op.stride_o, op.stride_c,
                       out);
@@ -188,7 +178,7 @@ void pack(const Convolution3x3Weights& op, const Parallel& parallel) {
 
 }  // namespace
 
-void convolution3x3_weights(const Convolution3x3Weights& op, const Parallel& parallel) {
+void convolution_weights(const ConvolutionWeights& op, const Parallel& parallel) {
   if (op.dtype == DType::bf16) return pack<uint16_t>(op, parallel);
   pack<float>(op, parallel);
 }

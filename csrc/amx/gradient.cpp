@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "amx/pixels.h"
 #include "amx/scratch.h"
 #include "amx/tiles.h"
 #include "convolutions.h"
@@ -13,10 +14,8 @@
 namespace htc::amx {
 namespace {
 
-constexpr int kBlock = 32;              // outputs, and channels, whose sums are in registers: two tiles each
 constexpr int64_t kPixels = 2048;       // about as many make a band, so that it lies in the cache
 constexpr int64_t kSums = 9 * 4 * 256;  // of a block of outputs and one of channels: [tap, output half, channel half]
-alignas(64) constexpr uint16_t kZeros[kBlock] = {};
 
 // How maps are cut into bands, the same whatever the number of threads.
 struct Bands {
@@ -63,6 +62,7 @@ class Gradient {
           for (int64_t o = 0; o < outputs_; ++o) {
             const int64_t block = (first_output_ + o) * across_ + c;
             if (block < begin_ || block >= end_) continue;
+            if (op_.bias && c == 0) sum_outputs(o, first, last);
             multiply(grad_ + o * steps_ * 2 * kTileElements, op_.sums + block * kSums, first);
             if (last) write(block);
           }
@@ -98,56 +98,22 @@ class Gradient {
   // Tiles [step, output half] of grad: 16 outputs x 32 pixels.
   void transpose(int64_t block, uint16_t* out) const {
     const int64_t* at = at_.data() + 1 + line_;
-    for (int64_t step = 0; step < steps_; ++step, out += 2 * kTileElements) {
-      __m512i low[kPairs], high[kPairs];
-      for (int64_t pair = 0; pair < kPairs; ++pair) {
-        const int64_t p = step * kDepth + 2 * pair;
-        const __m512i even = load(op_.grad, p < pixels_ ? at[p] : -1, op_.outputs, block * kBlock),
-                      odd = load(op_.grad, p + 1 < pixels_ ? at[p + 1] : -1, op_.outputs, block * kBlock);
-        low[pair] = _mm512_unpacklo_epi16(even, odd);
-        high[pair] = _mm512_unpackhi_epi16(even, odd);
-      }
-      turn(low);
-      turn(high);
-      for (int o = 0; o < 16; ++o) {  // low held outputs 0-3, 8-11, ... and high those between
-        const int to = o / 4 * 8 + o % 4;
-        _mm512_store_si512(out + to * kDepth, low[o]);
-        _mm512_store_si512(out + (to + 4) * kDepth, high[o]);
-      }
-    }
+    for (int64_t step = 0; step < steps_; ++step, at += kDepth, out += 2 * kTileElements)
+      amx::transpose(
+          [&](int64_t p) {
+            return load(op_.grad, step * kDepth + p < pixels_ ? at[p] : -1, op_.outputs, block * kBlock);
+          },
+          out);
   }
 
-  // 16 x 16 numbers of 32 bits, transposed.
-  static void turn(__m512i (&m)[16]) {
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 4) {
-      const __m512i a = _mm512_unpacklo_epi32(m[i], m[i + 1]), b = _mm512_unpackhi_epi32(m[i], m[i + 1]),
-                    c = _mm512_unpacklo_epi32(m[i + 2], m[i + 3]), d = _mm512_unpackhi_epi32(m[i + 2], m[i + 3]);
-      t[i] = _mm512_unpacklo_epi64(a, c);
-      t[i + 1] = _mm512_unpackhi_epi64(a, c);
-      t[i + 2] = _mm512_unpacklo_epi64(b, d);
-      t[i + 3] = _mm512_unpackhi_epi64(b, d);
-    }
-    for (int i = 0; i < 4; ++i) {
-      const __m512i a = _mm512_shuffle_i32x4(t[i], t[4 + i], 0x88), b = _mm512_shuffle_i32x4(t[i], t[4 + i], 0xdd),
-                    c = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0x88),
-                    d = _mm512_shuffle_i32x4(t[8 + i], t[12 + i], 0xdd);
-      m[i] = _mm512_shuffle_i32x4(a, c, 0x88);
-      m[4 + i] = _mm512_shuffle_i32x4(b, d, 0x88);
-      m[8 + i] = _mm512_shuffle_i32x4(a, c, 0xdd);
-      m[12 + i] = _mm512_shuffle_i32x4(b, d, 0xdd);
-    }
-  }
-
-  // Pairs [first pixel odd, channel half, pair] of x, of 16 channels, which lie 0-3, 8-11, ... and 4-7, 12-15, ...
+  // Pairs [first pixel odd, channel half, pair] of x.
   void interleave(int64_t block) const {
     const int64_t count = static_cast<int64_t>(at_.size()) - 1;
     __m512i one = load(op_.x, at_[0], op_.channels, block * kBlock);
     for (int64_t p = 0; p < count; ++p) {
       const __m512i next = load(op_.x, at_[p + 1], op_.channels, block * kBlock);
       uint16_t* out = x_ + (p % 2 * 2 * pairs_ + p / 2) * kDepth;
-      _mm512_store_si512(out, _mm512_unpacklo_epi16(one, next));
-      _mm512_store_si512(out + pairs_ * kDepth, _mm512_unpackhi_epi16(one, next));
+      amx::interleave(one, next, out, out + pairs_ * kDepth);
       one = next;
     }
   }
@@ -162,42 +128,20 @@ class Gradient {
   // The sums of 32 outputs x 32 channels over tiles first ... last - 1 of pixels.
   void tap(const uint16_t* grad, float* sums, int64_t distance, int64_t first, int64_t last, bool fresh) const {
     const uint16_t* low = x_ + (distance % 2 * 2 * pairs_ + distance / 2 + first * kPairs) * kDepth;
-    const uint16_t* high = low + pairs_ * kDepth;
-    written();
-    if (fresh) {
-      clear_sums();
-    } else {
-      load_sums(sums);
-    }
-    grad += first * 2 * kTileElements;
-    for (; first < last; ++first) {
-      _tile_loadd(4, grad, 64);
-      _tile_loadd(6, low, 64);
-      _tile_loadd(7, high, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_loadd(5, grad + kTileElements, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-      grad += 2 * kTileElements;
-      low += kTileElements;
-      high += kTileElements;
-    }
-    store_sums(sums);
+    add_products(grad + first * 2 * kTileElements, low, low + pairs_ * kDepth, kTileElements, last - first, fresh,
+                 sums);
+  }
+
+  void sum_outputs(int64_t o, bool first, bool last) const {
+    float* sums = op_.bias_sums + (first_output_ + o) * 2 * 256;
+    add_outputs(grad_ + o * steps_ * 2 * kTileElements, steps_, first, sums);
+    if (last) write_outputs(sums, op_.bias + (first_output_ + o) * kBlock);
   }
 
   void write(int64_t block) const {
-    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-    const float* sums = op_.sums + block * kSums;
-    for (int64_t o = 0; o < kBlock; ++o)
-      for (int64_t tap = 0; tap < 9; ++tap) {
-        const float* row = sums + tap * 4 * 256 + o / 16 * 512 + o % 16 * 16;
-        const __m512 even = _mm512_loadu_ps(row), odd = _mm512_loadu_ps(row + 256);
-        float* out = op_.out + ((block / across_ * kBlock + o) * 9 + tap) * op_.channels + block % across_ * kBlock;
-        _mm512_storeu_ps(out, _mm512_permutex2var_ps(even, low, odd));
-        _mm512_storeu_ps(out + 16, _mm512_permutex2var_ps(even, high, odd));
-      }
+    float* out = op_.out + block / across_ * kBlock * 9 * op_.channels + block % across_ * kBlock;
+    for (int64_t tap = 0; tap < 9; ++tap, out += op_.channels)
+      write_sums(op_.sums + block * kSums + tap * 4 * 256, out, 9 * op_.channels);
   }
 
   const Convolution3x3Gradient& op_;

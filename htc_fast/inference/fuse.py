@@ -54,7 +54,7 @@ class FusedConvolution(nn.Module):
             return self._gpu(x.to(dtype), None if other is None else other.to(dtype))
         unwatched, packed = _onednn.unwatched(x), self.packed
         if unwatched and packed is not None and self.plain(other) and packed.fits(self.conv.weight, dtype):
-            return packed3x3.convolution(x.to(dtype), packed.values, self.conv.bias, self.activation is not None)
+            return packed3x3.convolution(x.to(dtype), packed.values, self.conv.bias, self.activation is not None, other)
         if unwatched and supports(dtype, x.device) and (other is None or _addable(x, other, dtype)):
             return self._onednn(x.to(dtype), other)
         y = self.conv(x)
@@ -62,11 +62,9 @@ class FusedConvolution(nn.Module):
         return y if self.activation is None else self.activation(y)
 
     def plain(self, other: Tensor | None = None) -> bool:
-        """Whether it is a 3x3 convolution as every other, with a ReLU or nothing behind it."""
-        conv = self.conv
-        geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
-        same = geometry == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
-        return same and other is None and (self.activation is None or type(self.activation) is nn.ReLU)
+        """Whether it is a 3x3 or 1x1 convolution as every other, with a ReLU or nothing behind it."""
+        alone = other is None or (self.conv.kernel_size == (1, 1) and other.dtype == self.conv.weight.dtype)
+        return packed3x3.direct(self.conv) and alone and (self.activation is None or type(self.activation) is nn.ReLU)
 
     def _gpu(self, x: Tensor, other: Tensor | None) -> Tensor:
         conv, relu = self.conv, type(self.activation) is nn.ReLU

@@ -243,7 +243,7 @@ def _use_gpu(network: HTC) -> None:
 
 
 def _pack(network: HTC, dtype: torch.dtype, device: torch.device) -> list[tuple[nn.Module, nn.Conv2d, Tensor]]:
-    """The 3x3 convolutions that run faster in another form, each with its owner and its weight in that form."""
+    """The convolutions that run faster in another form, each with its owner and its weight in that form."""
     if device.type != "cpu":
         return []
     owners: list[tuple[nn.Module, nn.Conv2d]] = [

@@ -68,6 +68,8 @@ def run(x: Tensor, conv: Any, norm: Any = None, *, relu: bool, other: Tensor | N
     if layer.packed is not None and _onednn.unwatched(x) and layer.packed.fits(layer.packed.weight, x.dtype):
         outputs, wide = len(layer.weight), len(layer.packed.weight)
         bias = layer.bias if wide == outputs else F.pad(layer.bias, (0, wide - outputs))
+        if other is not None and conv.kernel_size == (1, 1) and wide == outputs and other.dtype == x.dtype:
+            return packed3x3.convolution(x, layer.packed.values, bias, relu, other)
         out = packed3x3.convolution(x, layer.packed.values, bias, relu=relu and other is None)[:, :outputs]
     elif not can_fuse(x):
         out = F.conv2d(x, layer.weight, layer.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -117,9 +119,8 @@ def folded(conv: Any, norm: Any = None) -> Folded:
         scale = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight)
         bias = (bias - norm.running_mean) * scale + (0 if norm.bias is None else norm.bias)
         weight, bias = (weight * scale[:, None, None, None]).to(weight.dtype), bias.to(weight.dtype)
-    direct = conv.stride == (1, 1) and conv.padding == (1, 1) and conv.dilation == (1, 1) and conv.groups == 1
     packed = None
-    if direct:
+    if packed3x3.direct(conv):
         extra = -len(weight) % 32 if len(weight) >= FEWEST else 0
         wide = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, extra)) if extra else weight
         packed = packed3x3.Packed(wide) if packed3x3.pays(wide, wide.dtype) else None

@@ -6,15 +6,12 @@ from torch import Tensor, nn
 from htc_fast.models.norm import JointBatchNorm
 from htc_fast.ops import packed3x3
 
-PLAIN = (1, 1), (1, 1), (1, 1), 1, "zeros"  # stride, padding, dilation, groups and mode of what faster forms take
-
 
 class Conv2d(nn.Conv2d):
-    """torch's own, of which a 3x3 in training on a CPU takes a faster form of its weight where there is one."""
+    """torch's own, of which a 3x3 or 1x1 in training on a CPU takes a faster form of its weight where there is one."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        plain = (self.stride, self.padding, self.dilation, self.groups, self.padding_mode) == PLAIN
-        if plain and packed3x3.learns(x, weight):
+        if packed3x3.direct(self) and packed3x3.learns(x, weight):
             return packed3x3.learned(x, weight, bias, relu=False)
         return super()._conv_forward(x, weight, bias)
 

@@ -111,6 +111,8 @@ def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor, packed: packed3x3.
 
 def pointwise_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """relu(1x1 convolution), in the same way."""
+    if packed3x3.learns(x, weight):
+        return packed3x3.learned(x, weight, bias, relu=True)
     return _relu(x, weight, bias, 0)
 
 

@@ -1,4 +1,4 @@
-"""3x3 convolutions in bfloat16 on a processor's matrix unit (AMX), for inference and training; sums are float32."""
+"""1x1 and 3x3 convolutions in bfloat16 on a matrix unit (AMX), for inference and training; sums are float32."""
 
 import functools
 
@@ -7,20 +7,19 @@ from torch import Tensor
 
 from htc_fast.device import instructions
 from htc_fast.ops import _native
-from htc_fast.ops._declare import declare
-from htc_fast.ops.winograd import fake_maps, fake_weight_gradient
+from htc_fast.ops._declare import declare, maps_like
 
 TYPES = (torch.bfloat16,)
 
 
 def pays(weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a convolution with weight [O, C, 3, 3] over maps of this type is faster so, here.
+    """Whether a convolution with weight [O, C, k, k], k 1 or 3, over maps of this type is faster so, here.
 
     source  two cores of an Intel server of 2023 or later with AMX, 256 channels: 1.3 to 2.5 times oneDNN's rate
     """
     outputs, channels, *kernel = weight.shape
     there = outputs > 0 and channels > 0 and weight.device.type == "cpu"
-    fits = there and kernel == [3, 3] and outputs % 32 == 0 and channels % 32 == 0
+    fits = there and kernel in ([1, 1], [3, 3]) and outputs % 32 == 0 and channels % 32 == 0
     return fits and dtype in TYPES and _ready()
 
 
@@ -40,43 +39,56 @@ def _ready() -> bool:
 def pack(weight: Tensor, turned: bool = False) -> Tensor:
     """What `convolution` takes, in the order that it is read in.
 
-    weight   [O, C, 3, 3] floats, O and C multiples of 32
+    weight   [O, C, k, k] floats, k 1 or 3, O and C multiples of 32
     turned   around, its channels and outputs exchanged: that is the convolution's gradient
-    returns  [O, C, 9] bfloat16; turned: [C, O, 9]
+    returns  [O, C, k * k] bfloat16; turned: [C, O, k * k]
     raises   RuntimeError if it does not fit, or the processor has no AMX
     """
     if weight.dtype not in (torch.float32, torch.bfloat16):
         weight = weight.float()
     outputs, channels = weight.shape[:2][:: -1 if turned else 1]
-    return torch.ops.htc_fast.amx_weights(weight, turned).view(outputs, channels, 9)
+    return torch.ops.htc_fast.amx_weights(weight, turned).view(outputs, channels, -1)
 
 
-def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    """3x3 with one pixel of padding.
+def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool, other: Tensor | None = None) -> Tensor:
+    """1x1, or 3x3 with one pixel of padding.
 
     x        [N, C, H, W] bfloat16;  packed: of `pack`;  bias [O] or None
+    other    [N, O, H, W] bfloat16, added before the ReLU, behind a 1x1 one alone; or None
     returns  [N, O, H, W], channels-last in memory; no gradient
     raises   RuntimeError if they do not fit, or the processor has no AMX
     """
-    return torch.ops.htc_fast.amx_convolution(x, packed, bias, len(packed), relu)
+    return torch.ops.htc_fast.amx_convolution(x, packed, bias, other, len(packed), relu)
 
 
 @torch.no_grad()
-def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of such a convolution's weight.
+def gradients(x: Tensor, grad: Tensor, kernel: int, bias: bool = False) -> tuple[Tensor, Tensor]:
+    """The gradients of such a convolution's weight and bias.
 
     x        [N, C, H, W] bfloat16;  grad [N, O, H, W], of the result; C and O multiples of 32, at least one pixel
-    returns  [O, C, 3, 3] float32, the same bits for any number of threads; what is no finite number may show
-             in any tap of its channels
+    returns  [O, C, kernel, kernel] and [O], of no elements without `bias`; float32, the same bits for any number of
+             threads; what is no finite number may show in any tap of its channels
     raises   RuntimeError if they do not fit, are empty, or the processor has no AMX
     """
-    return torch.ops.htc_fast.amx_gradient(x, grad)
+    return torch.ops.htc_fast.amx_gradient(x, grad, kernel, bias)
 
 
 def _fake_weights(weight, turned):
     return weight.new_empty(weight.numel(), dtype=torch.bfloat16)
 
 
+def _fake_maps(x, packed, bias, other, outputs, relu):
+    return maps_like(x, x.shape[0], outputs, *x.shape[2:])
+
+
+def _fake_gradient(x, grad, kernel, bias):
+    weight = x.new_empty(grad.shape[1], kernel, kernel, x.shape[1], dtype=torch.float32).permute(0, 3, 1, 2)
+    return weight, x.new_empty(grad.shape[1] if bias else 0, dtype=torch.float32)
+
+
 declare("amx_weights(Tensor weight, bool turned) -> Tensor", _fake_weights)
-declare("amx_convolution(Tensor x, Tensor packed, Tensor? bias, int outputs, bool relu) -> Tensor", fake_maps)
-declare("amx_gradient(Tensor x, Tensor grad) -> Tensor", fake_weight_gradient)
+declare(
+    "amx_convolution(Tensor x, Tensor packed, Tensor? bias, Tensor? other, int outputs, bool relu) -> Tensor",
+    _fake_maps,
+)
+declare("amx_gradient(Tensor x, Tensor grad, int kernel, bool bias) -> (Tensor, Tensor)", _fake_gradient)

@@ -1,4 +1,4 @@
-"""3x3 convolutions on a CPU whose weights are laid out for it: in Winograd's form, or as its matrix unit reads them.
+"""3x3 and 1x1 convolutions on a CPU whose weights are laid out for it: Winograd's form (3x3), or a matrix unit's.
 
 For inference weights are laid out once, and owned by the module that owns the weight; in training at every call.
 """
@@ -7,23 +7,31 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from htc_fast.ops import _backend, amx, winograd
 from htc_fast.ops._declare import watched
 
 FORMS = amx, winograd
 VIEWS = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
-FEWEST = 1600  # pixels below which laying out the weights for one call costs what it saves
+FEWEST = {1: 180, 3: 1600}  # pixels, by kernel, below which laying out weights for one call costs what it saves
+
+
+def direct(conv: nn.Conv2d) -> bool:
+    """Whether its geometry is theirs: every pixel in, every pixel out, zeros around."""
+    side = conv.kernel_size[0]
+    geometry = conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups
+    around = side // 2, side // 2
+    return geometry == ((side, side), around, (1, 1), (1, 1), 1) and conv.padding_mode == "zeros"
 
 
 def pays(weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a convolution with weight [O, C, 3, 3] over maps of this type is faster in one of the forms, here."""
+    """Whether a convolution with weight [O, C, k, k] over maps of this type is faster in one of the forms, here."""
     return any(form.pays(weight, dtype) for form in FORMS)
 
 
 def pack(weight: Tensor, dtype: torch.dtype, turned: bool = False) -> Tensor:
-    """weight [O, C, 3, 3] -> what `convolution` takes, in the form for maps of this type.
+    """weight [O, C, k, k] -> what `convolution` takes, in the form for maps of this type.
 
     turned  around, its channels and outputs exchanged: that is the convolution's gradient
     raises  ValueError, TypeError, RuntimeError
@@ -31,13 +39,16 @@ def pack(weight: Tensor, dtype: torch.dtype, turned: bool = False) -> Tensor:
     return _form(weight, dtype).pack(weight, turned)
 
 
-def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    """3x3 with one pixel of padding.
+def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool, other: Tensor | None = None) -> Tensor:
+    """3x3 with one pixel of padding, or 1x1.
 
     x        [N, C, H, W] of the type that the weight was packed for;  packed: of `pack`;  bias [O] or None
+    other    [N, O, H, W] of that type, added before the ReLU, behind a 1x1 one alone; or None
     returns  [N, O, H, W], channels-last in memory; no gradient
     raises   ValueError, TypeError, RuntimeError
     """
+    if other is not None:
+        return amx.convolution(x, packed, bias, relu, other)
     return _of(packed).convolution(x, packed, bias, relu)
 
 
@@ -58,17 +69,18 @@ class Packed:
 
 
 def learns(x: Tensor, weight: Tensor) -> bool:
-    """Whether `learned` takes maps x [N, C, H, W] and weight [O, C, 3, 3], and is faster, with nothing looking on."""
+    """Whether `learned` takes maps x [N, C, H, W] and weight [O, C, k, k], and is faster, with nothing looking on."""
     if not torch.is_grad_enabled() or x.device.type != "cpu" or watched((x, weight)) or _backend.in_forward_mode():
         return False
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     same = weight.dtype == torch.float32 or weight.dtype == dtype
-    large = x.dim() == 4 and x.shape[0] * x.shape[2] * x.shape[3] >= FEWEST
-    return large and same and weight.dim() == 4 and weight.shape[1] % 32 == 0 and pays(weight, dtype)
+    if not same or x.dim() != 4 or weight.dim() != 4 or weight.shape[1] % 32 != 0 or not pays(weight, dtype):
+        return False
+    return x.shape[0] * x.shape[2] * x.shape[3] >= FEWEST[weight.shape[2]]
 
 
 def learned(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    """3x3 with one pixel of padding, with gradients, where `learns` says so; arguments and result of `convolution`."""
+    """`convolution` with gradients, where `learns` says so; arguments and result of its own."""
     if torch.is_autocast_enabled("cpu"):
         x = x.to(torch.get_autocast_dtype("cpu"))
     return _Learned.apply(x, weight, bias, relu)
@@ -92,15 +104,14 @@ class _Learned(torch.autograd.Function):
             grad = torch.ops.aten.threshold_backward(grad, out, 0)
         for_x, for_weight, for_bias, _ = ctx.needs_input_grad
         if torch.is_grad_enabled():
-            needed = [for_x, for_weight, False]
-            geometry = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+            needed, side = [for_x, for_weight, False], weight.shape[2]
+            geometry = [1, 1], [side // 2] * 2, [1, 1], False, [0, 0], 1
             grads = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), None, *geometry, needed)
             x_grad, weight_grad, _ = grads
+            bias_grad = grad.sum((0, 2, 3)) if for_bias else None
         else:
             x_grad = convolution(grad, pack(weight, grad.dtype, turned=True), None, False) if for_x else None
-            weight_grad = _form(weight, x.dtype).weight_gradient(x, grad) if for_weight else None
-        # Rounded once to the maps' type, as torch's own under autocast: in float32 it would copy all of them.
-        bias_grad = grad.sum((0, 2, 3)) if for_bias else None
+            weight_grad, bias_grad = _gradients(weight, x, grad, for_weight, for_bias)
         return x_grad, weight_grad, bias_grad, None
 
 
@@ -111,6 +122,15 @@ def _state(weight: Tensor) -> tuple[int, int]:
 
 def _form(weight: Tensor, dtype: torch.dtype) -> ModuleType:
     return next((form for form in FORMS if form.pays(weight, dtype)), winograd)
+
+
+def _gradients(
+    weight: Tensor, x: Tensor, grad: Tensor, for_weight: bool, for_bias: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    if for_weight and _form(weight, x.dtype) is amx:
+        return amx.gradients(x, grad, weight.shape[2], for_bias)
+    # The bias's is rounded once to the maps' type, as torch's own under autocast: in float32 it would copy all of them.
+    return winograd.weight_gradient(x, grad) if for_weight else None, grad.sum((0, 2, 3)) if for_bias else None
 
 
 def _of(packed: Tensor) -> ModuleType:

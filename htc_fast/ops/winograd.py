@@ -81,15 +81,15 @@ def _fake_weights(weight: Tensor) -> Tensor:
     return weight.new_empty(36 * weight.shape[0] * weight.shape[1], dtype=torch.float32)
 
 
-def fake_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
+def _fake_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     count, channels = grad.shape[1], x.shape[1]
     return x.new_empty(count, 3, 3, channels, dtype=torch.float32).permute(0, 3, 1, 2)
 
 
-def fake_maps(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int, relu: bool) -> Tensor:
+def _fake_maps(x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int, relu: bool) -> Tensor:
     return maps_like(x, x.shape[0], outputs, *x.shape[2:])
 
 
 declare("winograd_weights(Tensor weight) -> Tensor", _fake_weights)
-declare("winograd(Tensor x, Tensor packed, Tensor? bias, int outputs, bool relu) -> Tensor", fake_maps)
-declare("winograd_gradient(Tensor x, Tensor grad) -> Tensor", fake_weight_gradient)
+declare("winograd(Tensor x, Tensor packed, Tensor? bias, int outputs, bool relu) -> Tensor", _fake_maps)
+declare("winograd_gradient(Tensor x, Tensor grad) -> Tensor", _fake_weight_gradient)

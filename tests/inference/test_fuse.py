@@ -8,6 +8,7 @@ from torch import nn
 from htc_fast.inference import fuse
 from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions
 from htc_fast.models.backbone import Backbone
+from htc_fast.ops import amx, packed3x3
 
 
 def settled(net: nn.Module) -> nn.Module:
@@ -110,6 +111,29 @@ def test_fused_convolution(activation, overwrites, layout):
     torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.float(), want, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.skipif(not amx._ready(), reason="a processor without a matrix unit has no such form of a 1x1 convolution")
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), None])
+@pytest.mark.parametrize("added", [False, True])
+@torch.no_grad()
+def test_a_packed_1x1_convolution_takes_the_sum_in(activation, added, monkeypatch):
+    torch.manual_seed(0)
+    layer = FusedConvolution(nn.Conv2d(64, 32, 1).bfloat16(), activation, overwrites=True)
+    assert layer.plain() == layer.plain(torch.zeros(1).bfloat16()) == (not isinstance(activation, nn.ReLU6))
+    assert not layer.plain(torch.zeros(1))  # in float32: torch converts it
+    x, other = torch.randn(2, 64, 7, 9).bfloat16(), torch.randn(2, 32, 7, 9).bfloat16()
+    want = layer.conv.double()(x.double()) + (other.double() if added else 0)
+    want = want if activation is None else activation(want)
+    layer.conv.bfloat16()
+    layer.packed = packed3x3.Packed(layer.conv.weight)
+    asked = []
+    monkeypatch.setattr(amx, "convolution", lambda *given, own=amx.convolution: asked.append(1) or own(*given))
+    found = layer(x, other) if added else layer(x)
+    torch.testing.assert_close(
+        found.double(), want, rtol=2**-8, atol=1e-2 if isinstance(activation, nn.ReLU6) else 1e-5
+    )
+    assert len(asked) == (not isinstance(activation, nn.ReLU6))
 
 
 class Untraceable(Net):

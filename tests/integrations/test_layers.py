@@ -51,6 +51,17 @@ def test_one_pass_is_what_the_layers_make_one_after_the_other(kind, norm):
             assert more is None or more.equal(kept)
 
 
+@pytest.mark.parametrize("kind", ["1x1", "3x3"])
+@torch.no_grad()
+def test_in_bfloat16_too(kind):
+    conv, _ = layers(kind, "none")
+    conv, x, other = conv.bfloat16(), torch.randn(2, 32, 11, 7).bfloat16(), torch.randn(2, 64, 11, 7).bfloat16()
+    for relu, more in ((True, None), (False, None), (True, other), (False, other), (True, other.float())):
+        found = _layers.run(x, conv, relu=relu, other=more)
+        want = apart(x.float(), copy.deepcopy(conv).float(), None, relu, None if more is None else more.float())
+        torch.testing.assert_close(found.float(), want, rtol=2**-6, atol=2**-6)
+
+
 @torch.no_grad()
 def test_outputs_that_winograd_does_not_like():
     for outputs in (1, 12, 91, 100):

@@ -1,11 +1,14 @@
-"""3x3 convolutions in a faster form: where it is used by itself, with gradients, and when a weight changes."""
+"""3x3 and 1x1 convolutions in a faster form: where it is used by itself, with gradients, and when a weight changes."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from htc_fast import ops
 from htc_fast.ops import amx, packed3x3, winograd
+
+NEEDS = pytest.mark.skipif(not amx._ready(), reason="1x1 ones need AMX")
 
 
 def inputs():
@@ -49,17 +52,17 @@ LEARNED = {
 }
 
 
-def gradients(case, dtype, relu, layout=torch.channels_last):
+def gradients(case, dtype, relu, layout=torch.channels_last, kernel=3):
     """What `learned` gives, forward and backward, and the same in float64 by torch."""
     torch.manual_seed(1)
     count, channels, outputs, height, width = LEARNED[case]
     x = torch.randn(count, channels, height, width).to(dtype).contiguous(memory_format=layout).requires_grad_()
-    weight = (torch.randn(outputs, channels, 3, 3) / (3 * channels**0.5)).requires_grad_()
+    weight = (torch.randn(outputs, channels, kernel, kernel) / (kernel * channels**0.5)).requires_grad_()
     bias = torch.randn(outputs).requires_grad_()
     exact = [one.detach().double().requires_grad_() for one in (x, weight, bias)]
     grad = torch.randn(count, outputs, height, width).to(dtype).contiguous(memory_format=layout)
     out = packed3x3.learned(x, weight, bias, relu)
-    want = F.conv2d(*exact, padding=1)
+    want = F.conv2d(*exact, padding=kernel // 2)
     want = want * (out.detach() > 0) if relu else want
     found = [out.detach(), *torch.autograd.grad(out, (x, weight, bias), grad)]
     return found, [want.detach(), *torch.autograd.grad(want, exact, grad.double())]
@@ -75,12 +78,13 @@ def test_gradients_in_float32(case, relu, layout):
         assert apart < 1e-5  # a direct convolution comes to 1e-6
 
 
+@pytest.mark.parametrize("kernel", [3, pytest.param(1, marks=NEEDS)])
 @pytest.mark.parametrize("case", ["odd sides", "many small maps"])
-def test_gradients_in_bfloat16_have_the_weight_s_own_type(case):
-    found, wanted = gradients(case, torch.bfloat16, True)
+def test_gradients_in_bfloat16_have_the_weight_s_own_type(kernel, case):
+    found, wanted = gradients(case, torch.bfloat16, True, kernel=kernel)
     assert [one.dtype for one in found] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
     for one, want in zip(found, wanted, strict=True):
-        assert (one.double() - want).abs().max() / want.abs().max() < 2**-8
+        assert (one.double() - want).abs().max() / want.abs().max() < 2**-7  # the weight is rounded too
 
 
 def test_gradients_do_not_depend_on_the_number_of_threads():
@@ -125,6 +129,27 @@ def test_a_second_derivative_is_torch_s():
         assert (one - want).abs().max() / want.abs().max() < 1e-4
 
 
+@NEEDS
+def test_a_second_derivative_of_a_1x1_is_torch_s():
+    torch.manual_seed(3)
+    x, weight = torch.randn(1, 32, 28, 28).bfloat16().requires_grad_(), torch.randn(32, 32, 1, 1, requires_grad=True)
+
+    def penalty(out):
+        (grad,) = torch.autograd.grad(out.float().sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.float().square().sum(), weight)[0]
+
+    found, want = penalty(packed3x3.learned(x, weight, None, False)), penalty(F.conv2d(x, weight.bfloat16()))
+    assert (found - want).abs().max() / want.abs().max() < 2**-7
+
+
+def test_which_convolutions_are_direct():
+    geometries = [{}, {"padding": 1}, {"stride": 2}, {"groups": 2}, {"dilation": 2}]
+    assert [packed3x3.direct(nn.Conv2d(4, 4, 1, **one)) for one in geometries] == [True, False, False, False, False]
+    assert [packed3x3.direct(nn.Conv2d(4, 4, 3, **one)) for one in geometries] == [False, True, False, False, False]
+    assert not packed3x3.direct(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+    assert not packed3x3.direct(nn.Conv2d(4, 4, (3, 1), padding=1)) and not packed3x3.direct(nn.Conv2d(4, 4, (1, 3)))
+
+
 def test_where_it_is_learned(monkeypatch):
     monkeypatch.setattr(winograd, "pays", lambda weight, dtype: dtype == torch.float32)
     monkeypatch.setattr(amx, "pays", lambda weight, dtype: False)
@@ -136,6 +161,10 @@ def test_where_it_is_learned(monkeypatch):
         assert not packed3x3.learns(x, weight)
     with torch.autocast("cpu", torch.bfloat16):
         assert not packed3x3.learns(x, weight)
+    monkeypatch.setattr(amx, "pays", lambda weight, dtype: dtype == torch.bfloat16)
+    small, point = torch.randn(1, 32, 13, 14).bfloat16(), weight[:, :, :1, :1]
+    assert packed3x3.learns(small, point) and not packed3x3.learns(small, weight)
+    assert not packed3x3.learns(small[:, :, 1:], point)
     seen = []
     torch.func.grad(lambda one: (seen.append(packed3x3.learns(one, weight)), one.sum())[1])(x)
     with torch.autograd.forward_ad.dual_level():
