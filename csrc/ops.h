@@ -28,7 +28,8 @@ struct FeatureMap {
 };
 
 // One launch over a pyramid and, if present, a semantic map (kept behind the last level, averaged from a finer grid).
-// Backward: the maps are float32 (float64) gradients to add to, `out` is the gradient of the output.
+// Backward: the maps are float32 (float64) gradients to write or, with `add`, to add to, `out` is the gradient of the
+// output.
 struct RoiAlign {
   DType dtype;
   FeatureMap maps[9];
@@ -43,6 +44,7 @@ struct RoiAlign {
   void* out;                 // [K, out_h, out_w, C]
   bool precise;              // the integral of the interpolated map instead of samples; then no semantic map
   const double* exact_rois;  // the rois again, unrounded: where precise maps are float64
+  bool add;
 };
 HTC_CPU_KERNEL(roi_align, RoiAlign)
 HTC_CPU_KERNEL(roi_align_backward, RoiAlign)

@@ -69,7 +69,7 @@ void spread(const RoiAlign& op, const RoiTaps<Sum>& roi, int m, int64_t k, int64
 
 template <class Sum>
 void backward(const RoiAlign& op, const Parallel& parallel) {
-  for (int m = 0; m < op.levels + op.has_semantic; ++m) {
+  for (int m = 0; !op.add && m < op.levels + op.has_semantic; ++m) {
     Sum* data = static_cast<Sum*>(op.maps[m].data);
     const int64_t size = op.images * op.maps[m].height * op.maps[m].width * op.channels;
     parallel(size, 1 << 16, [&](int64_t begin, int64_t end) { std::fill(data + begin, data + end, Sum(0)); });

@@ -222,12 +222,40 @@ std::vector<Tensor> backward(const Tensor& grad, const Tensor& rois, const std::
       has_semantic, !deterministic);
 }
 
+// On the CPU: sums, [N, C, H, W] channels-last and of the type that gradients are added up in, += what backward
+// returns.
+void add_backward(const std::vector<Tensor>& sums, const Tensor& grad, const Tensor& rois_any,
+                  const std::vector<double>& scales, int64_t sampling_ratio, bool aligned, double finest_size,
+                  bool has_semantic, double semantic_scale, int64_t semantic_grid) {
+  const PoolOptions o{grad.size(2), grad.size(3),   scales,        sampling_ratio, aligned,
+                      finest_size,  semantic_scale, semantic_grid, false};
+  const PoolRois rois = pool_rois(rois_any, o, grad.scalar_type());
+  const int64_t levels = static_cast<int64_t>(sums.size()) - has_semantic;
+  STD_TORCH_CHECK(levels >= 1, "roi_align_backward: expected 1 to 8 levels, got none");
+  RoiAlign op = describe(rois, o, sums[0].size(0), grad.size(1), levels, has_semantic);
+  STD_TORCH_CHECK(grad.size(0) == op.count, "roi_align_backward: grad is of ", grad.size(0), " RoIs, rois are ",
+                  op.count);
+  op.dtype = dtype_of(grad);
+  op.add = true;
+  for (size_t m = 0; m < sums.size(); ++m) {
+    STD_TORCH_CHECK(sums[m].stride(1) == 1 && sums[m].size(0) == op.images && sums[m].size(1) == op.channels &&
+                        sums[m].scalar_type() == (op.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float),
+                    "roi_align_backward: sums must be channels-last in float32 (float64), of the maps' N and C");
+    op.maps[m] = describe_map(sums[m], static_cast<int64_t>(m) < levels ? scales[m] : semantic_scale);
+  }
+  const Tensor dense = torch::stable::contiguous(channels_at_the_end(grad));
+  op.out = const_cast<void*>(dense.const_data_ptr());
+  check_images(op);
+  cpu::roi_align_backward(op, torch_threads());
+}
+
 }  // namespace
 }  // namespace htc
 
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
   m.impl("multi_level_roi_align", TORCH_BOX(&htc::forward));
   m.impl("multi_level_roi_align_backward", TORCH_BOX(&htc::backward));
+  m.impl("multi_level_roi_align_add_backward", TORCH_BOX(&htc::add_backward));
 }
 #ifdef HTC_CUDA
 STABLE_TORCH_LIBRARY_IMPL(htc_fast, CUDA, m) {

@@ -26,6 +26,7 @@ from htc_fast.models.geometry import to_rois
 from htc_fast.models.guided_rpn import GuidedRPN
 from htc_fast.models.htc import HTC
 from htc_fast.models.structures import UNLABELLED, Targets, trim
+from htc_fast.ops._shared_maps import shared_maps
 from htc_fast.ranges import part
 
 MASK_SIZE = 28
@@ -75,6 +76,7 @@ def losses(
     if context_logits is not None:
         terms["global_context"] = context_loss(context_logits, targets.labels, config.global_context_loss_weight)
     pool = propose(model, candidates, image_sizes)
+    *features, semantic = shared_maps([*features, semantic])
     for t in range(len(config.stages.match_iou)):
         boxes, drawn = draw_rois(config, t, pool, targets, sampler, generator)
         head: Any = model.box_heads[t]

@@ -15,6 +15,7 @@ from htc_fast.errors import MOST, ShapeError, short
 from htc_fast.ops import _backend
 from htc_fast.ops._arguments import check_device, check_floats, check_tensor, flag, integer, items, positive, real
 from htc_fast.ops._declare import declare, maps_like
+from htc_fast.ops._shared_maps import added
 from htc_fast.ops.reference import roi_align as reference
 
 MOST_BINS = MOST_SAMPLES = 2**15  # of an axis: their squares are numbers that kernels count with
@@ -244,6 +245,8 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(library, ctx, grad):
     (rois,) = ctx.saved_tensors
+    if library is torch.ops.htc_fast and added(ctx, grad, rois):
+        return [None] * ctx.levels, *[None] * 10
     grads = library.multi_level_roi_align_backward(grad, rois, ctx.sizes, *ctx.options, True)
     semantic = grads[ctx.levels] if ctx.options[4] else None
     return grads[: ctx.levels], None, None, None, None, None, None, None, semantic, None, None

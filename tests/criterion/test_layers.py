@@ -1,5 +1,6 @@
 """Targets whose objects share index maps: the losses of bitmaps, bit for bit; and matching in parts."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,23 @@ def test_losses_and_gradients_are_those_of_bitmaps(name, dtype):
     assert any(key.endswith("mask") and float(found[key].detach()) > 0 for key in found)
     after = {key: one.grad for key, one in model.named_parameters() if one.grad is not None}
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", ["htc_r50", "mask_rcnn_r50", "scnet_r50"])
+def test_all_roi_aligns_share_gradient_buffers(name, monkeypatch):
+    model, found = tiny(name).train(), []
+    for _ in range(2):
+        with torch.autograd.profiler.profile() as seen:
+            sum(terms(model, targets()).values()).backward()
+        found.append({key: one.grad.clone() for key, one in model.named_parameters() if one.grad is not None})
+        model.zero_grad()
+        adds = any(one.key == "htc_fast::multi_level_roi_align_add_backward" for one in seen.key_averages())
+        assert adds == (len(found) == 1)
+        monkeypatch.setattr(sys.modules[losses.__module__], "shared_maps", list)
+    shared, plain = found
+    assert shared.keys() == plain.keys() and any(key.startswith("fpn") for key in plain)
+    for key, one in plain.items():
+        torch.testing.assert_close(shared[key], one, rtol=1e-4, atol=1e-5 * float(one.abs().max()), msg=key)
 
 
 def test_no_objects_at_all():
