@@ -63,12 +63,25 @@ struct Convolution3x3Gradient {
   const void *x, *grad;
   float *sums, *out;  // sums: as many as out
 };
+// The end of a mask head for one class of each map: x [K, height, width, C] -> relu(deconvolution, 2x2 with stride 2,
+// of x) times `own` -> out [K, 2 height, 2 width]. packed: weights as [tap, O / 32, C / 32, 2, 16, 16, 2], that is
+// half of the outputs, pair of channels, output, channel of the pair. C and O are multiples of 32.
+struct MaskPredict {
+  int64_t count, height, width, channels, outputs;
+  const void *x, *packed;
+  const float* up_bias;  // [O]
+  const float* own;      // [K, O]
+  const float* added;    // [K]
+  void* out;
+};
 namespace amx {
 #if defined(HTC_AMX)
+void mask_predict(const MaskPredict&, const Parallel&);
 void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&);
 void convolution3x3(const Convolution3x3&, const Parallel&);
 void convolution3x3_gradient(const Convolution3x3Gradient&, const Parallel&);
 #else
+inline void mask_predict(const MaskPredict&, const Parallel&) {}
 inline void convolution3x3_weights(const Convolution3x3Weights&, const Parallel&) {}
 inline void convolution3x3(const Convolution3x3&, const Parallel&) {}
 inline void convolution3x3_gradient(const Convolution3x3Gradient&, const Parallel&) {}
