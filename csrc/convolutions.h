@@ -81,14 +81,27 @@ struct PointwiseGradient {
   float *sums, *out;        // sums: as many as out
   float *bias_sums, *bias;  // bias_sums: 16 O; bias [O], its gradient, or none
 };
+// The end of a mask head for one class of each map: x [K, height, width, C] -> relu(deconvolution, 2x2 with stride 2,
+// of x) times `own` -> out [K, 2 height, 2 width]. packed: weights as [tap, O / 32, C / 32, 2, 16, 16, 2], that is
+// half of the outputs, pair of channels, output, channel of the pair. C and O are multiples of 32.
+struct MaskPredict {
+  int64_t count, height, width, channels, outputs;
+  const void *x, *packed;
+  const float* up_bias;  // [O]
+  const float* own;      // [K, O]
+  const float* added;    // [K]
+  void* out;
+};
 namespace amx {
 #if defined(HTC_AMX)
+void mask_predict(const MaskPredict&, const Parallel&);
 void convolution_weights(const ConvolutionWeights&, const Parallel&);
 void convolution3x3(const Convolution3x3&, const Parallel&);
 void convolution3x3_gradient(const Convolution3x3Gradient&, const Parallel&);
 void pointwise(const Pointwise&, const Parallel&);
 void pointwise_gradient(const PointwiseGradient&, const Parallel&);
 #else
+inline void mask_predict(const MaskPredict&, const Parallel&) {}
 inline void convolution_weights(const ConvolutionWeights&, const Parallel&) {}
 inline void convolution3x3(const Convolution3x3&, const Parallel&) {}
 inline void convolution3x3_gradient(const Convolution3x3Gradient&, const Parallel&) {}

@@ -1,4 +1,4 @@
-// 1x1 and 3x3 convolutions in bfloat16 on a processor's matrix unit: adapter. htc_fast/ops/amx.py decides where.
+// What runs in bfloat16 on a processor's matrix unit: adapter. htc_fast/ops/amx.py decides where.
 #include "convolutions.h"
 #include "torch/common.h"
 #if defined(HTC_AMX) && defined(__linux__)
@@ -120,6 +120,29 @@ std::tuple<Tensor, Tensor> amx_gradient(const Tensor& x_any, const Tensor& grad_
   return {channels_second(out), bias};
 }
 
+Tensor amx_mask_predict(const Tensor& x_any, const Tensor& packed, const Tensor& up_bias, const Tensor& own_any,
+                        const Tensor& added) {
+  STD_TORCH_CHECK(x_any.is_cpu() && x_any.dim() == 4 && x_any.scalar_type() == ScalarType::BFloat16 &&
+                      packed.is_cpu() && packed.scalar_type() == ScalarType::BFloat16 && own_any.dim() == 2 &&
+                      x_any.numel() > 0 && x_any.size(1) % 32 == 0 && own_any.size(1) % 32 == 0 &&
+                      own_any.size(0) == x_any.size(0) && packed.numel() == 4 * x_any.size(1) * own_any.size(1) &&
+                      own_any.numel() > 0 && ready(),
+                  "amx_mask_predict: x must be bfloat16 [K, C, H, W] on a CPU with AMX, not empty, with the C of the "
+                  "packed weights");
+  STD_TORCH_CHECK(own_any.is_cpu() && up_bias.is_cpu() && up_bias.numel() == own_any.size(1) && added.is_cpu() &&
+                      added.numel() == x_any.size(0),
+                  "amx_mask_predict: up_bias must be [O], own [K, O] and added [K], on the CPU");
+  const Tensor x = torch::stable::contiguous(channels_at_the_end(x_any)), weights = torch::stable::contiguous(packed);
+  const Tensor offsets = float_rows(up_bias), own = float_rows(own_any), last = float_rows(added);
+  Tensor out = torch::stable::new_empty(x, {x.size(0), 2 * x.size(1), 2 * x.size(2)});
+  amx::mask_predict(
+      {x.size(0), x.size(1), x.size(2), x.size(3), own.size(1), x.const_data_ptr(), weights.const_data_ptr(),
+       static_cast<const float*>(offsets.const_data_ptr()), static_cast<const float*>(own.const_data_ptr()),
+       static_cast<const float*>(last.const_data_ptr()), out.mutable_data_ptr()},
+      torch_threads());
+  return out;
+}
+
 }  // namespace
 }  // namespace htc
 
@@ -127,4 +150,5 @@ STABLE_TORCH_LIBRARY_IMPL(htc_fast, CPU, m) {
   m.impl("amx_weights", TORCH_BOX(&htc::amx_weights));
   m.impl("amx_convolution", TORCH_BOX(&htc::amx_convolution));
   m.impl("amx_gradient", TORCH_BOX(&htc::amx_gradient));
+  m.impl("amx_mask_predict", TORCH_BOX(&htc::amx_mask_predict));
 }

@@ -19,7 +19,7 @@ from htc_fast.inference.constant import ConstantSwitch, hold_weights
 from htc_fast.models.convolution import is_plain
 from htc_fast.models.frozen_norms import HIGH, own_takes, padding_of
 from htc_fast.models.rfp import blank
-from htc_fast.ops import _onednn, packed3x3
+from htc_fast.ops import _onednn, packed_convolution
 from htc_fast.ops.convolution import convolution
 from htc_fast.ops.depthwise import depthwise
 
@@ -44,7 +44,7 @@ class FusedConvolution(nn.Module):
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None, overwrites: bool = False):
         super().__init__()
         self.conv, self.activation, self.overwrites = conv, activation, overwrites
-        self.packed: packed3x3.Packed | None = None  # the weight in a faster form as well
+        self.packed: packed_convolution.Packed | None = None  # the weight in a faster form as well
         self.on_gpu = False  # laid out for a GPU, wherever it is now
         self.pads = type(conv) is Conv2dSame  # by the size of what comes
 
@@ -54,7 +54,9 @@ class FusedConvolution(nn.Module):
             return self._gpu(x.to(dtype), None if other is None else other.to(dtype))
         unwatched, packed = _onednn.unwatched(x), self.packed
         if unwatched and packed is not None and self.plain(other) and packed.fits(self.conv.weight, dtype):
-            return packed3x3.convolution(x.to(dtype), packed.values, self.conv.bias, self.activation is not None, other)
+            return packed_convolution.convolution(
+                x.to(dtype), packed.values, self.conv.bias, self.activation is not None, other
+            )
         if unwatched and supports(dtype, x.device) and (other is None or _addable(x, other, dtype)):
             return self._onednn(x.to(dtype), other)
         y = self.conv(x)
@@ -64,7 +66,11 @@ class FusedConvolution(nn.Module):
     def plain(self, other: Tensor | None = None) -> bool:
         """Whether it is a 3x3 or 1x1 convolution as every other, with a ReLU or nothing behind it."""
         alone = other is None or (self.conv.kernel_size == (1, 1) and other.dtype == self.conv.weight.dtype)
-        return packed3x3.direct(self.conv) and alone and (self.activation is None or type(self.activation) is nn.ReLU)
+        return (
+            packed_convolution.direct(self.conv)
+            and alone
+            and (self.activation is None or type(self.activation) is nn.ReLU)
+        )
 
     def _gpu(self, x: Tensor, other: Tensor | None) -> Tensor:
         conv, relu = self.conv, type(self.activation) is nn.ReLU

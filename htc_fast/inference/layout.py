@@ -21,7 +21,7 @@ from htc_fast.models.convolution import fold_norms, is_plain
 from htc_fast.models.htc import HTC
 from htc_fast.models.panet import AdaptiveBoxHead, largest
 from htc_fast.models.rfp import blank
-from htc_fast.ops import packed3x3
+from htc_fast.ops import packed_convolution
 from htc_fast.ops.fold_images import fold_images, fold_weight
 from htc_fast.ops.max_pool import max_pool
 from htc_fast.ops.pad_images import pad_images
@@ -67,7 +67,7 @@ def lay_out(network: HTC, dtype: torch.dtype, device: torch.device, quantized: b
     network.to(memory_format=torch.channels_last)
     network.requires_grad_(False)
     for owner, conv, values in packed:
-        owner.packed = packed3x3.Packed(conv.weight, values)
+        owner.packed = packed_convolution.Packed(conv.weight, values)
     if gpu:
         _use_gpu(network)
     first, *steps = (
@@ -250,5 +250,5 @@ def _pack(network: HTC, dtype: torch.dtype, device: torch.device) -> list[tuple[
         (one, one.conv) for one in network.modules() if isinstance(one, FusedConvolution) and one.plain()
     ]
     owners += [(one, one) for one in network.modules() if isinstance(one, Conv3x3ReLU)]
-    faster = [(owner, conv) for owner, conv in owners if packed3x3.pays(conv.weight, dtype)]
-    return [(owner, conv, packed3x3.pack(conv.weight, dtype)) for owner, conv in faster]
+    faster = [(owner, conv) for owner, conv in owners if packed_convolution.pays(conv.weight, dtype)]
+    return [(owner, conv, packed_convolution.pack(conv.weight, dtype)) for owner, conv in faster]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from htc_fast.ops import _onednn, packed3x3
+from htc_fast.ops import _onednn, packed_convolution
 from htc_fast.ops._convolutions import can_fuse
 from htc_fast.ops.convolution import convolution
 
@@ -37,7 +37,7 @@ class Folded(NamedTuple):
 
     weight: Tensor
     bias: Tensor
-    packed: packed3x3.Packed | None
+    packed: packed_convolution.Packed | None
     state: tuple
 
 
@@ -69,8 +69,8 @@ def run(x: Tensor, conv: Any, norm: Any = None, *, relu: bool, other: Tensor | N
         outputs, wide = len(layer.weight), len(layer.packed.weight)
         bias = layer.bias if wide == outputs else F.pad(layer.bias, (0, wide - outputs))
         if other is not None and conv.kernel_size == (1, 1) and wide == outputs and other.dtype == x.dtype:
-            return packed3x3.convolution(x, layer.packed.values, bias, relu, other)
-        out = packed3x3.convolution(x, layer.packed.values, bias, relu=relu and other is None)[:, :outputs]
+            return packed_convolution.convolution(x, layer.packed.values, bias, relu, other)
+        out = packed_convolution.convolution(x, layer.packed.values, bias, relu=relu and other is None)[:, :outputs]
     elif not can_fuse(x):
         out = F.conv2d(x, layer.weight, layer.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         out = out.relu_() if relu and other is None else out
@@ -120,10 +120,10 @@ def folded(conv: Any, norm: Any = None) -> Folded:
         bias = (bias - norm.running_mean) * scale + (0 if norm.bias is None else norm.bias)
         weight, bias = (weight * scale[:, None, None, None]).to(weight.dtype), bias.to(weight.dtype)
     packed = None
-    if packed3x3.direct(conv):
+    if packed_convolution.direct(conv):
         extra = -len(weight) % 32 if len(weight) >= FEWEST else 0
         wide = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, extra)) if extra else weight
-        packed = packed3x3.Packed(wide) if packed3x3.pays(wide, wide.dtype) else None
+        packed = packed_convolution.Packed(wide) if packed_convolution.pays(wide, wide.dtype) else None
     made = Folded(weight, bias, packed, state)
     _folded[conv] = made
     return made

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from htc_fast import ops
 from htc_fast.models.convolution import Convolution
-from htc_fast.ops.packed3x3 import Packed
+from htc_fast.ops.packed_convolution import Packed
 
 
 class Conv3x3ReLU(Convolution):

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from htc_fast.models.norm import JointBatchNorm
-from htc_fast.ops import packed3x3
+from htc_fast.ops import packed_convolution
 
 
 class Conv2d(nn.Conv2d):
     """torch's own, of which a 3x3 or 1x1 in training on a CPU takes a faster form of its weight where there is one."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if packed3x3.direct(self) and packed3x3.learns(x, weight):
-            return packed3x3.learned(x, weight, bias, relu=False)
+        if packed_convolution.direct(self) and packed_convolution.learns(x, weight):
+            return packed_convolution.learned(x, weight, bias, relu=False)
         return super()._conv_forward(x, weight, bias)
 
 

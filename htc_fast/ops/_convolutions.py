@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from htc_fast.ops import _onednn, packed3x3
+from htc_fast.ops import _onednn, packed_convolution
 from htc_fast.ops._arguments import FLOATS, check_device, check_floats, check_tensor
 
 PLAIN = Tensor, nn.Parameter
@@ -98,21 +98,23 @@ def autocast(*tensors: Any) -> tuple[Any, ...]:
     return tuple(one if one is None or one.dtype is dtype else one.to(dtype) for one in tensors)
 
 
-def convolution_relu(x: Tensor, weight: Tensor, bias: Tensor, packed: packed3x3.Packed | None = None) -> Tensor:
+def convolution_relu(
+    x: Tensor, weight: Tensor, bias: Tensor, packed: packed_convolution.Packed | None = None
+) -> Tensor:
     """relu(3x3 convolution), through torch; in one pass where that is offered and nothing looks on."""
     if packed is not None and _onednn.unwatched(x):
         (taken,) = autocast(x)
         if packed.fits(weight, taken.dtype):
-            return packed3x3.convolution(taken, packed.values, bias, relu=True)
-    if packed3x3.learns(x, weight):
-        return packed3x3.learned(x, weight, bias, relu=True)
+            return packed_convolution.convolution(taken, packed.values, bias, relu=True)
+    if packed_convolution.learns(x, weight):
+        return packed_convolution.learned(x, weight, bias, relu=True)
     return _relu(x, weight, bias, 1)
 
 
 def pointwise_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """relu(1x1 convolution), in the same way."""
-    if packed3x3.learns(x, weight):
-        return packed3x3.learned(x, weight, bias, relu=True)
+    if packed_convolution.learns(x, weight):
+        return packed_convolution.learned(x, weight, bias, relu=True)
     return _relu(x, weight, bias, 0)
 
 

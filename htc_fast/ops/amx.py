@@ -1,4 +1,5 @@
-"""1x1 and 3x3 convolutions in bfloat16 on a matrix unit (AMX), for inference and training; sums are float32."""
+"""1x1 and 3x3 convolutions in bfloat16 on a matrix unit (AMX), for inference and training, and mask heads' ends for
+inference; sums are float32."""
 
 import functools
 
@@ -17,10 +18,18 @@ def pays(weight: Tensor, dtype: torch.dtype) -> bool:
 
     source  two cores of an Intel server of 2023 or later with AMX, 256 channels: 1.3 to 2.5 times oneDNN's rate
     """
+    return (_fits(weight, 1) or _fits(weight, 3)) and dtype in TYPES and _ready()
+
+
+def predicts(up_weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether `mask_predict` takes a deconvolution with up_weight [C, O, 2, 2] over maps of this type, here."""
+    return _fits(up_weight, 2) and dtype in TYPES and _ready()
+
+
+def _fits(weight: Tensor, side: int) -> bool:
     outputs, channels, *kernel = weight.shape
     there = outputs > 0 and channels > 0 and weight.device.type == "cpu"
-    fits = there and kernel in ([1, 1], [3, 3]) and outputs % 32 == 0 and channels % 32 == 0
-    return fits and dtype in TYPES and _ready()
+    return there and kernel == [side, side] and outputs % 32 == 0 and channels % 32 == 0
 
 
 @functools.cache
@@ -73,6 +82,23 @@ def gradients(x: Tensor, grad: Tensor, kernel: int, bias: bool = False) -> tuple
     return torch.ops.htc_fast.amx_gradient(x, grad, kernel, bias)
 
 
+@torch.no_grad()
+def mask_predict(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
+    """As `ops.mask_predict`, for the class given of each map; what is up-sampled stays in the processor.
+
+    x        [K, C, H, W] bfloat16, K > 0;  labels [K] integers
+    returns  [K, 2H, 2W], zeros where labels are no class; no gradient
+    raises   RuntimeError if they do not fit, or the processor has no AMX
+    """
+    classes = labels.long().clamp(0, len(weight) - 1)
+    own = weight.flatten(1)[classes].float()
+    # By tap; of 32 outputs, 32 channels: halves of the outputs, pairs of channels, outputs, channels of the pair.
+    parts = up_weight.bfloat16().reshape(-1, 16, 2, up_weight.shape[1] // 32, 2, 16, 4)
+    packed = parts.permute(6, 3, 0, 4, 1, 5, 2).contiguous()
+    logits = torch.ops.htc_fast.amx_mask_predict(x, packed, up_bias, own, bias[classes])
+    return torch.where((labels == classes)[:, None, None], logits, 0)
+
+
 def _fake_weights(weight, turned):
     return weight.new_empty(weight.numel(), dtype=torch.bfloat16)
 
@@ -92,3 +118,7 @@ declare(
     _fake_maps,
 )
 declare("amx_gradient(Tensor x, Tensor grad, int kernel, bool bias) -> (Tensor, Tensor)", _fake_gradient)
+declare(
+    "amx_mask_predict(Tensor x, Tensor packed, Tensor up_bias, Tensor own, Tensor added) -> Tensor",
+    lambda x, packed, up_bias, own, added: x.new_empty(x.shape[0], 2 * x.shape[2], 2 * x.shape[3]),
+)

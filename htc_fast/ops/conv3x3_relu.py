@@ -6,7 +6,7 @@ from torch import Tensor
 from htc_fast.ops import _backend, _convolutions
 from htc_fast.ops._arguments import check_device, check_tensor
 from htc_fast.ops._declare import call, declare, maps_like, once
-from htc_fast.ops.packed3x3 import Packed
+from htc_fast.ops.packed_convolution import Packed
 from htc_fast.ops.reference import conv3x3_relu as reference
 
 _backend.register_over_torch("conv3x3_relu")
@@ -29,15 +29,15 @@ def conv3x3_relu(
     residual  [K, O, H, W] or None
     count     [N] int32 or None: of each image's K / N maps only the first count[n] are computed, the rest is zeros;
               it stays on the device
-    packed    `packed3x3.Packed(weight)` or None: used on a CPU where no gradient is asked for, without residual and
-              count; of no effect once the weight has changed
+    packed    `packed_convolution.Packed(weight)` or None: used on a CPU where no gradient is asked for, without
+              residual and count; of no effect once the weight has changed
     returns   [K, O, H, W], channels-last in memory
     raises    ValueError, TypeError
     source    Mask R-CNN's and HTC's heads; sums in float32, TF32 where torch.backends.cudnn.allow_tf32 says so
     """
     _check(x, weight, bias, residual, count)
     if packed is not None and not isinstance(packed, Packed):
-        raise TypeError(f"packed must be a packed3x3.Packed or None, got {type(packed).__name__}.")
+        raise TypeError(f"packed must be a packed_convolution.Packed or None, got {type(packed).__name__}.")
     backend = _backend.backend_for("conv3x3_relu", x)
     if backend == "triton":
         _backend.refuse_tangents("conv3x3_relu", x, weight, bias, residual)

@@ -13,7 +13,7 @@ from htc_fast.ops._declare import call, declare
 from htc_fast.ops.conv3x3_relu import conv3x3_relu
 from htc_fast.ops.mask_flow import mask_flow
 from htc_fast.ops.mask_predict import mask_predict
-from htc_fast.ops.packed3x3 import Packed
+from htc_fast.ops.packed_convolution import Packed
 from htc_fast.ops.reference import mask_branch as reference
 
 _backend.register_over_torch("mask_branch")
@@ -162,7 +162,7 @@ def _check_head(name: str, head: MaskHeadWeights, x: Tensor, before: int | None)
     _check_layer(f"{name}.logits", head.logits, 1, head.upsample[0].shape[1], x)
     for one in items(f"{name}.packed", head.packed):
         if not isinstance(one, Packed):
-            raise TypeError(f"{name}.packed must hold packed3x3.Packed, got {type(one).__name__}.")
+            raise TypeError(f"{name}.packed must hold packed_convolution.Packed, got {type(one).__name__}.")
     return channels
 
 

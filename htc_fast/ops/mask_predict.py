@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from htc_fast.ops import _backend, _convolutions, _onednn
+from htc_fast.ops import _backend, _convolutions, _onednn, amx
 from htc_fast.ops._declare import call, declare, dense_like, maps_like, once
 from htc_fast.ops.reference import mask_predict as reference
 
@@ -38,6 +38,9 @@ def mask_predict(
     if backend != "reference":
         x = x.contiguous(memory_format=torch.channels_last)
         if labels is not None and _onednn.unwatched(x):
+            (taken,) = _convolutions.autocast(x)
+            if amx.predicts(up_weight, taken.dtype):
+                return amx.mask_predict(taken, up_weight, up_bias, weight, bias, labels)
             blocks = zip(x.split(BLOCK), labels.split(BLOCK))
             return torch.cat(
                 [reference.mask_predict(one, up_weight, up_bias, weight, bias, own) for one, own in blocks]

@@ -8,7 +8,7 @@ from torch import nn
 from htc_fast.inference import fuse
 from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions
 from htc_fast.models.backbone import Backbone
-from htc_fast.ops import amx, packed3x3
+from htc_fast.ops import amx, packed_convolution
 
 
 def settled(net: nn.Module) -> nn.Module:
@@ -126,7 +126,7 @@ def test_a_packed_1x1_convolution_takes_the_sum_in(activation, added, monkeypatc
     want = layer.conv.double()(x.double()) + (other.double() if added else 0)
     want = want if activation is None else activation(want)
     layer.conv.bfloat16()
-    layer.packed = packed3x3.Packed(layer.conv.weight)
+    layer.packed = packed_convolution.Packed(layer.conv.weight)
     asked = []
     monkeypatch.setattr(amx, "convolution", lambda *given, own=amx.convolution: asked.append(1) or own(*given))
     found = layer(x, other) if added else layer(x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from htc_fast.ops import amx, packed3x3, winograd
+from htc_fast.ops import amx, packed_convolution, winograd
 
 NONE = "the processor has no AMX, or the system or the compiler does not let us use it"
 pytestmark = pytest.mark.skipif(not amx._ready(), reason=NONE)
@@ -136,8 +136,8 @@ def test_float32_weights_are_rounded_and_its_own_type_alone_is_taken():
 
 def test_it_goes_before_winograd_in_bfloat16():
     weight = torch.randn(32, 32, 3, 3)
-    assert packed3x3.pack(weight, torch.bfloat16).dtype == torch.bfloat16
-    assert packed3x3.pack(weight, torch.float32).dtype == torch.float32
+    assert packed_convolution.pack(weight, torch.bfloat16).dtype == torch.bfloat16
+    assert packed_convolution.pack(weight, torch.float32).dtype == torch.float32
     assert not winograd.pays(weight, torch.bfloat16)
 
 

@@ -172,7 +172,7 @@ NUMBERS = [
     ("conv3x3_relu", "x", MAPS[:, :0], "x must have channels and pixels, got [2, 0, 5, 5]"),
     ("conv3x3_relu", "weight", W3[:0], "weight must not be empty, got [0, 8, 3, 3]"),
     ("conv3x3_relu", "weight", W3[:, :0], "weight must not be empty, got [8, 0, 3, 3]"),
-    ("conv3x3_relu", "packed", 3, "packed must be a packed3x3.Packed or None, got int"),
+    ("conv3x3_relu", "packed", 3, "packed must be a packed_convolution.Packed or None, got int"),
     ("conv3x3_relu", "count", [1, 0], "count must be a tensor, got list"),
     ("mask_flow", "m", MAPS[:, :, :0], "m must have channels and pixels, got [2, 8, 0, 5]"),
     ("mask_predict", "x", MAPS[:, :, :, :0], "x must have channels and pixels, got [2, 8, 5, 0]"),
@@ -190,7 +190,8 @@ NUMBERS = [
      "heads[0].logits must be a pair of weight and bias, got NoneType"),
     ("mask_branch", "heads", [HEAD._replace(upsample=(UP, None))],
      "the bias of heads[0].upsample must be a tensor, got NoneType"),
-    ("mask_branch", "heads", [HEAD._replace(packed=(1,))], "heads[0].packed must hold packed3x3.Packed, got int"),
+    ("mask_branch", "heads", [HEAD._replace(packed=(1,))],
+     "heads[0].packed must hold packed_convolution.Packed, got int"),
     *(("mask_branch", "averaged", bad, "averaged must ") for bad in (0, "a", [], [1], [-1], [0.0], [None], [True])),
     *((one, "method", bad, "method must be 'linear' or 'gaussian', got ") for one in ("soft_nms", "soft_nms_padded")
       for bad in (None, "Linear", 1, np.array([1, 2]), ["linear"])),

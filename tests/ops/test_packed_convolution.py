@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from htc_fast import ops
-from htc_fast.ops import amx, packed3x3, winograd
+from htc_fast.ops import amx, packed_convolution, winograd
 
 NEEDS = pytest.mark.skipif(not amx._ready(), reason="1x1 ones need AMX")
 
@@ -19,7 +19,7 @@ def inputs():
 def test_a_packed_weight_is_used_where_nothing_looks_on():
     x, weight, bias = inputs()
     want = F.conv2d(x, weight, bias, padding=1).relu()
-    packed = packed3x3.Packed(weight, winograd.pack(weight) * 2)  # twice, to be told apart
+    packed = packed_convolution.Packed(weight, winograd.pack(weight) * 2)  # twice, to be told apart
     with torch.no_grad():
         doubled = ops.conv3x3_relu(x, weight, bias, packed=packed)
     assert not torch.allclose(doubled, want, atol=0.1)
@@ -33,7 +33,7 @@ def test_a_packed_weight_is_used_where_nothing_looks_on():
 @torch.no_grad()
 def test_a_changed_weight_is_not_used_in_its_old_form(change):
     x, weight, bias = inputs()
-    packed = packed3x3.Packed(weight)
+    packed = packed_convolution.Packed(weight)
     if change == "in place":
         weight[0] += 1
     elif change == "moved":
@@ -61,7 +61,7 @@ def gradients(case, dtype, relu, layout=torch.channels_last, kernel=3):
     bias = torch.randn(outputs).requires_grad_()
     exact = [one.detach().double().requires_grad_() for one in (x, weight, bias)]
     grad = torch.randn(count, outputs, height, width).to(dtype).contiguous(memory_format=layout)
-    out = packed3x3.learned(x, weight, bias, relu)
+    out = packed_convolution.learned(x, weight, bias, relu)
     want = F.conv2d(*exact, padding=kernel // 2)
     want = want * (out.detach() > 0) if relu else want
     found = [out.detach(), *torch.autograd.grad(out, (x, weight, bias), grad)]
@@ -100,18 +100,18 @@ def test_gradients_do_not_depend_on_the_number_of_threads():
 
 def test_the_result_may_be_written_to():
     x, weight = torch.ones(1, 32, 40, 40), torch.full((32, 32, 3, 3), -1.0, requires_grad=True)
-    packed3x3.learned(x, weight, None, False).relu_().sum().backward()
+    packed_convolution.learned(x, weight, None, False).relu_().sum().backward()
     assert weight.grad.count_nonzero() == 0
 
 
 def test_only_gradients_that_are_asked_for():
     torch.manual_seed(2)
     x, weight = torch.randn(1, 32, 40, 40), torch.randn(32, 32, 3, 3, requires_grad=True)
-    packed3x3.learned(x, weight, None, True).sum().backward()
+    packed_convolution.learned(x, weight, None, True).sum().backward()
     assert x.grad is None and weight.grad.shape == weight.shape
     frozen = weight.detach()
     x.requires_grad_()
-    packed3x3.learned(x, frozen, None, False).sum().backward()
+    packed_convolution.learned(x, frozen, None, False).sum().backward()
     want = torch.nn.grad.conv2d_input(x.shape, frozen, torch.ones(1, 32, 40, 40), padding=1)
     torch.testing.assert_close(x.grad, want, rtol=1e-4, atol=1e-3)
 
@@ -124,7 +124,7 @@ def test_a_second_derivative_is_torch_s():
         (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
         return torch.autograd.grad(grad.square().sum(), (x, weight))
 
-    found = penalty(packed3x3.learned(x, weight, None, True))
+    found = penalty(packed_convolution.learned(x, weight, None, True))
     for one, want in zip(found, penalty(F.conv2d(x, weight, padding=1).relu()), strict=True):
         assert (one - want).abs().max() / want.abs().max() < 1e-4
 
@@ -138,35 +138,49 @@ def test_a_second_derivative_of_a_1x1_is_torch_s():
         (grad,) = torch.autograd.grad(out.float().sum(), x, create_graph=True)
         return torch.autograd.grad(grad.float().square().sum(), weight)[0]
 
-    found, want = penalty(packed3x3.learned(x, weight, None, False)), penalty(F.conv2d(x, weight.bfloat16()))
+    found, want = penalty(packed_convolution.learned(x, weight, None, False)), penalty(F.conv2d(x, weight.bfloat16()))
     assert (found - want).abs().max() / want.abs().max() < 2**-7
 
 
 def test_which_convolutions_are_direct():
     geometries = [{}, {"padding": 1}, {"stride": 2}, {"groups": 2}, {"dilation": 2}]
-    assert [packed3x3.direct(nn.Conv2d(4, 4, 1, **one)) for one in geometries] == [True, False, False, False, False]
-    assert [packed3x3.direct(nn.Conv2d(4, 4, 3, **one)) for one in geometries] == [False, True, False, False, False]
-    assert not packed3x3.direct(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
-    assert not packed3x3.direct(nn.Conv2d(4, 4, (3, 1), padding=1)) and not packed3x3.direct(nn.Conv2d(4, 4, (1, 3)))
+    assert [packed_convolution.direct(nn.Conv2d(4, 4, 1, **one)) for one in geometries] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert [packed_convolution.direct(nn.Conv2d(4, 4, 3, **one)) for one in geometries] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert not packed_convolution.direct(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+    assert not packed_convolution.direct(nn.Conv2d(4, 4, (3, 1), padding=1)) and not packed_convolution.direct(
+        nn.Conv2d(4, 4, (1, 3))
+    )
 
 
 def test_where_it_is_learned(monkeypatch):
     monkeypatch.setattr(winograd, "pays", lambda weight, dtype: dtype == torch.float32)
     monkeypatch.setattr(amx, "pays", lambda weight, dtype: False)
     x, weight = torch.randn(1, 32, 40, 40), torch.randn(32, 32, 3, 3, requires_grad=True)
-    assert packed3x3.learns(x, weight)
-    assert not packed3x3.learns(x[:, :, :39], weight), "too small"
-    assert not packed3x3.learns(x, weight[:, :16]), "the input's gradient takes outputs for channels"
+    assert packed_convolution.learns(x, weight)
+    assert not packed_convolution.learns(x[:, :, :39], weight), "too small"
+    assert not packed_convolution.learns(x, weight[:, :16]), "the input's gradient takes outputs for channels"
     with torch.no_grad():
-        assert not packed3x3.learns(x, weight)
+        assert not packed_convolution.learns(x, weight)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not packed3x3.learns(x, weight)
+        assert not packed_convolution.learns(x, weight)
     monkeypatch.setattr(amx, "pays", lambda weight, dtype: dtype == torch.bfloat16)
     small, point = torch.randn(1, 32, 13, 14).bfloat16(), weight[:, :, :1, :1]
-    assert packed3x3.learns(small, point) and not packed3x3.learns(small, weight)
-    assert not packed3x3.learns(small[:, :, 1:], point)
+    assert packed_convolution.learns(small, point) and not packed_convolution.learns(small, weight)
+    assert not packed_convolution.learns(small[:, :, 1:], point)
     seen = []
-    torch.func.grad(lambda one: (seen.append(packed3x3.learns(one, weight)), one.sum())[1])(x)
+    torch.func.grad(lambda one: (seen.append(packed_convolution.learns(one, weight)), one.sum())[1])(x)
     with torch.autograd.forward_ad.dual_level():
-        seen.append(packed3x3.learns(x, weight))
+        seen.append(packed_convolution.learns(x, weight))
     assert seen == [False, False]
