@@ -1,6 +1,6 @@
 """Images per second of training on a processor, and where a step's time goes: now, and at another revision.
 
-    python -m benchmarks.training_cpu [--before CHECKOUT] [--classes avx2 native] [--works sample htc_r50]
+    python -m benchmarks.training_cpu [--before CHECKOUT] [--classes avx2 avx512 native] [--works sample htc_r50]
                                       [--rounds 2] [--steps 6] [--compiled] [--out FOLDER] [--tiny]
 
 sample: the loop of `python -m htc_fast.train` without data, over its own stream of pictures, which it loads itself.
@@ -34,7 +34,7 @@ ASK_CLASS = "from htc_fast.device import *; print(processor_class(), supports(to
 def main() -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="a checkout of another revision, built")
-    parser.add_argument("--classes", nargs="+", default=["avx2", processors.NATIVE])
+    parser.add_argument("--classes", nargs="+", default=["avx2", "avx512", processors.NATIVE])
     parser.add_argument("--works", nargs="+", default=list(training_steps.WORKS))
     parser.add_argument("--rounds", type=int, default=2, help="processes of each kind, one after the other")
     parser.add_argument("--steps", type=int, default=6, help="that a process times")

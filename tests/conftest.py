@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Tests are small: a process per core gets more done than a thread per core. What a test starts is no worker:
 # pytest-benchmark would time nothing there.
 IS_WORKER = os.environ.pop("PYTEST_XDIST_WORKER", None) is not None
-# Said, their number stays, and a training run is the same to the bit whatever else the machine does.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if IS_WORKER else str(len(os.sched_getaffinity(0))))
+if IS_WORKER:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MOST_PROCESSES = 4
 MOST_SECONDS = 120  # ten times what such a test takes on quick cores, so that a busy machine does not reach it
@@ -52,11 +52,15 @@ def flags_stay():
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the options
 def pytest_cmdline_main(config):
-    """A process per core where the whole suite runs and pytest-xdist is there, unless -n says how many."""
+    """A process per core if the whole suite runs and pytest-xdist is there, unless -n says how many, or threads."""
     options, cores = config.option, len(os.sched_getaffinity(0))
     whole = config.args_source == config.ArgsSource.TESTPATHS and not options.collectonly and not options.usepdb
     if whole and cores > 1 and not IS_WORKER and getattr(options, "numprocesses", 0) is None:
         options.numprocesses, options.dist = min(cores, MOST_PROCESSES), "worksteal"
+    # Said, their number stays, and a training run is the same to the bit whatever else the machine does. Workers would
+    # inherit it, and have a thread per core each.
+    if not IS_WORKER and not getattr(options, "numprocesses", 0):
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
 
 
 def pytest_runtest_logreport(report):
