@@ -53,7 +53,8 @@ class FusedConvolution(nn.Module):
         if self.on_gpu and not self.pads:
             return self._gpu(x.to(dtype), None if other is None else other.to(dtype))
         unwatched, packed = _onednn.unwatched(x), self.packed
-        if unwatched and packed is not None and self.plain(other) and packed.fits(self.conv.weight, dtype):
+        alike = other is None or other.shape == (len(x), self.conv.out_channels, *x.shape[2:])
+        if unwatched and packed is not None and alike and self.plain(other) and packed.fits(self.conv.weight, dtype):
             return packed_convolution.convolution(
                 x.to(dtype), packed.values, self.conv.bias, self.activation is not None, other
             )

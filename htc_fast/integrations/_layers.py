@@ -68,7 +68,13 @@ def run(x: Tensor, conv: Any, norm: Any = None, *, relu: bool, other: Tensor | N
     if layer.packed is not None and _onednn.unwatched(x) and layer.packed.fits(layer.packed.weight, x.dtype):
         outputs, wide = len(layer.weight), len(layer.packed.weight)
         bias = layer.bias if wide == outputs else F.pad(layer.bias, (0, wide - outputs))
-        if other is not None and conv.kernel_size == (1, 1) and wide == outputs and other.dtype == x.dtype:
+        if (
+            other is not None
+            and conv.kernel_size == (1, 1)
+            and wide == outputs
+            and other.dtype == x.dtype
+            and (other.shape == (len(x), outputs, *x.shape[2:]))
+        ):
             return packed_convolution.convolution(x, layer.packed.values, bias, relu, other)
         out = packed_convolution.convolution(x, layer.packed.values, bias, relu=relu and other is None)[:, :outputs]
     elif not can_fuse(x):

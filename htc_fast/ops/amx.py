@@ -67,6 +67,11 @@ def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool, othe
     returns  [N, O, H, W], channels-last in memory; no gradient
     raises   RuntimeError if they do not fit, or the processor has no AMX
     """
+    if packed.dim() != 3 or x.dim() != 4 or packed.shape[1] != x.shape[1]:
+        raise RuntimeError(
+            f"amx_convolution: x must be [N, C, H, W] with the C of packed [O, C, taps], got {list(x.shape)} "
+            f"and {list(packed.shape)}."
+        )
     return torch.ops.htc_fast.amx_convolution(x, packed, bias, other, len(packed), relu)
 
 

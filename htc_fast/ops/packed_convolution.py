@@ -128,7 +128,8 @@ def _gradients(
     weight: Tensor, x: Tensor, grad: Tensor, for_weight: bool, for_bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     if for_weight and _form(weight, x.dtype) is amx:
-        return amx.gradients(x, grad, weight.shape[2], for_bias)
+        to_weight, to_bias = amx.gradients(x, grad, weight.shape[2], for_bias)
+        return to_weight, to_bias if for_bias else None
     # The bias's is rounded once to the maps' type, as torch's own under autocast: in float32 it would copy all of them.
     return winograd.weight_gradient(x, grad) if for_weight else None, grad.sum((0, 2, 3)) if for_bias else None
 

@@ -123,7 +123,8 @@ def test_float32_weights_are_rounded_and_its_own_type_alone_is_taken():
     assert amx.pays(point, torch.bfloat16) and not amx.pays(exact[:, :, :2, :2], torch.bfloat16)
     assert amx.pays(weight, torch.bfloat16) and not amx.pays(weight, torch.float32)
     assert not amx.pays(weight[:33], torch.bfloat16) and not amx.pays(weight[:, :48], torch.bfloat16)
-    for wrong in ((x.float(), amx.pack(weight)), (x[:, :64], amx.pack(weight)), (x, amx.pack(weight)[:33])):
+    of_288 = x[:, :32], amx.pack(torch.zeros(32, 288, 1, 1))  # as many weights as a 3x3 of 32 channels has
+    for wrong in ((x.float(), amx.pack(weight)), (x[:, :64], amx.pack(weight)), (x, amx.pack(weight)[:33]), of_288):
         with pytest.raises(RuntimeError, match="amx_convolution: x must be"):
             amx.convolution(*wrong, bias, False)
     for wrong in (weight[:33], weight[:, :0]):

@@ -184,3 +184,16 @@ def test_where_it_is_learned(monkeypatch):
     with torch.autograd.forward_ad.dual_level():
         seen.append(packed_convolution.learns(x, weight))
     assert seen == [False, False]
+
+
+@pytest.mark.parametrize("side", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_convolution_without_bias_learns(side, dtype):
+    x = torch.randn(1, 64, 50, 50).to(dtype).requires_grad_()
+    weight = torch.randn(64, 64, side, side).to(dtype).requires_grad_()
+    if packed_convolution.learns(x, weight):
+        out = packed_convolution.learned(x, weight, None, relu=False)
+    else:  # a processor without the form
+        out = nn.functional.conv2d(x, weight, padding=side // 2)
+    out.float().sum().backward()
+    assert weight.grad.shape == weight.shape and x.grad.abs().sum() > 0
