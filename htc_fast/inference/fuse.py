@@ -53,8 +53,8 @@ class FusedConvolution(nn.Module):
         if self.on_gpu and not self.pads:
             return self._gpu(x.to(dtype), None if other is None else other.to(dtype))
         unwatched, packed = _onednn.unwatched(x), self.packed
-        alike = other is None or other.shape == (len(x), self.conv.out_channels, *x.shape[2:])
-        if unwatched and packed is not None and alike and self.plain(other) and packed.fits(self.conv.weight, dtype):
+        alone = other is None or packed_convolution.adds(x, other, self.conv.weight)
+        if unwatched and packed is not None and alone and self.plain() and packed.fits(self.conv.weight, dtype):
             return packed_convolution.convolution(
                 x.to(dtype), packed.values, self.conv.bias, self.activation is not None, other
             )
@@ -64,14 +64,9 @@ class FusedConvolution(nn.Module):
         y = y if other is None else y + other
         return y if self.activation is None else self.activation(y)
 
-    def plain(self, other: Tensor | None = None) -> bool:
+    def plain(self) -> bool:
         """Whether it is a 3x3 or 1x1 convolution as every other, with a ReLU or nothing behind it."""
-        alone = other is None or (self.conv.kernel_size == (1, 1) and other.dtype == self.conv.weight.dtype)
-        return (
-            packed_convolution.direct(self.conv)
-            and alone
-            and (self.activation is None or type(self.activation) is nn.ReLU)
-        )
+        return packed_convolution.direct(self.conv) and (self.activation is None or type(self.activation) is nn.ReLU)
 
     def _gpu(self, x: Tensor, other: Tensor | None) -> Tensor:
         conv, relu = self.conv, type(self.activation) is nn.ReLU

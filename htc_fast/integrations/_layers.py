@@ -1,4 +1,4 @@
-"""Convolutions without gradient: the norm behind one folded into it, 3x3 ones packed, what follows in one pass.
+"""Convolutions without gradient: the norm behind one folded into it, 3x3 and 1x1 ones packed, what follows in one pass.
 
 What is made of a layer's weights is kept beside it, not in it, and made anew once they have changed.
 """
@@ -25,7 +25,7 @@ CONVOLUTIONS = (
 )
 FROZEN = (("torchvision.ops.misc", "FrozenBatchNorm2d"), ("detectron2.layers.batch_norm", "FrozenBatchNorm2d"))
 SOME = 16  # numbers of a tensor that are looked at
-FEWEST = 64  # outputs of a 3x3 convolution that is computed with some more, whose number suits the faster forms
+FEWEST = 64  # outputs of a convolution that is computed with some more, whose number suits the faster forms
 
 
 class Folded(NamedTuple):
@@ -68,13 +68,7 @@ def run(x: Tensor, conv: Any, norm: Any = None, *, relu: bool, other: Tensor | N
     if layer.packed is not None and _onednn.unwatched(x) and layer.packed.fits(layer.packed.weight, x.dtype):
         outputs, wide = len(layer.weight), len(layer.packed.weight)
         bias = layer.bias if wide == outputs else F.pad(layer.bias, (0, wide - outputs))
-        if (
-            other is not None
-            and conv.kernel_size == (1, 1)
-            and wide == outputs
-            and other.dtype == x.dtype
-            and (other.shape == (len(x), outputs, *x.shape[2:]))
-        ):
+        if other is not None and wide == outputs and packed_convolution.adds(x, other, layer.weight):
             return packed_convolution.convolution(x, layer.packed.values, bias, relu, other)
         out = packed_convolution.convolution(x, layer.packed.values, bias, relu=relu and other is None)[:, :outputs]
     elif not can_fuse(x):

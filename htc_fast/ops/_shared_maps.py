@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from htc_fast.ops import _backend
 from htc_fast.ops._declare import declare, watched
 
 declare(
@@ -24,11 +25,12 @@ def shared_maps(maps: Sequence[Tensor | None]) -> list[Any]:
     """The maps [N, C, H, W]; None stays None. Gradients of whatever reads them are summed before they go on.
 
     Ask autograd for the gradients of the maps given, not of those returned, which a RoIAlign's go past. Where nothing
-    is to be gained (on CUDA, without gradients, compiled, under torch.func) the maps come back as they are.
+    is gained (on CUDA, without gradients, compiled, in forward mode, under torch.func) they come back as they are.
     """
     given = [one for one in maps if one is not None]
     learns = torch.is_grad_enabled() and any(one.requires_grad for one in given)
-    if not learns or watched((given,)) or any(one.device.type != "cpu" for one in given):
+    looked_at = watched((given,)) or _backend.in_forward_mode()
+    if not learns or looked_at or any(one.device.type != "cpu" for one in given):
         return list(maps)
     taken = iter(_Shared.apply(*given))
     return [None if one is None else next(taken) for one in maps]

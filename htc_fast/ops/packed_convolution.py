@@ -52,6 +52,12 @@ def convolution(x: Tensor, packed: Tensor, bias: Tensor | None, relu: bool, othe
     return _of(packed).convolution(x, packed, bias, relu)
 
 
+def adds(x: Tensor, other: Tensor, weight: Tensor) -> bool:
+    """Whether `convolution` of maps x with weight [O, C, k, k], packed, adds `other` too: as large as its result."""
+    alike = other.dtype == weight.dtype and other.shape == (len(x), len(weight), *x.shape[2:])
+    return alike and weight.shape[2:] == (1, 1)
+
+
 class Packed:
     """A weight in a faster form: of use for this very weight, for as long as it stays as it is.
 

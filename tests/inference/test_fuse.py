@@ -10,6 +10,10 @@ from htc_fast.inference.fuse import FusedConvolution, fuse_convolutions
 from htc_fast.models.backbone import Backbone
 from htc_fast.ops import amx, packed_convolution
 
+AMX = pytest.mark.skipif(
+    not amx._ready(), reason="a processor without a matrix unit has no such form of a 1x1 convolution"
+)
+
 
 def settled(net: nn.Module) -> nn.Module:
     """Batch norms as after some training."""
@@ -113,16 +117,17 @@ def test_fused_convolution(activation, overwrites, layout):
     torch.testing.assert_close(low.float(), want, rtol=0.03, atol=0.03)
 
 
-@pytest.mark.skipif(not amx._ready(), reason="a processor without a matrix unit has no such form of a 1x1 convolution")
+@AMX
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), None])
 @pytest.mark.parametrize("added", [False, True])
 @torch.no_grad()
 def test_a_packed_1x1_convolution_takes_the_sum_in(activation, added, monkeypatch):
     torch.manual_seed(0)
     layer = FusedConvolution(nn.Conv2d(64, 32, 1).bfloat16(), activation, overwrites=True)
-    assert layer.plain() == layer.plain(torch.zeros(1).bfloat16()) == (not isinstance(activation, nn.ReLU6))
-    assert not layer.plain(torch.zeros(1))  # in float32: torch converts it
+    assert layer.plain() == (not isinstance(activation, nn.ReLU6))
     x, other = torch.randn(2, 64, 7, 9).bfloat16(), torch.randn(2, 32, 7, 9).bfloat16()
+    assert packed_convolution.adds(x, other, layer.conv.weight)
+    assert not packed_convolution.adds(x, other.float(), layer.conv.weight)  # torch converts it
     want = layer.conv.double()(x.double()) + (other.double() if added else 0)
     want = want if activation is None else activation(want)
     layer.conv.bfloat16()
@@ -134,6 +139,18 @@ def test_a_packed_1x1_convolution_takes_the_sum_in(activation, added, monkeypatc
         found.double(), want, rtol=2**-8, atol=1e-2 if isinstance(activation, nn.ReLU6) else 1e-5
     )
     assert len(asked) == (not isinstance(activation, nn.ReLU6))
+
+
+@AMX
+@pytest.mark.parametrize("shape", [(1, 32, 7, 9), (2, 32, 1, 1), (2, 1, 7, 9), (32, 1, 1)])
+@torch.no_grad()
+def test_a_sum_that_broadcasts_is_torch_s(shape):
+    torch.manual_seed(0)
+    layer = FusedConvolution(nn.Conv2d(64, 32, 1).bfloat16(), nn.ReLU())
+    x, other = torch.randn(2, 64, 7, 9).bfloat16(), torch.randn(shape).bfloat16()
+    want = layer(x, other)
+    layer.packed = packed_convolution.Packed(layer.conv.weight)
+    torch.testing.assert_close(layer(x, other), want, rtol=2**-6, atol=2**-6)
 
 
 class Untraceable(Net):

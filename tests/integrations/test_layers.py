@@ -56,7 +56,14 @@ def test_one_pass_is_what_the_layers_make_one_after_the_other(kind, norm):
 def test_in_bfloat16_too(kind):
     conv, _ = layers(kind, "none")
     conv, x, other = conv.bfloat16(), torch.randn(2, 32, 11, 7).bfloat16(), torch.randn(2, 64, 11, 7).bfloat16()
-    for relu, more in ((True, None), (False, None), (True, other), (False, other), (True, other.float())):
+    for relu, more in (
+        (True, None),
+        (False, None),
+        (True, other),
+        (False, other),
+        (True, other.float()),
+        (True, other[:1]),
+    ):
         found = _layers.run(x, conv, relu=relu, other=more)
         want = apart(x.float(), copy.deepcopy(conv).float(), None, relu, None if more is None else more.float())
         torch.testing.assert_close(found.float(), want, rtol=2**-6, atol=2**-6)

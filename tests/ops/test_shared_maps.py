@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from htc_fast import ops
@@ -136,6 +137,8 @@ def test_nothing_is_put_in_where_nothing_is_gained():
     plain = [one.detach() for one in maps]
     assert all(one is other for one, other in zip(shared_maps([*plain, None]), [*plain, None]))
     with torch.no_grad():
+        assert all(one is other for one, other in zip(shared_maps(maps), maps))
+    with forward_ad.dual_level():
         assert all(one is other for one, other in zip(shared_maps(maps), maps))
     *found, none = shared_maps([*maps, None])
     assert none is None and all(one.grad_fn is not None for one in found)
