@@ -1,4 +1,4 @@
-"""One function of tensors in ONNX: exported, checked, and run in onnxruntime beside itself in PyTorch."""
+"""One function of tensors in ONNX, run in onnxruntime beside itself in PyTorch; a whole file in OpenVINO."""
 
 import io
 import subprocess
@@ -14,7 +14,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from htc_fast.inference.onnx import translate
+from htc_fast.inference.onnx import OnnxDetector, translate
+from htc_fast.inference.onnx.program import OUTPUTS
+from htc_fast.models.structures import Detections
 
 OPENVINO = """
 import sys, numpy, openvino
@@ -38,6 +40,23 @@ def in_openvino(path: Path, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     assert done.returncode == 0, done.stderr
     with np.load(outputs) as found:
         return [found[f"arr_{number}"] for number in range(len(found.files))]
+
+
+def noise() -> list[np.ndarray]:
+    """Two random pictures, which a frame of 64 x 96 holds."""
+    return list(np.random.default_rng(3).integers(0, 256, (2, 60, 90, 3), np.uint8))
+
+
+class InOpenVINO:
+    """A file as `compare_with` takes it."""
+
+    def __init__(self, path):
+        file = OnnxDetector(path)
+        self.path, self.raw, self.frame = path, file.raw, file.frame
+
+    def detect(self, images, image_sizes):
+        found = in_openvino(self.path, {"images": images.numpy(), "image_sizes": image_sizes.numpy()})
+        return Detections(**dict(zip(OUTPUTS, map(torch.from_numpy, found))))
 
 
 class Call(nn.Module):

@@ -1,5 +1,7 @@
 """Every detector of the zoo as an ONNX file: written, checked, and beside the detector in onnxruntime."""
 
+import importlib.util
+
 import onnx
 import pytest
 import torch
@@ -7,13 +9,16 @@ import torch
 import htc_fast
 from htc_fast.errors import UserError
 from htc_fast.inference.onnx import export_onnx
+from htc_fast.inference.onnx.compare import FULL, compare_with
 from htc_fast.models import zoo
 from htc_fast.models.config import as_dict
+from tests.inference.onnx.running import InOpenVINO, noise
 from tests.inference.onnx.test_operators import COMMON, MORE
 from tests.inference.test_export import VARIANTS
 from tests.models.test_zoo import tiny
 
 QUICK = ("htc_r50", "mask_rcnn_r50", "htc_r50_softnms", "htc_r50_ga")  # guided anchors are deformable convolutions too
+IN_OPENVINO = ("cascade_mask_r50", "panet_r50", "htc_r50_ga", "htcpp_swin_b")  # there, too: one export serves both
 WITHOUT = "htc_r50_prroipool"
 # What only training reads, and the backbone, which is a tiny one here: names that differ in nothing else are one file.
 TRAINING = (
@@ -65,6 +70,9 @@ def test_file(name, tmp_path):
     file = onnx.load(path)
     assert [one.domain for one in file.opset_import] == [""]
     assert name not in TABLE or all_kinds(file.graph) - COMMON == TABLE[name]
+    if name in IN_OPENVINO and importlib.util.find_spec("openvino") is not None:
+        there = compare_with(model, InOpenVINO(path), noise(), FULL)
+        assert there.agree and there.found == 16
 
 
 def all_kinds(graph):
@@ -76,7 +84,7 @@ def all_kinds(graph):
 def test_every_name_is_of_a_kind():
     names = [name for names in KINDS.values() for name in names]
     assert sorted([*names, WITHOUT]) == htc_fast.list_models()
-    assert {*QUICK, *HELD} <= set(KINDS) and 20 < len(KINDS) < 60
+    assert {*QUICK, *HELD, *IN_OPENVINO} <= set(KINDS) and 20 < len(KINDS) < 60
 
 
 def test_exact_pooling_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""The ONNX file in OpenVINO: its detections are the detector's."""
+"""The ONNX file in OpenVINO: its detections are the detector's. Other kinds of detectors: test_every_model.py."""
 
 import importlib.util
 
@@ -7,36 +7,20 @@ import pytest
 import torch
 
 from htc_fast import ops
-from htc_fast.inference.onnx import OnnxDetector, export_onnx
+from htc_fast.inference.onnx import export_onnx
 from htc_fast.inference.onnx.compare import FULL, HALF, compare_with
-from htc_fast.inference.onnx.program import OUTPUTS
-from htc_fast.models.structures import Detections
-from tests.inference.onnx.running import InOnnx, in_openvino
+from tests.inference.onnx.running import InOnnx, InOpenVINO, in_openvino, noise
 from tests.models.test_zoo import tiny
 
 if importlib.util.find_spec("openvino") is None:
     pytest.skip("OpenVINO is not installed: pip install 'htc_fast[test]'", allow_module_level=True)
 
 SIZE = (64, 96)
-KINDS = ("cascade_mask_r50", "panet_r50", "htc_r50_ga", "htcpp_swin_t")
-
-
-class InOpenVINO:
-    """A file as `compare_with` takes it."""
-
-    def __init__(self, path):
-        file = OnnxDetector(path)
-        self.path, self.raw, self.frame = path, file.raw, file.frame
-
-    def detect(self, images, image_sizes):
-        found = in_openvino(self.path, {"images": images.numpy(), "image_sizes": image_sizes.numpy()})
-        return Detections(**dict(zip(OUTPUTS, map(torch.from_numpy, found))))
 
 
 def both(name, path, allowed=FULL, **options):
     """How the file in OpenVINO agrees with a small detector of that name, on random pictures."""
-    model = tiny(name).eval()
-    pictures = list(np.random.default_rng(3).integers(0, 256, (2, 60, 90, 3), np.uint8))
+    model, pictures = tiny(name).eval(), noise()
     export_onnx(model, path, image_size=SIZE, pictures=pictures, **options)
     return compare_with(model, InOpenVINO(path), pictures, allowed)
 
@@ -71,13 +55,6 @@ def test_boxes_of_each_class_from_uint8(tmp_path):
 @pytest.mark.slow
 def test_16_bits(tmp_path):
     found = both("htc_r50", tmp_path / "half.onnx", HALF, fp16=True)
-    assert found.agree and found.found == 16
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
-def test_other_kinds(name, tmp_path):
-    found = both(name, tmp_path / "kind.onnx")
     assert found.agree and found.found == 16
 
 
