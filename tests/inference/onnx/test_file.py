@@ -1,5 +1,6 @@
 """`export_onnx`: a file of standard operators that is what it says, or no file at all."""
 
+import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -161,11 +162,11 @@ def test_a_folder_is_no_file(tmp_path):
         export_onnx(tiny("htc_r50").eval(), 3, image_size=SIZE)
 
 
-def test_a_model_of_16_bits_is_written_in_32(tmp_path):
-    model = tiny("mask_rcnn_r50").eval()
-    want = export_onnx(model, tmp_path / "whole.onnx", image_size=SIZE)
-    found = export_onnx(model.half(), tmp_path / "half.onnx", image_size=SIZE)
-    assert found.agree and found.found == want.found and next(model.parameters()).dtype == torch.float16
+def test_a_model_of_16_bits_is_written_in_32(tmp_path, written):
+    model, _, want = written
+    half = copy.deepcopy(model).half()
+    found = export_onnx(half, tmp_path / "half.onnx", image_size=SIZE)
+    assert found.agree and found.found == want.found and next(half.parameters()).dtype == torch.float16
 
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):
