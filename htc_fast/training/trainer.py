@@ -26,7 +26,7 @@ from htc_fast.device import find_device, supports
 from htc_fast.errors import UserError
 from htc_fast.models import zoo
 from htc_fast.models.config import Model
-from htc_fast.models.weights import imagenet
+from htc_fast.models.weights import imagenet, source
 from htc_fast.training import batch_size, checkpoint, distributed, dry_run, presets
 from htc_fast.training.batches import Batches
 from htc_fast.training.callbacks import Callback, check_callbacks
@@ -77,6 +77,7 @@ class Trainer:
         callbacks = [*make_loggers(check_loggers(run.log)), *callbacks] if self.world.is_main else []
         folder = choose_folder(run, self.world)
         config = make_config(run)
+        source.check_file(None if run.resume else run.weights)  # before the sample is made or data is read
         self.settings = replace(run, data=make_sample_dataset()) if run.on_sample else run
         self.train, self.val = make_datasets(self.settings, config)
         if run.patience is not None and self.val is None:

@@ -129,9 +129,10 @@ def test_interrupt_saves_and_resume_goes_on(run, home, tmp_path):
 
 
 @pytest.mark.slow
-def test_missing_weights_are_one_sentence(home, tmp_path):
+def test_missing_weights_are_one_sentence(tmp_path):
     # Wrong options that need no data: tests/commands/test_options.py.
-    done = command("train", home, "--weights", "missing.pth", "--out", tmp_path / "run")
+    done = command("train", tmp_path / "cache", "--weights", "missing.pth", "--out", tmp_path / "run")
     assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("error: ") and "missing.pth" in message, done.stderr
+    assert not list(tmp_path.rglob("sample-*"))  # told before pictures are made

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from htc_fast.errors import UserError
-from htc_fast.models.weights import hub, public
+from htc_fast.models.weights import files, hub, public
 
 
 def check(weights: str | Path | None, model: str | None) -> None:
@@ -13,6 +13,12 @@ def check(weights: str | Path | None, model: str | None) -> None:
     """
     if weights is not None and not hub.is_name(weights) and public.is_name(weights):
         public.find(weights, model)
+
+
+def check_file(weights: str | Path | None) -> None:
+    """raises  UserError for a path where no file is; names pass"""
+    if weights is not None and not hub.is_name(weights) and not public.is_name(weights):
+        files.found(Path(weights))
 
 
 def local(weights: str | Path, model: str | None, num_classes: int | None = None) -> str | Path:
