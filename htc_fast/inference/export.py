@@ -1,7 +1,6 @@
 """`detect` as a program of tensors: fixed shapes, no waiting, and none of our model code needed to run it."""
 
 import copy
-import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -45,8 +44,7 @@ class Detect(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
-        # Bare of its no_grad, which `export_detect` has around it: torch.export takes long to take that apart.
-        return vars(inspect.unwrap(type(self.model).detect)(self.model, images, image_sizes)).copy()
+        return vars(self.model.detect(images, image_sizes)).copy()
 
 
 def export_file(

@@ -127,8 +127,7 @@ def translated(traced: ExportedProgram, opset: int, own_operators: bool = False)
     names = {"input_names": list(program.INPUTS), "output_names": list(program.OUTPUTS)}
     options: dict[str, Any] = {"opset_version": opset, "custom_translation_table": table, "verbose": False, **names}
     try:
-        with graph.quick_optimizer():
-            done: Any = torch.onnx.export(traced, **options)
+        done: Any = torch.onnx.export(traced, **options)
     except torch.onnx.errors.OnnxExporterError as error:
         raise reason(error) from None
     graph.name_nodes(done.model, graph.parts(done.exported_program))

@@ -1,11 +1,8 @@
 """The finished graph: nodes named by the paper's parts, and what a user of the file has to know in its metadata."""
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -33,18 +30,6 @@ def name_nodes(model: Any, where: dict[str, str]) -> None:
         stem = f"{last}/{node.op_type}"
         seen[stem] = seen.get(stem, 0) + 1
         node.name = stem if seen[stem] == 1 else f"{stem} {seen[stem]}"
-
-
-@contextlib.contextmanager
-def quick_optimizer() -> Iterator[None]:
-    """Inside, onnxscript's optimizer does not look for two slices that are one Split.
-
-    For each node it would walk the whole graph, and a detector has no such slices.
-    """
-    from onnxscript.rewriter.rules.common import slice_split_rule
-
-    with mock.patch.object(slice_split_rule, "try_rewrite", lambda *_, **__: None):
-        yield
 
 
 def shorten(model: Any) -> None:

@@ -1,7 +1,6 @@
 """`detect` as what is translated: from pixels as the file's user has them to float32 results."""
 
 import copy
-import inspect
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +37,7 @@ class Pixels(nn.Module):
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         if self.raw:
             images = self.normalised(images.float().permute(0, 3, 1, 2), image_sizes)  # TensorRT casts uint8, no more
-        # Bare of its no_grad, which `traced` has around it: torch.export takes long to take that apart.
-        found = vars(inspect.unwrap(type(self.model).detect)(self.model, images.to(self.kind), image_sizes))
+        found = vars(self.model.detect(images.to(self.kind), image_sizes))
         return tuple(one.float() if one.is_floating_point() else one for one in (found[name] for name in OUTPUTS))
 
     def normalised(self, images: Tensor, image_sizes: Tensor) -> Tensor:
