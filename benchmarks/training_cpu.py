@@ -24,6 +24,7 @@ import torch
 from benchmarks import processors, stored, training_steps
 from htc_fast.commands import entry
 from htc_fast.commands.options import Parser
+from htc_fast.cores import usable_cores
 from htc_fast.errors import UserError, check_count, choose
 from htc_fast.profiling.meters import median_round
 
@@ -86,7 +87,8 @@ class Stepper:
 
 def measured(name: str, work: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of one class and work: both revisions, and compiled, step after step over all of them."""
-    environment = {**os.environ, **processors.ENVIRONMENTS[name]}
+    # Said, so that none takes the others' steps for company and leaves them a core.
+    environment = {**os.environ, **processors.ENVIRONMENTS[name], "OMP_NUM_THREADS": str(usable_cores())}
     own, bf16 = asked_class(environment)
     dtype = "bfloat16" if bf16 == "True" else "float32"
     kinds = [("before", options.before, "eager")] if options.before is not None else []

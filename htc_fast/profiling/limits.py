@@ -57,7 +57,7 @@ def measure(device: torch.device, dtypes: tuple[torch.dtype, ...] = (torch.float
     cuda = device.type == "cuda"
     source = torch.ones(1 << (28 if cuda else 26), device=device)
     target = torch.empty_like(source)
-    bandwidth = 2 * source.nbytes / _best(lambda: target.copy_(source), device)
+    bandwidth = 2 * source.nbytes / least(lambda: target.copy_(source), device)
     products = {str(dtype)[6:]: _product(device, dtype) for dtype in dtypes if supports(dtype, device)}
     return Limits(bandwidth, products)
 
@@ -73,13 +73,13 @@ def _product(device: torch.device, dtype: torch.dtype) -> float:
     weight = torch.randn(256, 256, 3, 3, device=device).to(dtype).contiguous(**layout)
     with torch.no_grad():
         flop = 2 * 9 * 256**2 * 100 * 168 * count
-        product = 2 * side**3 / _best(lambda: matrix @ matrix, device)
-        convolution = flop / _best(lambda: torch.conv2d(images, weight, padding=1), device)
+        product = 2 * side**3 / least(lambda: matrix @ matrix, device)
+        convolution = flop / least(lambda: torch.conv2d(images, weight, padding=1), device)
     return max(product, convolution)
 
 
-def _best(call: Callable[[], object], device: torch.device) -> float:
-    """The least of several calls, and of many where they are short: a shared machine is seldom at its best."""
+def least(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest of several calls, of many where they are short: a shared machine is seldom at its best."""
     found: list[float] = []
     while len(found) < LEAST or sum(found) < PERIOD:
         found.append(seconds(call, device))

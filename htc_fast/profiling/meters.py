@@ -27,7 +27,7 @@ class Need:
 
         dtype  counted was float32: smaller types move fewer bytes
         """
-        share = torch.finfo(getattr(torch, dtype)).bits / 32
+        share = getattr(torch, dtype).itemsize / 4
         return sum(limits.seconds(flop, moved * share, dtype) for flop, moved in self.calls)
 
 

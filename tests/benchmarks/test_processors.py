@@ -6,10 +6,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from benchmarks import deploy, processors
+from benchmarks import deploy, processor, processors
 from benchmarks.tables.processors import processors_of
-from htc_fast.device import native_instructions, processor_class
+from htc_fast.device import native_instructions, processor_class, supports
 from htc_fast.profiling.limits import Limits
 from htc_fast.profiling.meters import Need
 
@@ -76,9 +77,10 @@ def test_only_lower_classes_are_taken_on(monkeypatch):
 
 def test_a_limit_is_a_sum_over_calls():
     need = Need(3e9, 2e9, [(1e9, 0.0), (2e9, 2e9)])
-    top = Limits(1e9, {"float32": 1e9, "bfloat16": 4e9})
+    top = Limits(1e9, {"float32": 1e9, "bfloat16": 4e9, "int8": 8e9})
     assert processors.limit_of({"FPN": need}, top, "float32") == {"FPN": 3000.0}
     assert processors.limit_of({"FPN": need}, top, "bfloat16") == {"FPN": 1250.0}
+    assert processors.limit_of({"FPN": need}, top, "int8") == {"FPN": 625.0}
 
 
 def test_rows_take_turns_and_each_number_is_its_fastest_round_s(monkeypatch):
@@ -111,6 +113,17 @@ def test_rows_take_turns_and_each_number_is_its_fastest_round_s(monkeypatch):
     assert rows["eager"]["milliseconds"]["median"] == 4000 and rows["eager"]["parts"] == {"FPN": 7.0}
     assert rows["torchvision"]["milliseconds"]["median"] == 3000 and rows["openvino"]["failed"] == "no exporter"
     assert found["train"]["ms"] == 2000
+
+
+@pytest.mark.skipif(not supports(torch.int8, torch.device("cpu")), reason="the processor multiplies no 8 bits")
+def test_the_limit_in_8_bits_is_measured(monkeypatch):
+    taken = []
+    monkeypatch.setattr(processor.limits, "least", lambda call, device: taken.append(call()) or 0.5)
+    assert processor.int8_product((4, 8)) == 2 * 9 * 256**2 * 4 * 8 / 0.5
+    assert taken[0].shape == (1, 256, 4, 8) and taken[0].dtype == torch.uint8
+    monkeypatch.setattr(processor.limits, "measure", lambda device: Limits(3.0, {"float32": 4.0, "bfloat16": 5.0}))
+    found = processor.about(tiny=False, threads=torch.get_num_threads())
+    assert found["limits"]["copy"] == 3.0 and found["limits"]["int8"] > 0 and "int8" in found["types"]
 
 
 @pytest.mark.slow

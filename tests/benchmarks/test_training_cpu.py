@@ -9,6 +9,7 @@ import pytest
 from benchmarks import training_cpu
 from benchmarks.tables.training_cpu import training_cpu_of
 from benchmarks.training_steps import prepared
+from htc_fast.cores import usable_cores
 from htc_fast.errors import UserError
 
 ROW = {"class": "avx2", "work": "sample", "mode": "eager", "dtype": "float32", "fastest ms": 90.0, "slowest ms": 400.0}
@@ -29,6 +30,7 @@ def test_processes_of_both_revisions_take_a_step_in_turn(monkeypatch, tmp_path):
         def __init__(self, words, environment, tree):
             self.tree, self.batch, self.slow = tree, 2, iter([0.2, 0.4, 0.3] * 2)
             assert words == ["sample", "eager", "float32", "tiny"]
+            assert int(environment["OMP_NUM_THREADS"]) == usable_cores()  # else each would leave the other a core
 
         def __enter__(self):
             return self
