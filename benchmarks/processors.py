@@ -8,8 +8,8 @@ class: its limits (a copy and a product, measured in it), milliseconds of every 
 benchmarks.runtimes that follows such a restriction, torchvision's Mask R-CNN as a whole, and the parts of a training
 step. ONNX Runtime cannot be restricted and is measured in the native class alone. The rows of a class take turns, round
 after round, so that a machine that slows down is fair, and each number is its fastest round's; limits are measured
-before, between and after them, and the highest counts. Results in the device's processors.json. --folder keeps the
-files that are run.
+before, between and after them, and the highest counts. Results in the device's processors.json, where classes that were
+measured in the same way and are not asked for now stay. --folder keeps the files that are run.
 """
 
 import argparse
@@ -77,8 +77,19 @@ def main() -> int:
         found = [one_class(name, case, needs, absent, options) for name in asked]
     packages = {name: version(name) for name in ("onnxruntime", "openvino")}
     about = {"model": "htc_r50", "size": list(size), "threads": options.threads, "rounds": options.rounds}
-    stored.write(path, torch.device("cpu"), {**about, "packages": packages, "classes": found})
+    result = {**about, "packages": packages, "classes": found}
+    stored.write(path, torch.device("cpu"), with_others(result, stored.load(path)))
     return 0
+
+
+def with_others(result: Found, before: Found) -> Found:
+    """The result with the classes of one before that lack in it, where all else is the same."""
+    if any(before.get(name) != value for name, value in result.items() if name != "classes"):
+        return result
+    now = {one["class"]: one for one in result["classes"]}
+    classes = {one["class"]: one for one in before["classes"]} | now
+    order = list(reversed(CLASSES))  # "baseline" has none
+    return {**result, "classes": sorted(classes.values(), key=lambda one: (*order, one["class"]).index(one["class"]))}
 
 
 def here(asked: list[str]) -> list[str]:

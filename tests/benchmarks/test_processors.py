@@ -75,6 +75,18 @@ def test_only_lower_classes_are_taken_on(monkeypatch):
     assert processors.here([*processors.USUAL]) == ["native"]
 
 
+def test_classes_that_are_not_measured_again_stay():
+    def result(*classes, rounds=2):
+        return {"rounds": rounds, "classes": [{"class": name, "when": when} for name, when in classes]}
+
+    before = {**result(("avx2", 1), ("avx512", 1), ("amx", 1)), "machine": {"date": "yesterday"}}
+    found = processors.with_others(result(("avx512", 2)), before)
+    assert [(one["class"], one["when"]) for one in found["classes"]] == [("avx2", 1), ("avx512", 2), ("amx", 1)]
+    assert "machine" not in found
+    alone = result(("avx512", 2), rounds=3)
+    assert processors.with_others(alone, before) == alone and processors.with_others(alone, {"rows": []}) == alone
+
+
 def test_a_limit_is_a_sum_over_calls():
     need = Need(3e9, 2e9, [(1e9, 0.0), (2e9, 2e9)])
     top = Limits(1e9, {"float32": 1e9, "bfloat16": 4e9, "int8": 8e9})
