@@ -27,7 +27,7 @@ from benchmarks import deploy, processor, stored, timer
 from htc_fast.commands import entry
 from htc_fast.commands.options import Parser
 from htc_fast.device import CLASSES, native_instructions, processor_class
-from htc_fast.errors import check_count, choose
+from htc_fast.errors import UserError, check_count, choose, few
 from htc_fast.profiling.limits import Limits, version
 from htc_fast.profiling.meters import CostMeter, Need
 from htc_fast.ranges import watching
@@ -97,7 +97,10 @@ def here(asked: list[str]) -> list[str]:
     order = list(CLASSES)
     own = processor_class(native_instructions())
     below = order[order.index(own) + 1 :] if own in order else []
-    return [name for name in asked if name == NATIVE or name in below]
+    if not (found := [name for name in asked if name == NATIVE or name in below]):
+        there = few([NATIVE, *below])
+        raise UserError(f"--classes takes what this processor, {own}, can be restricted to: {there}; got {few(asked)}.")
+    return found
 
 
 def counted(case: deploy.Case) -> dict[str, Need]:

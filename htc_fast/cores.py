@@ -10,6 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
+from htc_fast.device import MOST_THREADS
+from htc_fast.errors import check_count
+
 PROC, CPUS = Path("/proc"), Path("/sys/devices/system/cpu")
 SAID = "OMP_NUM_THREADS", "MKL_NUM_THREADS"  # with one of them in the environment, the user has chosen
 PERIOD = 1.0  # seconds between two looks at what others do
@@ -115,9 +118,14 @@ class Threads:
         self.here, self.given = threading.local(), {self.most, self.count}
 
     def hold(self, count: int | None = None) -> None:
-        """Compute with so many threads from here on, whatever others do; None: with all that the process may use."""
-        if count is not None or not self.chosen():
-            torch.set_num_threads(count or min(self.most, usable_cores(self.proc)))
+        """Compute with so many threads from here on, whatever others do; None: with all that the process may use.
+
+        raises  UserError
+        """
+        if count is not None:
+            torch.set_num_threads(check_count("hold", count, most=MOST_THREADS))
+        elif not self.chosen():
+            torch.set_num_threads(min(self.most, usable_cores(self.proc)))
         self.held = True
 
     def adapt(self, device: torch.device) -> str:

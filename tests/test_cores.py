@@ -11,6 +11,7 @@ import torch
 
 from htc_fast import cores
 from htc_fast.cores import Load, Threads, usable_cores
+from htc_fast.errors import UserError
 
 CPU = torch.device("cpu")
 V2 = "30 25 0:26 / {point} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -163,6 +164,14 @@ def test_what_the_user_said_is_kept(who, machine, tmp_path, monkeypatch):
     machine.pass_by(2, own=1, others=6)
     assert threads.adapt(torch.device("cuda" if who == "another device" else "cpu")) == ""
     assert torch.get_num_threads() == expected
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, "2", True, 100_000])
+def test_no_such_number_of_threads_is_told(count, machine, tmp_path):
+    threads, before = Threads(tmp_path), torch.get_num_threads()
+    with pytest.raises(UserError, match="hold takes a whole number from 1 to 1024"):
+        threads.hold(count)
+    assert torch.get_num_threads() == before and not threads.held
 
 
 def test_held_threads_are_those_of_the_container(machine, tmp_path):

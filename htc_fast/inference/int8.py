@@ -149,7 +149,6 @@ class QuantizedSemanticHead(nn.Module):
 
     def __init__(self, head: SemanticHead, dtype: torch.dtype):
         super().__init__()
-        self.dtype = dtype
         self.lateral = nn.ModuleList(QuantizedLayer(one, None, dtype, keeps=False) for one in head.lateral)
         self.convs = nn.ModuleList(QuantizedLayer(with_relu(one).conv, RELU, dtype, keeps=True) for one in head.convs)
         embedding: Any = head.embedding
@@ -161,7 +160,7 @@ class QuantizedSemanticHead(nn.Module):
         x: Any = merged(features, list(self.lateral), (size[0], size[1]))
         for conv in self.convs:
             x = conv(x)
-        return self.embedding(x), self.logits(x.floats(self.dtype)) if logits else None
+        return self.embedding(x), self.logits(x.floats(self.embedding.dtype)) if logits else None
 
 
 class QuantizedMaskHead(nn.Module):

@@ -5,6 +5,7 @@ one behind knows the range that the one before has for it. `settle` then gives e
 Map holds is uint8 from there on.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 
+from htc_fast.errors import UserError, short
 from htc_fast.ops import _onednn_int8
 from htc_fast.ops._onednn_int8 import Packed, Scale
 from htc_fast.ops.quantize import LAST, quantize
@@ -30,9 +32,10 @@ class Range:
     def __init__(self) -> None:
         self.seen: list[tuple[float, float]] = []
         self.scale: Scale | None = None
+        self.settled = False
 
     def see(self, x: Tensor) -> None:
-        if x.numel():
+        if x.numel() and not self.settled:
             self.seen.append((float(x.amin()), float(x.amax())))
 
     def settle(self) -> bool:
@@ -40,7 +43,7 @@ class Range:
         if self.scale is None and self.seen:
             low, high = (sum(values) / len(values) for values in zip(*self.seen))
             self.scale = scale_of(min(low, 0.0), max(high, 0.0))
-        self.seen = []
+        self.seen, self.settled = [], True
         return self.scale is not None
 
     def quantized(self, x: Tensor) -> "Map":
@@ -114,6 +117,17 @@ class QuantizedLayer(nn.Module):
         made = _onednn_int8.run_sum(values, step, self.packed, into, own.scale, to)
         return Map(made, self.output)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLayer":
+        """Floats that come out are of the type that the network is cast to."""
+        cast = fn(torch.empty(0, dtype=self.dtype))
+        if cast.device.type != "cpu" or cast.dtype not in (torch.float32, torch.bfloat16):
+            raise UserError(
+                f"layers in 8 bits compute on a CPU, in a network of float32 or bfloat16, got {short(cast.dtype)} on "
+                f"{cast.device.type}: optimize the detector for that instead of this one."
+            )
+        self.dtype = cast.dtype
+        return super()._apply(fn, recurse)
+
     def _padded(self, x: Tensor, zero: float) -> Tensor:
         """With what stands for zero, as far as oneDNN does not."""
         if self.pads is not None:
@@ -138,9 +152,9 @@ class QuantizedLayer(nn.Module):
 
     def settle(self) -> None:
         """Into 8 bits; what saw nothing stays as it is."""
-        if not (self.input.settle() and (self.output.settle() or not self.keeps)):
+        seen, made, _ = (one.settle() for one in (self.input, self.output, self.addend))
+        if not seen or (self.keeps and not made):
             return
-        self.addend.settle()
         assert self.input.scale is not None
         layer, (step, zero) = self.exact.pop(), self.input.scale
         geometry, shape = None, self.largest

@@ -1,7 +1,8 @@
 """3x3 convolutions on a CPU in a quarter of the multiplications (Winograd's F(4x4, 3x3)), for inference and training.
 
 Weights are transformed in float32 whatever the maps' type. Rounding is some five times that of a plain float32
-convolution: 3e-6 of the largest value; the weights' gradient, in the same way, has it too.
+convolution: 3e-6 of the largest value; the weights' gradient, in the same way, has it too. What is no finite number
+makes no numbers of all results of the 4x4 tiles that read it, whichever of their pixels it is near.
 """
 
 import torch

@@ -11,6 +11,7 @@ import torch
 from benchmarks import deploy, processor, processors
 from benchmarks.tables.processors import processors_of
 from htc_fast.device import native_instructions, processor_class, supports
+from htc_fast.errors import UserError
 from htc_fast.profiling.limits import Limits
 from htc_fast.profiling.meters import Need
 
@@ -73,6 +74,8 @@ def test_only_lower_classes_are_taken_on(monkeypatch):
     assert processors.here([*processors.USUAL]) == ["avx2", "native"]
     monkeypatch.setattr(processors, "native_instructions", lambda: frozenset({"neon"}))
     assert processors.here([*processors.USUAL]) == ["native"]
+    with pytest.raises(UserError, match="this processor, neon, can be restricted to: native; got avx2"):
+        processors.here(["avx2"])
 
 
 def test_classes_that_are_not_measured_again_stay():
@@ -141,7 +144,7 @@ def test_the_limit_in_8_bits_is_measured(monkeypatch):
 @pytest.mark.slow
 def test_a_class_is_measured_in_an_environment_of_its_own(tmp_path, monkeypatch):
     pytest.importorskip("imgviz")
-    asked = processors.here(["avx2"]) or ["native"]
+    asked = processors.here(["avx2", "native"])[:1]
     monkeypatch.setattr(processors, "OURS", (("optimized", "float32"),))
     monkeypatch.setattr(processors, "RIVALS", ())
     words = ["--tiny", "--threads", "1", "--rounds", "1", "--budget", "0", "--out", str(tmp_path), "--classes", *asked]

@@ -40,6 +40,16 @@ def made(name="htc_r50", batch_size=2, **overrides):
 
 
 @quantized
+def test_it_can_be_cast():
+    _, fast = made(detections=8, backbone="resnet18")
+    pixels = (torch.from_numpy(np.stack(pictures(2))).permute(0, 3, 1, 2) - 115.0) / 58.0
+    want = fast.detect(pixels, SIZES)
+    for dtype in (torch.float32, torch.bfloat16):
+        found = fast.to(dtype).detect(pixels.to(dtype), SIZES)
+        torch.testing.assert_close(found.scores.float(), want.scores, rtol=0.1, atol=0.03)
+
+
+@quantized
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [

@@ -9,6 +9,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from htc_fast.device import supports
+from htc_fast.errors import UserError
 from htc_fast.inference.quantize import Map, QuantizedLayer, Range, scale_of
 from htc_fast.ops import _onednn_int8
 
@@ -142,6 +143,22 @@ def test_what_saw_nothing_stays_in_float32():
     layer = QuantizedLayer(nn.Linear(4, 3), nn.ReLU(), torch.float32, False)
     layer.settle()
     assert layer.packed is None and torch.equal(layer(torch.ones(1, 4)), F.relu(layer.exact[0](torch.ones(1, 4))))
+    keeps = QuantizedLayer(nn.Linear(4, 3), None, torch.float32, True)
+    keeps.settle()
+    kept = keeps(torch.ones(1, 4))
+    assert kept.values.dtype == torch.float32 and keeps.input.seen == keeps.output.seen == [], "nothing is kept"
+
+
+@torch.no_grad()
+def test_floats_that_come_out_are_of_the_type_that_the_network_is_cast_to():
+    layer = QuantizedLayer(nn.Linear(4, 3), None, torch.bfloat16, False)
+    assert layer(torch.ones(1, 4)).dtype == torch.bfloat16
+    assert layer.to(torch.float32)(torch.ones(1, 4)).dtype == torch.float32
+    with pytest.raises(UserError, match=r"float32 or bfloat16, got torch\.float16 on cpu: optimize the detector"):
+        nn.Sequential(layer).half()
+    with pytest.raises(UserError, match=r"got torch\.float32 on meta"):
+        layer.to("meta")
+    assert layer.dtype == torch.float32
 
 
 def test_a_range_is_the_mean_of_the_pictures_and_covers_zero():
