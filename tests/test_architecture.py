@@ -24,7 +24,7 @@ HALL = {"errors", "cores", "device", "ranges"}
 MAY = {
     "errors": set(),
     "ranges": set(),
-    "cores": set(),
+    "cores": {"device", "errors"},
     "device": {"errors"},
     "ops": {"_build", *HALL},
     "models": {*HALL, "ops"},
