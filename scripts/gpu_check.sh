@@ -112,14 +112,8 @@ call2() {
 watch() {  # watch NAME SECONDS KERNELS COMMAND...: ncu's first look at one of them; a rehearsal runs the command alone
   local name=ncu_$1 limit=$2 kernels=$3
   shift 3
-  if [ -n "$DRY" ] && [ "$*" = "$rehearsed" ]; then
-    said "$name: passed, being the command before it"
-  elif [ -n "$DRY" ]; then
-    step "$name" "$limit" "$@"
-    [ $failed = 0 ] && rehearsed=$*
-  else
-    step "$name" "$limit" ncu --clock-control none --set full -c 1 -k "regex:$kernels" "$@"
-  fi
+  if [ -n "$DRY" ]; then step "$name" "$limit" "$@"; return; fi
+  step "$name" "$limit" ncu --clock-control none --set full -c 1 -k "regex:$kernels" "$@"
 }
 
 call3() {
