@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 
-from htc_fast.errors import UserError, short
+from htc_fast.errors import UserError
 from htc_fast.ops import _onednn_int8
 from htc_fast.ops._onednn_int8 import Packed, Scale
 from htc_fast.ops.quantize import LAST, quantize
@@ -122,7 +122,7 @@ class QuantizedLayer(nn.Module):
         cast = fn(torch.empty(0, dtype=self.dtype))
         if cast.device.type != "cpu" or cast.dtype not in (torch.float32, torch.bfloat16):
             raise UserError(
-                f"layers in 8 bits compute on a CPU, in a network of float32 or bfloat16, got {short(cast.dtype)} on "
+                f"layers in 8 bits compute on a CPU, in a network of float32 or bfloat16, got {cast.dtype} on "
                 f"{cast.device.type}: optimize the detector for that instead of this one."
             )
         self.dtype = cast.dtype
