@@ -15,13 +15,14 @@ from htc_fast.inference.necks import fuse_necks
 from htc_fast.inference.quantize import QuantizedLayer
 from htc_fast.inference.scnet import fuse_scnet
 from htc_fast.models.backbone import Backbone
-from htc_fast.models.box_head import RESOLUTION, BoxHead, convolves
+from htc_fast.models.box_head import RESOLUTION, BoxHead
 from htc_fast.models.conv3x3_relu import Conv3x3ReLU
 from htc_fast.models.convolution import fold_norms, is_plain
 from htc_fast.models.htc import HTC
 from htc_fast.models.panet import AdaptiveBoxHead, largest
 from htc_fast.models.rfp import blank
-from htc_fast.ops import packed_convolution
+from htc_fast.ops import _onednn, packed_convolution
+from htc_fast.ops._fastest import fastest
 from htc_fast.ops.fold_images import fold_images, fold_weight
 from htc_fast.ops.max_pool import max_pool
 from htc_fast.ops.pad_images import pad_images
@@ -47,9 +48,9 @@ def prepare(network: HTC, dtype: torch.dtype, device: torch.device | None = None
 def lay_out(network: HTC, dtype: torch.dtype, device: torch.device, quantized: bool = False) -> None:
     """Change `network` (for inference, fused) in place, for `device`, wherever it is now."""
     gpu = device.type == "cuda"
-    if quantized or not convolves(device, dtype):
-        for t, head in enumerate(network.box_heads):
-            network.box_heads[t] = ChannelsLastBoxHead(head, gpu)
+    onednn = device.type == "cpu" and dtype == torch.float32 and fastest().onednn
+    for t, head in enumerate(network.box_heads):
+        network.box_heads[t] = ChannelsLastBoxHead(head, gpu, onednn)
     network.rpn = merged_rpn(network.rpn)
     fuse_necks(network, gpu)
     fuse_scnet(network)
@@ -125,16 +126,18 @@ class ReadyBackbone(nn.Module):
 class ChannelsLastBoxHead(nn.Module):
     """A box head whose first layer takes RoI features [K, C, 7, 7] as they lie in memory: row, column, channel.
 
-    gpu  classes and deltas are views of one product's result
+    gpu     classes and deltas are views of one product's result
+    onednn  products are oneDNN's where nothing looks on, not torch's
     """
 
-    def __init__(self, head: BoxHead | AdaptiveBoxHead, gpu: bool):
+    def __init__(self, head: BoxHead | AdaptiveBoxHead, gpu: bool, onednn: bool = False):
         super().__init__()
         self.convs, self.fc1, self.fc2 = head.convs, head.fc1, head.fc2
         for layer in self.fc1 if isinstance(self.fc1, nn.ModuleList) else [self.fc1]:
             weight = layer.weight.detach().unflatten(1, (-1, RESOLUTION, RESOLUTION))
             layer.weight = nn.Parameter(weight.permute(0, 2, 3, 1).flatten(1).contiguous(), requires_grad=False)
-        self.gpu, self.moves, self.classes = gpu, head.deltas.out_features, head.classes.out_features
+        self.gpu, self.onednn = gpu, onednn
+        self.moves, self.classes = head.deltas.out_features, head.classes.out_features
         weight, bias = stacked(head.deltas, head.classes)
         self.merged = nn.Linear(weight.shape[1], len(weight))
         self.merged.weight, self.merged.bias = nn.Parameter(weight), nn.Parameter(bias)
@@ -151,21 +154,25 @@ class ChannelsLastBoxHead(nn.Module):
             x = self._first(x, self.fc1)
         else:
             x = largest([self._first(one, layer) for one, layer in zip(x, self.fc1, strict=True)])
-        return x if self.fc2 is None else self._dense_relu(x, self.fc2)
+        return x if self.fc2 is None else self._dense(x, self.fc2)
 
     def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """As BoxHead's."""
-        both = self.merged(hidden)
+        both = self._dense(hidden, self.merged, relu=False)
         return both[:, self.moves : self.moves + self.classes], both[:, : self.moves]
 
     def _first(self, x: Tensor, layer: nn.Linear) -> Tensor:
-        return self._dense_relu(x.permute(0, 2, 3, 1).flatten(1), layer)
+        return self._dense(x.permute(0, 2, 3, 1).flatten(1), layer)
 
-    def _dense_relu(self, x: Tensor, layer: nn.Linear) -> Tensor:
-        """relu(x W + b); on a GPU both are cuBLASLt's epilogue."""
-        if self.gpu:
+    def _dense(self, x: Tensor, layer: nn.Linear, relu: bool = True) -> Tensor:
+        """x W + b, with ReLU if asked for; on a GPU both are cuBLASLt's epilogue."""
+        if self.gpu and relu:
             return torch._addmm_activation(layer.bias, x, layer.weight.t())
-        return layer(x) if isinstance(layer, QuantizedLayer) else layer(x).relu_()
+        if isinstance(layer, QuantizedLayer):
+            return layer(x)  # its ReLU is its own
+        if self.onednn and _onednn.unwatched(x) and x.dtype == layer.weight.dtype:
+            return _onednn.linear(x, layer.weight, layer.bias, relu)
+        return layer(x).relu_() if relu else layer(x)
 
 
 def _stems(net: nn.Module) -> list[nn.Conv2d]:

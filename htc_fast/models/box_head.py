@@ -81,7 +81,8 @@ def dense(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def convolves(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a convolution beats the matrix product.
+    """Whether a convolution beats the matrix product, by rule: measuring, as `optimize` does, could differ next time,
+    and what a detector under training finds has to be the same in every run.
 
     In fp32 on a CPU with AVX-512 of another maker than Intel: there oneDNN reaches 540 GFLOP/s on two cores, MKL's
     product 200. A core of Intel's reaches 106 GFLOP/s in the first layer as a convolution and 143 as a product, in the

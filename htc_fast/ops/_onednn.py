@@ -1,4 +1,5 @@
-"""oneDNN's convolutions with what follows them in the same pass: the one place that calls torch's own operators for it.
+"""oneDNN's convolutions and products with what follows them in the same pass: the one place that calls torch's own
+operators for it.
 
 They are private to torch, and know neither gradients nor tracing.
 """
@@ -14,6 +15,7 @@ from htc_fast.ops import _backend
 
 _there = torch.backends.mkldnn.is_available()
 _convolution: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if _there else None
+_linear: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _there else None
 # Weight, bias, padding, stride, dilation, groups.
 Layer = tuple[Tensor, Tensor | None, Sequence[int], Sequence[int], Sequence[int], int]
 
@@ -30,6 +32,16 @@ def computes(dtype: torch.dtype) -> bool:
     """Whether this processor's oneDNN has convolutions of that type."""
     asked = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
     return dtype == torch.float32 or (asked is not None and getattr(torch.ops.mkldnn, asked)())
+
+
+def has_linear() -> bool:
+    """Whether torch offers `linear`."""
+    return _linear is not None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    """x [K, C], weight [O, C], bias [O] -> x weight^T + bias [K, O], with ReLU if asked for."""
+    return _linear(x, weight, bias, "relu" if relu else "none", [], "")
 
 
 def convolution(x: Tensor, layer: Layer, activation: str = "none", constants: Sequence[float] = ()) -> Tensor:

@@ -5,9 +5,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from htc_fast import info, ops
-from htc_fast.ops import _backend, _native
+from htc_fast.ops import _backend, _fastest, _native
 
 NAMES = set(ops.__all__) - {"use_backend", "MaskHeadWeights", "MergedTiles", "mask_head_weights"}
 
@@ -21,6 +22,16 @@ def test_report_names_every_operator_and_version():
     text = info.text(report)
     assert all(name in text for name in NAMES) and "To do" in text
     json.dumps(report)
+
+
+@pytest.mark.parametrize("onednn, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_what_was_measured_is_said(monkeypatch, onednn, dtype):
+    monkeypatch.setattr(_fastest, "_found", [_fastest.Fastest(onednn, dtype)])
+    report = info.everything()
+    name, own = str(dtype)[6:], "MKL" if torch.backends.mkl.is_available() else "torch"
+    by = "oneDNN" if onednn else own
+    assert report["measured"] == {"dtype": name, "float32_products": by}
+    assert f"measured: optimize() takes {name}, in float32 {by}'s products" in info.text(report)
 
 
 def test_without_the_native_library_it_says_how_to_build_it(monkeypatch):

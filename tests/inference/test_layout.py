@@ -16,6 +16,7 @@ from htc_fast.inference.merged import MergedRPN
 from htc_fast.models import htc, rfp
 from htc_fast.models.backbone import Backbone
 from htc_fast.models.rpn import RPN
+from htc_fast.ops import _fastest, _onednn
 from tests.inference.test_fuse import settled
 from tests.inference.test_optimize import CASES, assert_equal, detector, images
 from tests.models.test_zoo import SIZES
@@ -32,6 +33,36 @@ def test_what_is_laid_out_for_a_gpu_detects_the_same_on_a_cpu(case):
     made = prepare(model, torch.float32, GPU)
     assert next(made.parameters()).device == CPU and not made.training
     assert_equal(made.detect(images(), SIZES), model.detect(images(), SIZES))
+
+
+@pytest.mark.parametrize("name, overrides", [("htc_r50", {}), ("cascade_mask_r50", {"box_head": "4conv1fc"})])
+@pytest.mark.parametrize("onednn", [False, True])
+def test_whichever_product_is_faster_is_used_and_the_results_are_the_same(monkeypatch, name, overrides, onednn):
+    if onednn and not _onednn.has_linear():
+        pytest.skip("torch has no oneDNN")
+    calls, run = [], _onednn.linear
+    monkeypatch.setattr(_onednn, "linear", lambda *of: calls.append(of) or run(*of))
+    monkeypatch.setattr(_fastest, "_found", [_fastest.Fastest(onednn, torch.float32)])
+    model = detector(name, **overrides)
+    made = prepare(model, torch.float32)
+    with torch.no_grad():
+        assert_equal(made.detect(images(), SIZES), model.detect(images(), SIZES))
+    layers = 3 if made.box_heads[0].fc2 is not None else 2
+    assert len(calls) == (layers * len(made.box_heads) if onednn else 0)
+    calls.clear()
+    rows = torch.randn(5, model.config.channels, 7, 7)
+    with torch.no_grad():
+        traced = torch.export.export(made.box_heads[0], (rows,), strict=False)
+    assert not calls and "mkldnn" not in str(traced.graph)
+    rows.requires_grad_()
+    made.box_heads[0](rows)[0].sum().backward()
+    assert not calls and rows.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_other_types_have_torch_s_products(monkeypatch, dtype):
+    monkeypatch.setattr(_fastest, "_found", [_fastest.Fastest(True, torch.float32)])
+    assert not any(head.onednn for head in prepare(detector(), dtype).box_heads)
 
 
 # Those with norms of layers, or with parameters of their own, keep autocast. Stems of a plain convolution are padded,

@@ -14,6 +14,7 @@ from htc_fast.errors import UserError
 from htc_fast.inference import Optimized, optimize
 from htc_fast.inference.buckets import Buckets
 from htc_fast.inference.predict import at_stage
+from htc_fast.ops import _fastest
 from tests.inference.test_fuse import settled
 from tests.models.test_zoo import SIZES, tiny
 
@@ -77,9 +78,17 @@ def test_a_processor_without_the_type_says_so_and_computes_in_float32(monkeypatc
         sys.modules["htc_fast.inference.optimize"], "supports", lambda dtype, device: dtype == torch.float32
     )
     with pytest.warns(UserWarning, match="no bfloat16 arithmetic, so the model computes in float32"):
-        fast = optimize(detector(), (64, 96))
+        fast = optimize(detector(), (64, 96), dtype=torch.bfloat16)
     assert fast.dtype == torch.float32
     assert supports(torch.float32, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_a_type_it_takes_the_one_that_measures_faster(monkeypatch, dtype):
+    monkeypatch.setattr(_fastest, "_found", [_fastest.Fastest(False, dtype)])
+    monkeypatch.setattr(sys.modules["htc_fast.inference.optimize"], "supports", lambda dtype, device: True)
+    assert optimize(detector(), (64, 96)).dtype == dtype
+    assert optimize(detector(), (64, 96), dtype=torch.float32).dtype == torch.float32
 
 
 def test_the_detector_stays_as_it_is():
