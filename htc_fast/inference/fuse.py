@@ -279,5 +279,5 @@ def _apart(plain: nn.Module, fused: nn.Module, channels: int, feedback: int) -> 
 
 
 def _waves(count: int, channels: int, height: int, width: int) -> Tensor:
-    values = torch.linspace(-2, 2, count * channels * height * width).roll(height)
+    values = torch.linspace(-2, 2, count * channels * height * width, dtype=torch.float32).roll(height)
     return (values.view(count, channels, height, width) * 7).sin()

@@ -48,6 +48,7 @@ class Range:
 
     def quantized(self, x: Tensor) -> "Map":
         assert self.scale is not None
+        x = x.float() if x.dtype == torch.float64 else x  # pictures, where that is the default type
         return Map(quantize(x, *self.scale), self)
 
 

@@ -71,6 +71,22 @@ def test_scores_are_much_the_same(name, overrides):
 
 
 @quantized
+@pytest.mark.filterwarnings("error:the backbone stays unfused")
+def test_the_default_type_changes_nothing():
+    model, pixels = detector(backbone="resnet18"), images()
+    torch.set_default_dtype(torch.float64)
+    try:
+        fast = optimize(model, (64, 96), 2, "int8", pictures())
+        (seen,) = fast.predict(pictures(1), size=(64, 96), score_threshold=0.0)
+        found = fast.detect(pixels.double(), SIZES)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert isinstance(fast.network.backbone, QuantizedBackbone) and len(seen) > 0
+    want = fast.detect(pixels, SIZES)
+    assert torch.equal(found.scores, want.scores) and torch.equal(found.boxes, want.boxes)
+
+
+@quantized
 def test_no_float_weights_are_left_behind():
     model, fast = made(backbone="resnet18")
     assert isinstance(fast.network.semantic_head, QuantizedSemanticHead)
