@@ -129,6 +129,10 @@ class QuantizedLayer(nn.Module):
         self.dtype = cast.dtype
         return super()._apply(fn, recurse)
 
+    def _save_to_state_dict(self, *given: Any) -> None:
+        """A state without these layers would look like a whole one."""
+        raise TypeError(_onednn_int8.UNSAVED)
+
     def _padded(self, x: Tensor, zero: float) -> Tensor:
         """With what stands for zero, as far as oneDNN does not."""
         if self.pads is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 NAMES = ("qconv_prepack", "qconv_pointwise", "qconv2d_pointwise", "qlinear_prepack", "qlinear_pointwise")
 MOST = 127  # of a weight: symmetric, so that its zero is zero
 Scale = tuple[float, int]  # of a step, and what stands for zero
+UNSAVED = "layers in 8 bits cannot be saved: save the detector, and optimize it after loading."
 
 
 def offered() -> bool:
@@ -43,7 +44,7 @@ class Packed:
         return self  # nothing changes it, and torch cannot read oneDNN's layout
 
     def __getstate__(self):
-        raise TypeError("layers in 8 bits cannot be saved: save the detector, and optimize it after loading.")
+        raise TypeError(UNSAVED)
 
 
 def pack(

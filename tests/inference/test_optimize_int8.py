@@ -158,6 +158,8 @@ def test_a_copy_finds_the_same_and_none_is_saved():
     _, fast = made(backbone="resnet18")
     want, found = fast.detect(images(), SIZES), copy.deepcopy(fast).detect(images(), SIZES)
     assert torch.equal(found.boxes, want.boxes) and torch.equal(found.masks, want.masks)
+    with pytest.raises(TypeError, match="cannot be saved: save the detector"):
+        fast.state_dict()
     with pytest.raises(TypeError, match="cannot be saved: save the detector, and optimize it after loading"):
         pickle.dumps(fast)
 
