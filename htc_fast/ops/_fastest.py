@@ -24,7 +24,7 @@ ROWS, CHANNELS, OUTPUTS = 64, 1024, 1024  # of a box head's first layer, which h
 # Of a ResNet's bottleneck: outputs, channels, kernel.
 BOTTLENECK = (128, 512, 1), (128, 128, 3), (512, 128, 1)
 SIDE = 20
-CLEARLY = 1.25  # times as fast oneDNN's product has to be: on Intel's processors it is 0.9 to 1.1 times
+CLEARLY = 1.25  # times as fast oneDNN's product has to be: on an Intel with AMX it is 0.9 to 1.1 times
 SLOWER = 0.9  # of float32's rate; above it bf16 is taken, which needs half the memory
 
 Call = Callable[[], Tensor]
