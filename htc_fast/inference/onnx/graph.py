@@ -33,7 +33,7 @@ def name_nodes(model: Any, where: dict[str, str]) -> None:
 
 
 def optimize(model: Any) -> None:
-    """What torch.onnx.export would do, once what is constant or unused is gone: rules are tried at every node, twice."""
+    """As torch.onnx.export would, once what is constant or unused is gone: rules are tried at every node, twice."""
     from onnxscript import optimizer
 
     optimizer.fold_constants(model)
