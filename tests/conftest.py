@@ -63,6 +63,13 @@ def pytest_cmdline_main(config):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first in workers: else one is left with a long test when the others are through."""
+    if IS_WORKER:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_logreport(report):
     if report.when == "call" and report.duration > MOST_SECONDS and "slow" not in report.keywords:
         too_long.append(f"{report.nodeid} took {report.duration:.0f} s, more than {MOST_SECONDS}: "

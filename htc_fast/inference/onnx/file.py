@@ -127,9 +127,10 @@ def translated(traced: ExportedProgram, opset: int, own_operators: bool = False)
     names = {"input_names": list(program.INPUTS), "output_names": list(program.OUTPUTS)}
     options: dict[str, Any] = {"opset_version": opset, "custom_translation_table": table, "verbose": False, **names}
     try:
-        done: Any = torch.onnx.export(traced, **options)
+        done: Any = torch.onnx.export(traced, optimize=False, **options)
     except torch.onnx.errors.OnnxExporterError as error:
         raise reason(error) from None
+    graph.optimize(done.model)
     graph.name_nodes(done.model, graph.parts(done.exported_program))
     graph.shorten(done.model)
     graph.strip(done.model)

@@ -32,6 +32,15 @@ def name_nodes(model: Any, where: dict[str, str]) -> None:
         node.name = stem if seen[stem] == 1 else f"{stem} {seen[stem]}"
 
 
+def optimize(model: Any) -> None:
+    """As torch.onnx.export would, once what is constant or unused is gone: rules are tried at every node, twice."""
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(model)
+    optimizer.remove_unused_nodes(model)
+    optimizer.optimize_ir(model)
+
+
 def shorten(model: Any) -> None:
     """TopK gives no more than the slices behind it leave.
 

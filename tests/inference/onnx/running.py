@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from htc_fast.inference.onnx import OnnxDetector, translate
+from htc_fast.inference.onnx import OnnxDetector, graph, translate
 from htc_fast.inference.onnx.program import OUTPUTS
 from htc_fast.models.structures import Detections
 
@@ -75,11 +75,12 @@ class InOnnx:
     """
 
     def __init__(self, function: Callable, tensors: Sequence[Tensor], opset: int = 20):
-        self.function, options = function, {"opset_version": opset, "verbose": False}
+        self.function, options = function, {"opset_version": opset, "optimize": False, "verbose": False}
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(Call(function), tuple(tensors), strict=False)
             done = torch.onnx.export(program, custom_translation_table=translate.table(), **options)
+        graph.optimize(done.model)
         self.kinds = [node.op_type for node in done.model.graph.all_nodes()]
         assert {node.domain for node in done.model.graph.all_nodes()} == {""}
         file = io.BytesIO()
