@@ -34,8 +34,7 @@ struct WinogradGradient {
   DType dtype;  // float32 or bfloat16, of x and grad
   int64_t images, height, width, channels, outputs;
   const void *x, *grad;
-  int64_t portion;  // tiles of 4 x 4 pixels that `values` has room for
-  float* values;    // winograd_floats(portion, C + O)
+  int64_t threads;  // how many there are to deal out to; the sums are the same for any number
   float* products;  // winograd_floats(O, C)
   float* out;
 };

@@ -116,8 +116,10 @@ void weights(const DepthwiseBackward& op, const Parallel& parallel) {
 }
 
 // The gradient of x where the convolution takes steps: what each pixel gave to whom.
-template <int K, class T>
+// kStride  op.stride where it is known while compiling, for which divisions cost nothing; 0: any
+template <int K, int kStride, class T>
 void inputs(const DepthwiseBackward& op, const Parallel& parallel) {
+  const int64_t stride = kStride ? kStride : op.stride;
   parallel(op.images * op.height, 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t n = row / op.height, h = row % op.height;
@@ -126,11 +128,11 @@ void inputs(const DepthwiseBackward& op, const Parallel& parallel) {
       for (int64_t c = 0; c < op.channels; c += kWidth)
         for (int64_t w = 0; w < op.width; ++w) {
           Vec sum = {};
-          for (int64_t i = (h + op.top) % op.stride; i < K; i += op.stride) {
-            const int64_t y = (h + op.top - i) / op.stride;
+          for (int64_t i = (h + op.top) % stride; i < K; i += stride) {
+            const int64_t y = (h + op.top - i) / stride;
             if (h + op.top < i || y >= op.out_height) continue;
-            for (int64_t j = (w + op.left) % op.stride; j < K; j += op.stride) {
-              const int64_t x = (w + op.left - j) / op.stride;
+            for (int64_t j = (w + op.left) % stride; j < K; j += stride) {
+              const int64_t x = (w + op.left - j) / stride;
               if (w + op.left < j || x >= op.out_width) continue;
               sum = fma(load(op.weight + (i * K + j) * op.channels + c),
                         load(grads + (y * op.out_width + x) * op.channels + c), sum);
@@ -147,7 +149,8 @@ void differentiate(const DepthwiseBackward& op, const Parallel& parallel) {
   if (op.high > 0) open<T>(op, parallel);
   weights<K, T>(op, parallel);
   if (!op.to_x) return;
-  if (op.stride > 1) return inputs<K, T>(op, parallel);
+  if (op.stride == 2) return inputs<K, 2, T>(op, parallel);
+  if (op.stride > 1) return inputs<K, 0, T>(op, parallel);
   // Without steps it is a convolution with the kernel turned around.
   convolve<K, T>({op.dtype, op.images, op.out_height, op.out_width, op.height, op.width, op.channels, K, 1,
                   K - 1 - op.top, K - 1 - op.left, 0.0f, true, op.opened, op.weight, nullptr, op.to_x},

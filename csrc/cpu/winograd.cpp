@@ -2,7 +2,6 @@
 // transform back.
 #include <algorithm>
 #include <atomic>
-#include <memory>
 
 #include "convolutions.h"
 #include "cpu/winograd_tiles.h"
@@ -21,7 +20,7 @@ constexpr int kRows = 8;
 constexpr int kRows = 4;
 #endif
 constexpr int kColumns = 2 * kWidth;
-constexpr int64_t kChunk = 48;  // tiles; a multiple of kRows
+constexpr int64_t kChunk = 24;  // tiles; a multiple of kRows
 
 // Six products to four outputs.
 inline void backward(const Vec (&m)[kPoints], Vec (&y)[kTile]) {
@@ -75,17 +74,6 @@ inline void multiply(const float* values, const float* packed, int64_t channels,
   }
 }
 
-// Kept between calls: fresh memory costs a page fault every 4 KB.
-float* scratch(int64_t floats) {
-  thread_local std::unique_ptr<float[]> memory;
-  thread_local int64_t size = 0;
-  if (size < floats) {
-    memory.reset(new float[static_cast<size_t>(floats)]);
-    size = floats;
-  }
-  return memory.get();
-}
-
 template <class T>
 void convolve(const Winograd& op, const Parallel& parallel) {
   const Tiles tiles(op.images, op.height, op.width);
@@ -94,24 +82,25 @@ void convolve(const Winograd& op, const Parallel& parallel) {
   const int64_t chunks = (tiles.count + portion - 1) / portion;
   std::atomic<int64_t> next{0};
   parallel(chunks, 1, [&](int64_t, int64_t) {
-    float* values = scratch(kPlaces * portion * (op.channels + op.outputs));
-    float* products = values + kPlaces * portion * op.channels;
+    // From a place to the next; a vector more, so that one tile's values are not all of one set of the cache.
+    const int64_t step = portion * op.channels + kWidth, out_step = portion * op.outputs + kWidth;
+    float* values = scratch(kPlaces * (step + out_step));
+    float* products = values + kPlaces * step;
     for (int64_t chunk; (chunk = next.fetch_add(1)) < chunks;) {
       const int64_t begin = chunk * portion, count = std::min(portion, tiles.count - begin);
       for (int64_t t = 0; t < count; ++t) {
         const Place at = tiles.of(begin + t);
         const T* image = static_cast<const T*>(op.x) + at.image * op.height * op.width * op.channels;
         for (int64_t c = 0; c < op.channels; c += kWidth)
-          transform_in(image + c, at, op.height, op.width, op.channels, values + t * op.channels + c,
-                       portion * op.channels);
+          transform_in(image + c, at, op.height, op.width, op.channels, values + t * op.channels + c, step);
       }
       for (int place = 0; place < kPlaces; ++place)
         for (int64_t t = 0; t < count; t += kRows)
           for (int64_t o = 0; o < op.outputs; o += kColumns)
-            multiply(values + (place * portion + t) * op.channels, op.packed + (place * op.outputs + o) * op.channels,
-                     op.channels, products + (place * portion + t) * op.outputs + o, op.outputs);
+            multiply(values + place * step + t * op.channels, op.packed + (place * op.outputs + o) * op.channels,
+                     op.channels, products + place * out_step + t * op.outputs + o, op.outputs);
       for (int64_t t = 0; t < count; ++t)
-        transform_out<T>(op, tiles.of(begin + t), products + t * op.outputs, portion * op.outputs);
+        transform_out<T>(op, tiles.of(begin + t), products + t * op.outputs, out_step);
     }
   });
 }

@@ -1,6 +1,8 @@
 // What Winograd's F(4x4, 3x3) and its gradient share: the points 0, +-3/4, +-3/2 and infinity, whose rounding is a
 // third of that of 0, +-1, +-2, the tiles, and how pixels become values at the points.
 #pragma once
+#include <memory>
+
 #include "cpu/simd.h"
 
 namespace htc::cpu::HTC_INSTRUCTION_SET {
@@ -41,22 +43,38 @@ struct Tiles {
   Place of(int64_t t) const { return {t / (rows * columns), t / columns % rows * kTile, t % columns * kTile}; }
 };
 
+// Kept between calls: fresh memory costs a page fault every 4 KB.
+inline float* scratch(int64_t floats) {
+  thread_local std::unique_ptr<float[]> memory;
+  thread_local int64_t size = 0;
+  if (size < floats) {
+    memory.reset(new float[static_cast<size_t>(floats)]);
+    size = floats;
+  }
+  return memory.get();
+}
+
+// Row y of one tile's 6 x 6 pixels of one vector of channels, zeros where it lies outside, to values at six points.
+template <class T>
+inline void forward_row(const T* image, const Place& at, int y, int64_t height, int64_t width, int64_t channels,
+                        Vec (&t)[kPoints]) {
+  const int64_t row = at.row + y - 1;
+  Vec d[kPoints] = {};
+  if (row >= 0 && row < height)
+    for (int x = 0; x < kPoints; ++x) {
+      const int64_t column = at.column + x - 1;
+      if (column >= 0 && column < width) d[x] = load(image + (row * width + column) * channels);
+    }
+  forward(d, t);
+}
+
 // One tile's 6 x 6 pixels of one vector of channels -> 36 vectors at distance `step`.
 // image  that vector in the map's first pixel, of pixels at distance `channels`
 template <class T>
 inline void transform_in(const T* image, const Place& at, int64_t height, int64_t width, int64_t channels,
                          float* values, int64_t step) {
   Vec rows[kPoints][kPoints];
-  for (int y = 0; y < kPoints; ++y) {
-    const int64_t row = at.row + y - 1;
-    Vec d[kPoints] = {};
-    if (row >= 0 && row < height)
-      for (int x = 0; x < kPoints; ++x) {
-        const int64_t column = at.column + x - 1;
-        if (column >= 0 && column < width) d[x] = load(image + (row * width + column) * channels);
-      }
-    forward(d, rows[y]);
-  }
+  for (int y = 0; y < kPoints; ++y) forward_row(image, at, y, height, width, channels, rows[y]);
   for (int x = 0; x < kPoints; ++x) {
     Vec t[kPoints];
     forward({rows[0][x], rows[1][x], rows[2][x], rows[3][x], rows[4][x], rows[5][x]}, t);

@@ -1,6 +1,4 @@
 // 3x3 convolutions on the CPU by Winograd's F(4x4, 3x3): adapter. htc_fast/ops/winograd.py decides where.
-#include <algorithm>
-
 #include "convolutions.h"
 #include "torch/common.h"
 
@@ -68,20 +66,12 @@ Tensor winograd_gradient(const Tensor& x_any, const Tensor& grad_any) {
   op.width = x.size(2);
   op.channels = x.size(3);
   op.outputs = grad.size(3);
-  // 32 MB of values, and no more than there are tiles.
-  const int64_t tiles = op.images * ((op.height + 3) / 4) * ((op.width + 3) / 4);
-  op.portion = std::min(tiles, std::max<int64_t>(8, (8 << 20) / winograd_floats(op.channels + op.outputs, 1)));
-  const auto floats = [&](int64_t count) {
-    Tensor made = torch::stable::new_empty(x, {count}, ScalarType::Float);
-    advise_huge_pages(made, 4);
-    return made;
-  };
-  Tensor values = floats(winograd_floats(op.portion, op.channels + op.outputs));
-  Tensor products = floats(winograd_floats(op.outputs, op.channels));
+  op.threads = torch::stable::get_num_threads();
+  Tensor products = torch::stable::new_empty(x, {winograd_floats(op.outputs, op.channels)}, ScalarType::Float);
+  advise_huge_pages(products, 4);
   Tensor out = torch::stable::new_empty(x, {op.outputs, 3, 3, op.channels}, ScalarType::Float);
   op.x = x.const_data_ptr();
   op.grad = grad.const_data_ptr();
-  op.values = static_cast<float*>(values.mutable_data_ptr());
   op.products = static_cast<float*>(products.mutable_data_ptr());
   op.out = static_cast<float*>(out.mutable_data_ptr());
   cpu::winograd_gradient(op, torch_threads());

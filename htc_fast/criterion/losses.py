@@ -177,10 +177,10 @@ def mask_loss(
     if model.relay is not None and hidden is not None:
         rest = [hidden.unflatten(0, drawn.gt.shape)[:, :most].flatten(0, 1)]
     positive, rois, labels, bitmap, *relayed = trim(_in_blocks(positive), positive, rois, labels, bitmap, *rest)
-    logits = model.mask_stage(t, features, semantic, rois, positive, context, *relayed)
+    given = positive, context, relayed[0] if relayed else None, labels
+    logits = model.mask_stage(t, features, semantic, rois, *given)
     goal = mask_goals(targets, rois, bitmap)
-    own = logits.gather(1, labels.clamp(min=0)[:, None, None, None].expand(-1, 1, *goal.shape[1:]))[:, 0].float()
-    error = F.binary_cross_entropy_with_logits(own, goal, reduction="none").sum(dim=(1, 2))
+    error = F.binary_cross_entropy_with_logits(logits.float(), goal, reduction="none").sum(dim=(1, 2))
     total = weight * torch.where(positive, error, 0.0).sum()
     return Term(total, drawn.positive.sum() * MASK_SIZE**2)
 

@@ -145,9 +145,11 @@ class HTC(nn.Module):
         rows: Maybe = None,
         context: Maybe = None,
         relayed: Maybe = None,
+        labels: Maybe = None,
     ) -> Tensor:
         """rois [K, 5] or boxes [N, R, 4] -> stage t's mask logits [K, classes, 28, 28], heads 1..t run in sequence.
 
+        labels   [K]: the class wanted of each, whose logits alone are returned: [K, 28, 28]
         rows     [K] or [N, R] bool, which RoIs are real, for norms in training; None: all
         context  as `context` gives it
         relayed  [K, box_channels], of the last box head, where its features are relayed
@@ -158,7 +160,7 @@ class HTC(nn.Module):
                 x = scnet.added(x, self.relay(relayed))
             flows = self.config.information_flow
             own = self._flow(x, t, rows)[-1] if flows else self.mask_heads[t].features(x, rows=rows)
-            return self.mask_heads[t].predict(own)
+            return self.mask_heads[t].predict(own, labels)
 
     def mask_features(self, features: list[Tensor], semantic: Maybe, rois: Tensor, context: Maybe = None) -> Any:
         """rois [K, 5] or boxes [N, R, 4] -> RoI features [K, C, 14, 14] that every mask head starts from; with adaptive

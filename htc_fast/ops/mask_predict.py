@@ -1,9 +1,10 @@
 """The end of a mask head: up-sampling by two and one logit map per class, or of the given class alone."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from htc_fast.ops import _backend, _convolutions, _onednn, amx
+from htc_fast.ops import _backend, _convolutions, _onednn, amx, packed_convolution
 from htc_fast.ops._declare import call, declare, dense_like, maps_like, once
 from htc_fast.ops.reference import mask_predict as reference
 
@@ -37,6 +38,8 @@ def mask_predict(
         return call(torch.ops.htc_fast_triton.mask_predict, *given, labels)
     if backend != "reference":
         x = x.contiguous(memory_format=torch.channels_last)
+        if labels is not None and x.device.type == "cpu" and torch.is_grad_enabled():
+            return _learned(x, up_weight, up_bias, weight, bias, labels)
         if labels is not None and _onednn.unwatched(x):
             (taken,) = _convolutions.autocast(x)
             if amx.predicts(up_weight, taken.dtype):
@@ -48,6 +51,19 @@ def mask_predict(
     out = reference.mask_predict(x, up_weight, up_bias, weight, bias, labels)
     # Of maps of one pixel torch cannot tell the layout.
     return out if labels is not None else out.contiguous(memory_format=torch.channels_last)
+
+
+def _learned(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
+    """`mask_predict` of labels, with gradients, on a CPU: the deconvolution as a 1x1 convolution to four pixels, each
+    with its channels, whose logits alone are put in order."""
+    corners = up_weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None]
+    if packed_convolution.learns(x, corners):
+        up = packed_convolution.learned(x, corners, up_bias.repeat(4), relu=True)
+    else:
+        up = F.conv2d(x, corners, up_bias.repeat(4)).relu()
+    pixels = up.permute(0, 2, 3, 1).reshape(len(x), 4 * x.shape[2] * x.shape[3], len(up_bias))
+    logits = reference.own_logits(pixels, weight, bias, labels)
+    return logits.unflatten(1, (*x.shape[2:], 2, 2)).transpose(2, 3).reshape(len(x), 2 * x.shape[2], 2 * x.shape[3])
 
 
 def _check(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias: Tensor, labels: Tensor | None) -> None:

@@ -167,23 +167,44 @@ def test_which_convolutions_are_direct():
 def test_where_it_is_learned(monkeypatch):
     monkeypatch.setattr(winograd, "pays", lambda weight, dtype: dtype == torch.float32)
     monkeypatch.setattr(amx, "pays", lambda weight, dtype: False)
-    x, weight = torch.randn(1, 32, 40, 40), torch.randn(32, 32, 3, 3, requires_grad=True)
+    monkeypatch.setattr(packed_convolution, "is_intel", lambda: False)
+    x, weight = torch.randn(1, 32, 10, 20), torch.randn(32, 32, 3, 3, requires_grad=True)
     assert packed_convolution.learns(x, weight)
-    assert not packed_convolution.learns(x[:, :, :39], weight), "too small"
+    assert not packed_convolution.learns(x[:, :, :9], weight), "too small"
     assert not packed_convolution.learns(x, weight[:, :16]), "the input's gradient takes outputs for channels"
     with torch.no_grad():
         assert not packed_convolution.learns(x, weight)
     with torch.autocast("cpu", torch.bfloat16):
         assert not packed_convolution.learns(x, weight)
     monkeypatch.setattr(amx, "pays", lambda weight, dtype: dtype == torch.bfloat16)
-    small, point = torch.randn(1, 32, 13, 14).bfloat16(), weight[:, :, :1, :1]
-    assert packed_convolution.learns(small, point) and not packed_convolution.learns(small, weight)
-    assert not packed_convolution.learns(small[:, :, 1:], point)
+    monkeypatch.setattr(winograd, "pays", lambda weight, dtype: False)
+    point = weight[:, :, :1, :1]
+    assert packed_convolution.learns(x.bfloat16(), point) and not packed_convolution.learns(x, point)
     seen = []
     torch.func.grad(lambda one: (seen.append(packed_convolution.learns(one, weight)), one.sum())[1])(x)
     with torch.autograd.forward_ad.dual_level():
         seen.append(packed_convolution.learns(x, weight))
     assert seen == [False, False]
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="needs MKL")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("relu", [False, True])
+def test_gradients_of_a_1x1_in_float32_are_products(relu, layout, monkeypatch):
+    monkeypatch.setattr(packed_convolution, "is_intel", lambda: True)
+    torch.manual_seed(4)
+    x = torch.randn(2, 10, 11, 13).contiguous(memory_format=layout).requires_grad_()
+    weight, bias = torch.randn(7, 10, 1, 1, requires_grad=True), torch.randn(7, requires_grad=True)
+    assert packed_convolution.learns(x, weight)
+    out, want = packed_convolution.learned(x, weight, bias, relu), F.conv2d(x, weight, bias)
+    want = want.relu() if relu else want
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, want)
+    grad = torch.randn(2, 7, 11, 13)
+    found = torch.autograd.grad(out, (x, weight, bias), grad, retain_graph=True)
+    torch.testing.assert_close(found, torch.autograd.grad(want, (x, weight, bias), grad), rtol=1e-4, atol=1e-4)
+    (alone,) = torch.autograd.grad(out, weight, grad)
+    assert torch.equal(alone, found[1])
 
 
 @pytest.mark.parametrize("side", [1, 3])

@@ -11,10 +11,15 @@ def mask_predict(
     up = F.conv_transpose2d(x, up_weight, up_bias, stride=2).relu()
     if labels is None:
         return F.conv2d(up, weight, bias)
+    pixels = up.permute(0, 2, 3, 1).flatten(1, 2)
+    return own_logits(pixels, weight, bias, labels).unflatten(1, up.shape[2:])
+
+
+def own_logits(pixels: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
+    """pixels [K, P, O] -> logits [K, P] of the class given of each; zeros where that is no class."""
     known = (labels >= 0) & (labels < len(weight))
     labels = labels.long().clamp(0, len(weight) - 1)
-    pixels = up.permute(0, 2, 3, 1).flatten(1, 2)
-    own = weight[labels].flatten(1)[:, :, None].to(up.dtype)
-    logits = torch.bmm(pixels, own)[..., 0].unflatten(1, up.shape[2:])
-    logits = logits + bias[labels][:, None, None].to(logits.dtype)
-    return torch.where(known[:, None, None], logits, 0)
+    own = weight[labels].flatten(1)[:, :, None].to(pixels.dtype)
+    logits = torch.bmm(pixels, own)[..., 0]
+    logits = logits + bias[labels][:, None].to(logits.dtype)
+    return torch.where(known[:, None], logits, 0)
