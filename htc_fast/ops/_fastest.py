@@ -1,4 +1,4 @@
-"""What is faster on this processor, measured: once a process, in less than a tenth of a second.
+"""What is faster on this processor, measured: once a process, in about a tenth of a second.
 
 What runs is what would: layers of a detector, small, with the weights laid out as an optimized one has them. What
 counts is one thread's time on its core, the least of some rounds in which forms take turns: beside a busy process two
