@@ -148,6 +148,20 @@ class Threads:
             return ""
         return f"{self.count} of {self.most} threads from here on, as many as there are free cores."
 
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Within, one thread. Another thread of the process that begins meanwhile has it too until `adapt`, and it is
+        nobody's choice."""
+        before = torch.get_num_threads()
+        if not self.chosen():
+            self.given.add(1)
+            self.here.given = before
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def chosen(self) -> bool:
         """Whether the user said how many threads."""
         now = torch.get_num_threads()
@@ -173,4 +187,4 @@ def _usual() -> set[int]:
 
 
 _threads = Threads()
-adapt, hold = _threads.adapt, _threads.hold
+adapt, hold, one = _threads.adapt, _threads.hold, _threads.one

@@ -166,6 +166,24 @@ def test_what_the_user_said_is_kept(who, machine, tmp_path, monkeypatch):
     assert torch.get_num_threads() == expected
 
 
+def test_one_thread_for_a_while_is_nobody_s_choice(machine, tmp_path):
+    threads, found = Threads(tmp_path), []
+
+    def beside():
+        torch.set_num_threads(1)  # as the first call of torch in a new thread takes what was set last
+        threads.adapt(CPU)
+        found.append(torch.get_num_threads())
+
+    with threads.one():
+        assert torch.get_num_threads() == 1
+        other = threading.Thread(target=beside)
+        other.start()
+        other.join()
+    assert found == [8] and torch.get_num_threads() == 8 and not threads.chosen()
+    torch.set_num_threads(1)
+    assert threads.chosen(), "said by the user, behind it"
+
+
 @pytest.mark.parametrize("count", [0, -1, 2.5, "2", True, 100_000])
 def test_no_such_number_of_threads_is_told(count, machine, tmp_path):
     threads, before = Threads(tmp_path), torch.get_num_threads()

@@ -54,7 +54,7 @@ def optimize(
     if not isinstance(model, HTC):
         raise TypeError(f"model must be a detector from htc_fast.create_model, got {type(model).__name__}.")
     if dtype not in (None, *DTYPES, INT8):
-        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))} or '{INT8}', got {short(dtype)}.")
+        raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, '{INT8}' or None, got {short(dtype)}.")
     image_size = check_sides("image_size", image_size, "height, width", ordered=False)
     batch_size = check_count("batch_size", batch_size)
     device = next(model.parameters()).device

@@ -149,10 +149,10 @@ class HTC(nn.Module):
     ) -> Tensor:
         """rois [K, 5] or boxes [N, R, 4] -> stage t's mask logits [K, classes, 28, 28], heads 1..t run in sequence.
 
-        labels   [K]: the class wanted of each, whose logits alone are returned: [K, 28, 28]
         rows     [K] or [N, R] bool, which RoIs are real, for norms in training; None: all
         context  as `context` gives it
         relayed  [K, box_channels], of the last box head, where its features are relayed
+        labels   [K]: the class wanted of each, whose logits alone are returned, [K, 28, 28]; None: all
         """
         with part(f"mask stage {t + 1}"):
             x = self.mask_features(features, semantic, rois, context)

@@ -2,20 +2,20 @@
 
 What runs is what would: layers of a detector, small, with the weights laid out as an optimized one has them. What
 counts is one thread's time on its core, the least of some rounds in which forms take turns: beside a busy process two
-threads spend most of their time waiting for each other. Only a clear difference decides, so that every process's answer
-is the same.
+threads spend most of their time waiting for each other. Only a clear difference decides, so that nearly every process's
+answer is the same.
 """
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from htc_fast import cores
 from htc_fast.device import supports
 from htc_fast.ops import _onednn, packed_convolution
 
@@ -52,24 +52,13 @@ def fastest() -> Fastest:
 @torch.no_grad()
 def measure() -> Fastest:
     """`fastest`, measured anew."""
-    with torch.autocast("cpu", enabled=False), _alone():
+    with torch.autocast("cpu", enabled=False), cores.one():
         own, *other = best([_product(torch.float32, onednn) for onednn in (False, True)[: 1 + _onednn.has_linear()]])
         onednn = bool(other) and own > CLEARLY * other[0]
         if not supports(torch.bfloat16, torch.device("cpu")):
             return Fastest(onednn, torch.float32)
         exact, rounded = best([_layers(torch.float32, onednn), _layers(torch.bfloat16, False)])
         return Fastest(onednn, torch.bfloat16 if exact > SLOWER * rounded else torch.float32)
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """With one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def best(calls: list[Call]) -> list[float]:

@@ -61,9 +61,10 @@ def _learned(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias
         up = packed_convolution.learned(x, corners, up_bias.repeat(4), relu=True)
     else:
         up = F.conv2d(x, corners, up_bias.repeat(4)).relu()
-    pixels = up.permute(0, 2, 3, 1).reshape(len(x), 4 * x.shape[2] * x.shape[3], len(up_bias))
+    count, _, height, width = x.shape
+    pixels = up.permute(0, 2, 3, 1).reshape(count, 4 * height * width, up_bias.shape[0])
     logits = reference.own_logits(pixels, weight, bias, labels)
-    return logits.unflatten(1, (*x.shape[2:], 2, 2)).transpose(2, 3).reshape(len(x), 2 * x.shape[2], 2 * x.shape[3])
+    return logits.unflatten(1, (height, width, 2, 2)).transpose(2, 3).reshape(count, 2 * height, 2 * width)
 
 
 def _check(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias: Tensor, labels: Tensor | None) -> None:

@@ -91,6 +91,8 @@ def learned(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tenso
     """`convolution` with gradients, where `learns` says so; arguments and result of its own."""
     if torch.is_autocast_enabled("cpu"):
         x = x.to(torch.get_autocast_dtype("cpu"))
+    if _multiplies(weight, x.dtype):  # here, where a second derivative sees it
+        x = x.contiguous(memory_format=torch.channels_last)
     return _Learned.apply(x, weight, bias, relu)
 
 
@@ -100,7 +102,6 @@ class _Learned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         if _multiplies(weight, x.dtype):
-            x = x.contiguous(memory_format=torch.channels_last)
             out = torch.conv2d(x, weight, bias)
             out = out.relu_() if relu else out
         else:

@@ -15,6 +15,7 @@ CASES = {
     "large kernel": (1, 48, 8, 8, 5, 1, (2, 2, 2, 2), math.inf),
     "steps, padded on one side": (2, 16, 11, 6, 3, 2, (0, 1, 0, 1), 6.0),
     "steps of a large kernel": (1, 16, 12, 9, 5, 2, (1, 2, 2, 2), None),
+    "long steps": (1, 16, 13, 11, 3, 3, (1, 1, 1, 1), 6.0),
     "a single pixel": (3, 16, 1, 1, 5, 1, (2, 2, 2, 2), None),
 }
 

@@ -104,3 +104,13 @@ def test_errors():
         ops.mask_predict(*given[:3], given[3][:, :7], given[4])
     with pytest.raises(ValueError, match=r"up_weight must be \[C, O, 2, 2\]"):
         ops.mask_predict(given[0], given[3], *given[2:])
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_one_class_of_any_number_of_maps_is_one_trace(gradients):
+    given = leaves(3, channels=8, outputs=4)
+    with torch.set_grad_enabled(gradients):
+        own = lambda x, labels: ops.mask_predict(x, *given[1:], labels)  # noqa: E731
+        traced = torch.jit.trace(own, (given[0], torch.arange(3)), check_trace=False)
+        x, labels = draw(5, 8, 5, 7), torch.tensor([0, 4, 2, -1, 1])
+        torch.testing.assert_close(traced(x, labels), own(x, labels))

@@ -49,6 +49,7 @@ LEARNED = {
     "odd sides": (3, 64, 96, 19, 37),
     "many small maps": (33, 32, 64, 14, 14),
     "more than a portion": (1, 128, 64, 101, 163),
+    "more outputs than a group": (1, 32, 288, 15, 14),
 }
 
 
@@ -87,15 +88,16 @@ def test_gradients_in_bfloat16_have_the_weight_s_own_type(kernel, case):
         assert (one.double() - want).abs().max() / want.abs().max() < 2**-7  # the weight is rounded too
 
 
-def test_gradients_do_not_depend_on_the_number_of_threads():
-    threads = torch.get_num_threads()
-    several, _ = gradients("more than a portion", torch.float32, True)
+@pytest.mark.parametrize("case", ["more than a portion", "more outputs than a group"])
+def test_gradients_do_not_depend_on_the_number_of_threads(case):
+    threads, found = torch.get_num_threads(), []
     try:
-        torch.set_num_threads(1)
-        single, _ = gradients("more than a portion", torch.float32, True)
+        for count in (1, 2, 13):
+            torch.set_num_threads(count)
+            found.append(gradients(case, torch.float32, True)[0][:3])  # the bias's sum is torch's own
     finally:
         torch.set_num_threads(threads)
-    assert all(map(torch.equal, several[:3], single[:3]))  # the bias's sum is torch's own
+    assert all(map(torch.equal, found[0], found[1])) and all(map(torch.equal, found[0], found[2]))
 
 
 def test_the_result_may_be_written_to():
@@ -205,6 +207,37 @@ def test_gradients_of_a_1x1_in_float32_are_products(relu, layout, monkeypatch):
     torch.testing.assert_close(found, torch.autograd.grad(want, (x, weight, bias), grad), rtol=1e-4, atol=1e-4)
     (alone,) = torch.autograd.grad(out, weight, grad)
     assert torch.equal(alone, found[1])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+def test_a_second_derivative_of_products_sees_the_maps(layout, monkeypatch):
+    monkeypatch.setattr(packed_convolution, "is_intel", lambda: True)
+    torch.manual_seed(5)
+    x = torch.randn(2, 5, 11, 13).contiguous(memory_format=layout).requires_grad_()
+    weight = torch.randn(7, 5, 1, 1, requires_grad=True)
+
+    def penalty(out):
+        grads = torch.autograd.grad(out.square().sum(), (x, weight), create_graph=True)
+        return torch.autograd.grad(sum(one.square().sum() for one in grads), (x, weight))
+
+    found = penalty(packed_convolution.learned(x, weight, None, False))
+    torch.testing.assert_close(found, penalty(F.conv2d(x, weight)), rtol=1e-4, atol=1e-2)
+
+
+def test_what_nobody_takes_has_no_gradient():
+    class Ignored(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, one, other):
+            return one * 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad, None
+
+    x, weight = torch.randn(1, 32, 20, 20), torch.randn(32, 32, 3, 3, requires_grad=True)
+    leaf = torch.ones((), requires_grad=True)
+    Ignored.apply(leaf, packed_convolution.learned(x, weight, None, True)).backward()
+    assert leaf.grad == 1 and weight.grad is None
 
 
 @pytest.mark.parametrize("side", [1, 3])
