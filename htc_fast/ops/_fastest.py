@@ -53,8 +53,9 @@ def fastest() -> Fastest:
 def measure() -> Fastest:
     """`fastest`, measured anew."""
     with torch.autocast("cpu", enabled=False), cores.one():
-        own, *other = best([_product(torch.float32, onednn) for onednn in (False, True)[: 1 + _onednn.has_linear()]])
-        onednn = bool(other) and own > CLEARLY * other[0]
+        own = _product(torch.float32, False)
+        products = best([own, _product(torch.float32, True)] if _onednn.has_linear() else [own])
+        onednn = len(products) > 1 and products[0] > CLEARLY * products[1]
         if not supports(torch.bfloat16, torch.device("cpu")):
             return Fastest(onednn, torch.float32)
         exact, rounded = best([_layers(torch.float32, onednn), _layers(torch.bfloat16, False)])

@@ -1,10 +1,9 @@
 """The end of a mask head: up-sampling by two and one logit map per class, or of the given class alone."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from htc_fast.ops import _backend, _convolutions, _onednn, amx, packed_convolution
+from htc_fast.ops import _backend, _convolutions, _onednn, amx
 from htc_fast.ops._declare import call, declare, dense_like, maps_like, once
 from htc_fast.ops.reference import mask_predict as reference
 
@@ -57,10 +56,7 @@ def _learned(x: Tensor, up_weight: Tensor, up_bias: Tensor, weight: Tensor, bias
     """`mask_predict` of labels, with gradients, on a CPU: the deconvolution as a 1x1 convolution to four pixels, each
     with its channels, whose logits alone are put in order."""
     corners = up_weight.permute(2, 3, 1, 0).flatten(0, 2)[:, :, None, None]
-    if packed_convolution.learns(x, corners):
-        up = packed_convolution.learned(x, corners, up_bias.repeat(4), relu=True)
-    else:
-        up = F.conv2d(x, corners, up_bias.repeat(4)).relu()
+    up = _convolutions.pointwise_relu(x, corners, up_bias.repeat(4))
     count, _, height, width = x.shape
     pixels = up.permute(0, 2, 3, 1).reshape(count, 4 * height * width, up_bias.shape[0])
     logits = reference.own_logits(pixels, weight, bias, labels)
